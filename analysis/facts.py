@@ -1,0 +1,102 @@
+"""What was run, where and for how long, in words: read from the records' configs and `sweep.json`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis.stored import StoredRun, StoredSweep
+from analysis.style import by_architecture, count, duration, label
+
+
+def comparison_title(run: StoredRun) -> str:
+    """What the runs that may be compared with `run` have in common."""
+    d_sae, tokens = _at(run.config, "sae.d_sae"), _at(run.config, "activations.train_tokens")
+    parts = [
+        _at(run.config, "activations.model.name"),
+        _at(run.config, "activations.hook_point"),
+        f"d_sae {d_sae}" if d_sae else None,
+        f"{count(tokens)} training tokens" if tokens else None,
+    ]
+    return " · ".join(str(part) for part in parts if part) or run.sweep
+
+
+def facts(sweeps: Sequence[StoredSweep], table: pd.DataFrame) -> list[tuple[str, str]]:
+    """(what, value) pairs; values that differ between runs are listed, unknown ones left out."""
+    configs = [run.config for sweep in sweeps for run in sweep.runs if run.config]
+    rows = [
+        ("Language model", _values(configs, "activations.model.name")),
+        ("Hook point", _values(configs, "activations.hook_point")),
+        ("Text", _values(configs, "activations.data.dataset")),
+        ("Training tokens", _counts(_found(configs, "activations.train_tokens"))),
+        ("Held-out tokens", _counts(table["eval_tokens"].dropna().unique())),
+        ("Activation width d_in", _join(table["d_in"].dropna().unique())),
+        ("Latents d_sae", _join(table["d_sae"].dropna().unique())),
+        ("Seeds", _join(table["seed"].dropna().unique())),
+        ("Learning rate", _learning_rates(table)),
+        ("Batch size", _values(configs, "train.batch_size")),
+        ("Training activations", _join(table["activations_hash"].dropna().unique())),
+        ("Held-out text", _join(table["eval_hash"].dropna().unique())),
+        ("Software", _versions(table)),
+        ("Hardware", _hardware(sweeps, table)),
+        ("Last run finished", str(table["finished_at"].dropna().max()) if table["finished_at"].notna().any() else ""),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def stages(sweeps: Sequence[StoredSweep]) -> list[tuple[str, str, str]]:
+    """(sweep, stage, how long) for every stage that a sweep recorded."""
+    return [
+        (sweep.name, str(stage["stage"]), duration(float(stage["seconds"])))
+        for sweep in sweeps
+        for stage in sweep.facts.get("stages") or []
+        if stage.get("seconds") is not None
+    ]
+
+
+def total_time(sweeps: Sequence[StoredSweep]) -> str:
+    """How long all recorded stages took together; empty where none was recorded."""
+    seconds = [float(s["seconds"]) for sweep in sweeps for s in sweep.facts.get("stages") or [] if s.get("seconds") is not None]
+    return duration(sum(seconds)) if seconds else ""
+
+
+def _at(config: Mapping[str, Any], path: str) -> Any:
+    value: Any = config
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _found(configs: Sequence[Mapping[str, Any]], path: str) -> list[Any]:
+    return list(dict.fromkeys(value for config in configs if (value := _at(config, path)) is not None))
+
+
+def _values(configs: Sequence[Mapping[str, Any]], path: str) -> str:
+    return _join(_found(configs, path))
+
+
+def _join(values: Iterable[Any]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def _counts(values: Iterable[Any]) -> str:
+    return _join(f"{int(value):,}" for value in values)
+
+
+def _learning_rates(table: pd.DataFrame) -> str:
+    """One value where all runs share it, else per architecture."""
+    known = table.dropna(subset=["lr"])
+    if known["lr"].nunique() <= 1:
+        return _join(f"{lr:g}" for lr in known["lr"].unique())
+    rates = {name: _join(f"{lr:g}" for lr in sorted(rows["lr"].unique())) for name, rows in by_architecture(known).items()}
+    return "; ".join(f"{label(name)} {values}" for name, values in rates.items())
+
+
+def _versions(table: pd.DataFrame) -> str:
+    names = [name for name in table.columns if name.startswith("version_") and table[name].notna().any()]
+    return ", ".join(f"{name.removeprefix('version_')} {' / '.join(table[name].dropna().unique())}" for name in names)
+
+
+def _hardware(sweeps: Sequence[StoredSweep], table: pd.DataFrame) -> str:
+    told = [sweep.facts["hardware"] for sweep in sweeps if sweep.facts.get("hardware")]
+    return _join(dict.fromkeys(told or table["hardware"].dropna().unique()))

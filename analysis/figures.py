@@ -1,0 +1,104 @@
+"""Drawing every registered plot: PNG and SVG files, and SVG that an HTML page can hold inline.
+
+The inline SVG takes its ink, paper and grid colours from the page, so that it reads on light and dark, and its points link
+to the rows of their runs.
+"""
+
+import html
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+
+from analysis import style
+from analysis.plots import PLOTS
+
+_PAGE_COLORS = {
+    style.INK: "var(--ink)",
+    style.FAINT: "var(--faint)",
+    style.GRID: "var(--rule)",
+    "#ffffff": "var(--paper)",
+    "#0072b2": "var(--blue)",
+    "#d55e00": "var(--vermilion)",
+    "#009e73": "var(--green)",
+}
+"""Colours that need another shade on a dark page -> their names in `templates/report.css`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A plot as drawn for a report."""
+
+    name: str
+    section: str
+    order: int
+    title: str
+    caption: str
+    svg: str
+    """For inlining in HTML."""
+    png: Path
+    """File name, in the directory it was written to."""
+
+
+def draw_plots(table: pd.DataFrame, histories: Mapping[str, Path], directory: Path, prefix: str = "") -> list[Drawn]:
+    """Draw every plot that the table has something for, in the report's order, and write PNG and SVG files.
+
+    Args:
+        table: runs that may be compared with each other.
+        histories: run id -> `history.jsonl`.
+        prefix: start of the file names, to keep several comparisons apart.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for name, plot in sorted(PLOTS.items(), key=lambda item: item[1].order):
+        info = plot.info(table, histories)
+        if info is None:
+            continue
+        png = directory / f"{prefix}{name}.png"
+        with matplotlib.rc_context({**style.RC, "svg.hashsalt": prefix + name}):
+            figure = plot.figure(info)
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # the layout stands; each format would work it out again
+            figure.savefig(png, dpi=160, metadata={"Software": None})
+            figure.savefig(png.with_suffix(".svg"), transparent=True, metadata={"Date": None})
+        svg = inline_svg(png.with_suffix(".svg").read_text(encoding="utf-8"), plot.title, _tooltips(table))
+        drawn.append(Drawn(name, plot.section, plot.order, plot.title, plot.caption, svg, png))
+    return drawn
+
+
+def page_color(color: str) -> str:
+    """A colour as the HTML page writes it: a variable of the page where it has one."""
+    return _PAGE_COLORS.get(color, color)
+
+
+def inline_svg(svg: str, title: str, tooltips: Mapping[str, str]) -> str:
+    """A figure's SVG file as an element that follows the colours of the page around it.
+
+    Args:
+        svg: as matplotlib wrote it.
+        title: what the figure shows, for screen readers.
+        tooltips: run id -> what to show over the points that link to it.
+    """
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", svg, count=1)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
+    for color, variable in _PAGE_COLORS.items():
+        svg = svg.replace(color, variable)
+
+    def with_tooltip(match: re.Match[str]) -> str:
+        run_id = html.unescape(match["run_id"])
+        return f"{match[0]}<title>{html.escape(tooltips.get(run_id, run_id))}</title>"
+
+    return re.sub(r'<a xlink:href="#(?P<run_id>[^"]*)"[^>]*>', with_tooltip, svg)
+
+
+def _tooltips(table: pd.DataFrame) -> dict[str, str]:
+    return {
+        row["run_id"]: f"{style.label(row['architecture'])}, {row['sparsity_parameter']} {row['sparsity_value']:g}: "
+        f"L0 {row['l0']:.1f}, FVU {style.number(row['fvu'])}, delta CE {style.number(row['delta_ce'])}"
+        for _, row in table.iterrows()
+    }

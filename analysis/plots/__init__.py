@@ -1,0 +1,48 @@
+"""Plots: one file each. `info` turns the table into plain data, which tests check; `figure` only draws it.
+
+A new plot is a class in a new file of this package, registered in PLOTS. The report lists it under its section.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sae_core.registry import Registry
+
+
+class Plot(ABC):
+    """One figure of the report."""
+
+    section: ClassVar[str]
+    """Heading it stands under."""
+    title: ClassVar[str]
+    caption: ClassVar[str]
+    """What is drawn and how to read it, in a sentence or two."""
+    order: ClassVar[int]
+    """Place in the report: sections and plots are sorted by it."""
+
+    @classmethod
+    @abstractmethod
+    def info(cls, table: pd.DataFrame, histories: Mapping[str, Path]) -> Any:
+        """Everything that is drawn, as a frozen dataclass of plain data.
+
+        Args:
+            table: from `load_table`; runs that may be compared with each other.
+            histories: run id -> `history.jsonl`, for plots of training.
+
+        Returns:
+            None where the table has nothing to draw.
+        """
+
+    @classmethod
+    @abstractmethod
+    def figure(cls, info: Any) -> Figure:
+        """Draw it."""
+
+
+PLOTS: Registry[type[Plot]] = Registry("plot", "analysis.plots")
+"""Plot name -> Plot subclass."""

@@ -1,0 +1,127 @@
+"""What the frontier plots share: L0 against one metric, a front per architecture.
+
+A point is a setting: the mean over its seeds, with whiskers from the smallest to the largest. Fronts are drawn through
+settings, not single runs, so that no lucky seed is on them. Other settings stay visible, faint.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import style
+from analysis.pareto import settings_with_front
+from analysis.plots import Plot
+from analysis.table import specs_of
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One setting."""
+
+    x: float
+    y: float
+    x_range: tuple[float, float]
+    """Smallest and largest over seeds."""
+    y_range: tuple[float, float]
+    on_front: bool
+    run_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FrontierInfo:
+    """Points per architecture, sorted by L0."""
+
+    series: dict[str, tuple[Point, ...]]
+    y_label: str
+    log_y: bool
+    n_seeds: int
+    """The most seeds any setting has."""
+    not_drawn: tuple[str, ...]
+    """Run ids without a place on a logarithmic axis."""
+
+
+class FrontierPlot(Plot):
+    """Base of the plots of L0 against a metric `y`."""
+
+    section = "Frontiers"
+    y: ClassVar[str]
+    log_y: ClassVar[bool]
+
+    @classmethod
+    def info(cls, table: pd.DataFrame, histories: Mapping[str, Path]) -> FrontierInfo | None:
+        """Means over seeds and the front of each architecture."""
+        settings = settings_with_front(table, cls.y)
+        drawn = settings[settings[cls.y] > 0] if cls.log_y else settings
+        if drawn.empty:
+            return None
+        finished = table[(table["status"] == "finished") & table[cls.y].notna()]
+        ranges = finished.groupby("setting_hash")[["l0", cls.y]].agg(["min", "max"])
+        series: dict[str, tuple[Point, ...]] = {}
+        for architecture, rows in drawn.groupby("architecture"):
+            series[str(architecture)] = tuple(
+                Point(
+                    x=float(row["l0"]),
+                    y=float(row[cls.y]),
+                    x_range=_ends(ranges.loc[row["setting_hash"], "l0"]),
+                    y_range=_ends(ranges.loc[row["setting_hash"], cls.y]),
+                    on_front=bool(row["on_front"]),
+                    run_ids=row["run_ids"],
+                )
+                for _, row in rows.iterrows()
+            )
+        return FrontierInfo(
+            series=series,
+            y_label=style.axis_label(specs_of(table).get(cls.y), cls.y),
+            log_y=cls.log_y,
+            n_seeds=int(drawn["n_seeds"].max()),
+            not_drawn=tuple(sorted(set(finished["run_id"]) - {run for runs in drawn["run_ids"] for run in runs})),
+        )
+
+    @classmethod
+    def figure(cls, info: FrontierInfo) -> Figure:
+        """Draw the points, the fronts and the legend beside them."""
+        figure = Figure(figsize=(7.4, 4.2), layout="constrained")
+        axes = figure.subplots()
+        axes.grid(True)
+        for architecture, look in style.looks(info.series).items():
+            _draw(axes, info.series[architecture], look)
+        points = [point for series in info.series.values() for point in series]
+        style.l0_axis(axes.xaxis, [end for point in points for end in point.x_range if end > 0])
+        if info.log_y:
+            style.log_axis(axes.yaxis, [end for point in points for end in point.y_range if end > 0])
+        axes.set_xlabel("L0 (active latents per token)")
+        axes.set_ylabel(info.y_label)
+        figure.legend(loc="outside right upper")
+        if info.not_drawn:
+            note = f"Without a place on a logarithmic axis: {len(info.not_drawn)} run{'s' * (len(info.not_drawn) > 1)} (see the table)"
+            figure.supxlabel(note, fontsize=8, color=style.FAINT)
+        return figure
+
+
+def _ends(over_seeds: "pd.Series[float]") -> tuple[float, float]:
+    return float(over_seeds["min"]), float(over_seeds["max"])
+
+
+def _draw(axes: Axes, points: tuple[Point, ...], look: style.Look) -> None:
+    front = [point for point in points if point.on_front]
+    axes.plot(
+        [p.x for p in front], [p.y for p in front], color=look.color, marker=look.marker,
+        markersize=6, linewidth=1.6, markeredgecolor="white", markeredgewidth=0.6, label=look.label, zorder=3,
+    )  # fmt: skip
+    behind = [point for point in points if not point.on_front]
+    axes.scatter(
+        [p.x for p in behind], [p.y for p in behind], color=look.color, marker=look.marker, s=26, alpha=0.35, linewidths=0, zorder=2
+    )
+    for point in points:
+        if len(point.run_ids) > 1:
+            alpha = 0.9 if point.on_front else 0.35
+            axes.plot(point.x_range, [point.y] * 2, color=look.color, linewidth=1, alpha=alpha)
+            axes.plot([point.x] * 2, point.y_range, color=look.color, linewidth=1, alpha=alpha)
+    # An invisible marker on top that the HTML report turns into a link to the run.
+    links = axes.scatter([p.x for p in points], [p.y for p in points], s=60, alpha=0, zorder=4)
+    links.set_urls([f"#{point.run_ids[0]}" for point in points])

@@ -1,0 +1,143 @@
+"""Numbers read off the fronts, as plain data for the report and plain text for the terminal.
+
+Fronts are read per seed and then averaged, so that a value never mixes the luck of several seeds.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.pareto import L0_WINDOW, REFERENCES, common_window, hypervolume, interpolate_at_l0, l0_spans, settings_with_front
+from analysis.style import by_architecture, label, looks, metric, number
+
+MATCHED_L0S = (16.0, 32.0, 64.0)
+"""L0s at which architectures are put side by side, in active latents per token."""
+
+COMPARED = ("fvu", "delta_ce")
+"""The metrics they are compared by, where records have them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A value over seeds."""
+
+    mean: float
+    low: float
+    high: float
+    n_seeds: int
+
+    def __str__(self) -> str:
+        if self.n_seeds < 2:
+            return number(self.mean)
+        return f"{number(self.mean)} ({number(self.low)}–{number(self.high)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Hypervolumes:
+    """Hypervolumes of one metric."""
+
+    metric: str
+    reference: float
+    window: tuple[float, float] | None
+    """L0 window that the fronts of all architectures span; None where there is none."""
+    architectures: dict[str, Spread]
+    """Each architecture's, on that window; without those whose own front does not span it."""
+    pooled: Spread
+    """Of the front over all architectures, on L0_WINDOW."""
+
+
+def compared_metrics(table: pd.DataFrame) -> list[str]:
+    """Those of COMPARED that any finished run has."""
+    return [name for name in COMPARED if table.loc[table["status"] == "finished", name].notna().any()]
+
+
+def at_matched_l0(table: pd.DataFrame, metric: str, l0s: Sequence[float] = MATCHED_L0S) -> dict[str, list[Spread | None]]:
+    """Per architecture, in reading order: the metric at each L0 on its front, over seeds.
+
+    None where the front of any seed does not reach: a mean over the seeds that happen to reach would compare unlike things.
+    """
+    values = interpolate_at_l0(table, l0s, metric, by=["architecture", "seed"])
+    if values.empty:
+        return {}
+    per_architecture = by_architecture(values.reset_index("architecture"))
+    return {name: [_spread(rows[l0]) for l0 in values.columns] for name, rows in per_architecture.items()}
+
+
+def hypervolumes(table: pd.DataFrame, metric: str) -> Hypervolumes:
+    """Hypervolume of each architecture on the common L0 window, and of all of them together on L0_WINDOW."""
+    known = table[(table["status"] == "finished") & table["l0"].notna() & table[metric].notna()]
+    window = common_window(known, y=metric, by=["architecture", "seed"])
+    spans = l0_spans(known, metric, by=["architecture", "seed"])
+    spanning = known[pd.MultiIndex.from_frame(known[["architecture", "seed"]]).isin(spans.index)]
+    architectures = {}
+    if window:
+        for name, rows in by_architecture(spanning).items():
+            architectures[name] = _per_seed(rows, lambda seed: hypervolume(seed, y=metric, window=window))
+    pooled = _per_seed(known, lambda rows: hypervolume(rows, y=metric, window=L0_WINDOW))
+    return Hypervolumes(metric, REFERENCES[metric], window, architectures, pooled)
+
+
+def frontier_lines(table: pd.DataFrame) -> list[str]:
+    """The fronts as text of at most 100 columns: every point of L0 against FVU, then the values at matched L0."""
+    finished = table[table["status"] == "finished"]
+    if finished["fvu"].dropna().empty:
+        return ["No run has finished, so there is no frontier yet."]
+    lines: list[str] = []
+    comparisons = list(finished.groupby("comparison_hash", sort=False))
+    for name, runs in comparisons:
+        if len(comparisons) > 1:
+            lines += [f"Comparison {name}: d_sae {runs['d_sae'].iloc[0]}, {runs['train_tokens'].iloc[0]} training tokens", ""]
+        lines += [*_front_lines(runs), "", *_matched_lines(runs), ""]
+    return lines[:-1]
+
+
+def _front_lines(runs: pd.DataFrame) -> list[str]:
+    settings = settings_with_front(runs)
+    front = settings[settings["on_front"]]
+    n_seeds = runs["seed"].nunique()
+    seeds = f"means over {n_seeds} seeds" if n_seeds > 1 else "1 seed"
+    lines = [
+        f"Pareto frontier of L0 against FVU: {len(front)} of {len(settings)} settings, {seeds}",
+        "",
+        f"{'architecture':<24}{'L0':>8}{'FVU':>10}{'delta CE':>11}{'CE recovered':>15}{'dead':>9}   setting",
+    ]
+    for name, rows in by_architecture(front).items():
+        for place, (_, row) in enumerate(rows.iterrows()):
+            cells = {column: metric(column, row[column]) for column in ("l0", "fvu", "delta_ce", "ce_loss_recovered", "dead_fraction")}
+            lines.append(
+                f"{label(name) if place == 0 else '':<24}{cells['l0']:>8}{cells['fvu']:>10}{cells['delta_ce']:>11}"
+                f"{cells['ce_loss_recovered']:>15}{cells['dead_fraction']:>9}   {row['sparsity_parameter']}={row['sparsity_value']:g}"
+            )
+    return lines
+
+
+def _matched_lines(runs: pd.DataFrame) -> list[str]:
+    """The compared metrics side by side at matched L0."""
+    tables = {name: at_matched_l0(runs, name) for name in compared_metrics(runs)}
+    headings = {"fvu": "FVU at L0", "delta_ce": "delta CE at L0"}
+    width = 9 * len(MATCHED_L0S)
+    gap = " " * 5
+    lines = [
+        "At matched L0, between neighbours on each front (–: the front does not reach)",
+        "",
+        " " * 24 + gap.join(f"{headings[name]:^{width}}" for name in tables),
+        " " * 24 + gap.join("".join(f"{l0:>9g}" for l0 in MATCHED_L0S) for _ in tables),
+    ]
+    for architecture in looks(set().union(*tables.values())):
+        values = [table.get(architecture, [None] * len(MATCHED_L0S)) for table in tables.values()]
+        cells = ["".join(f"{number(value.mean if value else None):>9}" for value in row) for row in values]
+        lines.append(f"{label(architecture):<24}{gap.join(cells)}")
+    return [line.rstrip() for line in lines]
+
+
+def _per_seed(table: pd.DataFrame, measure: Callable[[pd.DataFrame], float]) -> Spread:
+    spread = _spread(pd.Series([measure(rows) for _, rows in table.groupby("seed")]))
+    assert spread is not None, "callers pass at least one finished run"
+    return spread
+
+
+def _spread(values: pd.Series) -> Spread | None:
+    if values.empty or values.isna().any():
+        return None
+    return Spread(float(values.mean()), float(values.min()), float(values.max()), len(values))

@@ -1,0 +1,202 @@
+"""Records -> one pandas table with a row per run: the only input of fronts, plots and reports.
+
+Choices worth knowing:
+- A metric that a run does not have is NaN in the table and empty in the CSV. Counts are nullable integers.
+- Labels, units and directions of the metrics travel with the table in `table.attrs["metrics"]`; Parquet keeps them, CSV cannot.
+- `comparison_hash` says which runs may share a front: same held-out text, width and training tokens. `setting_hash` says
+  which runs differ in nothing but the seed.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.stored import StoredRun, StoredSweep, read_sweeps
+from sae_core.errors import ConfigError
+from sae_core.records import MetricSpec, write_text
+
+COLUMNS = (
+    *("run_id", "architecture", "status", "sparsity_parameter", "sparsity_value", "seed", "lr", "d_in", "d_sae"),
+    *("train_tokens", "eval_tokens", "l0", "mse", "fvu", "explained_variance", "cosine", "reconstruction_bias", "dead_fraction"),
+    *("ce_loss_clean", "ce_loss_spliced", "ce_loss_zero_ablated", "ce_loss_mean_ablated", "delta_ce", "ce_loss_recovered", "kl"),
+    *("train_seconds", "tokens_per_second"),
+)
+"""The columns every table starts with, in this order."""
+
+_INTEGERS = ("seed", "d_in", "d_sae", "train_tokens", "eval_tokens")
+_TEXTS = ("run_id", "architecture", "status", "sparsity_parameter")
+_PROVENANCE = ("activations_hash", "eval_hash")
+_ENDING = ("hardware", "finished_at", "error", "sweep", "setting_hash", "comparison_hash")
+_STATUS_ORDER = ("finished", "trained", "failed", "missing")
+
+
+def load_table(results: Path | Sequence[Path]) -> pd.DataFrame:
+    """One row per run of one sweep directory or several, sorted by architecture, sparsity value, seed and run id.
+
+    A run that `sweep.json` asks for and that left no record has status "missing". A run that several sweeps share is one
+    row: the finished one, or else that of the first sweep given.
+
+    Raises:
+        ConfigError: a directory is not a sweep's, or holds no run at all.
+    """
+    return table_of(read_sweeps(results))
+
+
+def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
+    """`load_table` for sweeps that were already read."""
+    runs = [run for sweep in sweeps for run in sweep.runs]
+    if not runs:
+        raise ConfigError(f"results must hold at least one run, but got {[str(s.directory) for s in sweeps]}. Run the sweep first.")
+    rows = [_row(run) for run in runs]
+    for row, comparison in zip(rows, _comparison_hashes(runs), strict=True):
+        row["comparison_hash"] = comparison
+    table = pd.DataFrame(rows)
+    table = table.assign(_rank=table["status"].map(_STATUS_ORDER.index)).sort_values("_rank", kind="stable")
+    table = table.drop_duplicates("run_id").drop(columns="_rank")
+    table = table.sort_values(["architecture", "sparsity_value", "seed", "run_id"], kind="stable", ignore_index=True)
+    table = _typed(table.reindex(columns=_column_order(table, runs)))
+    table.attrs["metrics"] = {name: dataclasses.asdict(spec) for name, spec in _merge_specs(runs).items()}
+    return table
+
+
+def metric_specs(results: Path | Sequence[Path]) -> dict[str, MetricSpec]:
+    """Label, unit and direction of every metric, from the records.
+
+    Raises:
+        ConfigError: two records disagree about which way is better.
+    """
+    return _merge_specs([run for sweep in read_sweeps(results) for run in sweep.runs])
+
+
+def specs_of(table: pd.DataFrame) -> dict[str, MetricSpec]:
+    """The specs that `load_table` left in the table; empty where the table came from a CSV file."""
+    return {name: MetricSpec(**spec) for name, spec in table.attrs.get("metrics", {}).items()}
+
+
+def orientation(table: pd.DataFrame, column: str, direction: str | None = None) -> float:
+    """What to multiply a metric with so that smaller is better: 1 or -1. The one place that knows about directions.
+
+    Args:
+        direction: "min" or "max"; by default what the table's own specs say.
+
+    Raises:
+        ConfigError: the direction is unknown, or the metric has none.
+    """
+    if direction is None:
+        direction = table.attrs.get("metrics", {}).get(column, {}).get("direction")
+    if direction not in ("min", "max"):
+        raise ConfigError(
+            f'`direction` must be "min" or "max" for a metric that is ranked, but got {direction!r} for column {column!r}. '
+            "Pass `direction`, or use a table from `load_table` or Parquet."
+        )
+    return -1.0 if direction == "max" else 1.0
+
+
+def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds: one row per setting, from its finished runs, with `n_seeds` and the tuple `run_ids`."""
+    finished = table[table["status"] == "finished"]
+    groups = finished.groupby("setting_hash", sort=False)
+    means = groups.mean(numeric_only=True).drop(columns="seed")
+    same = groups[["architecture", "sparsity_parameter", "comparison_hash"]].first()
+    runs = groups["run_id"].agg(n_seeds="size", run_ids=tuple)
+    settings = same.join([means, runs]).reset_index()
+    settings.attrs = dict(table.attrs)
+    return settings
+
+
+def write_table(table: pd.DataFrame, directory: Path) -> None:
+    """Write `table.csv` and `table.parquet`, each atomically: a reader sees the old file or the new one."""
+    directory = Path(directory)
+    write_text(directory / "table.csv", table.to_csv(index=False, lineterminator="\n"))
+    handle, temporary = tempfile.mkstemp(dir=directory, prefix=".table.parquet.")
+    os.close(handle)
+    try:
+        table.to_parquet(temporary, index=False)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(directory / "table.parquet")
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _row(run: StoredRun) -> dict[str, Any]:
+    record, config = run.record, run.config
+    sae = config.get("sae") or {}
+    row: dict[str, Any] = {
+        "run_id": run.run_id,
+        "status": record.status if record else "missing",
+        "lr": (config.get("train") or {}).get("lr"),
+        "d_sae": sae.get("d_sae"),
+        "target_l0": sae.get("target_l0"),
+        "sweep": run.sweep,
+    }
+    for name in ("architecture", "sparsity_parameter", "sparsity_value", "seed"):
+        row[name] = getattr(record, name) if record else run.planned.get(name)
+    if record:
+        for name in ("d_in", "train_tokens", "eval_tokens", "train_seconds", "tokens_per_second", *_PROVENANCE, "hardware", "finished_at"):
+            row[name] = getattr(record, name)
+        row.update(record.metrics)
+        row.update({f"version_{name}": version for name, version in record.versions.items()})
+        row["error"] = f"{record.error.get('type')}: {record.error.get('message')}" if record.error else None
+    unseeded = {key: value for key, value in config.items() if key != "seed"}
+    row["setting_hash"] = _hash([row["architecture"], row["sparsity_parameter"], row["sparsity_value"], unseeded])
+    return row
+
+
+def _comparison_hashes(runs: Sequence[StoredRun]) -> list[str]:
+    """One hash per run. A run that was never evaluated takes the held-out text of the runs with the same activations config."""
+    texts: dict[tuple[str, str], str] = {}
+    keys = [(run.sweep, _hash(run.config.get("activations"))) for run in runs]
+    for run, key in zip(runs, keys, strict=True):
+        if run.record and run.record.eval_hash:
+            texts.setdefault(key, run.record.eval_hash)
+    hashes = []
+    for run, key in zip(runs, keys, strict=True):
+        text = (run.record and run.record.eval_hash) or texts.get(key) or key[1]
+        # Tokens as asked, not as trained: batch sizes round them down differently.
+        asked = (run.config.get("activations") or {}).get("train_tokens")
+        hashes.append(_hash([text, (run.config.get("sae") or {}).get("d_sae"), asked]))
+    return hashes
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _column_order(table: pd.DataFrame, runs: Sequence[StoredRun]) -> list[str]:
+    found = {name for run in runs if run.record for name in run.record.metrics}
+    further = sorted(found - set(COLUMNS))
+    target = ["target_l0"] if table["target_l0"].notna().any() else []
+    versions = sorted(name for name in table.columns if name.startswith("version_"))
+    return [*COLUMNS, *target, *further, *_PROVENANCE, *versions, *_ENDING]
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    texts = {*_TEXTS, *_PROVENANCE, *_ENDING, *(name for name in table.columns if name.startswith("version_"))}
+    types = {name: "Int64" if name in _INTEGERS else "str" if name in texts else "float64" for name in table.columns}
+    return table.astype(types)
+
+
+def _merge_specs(runs: Sequence[StoredRun]) -> dict[str, MetricSpec]:
+    specs: dict[str, MetricSpec] = {}
+    for run in runs:
+        for raw in run.record.metric_specs if run.record else ():
+            spec = _spec(raw)
+            known = specs.setdefault(spec.name, spec)
+            if known.direction != spec.direction:
+                raise ConfigError(
+                    f"records must agree about the direction of a metric, but got {known.direction!r} and {spec.direction!r} for "
+                    f"{spec.name!r} (run {run.run_id}). Report sweeps made by different versions separately."
+                )
+    return specs
+
+
+def _spec(raw: Mapping[str, Any]) -> MetricSpec:
+    return MetricSpec(name=raw["name"], label=raw["label"], unit=raw["unit"], direction=raw["direction"])

@@ -1,0 +1,1 @@
+"""Activation sources: where x comes from, one file per source."""

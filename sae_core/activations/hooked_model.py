@@ -1,0 +1,148 @@
+"""A language model cut at one hook point: read the activations there, or go on from others.
+
+The blocks below a replaced activation need not run again, which is most of the cost of measuring many SAEs on one text.
+Shape letters: W windows, T positions in a window, V vocabulary, d_in width of the hook point.
+"""
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae_core.activations.bridge import reach
+
+logger = logging.getLogger(__name__)
+
+RESUME_TOLERANCE = 1e-4
+"""Largest difference allowed between going on from the hook point and running the whole model, as a fraction of the largest logit."""
+
+
+@dataclass(frozen=True, slots=True)
+class CleanRun:
+    """What an unchanged run of some windows leaves behind."""
+
+    tokens: Int[Tensor, "W T"]
+    x: Float[Tensor, "W T d_in"]
+    """Activations at the hook point, in the model's precision."""
+    below: Float[Tensor, "W T d_model"] | None
+    """Residual stream entering the block of the hook point; None where `x` replaces all of it."""
+
+
+class HookedModel:
+    """A TransformerBridge and a hook point with one vector (or one per head) for each position.
+
+    Args:
+        bridge: the model, with its weights.
+        hook_point: TransformerLens name.
+    """
+
+    def __init__(self, bridge: Any, hook_point: str) -> None:
+        self._bridge = bridge
+        self._hook_point = hook_point
+        in_block = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook_point)
+        layer, place = (int(in_block[1]), in_block[2]) if in_block else (0, "")
+        ends_block = place in ("hook_resid_post", "hook_out")
+        self._is_stream = ends_block or place in ("hook_resid_pre", "hook_in")
+        self._below_hook = f"blocks.{layer}.hook_in"
+        self._n_skipped = layer + ends_block
+        self._blocks_return_tuples = False
+        self._resume_verified = False
+
+    @property
+    def d_vocab(self) -> int:
+        """Size of the vocabulary."""
+        return int(self._bridge.cfg.d_vocab)
+
+    @torch.no_grad()
+    def read(self, tokens: Int[Tensor, "W T"]) -> Float[Tensor, "W T d_in"]:
+        """Activations at the hook point; the model stops there. Heads are concatenated."""
+        return reach(self._bridge, self._hook_point, tokens).flatten(2)
+
+    @torch.no_grad()
+    def run(self, tokens: Int[Tensor, "W T"]) -> tuple[CleanRun, Float[Tensor, "W T V"]]:
+        """Run the whole model unchanged; its logits come second."""
+        seen: dict[str, Tensor] = {}
+
+        def save(name: str) -> Any:
+            return lambda value, hook: seen.__setitem__(name, value)
+
+        hooks = [(self._hook_point, save("x"))]
+        if self._n_skipped and not self._is_stream:
+            hooks.append((self._below_hook, save("below")))
+        with self._watching_blocks():
+            logits = self._bridge.run_with_hooks(tokens, fwd_hooks=hooks, return_type="logits", use_cache=False)
+        return CleanRun(tokens, seen["x"].flatten(2), seen.get("below")), logits
+
+    @torch.no_grad()
+    def run_from(self, clean: CleanRun, x: Float[Tensor, "W T d_in"]) -> Float[Tensor, "W T V"]:
+        """Logits with `x` at the hook point. Only blocks that `x` reaches are run.
+
+        The first call is compared with a run of the whole model; where they differ, whole runs are used from then on.
+        """
+        x = x.to(clean.x.dtype)
+        if not self._n_skipped:
+            return self._replaced(clean.tokens, x)
+        with self._skipping_blocks(x if clean.below is None else clean.below):
+            if self._is_stream:
+                logits = self._bridge(clean.tokens, return_type="logits", use_cache=False)
+            else:
+                logits = self._replaced(clean.tokens, x)
+        if not self._resume_verified:
+            logits = self._verified(logits, self._replaced(clean.tokens, x))
+        return logits
+
+    def _replaced(self, tokens: Tensor, x: Tensor) -> Tensor:
+        """Logits of the whole model with `x` at the hook point."""
+
+        def replace(value: Tensor, hook: Any) -> Tensor:
+            return x.view(value.shape)
+
+        return self._bridge.run_with_hooks(tokens, fwd_hooks=[(self._hook_point, replace)], return_type="logits", use_cache=False)
+
+    def _verified(self, resumed: Tensor, whole: Tensor) -> Tensor:
+        difference = float((resumed - whole).abs().max() / whole.abs().max())
+        self._resume_verified = True
+        if difference > RESUME_TOLERANCE:
+            logger.warning(
+                "going on from %s differs from running the whole model by %.1e of the largest logit: whole runs are used, which is slower.",
+                self._hook_point,
+                difference,
+            )
+            self._n_skipped = 0
+        return whole
+
+    @contextmanager
+    def _watching_blocks(self) -> Iterator[None]:
+        """Note whether blocks return tuples: that differs between model families."""
+        if not self._n_skipped:
+            yield
+            return
+
+        def note(block: Any, inputs: Any, output: Any) -> None:
+            self._blocks_return_tuples = isinstance(output, tuple)
+
+        handle = self._bridge.blocks[self._n_skipped - 1].register_forward_hook(note)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def _skipping_blocks(self, stream: Tensor) -> Iterator[None]:
+        """Let the blocks below the cut return `stream` at once."""
+        skipped = list(self._bridge.blocks)[: self._n_skipped]
+        output = (stream, None) if self._blocks_return_tuples else stream
+        for block in skipped:
+            # Not by assignment: a bridge component passes that on to the module it wraps.
+            vars(block)["forward"] = lambda *args, **kwargs: output
+        try:
+            yield
+        finally:
+            for block in skipped:
+                del vars(block)["forward"]

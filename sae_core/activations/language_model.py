@@ -1,0 +1,233 @@
+"""Activations of a language model on real text: the main source.
+
+`prepare` leaves `tokens.safetensors`: the training windows in a fixed random order, so that each shard is a sample of the whole
+text, and the held-out windows in the order of the text. Everything else runs the model on a slice of them.
+Shape letters: W windows, T positions in a window, N tokens that are not special, d_in width of the hook point.
+"""
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors import safe_open
+from torch import Tensor
+
+from sae_core.activations import bridge, dataset
+from sae_core.activations.bridge import ModelConfig
+from sae_core.activations.dataset import DataConfig, Part
+from sae_core.activations.hooked_model import HookedModel
+from sae_core.activations.hashing import seed_of
+from sae_core.activations.shards import save_tensors
+from sae_core.activations.source import ActivationSource, EvalChunk
+from sae_core.activations.splice import SplicedText
+from sae_core.activations.text import WindowMaker
+from sae_core.config import SOURCES, ActivationsConfig
+from sae_core.errors import ConfigError
+
+FORMAT_VERSION = 1
+"""Raise it when the same content gives other activations or another layout: caches made before are then not used."""
+SHARD_TOKENS = 65_536
+"""Tokens in a training shard: 512 windows of 128."""
+MODEL_TOKENS = {"cpu": 4_096, "cuda": 65_536}
+"""Tokens the model runs on at a time in a harvest."""
+CHUNK_WINDOWS = 32
+"""Windows in a held-out chunk, unless the vocabulary makes that too much."""
+CHUNK_PROBABILITIES = 2**27
+"""Most probabilities that a held-out chunk of several windows keeps in memory (512 MiB)."""
+
+
+class LanguageModelActivations(ActivationsConfig):
+    """A hook point of a language model, and text to run it on."""
+
+    source: Literal["language_model"] = "language_model"
+    model: ModelConfig
+    data: DataConfig
+
+
+@SOURCES.register("language_model")
+class LanguageModelSource(ActivationSource):
+    """Makes `LanguageModelActivations`. The model is loaded when it is first needed, and kept."""
+
+    Config = LanguageModelActivations
+    config: LanguageModelActivations
+
+    @property
+    def activations_dtype(self) -> str:
+        return self.config.data.activations_dtype
+
+    @cached_property
+    def d_in(self) -> int:
+        return self._outline.d_in(self.config.model.hook_point)
+
+    def check(self) -> None:
+        problems = [*self._model_problems(), *dataset.problems(self.config.data)]
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+    def _model_problems(self) -> list[str]:
+        model, found = self.config.model, []
+        try:
+            n_ctx = self._outline.n_ctx
+        except ConfigError as error:
+            return [str(error)]
+        if model.context_size > n_ctx:
+            found.append(
+                f"`model.context_size` must be <= {n_ctx}, the positions of {model.name}, but got {model.context_size}. Lower `model.context_size`."
+            )
+        for requirement in (lambda: self.d_in, self._window_maker):
+            try:
+                requirement()
+            except ConfigError as error:
+                found.append(str(error))
+        return found
+
+    def fingerprint(self) -> str:
+        config = self.config
+        # Content stands for the names of model and data set, so that the hash does not depend on where they lie.
+        content = {
+            "format": FORMAT_VERSION,
+            "model": bridge.content_hash(config.model.name),
+            "data": dataset.content_hash(config.data),
+            "tokens": [config.train_tokens, config.eval_tokens],
+            "model_fields": config.model.model_dump(exclude={"name"}),
+            "data_fields": config.data.model_dump(exclude={"dataset", "streaming"}),
+        }
+        return _hash(content)
+
+    def eval_fingerprint(self, directory: Path) -> str:
+        model = self.config.model
+        content = {
+            "format": FORMAT_VERSION,
+            "model": bridge.content_hash(model.name),
+            "hook_point": model.hook_point,
+            "dtype": model.dtype,
+            "heldout": hashlib.sha256(self._windows(directory, "heldout").numpy().tobytes()).hexdigest(),
+            "special_ids": self._special_ids(directory).tolist(),
+        }
+        return _hash(content)
+
+    def prepare(self, directory: Path) -> None:
+        path = _tokens_path(directory)
+        if path.exists():
+            return
+        train, heldout = self._make_windows("train"), self._make_windows("heldout")
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of("windows")))
+        per_window = self.config.model.context_size * self._outline.d_vocab
+        chunk_windows = max(1, min(CHUNK_WINDOWS, CHUNK_PROBABILITIES // per_window))
+        tensors = {"train": train[order], "heldout": heldout, "special_ids": torch.tensor(self._window_maker().special_ids, dtype=torch.int32)}
+        save_tensors(path, tensors, {"chunk_windows": str(chunk_windows)})
+
+    def _window_maker(self) -> WindowMaker:
+        model = self.config.model
+        tokenizer = bridge.load_tokenizer(model.name)
+        special = tuple(sorted(set(tokenizer.all_special_ids))) if self.config.data.exclude_special_tokens else ()
+        return WindowMaker(tokenizer, model.context_size, model.prepend_bos, special)
+
+    def _make_windows(self, part: Part) -> Int[Tensor, "W T"]:
+        """The windows of one part.
+
+        Raises:
+            ConfigError: there is too little text, or tokens that the model does not have.
+        """
+        data, maker = self.config.data, self._window_maker()
+        key, split = ("train_tokens", data.train_split) if part == "train" else ("eval_tokens", data.eval_split)
+        asked = getattr(self.config, key)
+        windows = maker.windows(dataset.documents(data, part), asked)
+        there = int(_keep(windows, torch.tensor(maker.special_ids)).sum())
+        if there < asked:
+            raise ConfigError(
+                f"`data.{key}` must be at most the {there} tokens that split {split!r} of {data.dataset} has in whole windows of "
+                f"{self.config.model.context_size} (special tokens excluded), but got {asked}. Lower `data.{key}` or give more text."
+            )
+        if int(windows.max()) >= self._outline.d_vocab:
+            raise ConfigError(
+                f"token ids must be < {self._outline.d_vocab}, the model's vocabulary, but got {int(windows.max())} in `{data.column}` of "
+                f"{data.dataset}. Use text tokenised for this model, or `data.text_column`."
+            )
+        return windows
+
+    def n_shards(self, directory: Path) -> int:
+        return -(-self._n_windows(directory, "train") // self._shard_windows)
+
+    @property
+    def _shard_windows(self) -> int:
+        return max(1, SHARD_TOKENS // self.config.model.context_size)
+
+    @torch.no_grad()
+    def shard(self, directory: Path, index: int) -> Float[Tensor, "N d_in"]:
+        start = index * self._shard_windows
+        tokens = self._windows(directory, "train", start, start + self._shard_windows)
+        keep = _keep(tokens, self._special_ids(directory))
+        at_a_time = max(1, MODEL_TOKENS["cpu" if self.device == "cpu" else "cuda"] // tokens.shape[1])
+        rows = [
+            self._model.read(some.to(self.device))[some_keep.to(self.device)].float().cpu()
+            for some, some_keep in zip(tokens.split(at_a_time), keep.split(at_a_time), strict=True)
+        ]
+        x = torch.cat(rows)
+        return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed_of("shard", index)))]
+
+    def n_eval_chunks(self, directory: Path) -> int:
+        return -(-self._n_windows(directory, "heldout") // _chunk_windows(directory))
+
+    def eval_chunk(self, directory: Path, index: int, mean: Float[Tensor, " d_in"]) -> EvalChunk:
+        start = index * _chunk_windows(directory)
+        tokens = self._windows(directory, "heldout", start, start + _chunk_windows(directory))
+        keep = _keep(tokens, self._special_ids(directory))
+        text = SplicedText(self._model, tokens.to(self.device), keep.to(self.device))
+        return EvalChunk(text.x, text.splice, text.clean, text.zero_ablated(), text.mean_ablated(mean))
+
+    def export_metadata(self) -> dict[str, object]:
+        model, data = self.config.model, self.config.data
+        return {
+            "model_name": model.name,
+            "hook_name": model.hook_point,
+            "hook_head_index": None,
+            "context_size": model.context_size,
+            "prepend_bos": model.prepend_bos,
+            "model_class_name": "HookedTransformer",
+            "model_from_pretrained_kwargs": {},
+            "dataset_path": data.dataset,
+            "exclude_special_tokens": data.exclude_special_tokens,
+        }
+
+    @cached_property
+    def _outline(self) -> bridge.Outline:
+        return bridge.outline(self.config.model.name)
+
+    @cached_property
+    def _model(self) -> HookedModel:
+        return HookedModel(bridge.load_model(self.config.model, device=self.device), self.config.model.hook_point)
+
+    def _n_windows(self, directory: Path, part: Part) -> int:
+        with safe_open(_tokens_path(directory), framework="pt") as file:
+            return int(file.get_slice(part).get_shape()[0])
+
+    def _windows(self, directory: Path, part: Part, start: int = 0, stop: int | None = None) -> Int[Tensor, "W T"]:
+        with safe_open(_tokens_path(directory), framework="pt") as file:
+            return file.get_slice(part)[start:stop].long()
+
+    def _special_ids(self, directory: Path) -> Int[Tensor, " S"]:
+        with safe_open(_tokens_path(directory), framework="pt") as file:
+            return file.get_tensor("special_ids")
+
+
+def _tokens_path(directory: Path) -> Path:
+    return Path(directory) / "tokens.safetensors"
+
+
+def _chunk_windows(directory: Path) -> int:
+    with safe_open(_tokens_path(directory), framework="pt") as file:
+        return int(file.metadata()["chunk_windows"])
+
+
+def _keep(tokens: Int[Tensor, "W T"], special_ids: Int[Tensor, " S"]) -> Bool[Tensor, "W T"]:
+    """Positions that are not special tokens."""
+    return ~torch.isin(tokens, special_ids)
+
+
+def _hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

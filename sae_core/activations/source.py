@@ -1,0 +1,115 @@
+"""What an activation source offers: shards of training activations, and chunks of held-out text to evaluate on.
+
+A source is one file in this package: a config class and a class registered in SOURCES. Sources know nothing of SAEs.
+Shape letters: N tokens (special tokens excluded), P predicted positions, d_in width of the activations.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_core.config import ActivationsConfig
+
+
+@dataclass(frozen=True, slots=True)
+class NextToken:
+    """How well the language model predicts the next token, per position."""
+
+    ce: Float[Tensor, " P"]
+    """Cross-entropy in nats at every non-special position that has a next token."""
+    kl: Float[Tensor, " N"]
+    """KL(clean || this) in nats at every non-special position."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvalChunk:
+    """A fixed slice of the held-out text: chunks are the same however many workers share them."""
+
+    x: Float[Tensor, "N d_in"]
+    """Activations at the hook point, unscaled, float32, on the source's device."""
+    splice: Callable[[Float[Tensor, "N d_in"]], NextToken] | None = None
+    """Run the rest of the language model with these rows in place of `x`; None for sources without a model."""
+    clean: NextToken | None = None
+    zero_ablated: NextToken | None = None
+    """Every position of the hook point set to 0, as SAELens does."""
+    mean_ablated: NextToken | None = None
+    """Every non-special position set to the mean training activation."""
+
+
+class ActivationSource(ABC):
+    """Makes the activations of one config. Everything is a function of the config: the same on every worker."""
+
+    Config: ClassVar[type[ActivationsConfig]]
+
+    def __init__(self, config: Any, *, device: str = "cpu") -> None:
+        """Nothing is read or loaded yet.
+
+        Args:
+            config: an instance of `Config`.
+            device: where a model runs, as torch names it; activations are handed out on the CPU, held-out chunks on `device`.
+        """
+        self.config = config
+        self.device = device
+
+    @property
+    def activations_dtype(self) -> str:
+        """Precision that shards are stored in: float32, float16 or bfloat16."""
+        return "float32"
+
+    @property
+    @abstractmethod
+    def d_in(self) -> int:
+        """Width of the activations."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash of the content that decides the activations (weights, text, settings), cheap enough to compute at each launch."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Find what is wrong with the config before any work: missing files, unknown hook point, columns, splits.
+
+        Raises:
+            ConfigError: with every problem found, one a line.
+        """
+
+    @abstractmethod
+    def prepare(self, directory: Path) -> None:
+        """Do once what all shards need (tokenise the text) and leave it in `directory`; nothing where it is there already.
+
+        Raises:
+            ConfigError: there is too little text for the tokens asked.
+        """
+
+    @abstractmethod
+    def n_shards(self, directory: Path) -> int:
+        """Number of training shards, after `prepare`."""
+
+    @abstractmethod
+    def shard(self, directory: Path, index: int) -> Float[Tensor, "N d_in"]:
+        """Training activations of one shard, rows shuffled, float32, unscaled, on the CPU. A sample of the whole text, not a stretch of it."""
+
+    @abstractmethod
+    def n_eval_chunks(self, directory: Path) -> int:
+        """Number of held-out chunks, after `prepare`."""
+
+    @abstractmethod
+    def eval_chunk(self, directory: Path, index: int, mean: Float[Tensor, " d_in"]) -> EvalChunk:
+        """One held-out chunk.
+
+        Args:
+            mean: mean training activation, for mean ablation.
+        """
+
+    @abstractmethod
+    def eval_fingerprint(self, directory: Path) -> str:
+        """Hash of the held-out tokens and of what makes their activations, after `prepare`."""
+
+    def export_metadata(self) -> dict[str, object]:
+        """What an exported SAE says about where it belongs: SAELens' metadata keys (`model_name`, `hook_name`, ...)."""
+        return {}

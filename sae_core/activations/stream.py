@@ -1,0 +1,143 @@
+"""Batches of activations in a reproducible random order, from shards on disk or from a tensor.
+
+The order is a function of `data_seed` and the sizes of the shards alone: in each epoch shards come in a random order, and the
+rows of each in a random order. Shards are samples of the whole text, so this mixes all of it. Batches are cut from that endless
+sequence one after another: batch n starts at row n * batch_size, so a stream resumes anywhere without reading what it skips.
+Shape letters: B tokens in a batch, N tokens in a shard, d_in width of the activations.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from torch import Tensor
+
+from sae_core.activations.hashing import seed_of
+from sae_core.activations.shards import read_manifest, shard_path
+
+
+@runtime_checkable
+class ActivationStream(Protocol):
+    """What training reads from."""
+
+    d_in: int
+    """Width of the activations."""
+    scale: float
+    """Factor applied to the activations, so that E||x|| = sqrt(d_in)."""
+
+    def batches(self, start: int = 0) -> Iterator[Float[Tensor, "B d_in"]]:
+        """Scaled float32 batches without end, from batch `start` on: the same ones as if the earlier had been read."""
+        ...
+
+
+def shuffled_rows(shard_tokens: Sequence[int], data_seed: int, start: int) -> Iterator[tuple[int, Int[Tensor, " N"]]]:
+    """The endless order of rows: pairs of a shard and of row numbers in it, from row `start` of the sequence on."""
+    epoch, skip = divmod(start, sum(shard_tokens))
+    while True:
+        order = torch.Generator().manual_seed(seed_of("shards", data_seed, epoch))
+        for shard in torch.randperm(len(shard_tokens), generator=order).tolist():
+            if skip >= shard_tokens[shard]:
+                skip -= shard_tokens[shard]
+                continue
+            rows = torch.Generator().manual_seed(seed_of("rows", data_seed, epoch, shard))
+            yield shard, torch.randperm(shard_tokens[shard], generator=rows)[skip:]
+            skip = 0
+        epoch += 1
+
+
+class _ShuffledStream(ABC):
+    """Batches of shuffled rows; a subclass says where the rows of a shard are."""
+
+    d_in: int
+    scale: float
+
+    def __init__(self, shard_tokens: Sequence[int], *, batch_size: int, data_seed: int, device: str | torch.device) -> None:
+        self.n_tokens = sum(shard_tokens)
+        """Tokens in an epoch."""
+        if self.n_tokens < 1 or batch_size < 1:
+            raise ValueError(f"a stream needs activations and a positive batch size, but got n_tokens={self.n_tokens} and batch_size={batch_size}.")
+        self.batch_size = batch_size
+        self._shard_tokens = tuple(shard_tokens)
+        self._data_seed = data_seed
+        self._device = torch.device(device)
+
+    @abstractmethod
+    def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
+        """Rows of one shard, unscaled, in any precision, on the CPU."""
+
+    def batches(self, start: int = 0) -> Iterator[Float[Tensor, "B d_in"]]:
+        """Scaled float32 batches without end, from batch `start` on: the same ones as if the earlier had been read."""
+        rows = self._rows(start)
+        return (batch.to(torch.float32) * self.scale for batch in (self._prefetched(rows) if self._device.type == "cuda" else rows))
+
+    def _rows(self, start: int) -> Iterator[Float[Tensor, "B d_in"]]:
+        """Batches as they are stored."""
+        pieces: list[Tensor] = []
+        missing = self.batch_size
+        for shard, order in shuffled_rows(self._shard_tokens, self._data_seed, start * self.batch_size):
+            x = self._shard(shard)
+            while len(order):
+                pieces.append(x.index_select(0, order[:missing]))
+                order = order[missing:]
+                missing -= len(pieces[-1])
+                if not missing:
+                    yield pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+                    pieces, missing = [], self.batch_size
+
+    def _prefetched(self, rows: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Send each batch to the GPU while the one before is worked on."""
+        ahead = self._to_device(next(rows))
+        for batch in rows:
+            ready, ahead = ahead, self._to_device(batch)
+            yield ready
+
+    def _to_device(self, batch: Tensor) -> Tensor:
+        return batch.pin_memory().to(self._device, non_blocking=True)
+
+
+class Stream(_ShuffledStream):
+    """Activations harvested into `directory`, memory-mapped: workers on one machine share the pages they read.
+
+    Args:
+        directory: a complete cache.
+        device: where batches go.
+    """
+
+    def __init__(self, directory: Path, *, batch_size: int, data_seed: int = 0, device: str | torch.device = "cpu") -> None:
+        manifest = read_manifest(directory)
+        super().__init__(manifest.shard_tokens, batch_size=batch_size, data_seed=data_seed, device=device)
+        self._directory = Path(directory)
+        self.d_in = manifest.d_in
+        self.scale = manifest.scale
+        self.mean = torch.tensor(manifest.mean, dtype=torch.float32)
+        """Mean activation, unscaled, [d_in]."""
+        self.activations_hash = manifest.activations_hash
+
+    def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
+        with safe_open(shard_path(self._directory, index), framework="pt") as file:
+            return file.get_tensor("x")
+
+
+class TensorStream(_ShuffledStream):
+    """Activations that are in memory: one's own, or a test's.
+
+    Args:
+        x: on the CPU, unscaled.
+        device: where batches go.
+    """
+
+    def __init__(self, x: Float[Tensor, "N d_in"], *, batch_size: int, data_seed: int = 0, device: str | torch.device = "cpu") -> None:
+        super().__init__([len(x)], batch_size=batch_size, data_seed=data_seed, device=device)
+        self._x = x
+        self.d_in = x.shape[1]
+        self.scale = math.sqrt(self.d_in) / float(x.float().norm(dim=1).double().mean())
+        self.mean = x.mean(dim=0, dtype=torch.float32)
+        """Mean activation, unscaled, [d_in]."""
+
+    def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
+        return self._x

@@ -1,0 +1,1 @@
+"""SAE architectures: one file each, config and class, registered in `sae_core.config.ARCHITECTURES`."""

@@ -1,0 +1,108 @@
+"""BatchTopK SAE: the k * B largest pre-activations of a batch of B tokens (Bussmann et al. 2024, arXiv:2412.06410).
+
+At inference a token must not depend on its batch: a threshold, calibrated on training activations, takes the place of the
+selection, and the SAE is exported as JumpReLU. Differs from SAELens: its threshold is a moving average that starts at zero and
+lags behind a short run; ours is measured after the last step.
+"""
+
+from collections.abc import Iterable
+from typing import Annotated, ClassVar, Literal, Self
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from sae_core.architectures.jumprelu import JumpReLU, JumpReLUConfig
+from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
+from sae_core.config import ARCHITECTURES
+from sae_core.errors import ConfigError
+from sae_core.sae import SparseAutoencoder
+from sae_core.sparse.latents import SparseLatents
+from sae_core.sparse.topk import topk_batch
+
+HINT_FACTOR = 0.9
+"""Entries above this fraction of the previous batch's threshold are looked at first. A matter of speed only."""
+
+
+class BatchTopKFamilyConfig(TopKFamilyConfig):
+    """Fields of BatchTopK and of its Matryoshka form."""
+
+    sparsity_parameter: ClassVar[str] = "k"
+
+    k: Annotated[float, Field(gt=0)]
+    """Active latents per token, on average over the batch."""
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> Self:
+        if self.k > self.d_sae:
+            raise ConfigError(f"`k` must satisfy 0 < k <= d_sae, but got k={self.k} and d_sae={self.d_sae}. Lower `k` or raise `d_sae`.")
+        return self
+
+
+class BatchTopKFamily(TopKFamily):
+    """Abstract: selection over the batch, and the threshold that replaces it at inference."""
+
+    config: BatchTopKFamilyConfig
+
+    threshold: Tensor
+    """Smallest score that counts as active at inference; of the last batch while training, then calibrated."""
+
+    def __init__(self, config: BatchTopKFamilyConfig, d_in: int, *, generator: torch.Generator | None = None) -> None:
+        super().__init__(config, d_in, generator=generator)
+        self.register_buffer("threshold", torch.zeros(()))
+
+    def _largest(self, scores: Tensor) -> Tensor:
+        n = max(1, int(self.config.k * scores.shape[0]))
+        positions, smallest = topk_batch(scores, n, hint=HINT_FACTOR * float(self.threshold))
+        self.threshold.fill_(smallest)
+        return positions
+
+    def select(self, pre_acts: Float[Tensor, "B d_sae"], scores: Float[Tensor, "B d_sae"]) -> SparseLatents:
+        positions = self._largest(scores)
+        per_token = torch.bincount(positions // self.d_sae, minlength=scores.shape[0])
+        offsets = torch.nn.functional.pad(per_token.cumsum(0), (1, 0))
+        return SparseLatents(pre_acts.flatten()[positions].float(), positions % self.d_sae, offsets, self.d_sae)
+
+    def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
+        pre_acts, scores = self.pre_acts_and_scores(x)
+        if self.training:
+            return self.select(pre_acts, scores).dense()
+        return pre_acts.relu() * (scores > self.threshold)
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[Float[Tensor, "B d_in"]]) -> None:
+        """Set the threshold to the mean, over batches, of the score that batch top-k would cut at (the paper's equation 5)."""
+        cuts = []
+        for x in batches:
+            self._largest(self.pre_acts_and_scores(x)[1])
+            cuts.append(self.threshold.clone())
+        self.threshold.copy_(torch.stack(cuts).mean())
+
+    def to_inference(self) -> SparseAutoencoder:
+        """A JumpReLU SAE whose thresholds are all the calibrated one."""
+        config = JumpReLUConfig(d_sae=self.d_sae, decoder_init_norm=self.config.decoder_init_norm)
+        folded = JumpReLU(config, self.d_in)
+        threshold = self.threshold.expand(self.d_sae).clone()
+        folded.load_state_dict({**self.folded_weights(), "threshold": threshold})
+        return folded.to(self.W_dec.device).eval()
+
+
+class BatchTopKConfig(BatchTopKFamilyConfig):
+    """SAE with k active latents per token on average."""
+
+    architecture: Literal["batchtopk"] = "batchtopk"
+
+    @classmethod
+    def example(cls, d_in: int, d_sae: int) -> Self:
+        return cls(d_sae=d_sae, k=max(1, d_sae // 8))
+
+
+@ARCHITECTURES.register("batchtopk")
+class BatchTopK(BatchTopKFamily):
+    """latents = relu of the k * B pre-activations of largest score in the batch, zero elsewhere."""
+
+    Config = BatchTopKConfig
+    relative_cost = 1.1
+    saelens_architecture = "jumprelu"
+    config: BatchTopKConfig

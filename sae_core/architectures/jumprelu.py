@@ -1,0 +1,134 @@
+"""JumpReLU SAE: a learned threshold per latent (Rajamanoharan et al. 2024, arXiv:2407.14435).
+
+Thresholds get their gradient from a rectangle kernel of width `bandwidth` (straight-through estimator). Three sparsity losses,
+with the formulas of SAELens: `step` is the paper's; `quadratic` aims at a target L0 (Gemma Scope 2); `tanh` is Anthropic's of
+January 2025, whose pre-activation loss is `pre_act_loss_coefficient`.
+
+Differs from the paper: thresholds are direct parameters kept at 0 or above, not exp of a parameter; defaults are wide and fast
+(bandwidth 0.5, threshold 0.3), because the paper's 0.001 needs billions of tokens before L0 falls (docs/settings.md).
+"""
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from sae_core.config import ARCHITECTURES, ArchitectureConfig
+from sae_core.errors import ConfigError
+from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
+
+
+class JumpReLUConfig(ArchitectureConfig):
+    """SAE with a threshold per latent; latents below it are 0."""
+
+    sparsity_parameter: ClassVar[str] = "l0_coefficient"
+
+    architecture: Literal["jumprelu"] = "jumprelu"
+    l0_coefficient: Annotated[float, Field(ge=0)] = 0.1
+    """Multiplies the sparsity loss, in units where E||x|| = sqrt(d_in)."""
+    sparsity_loss: Literal["step", "quadratic", "tanh"] = "step"
+    """step: mean L0. quadratic: mean_b 2/target_l0 * (L0_b - target_l0)^2. tanh: mean_b sum_i tanh(tanh_scale * latents_i * ||W_dec_i||)."""
+    target_l0: Annotated[float, Field(gt=0)] | None = None
+    """L0 that the quadratic loss aims at."""
+    tanh_scale: Annotated[float, Field(gt=0)] = 4.0
+    """Steepness of the tanh loss."""
+    pre_act_loss_coefficient: Annotated[float, Field(ge=0)] = 0.0
+    """Multiplies mean_b sum over dead latents of relu(threshold_i - pre_acts_i) * ||W_dec_i||. Not warmed up."""
+    init_threshold: Annotated[float, Field(gt=0)] = 0.3
+    """Threshold of every latent at the start, in units where E||x|| = sqrt(d_in)."""
+    bandwidth: Annotated[float, Field(gt=0)] = 0.5
+    """Width of the kernel that gives thresholds their gradient, in the same units."""
+    ste_to_input: bool = False
+    """Whether the kernel's gradient also reaches the pre-activations (Anthropic) or only the thresholds (the paper)."""
+    threshold_lr_factor: Annotated[float, Field(gt=0)] = 5.0
+    """Learning rate of the thresholds, as a multiple of the common one."""
+
+    @model_validator(mode="after")
+    def _target_goes_with_quadratic(self) -> Self:
+        if (self.sparsity_loss == "quadratic") != (self.target_l0 is not None):
+            raise ConfigError(
+                f"`target_l0` must be given exactly when `sparsity_loss` is quadratic, but got target_l0={self.target_l0} and "
+                f"sparsity_loss={self.sparsity_loss}. Set both or neither."
+            )
+        return self
+
+    @classmethod
+    def example(cls, d_in: int, d_sae: int) -> Self:
+        return cls(d_sae=d_sae, l0_coefficient=0.05)
+
+
+@ARCHITECTURES.register("jumprelu")
+class JumpReLU(SparseAutoencoder):
+    """latents = z * 1[z > threshold], with z = (x - b_dec) @ W_enc + b_enc."""
+
+    Config = JumpReLUConfig
+    relative_cost = 1.5
+    saelens_architecture = "jumprelu"
+    config: JumpReLUConfig
+
+    def __init__(self, config: JumpReLUConfig, d_in: int, *, generator: torch.Generator | None = None) -> None:
+        super().__init__(config, d_in, generator=generator)
+        self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
+        self.threshold = nn.Parameter(torch.full((self.d_sae,), config.init_threshold))
+
+    def pre_acts(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
+        return (x - self.b_dec) @ self.W_enc + self.b_enc
+
+    def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
+        pre_acts = self.pre_acts(x)
+        return pre_acts * (pre_acts > self.threshold)
+
+    def lr_factors(self) -> dict[str, float]:
+        return {"threshold": self.config.threshold_lr_factor}
+
+    def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
+        cfg = self.config
+        with torch.no_grad():
+            self.threshold.clamp_(min=0)
+        pre_acts = self.pre_acts(x)
+        latents, l0 = _JumpReLU.apply(pre_acts, self.threshold, cfg.bandwidth, cfg.ste_to_input)
+        terms = {
+            "mse_loss": mse(self.decode(latents), x),
+            "l0_loss": cfg.l0_coefficient * ctx.sparsity_scale * self._sparsity(latents, l0),
+        }
+        if cfg.pre_act_loss_coefficient > 0:
+            terms["pre_act_loss"] = cfg.pre_act_loss_coefficient * self._pre_act_loss(pre_acts, ctx.dead)
+        return LossTerms.of(terms, latents)
+
+    def _sparsity(self, latents: Tensor, l0: Tensor) -> Tensor:
+        if self.config.sparsity_loss == "step":
+            return l0.mean()
+        if self.config.sparsity_loss == "quadratic":
+            target = self.config.target_l0
+            return (2 / target * (l0 - target) ** 2).mean()
+        return torch.tanh(self.config.tanh_scale * latents * self.W_dec.norm(dim=1)).sum(dim=-1).mean()
+
+    def _pre_act_loss(self, pre_acts: Tensor, dead: Tensor | None) -> Tensor:
+        if dead is None:
+            return pre_acts.new_zeros(())
+        return ((self.threshold - pre_acts).relu() * dead * self.W_dec.norm(dim=1)).sum(dim=-1).mean()
+
+
+class _JumpReLU(torch.autograd.Function):
+    """(z, threshold) -> latents (B, d_sae) and L0 per token (B,), with the straight-through gradients of the paper's section 3.
+
+    With K = 1[|z - threshold| < bandwidth / 2] / bandwidth and g, h the gradients of latents and L0:
+    d threshold = -sum_b K * (threshold * g + h);   d z = 1[z > threshold] * g   (+ K * (threshold * g + h) with `to_input`).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float, to_input: bool) -> tuple[Tensor, Tensor]:
+        active = z > threshold
+        ctx.save_for_backward(z, threshold, active)
+        ctx.bandwidth, ctx.to_input = bandwidth, to_input
+        return z * active, active.sum(dim=-1, dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        z, threshold, active = ctx.saved_tensors
+        g, h = grads[0], grads[1].to(grads[0].dtype).unsqueeze(-1)
+        kernel = ((z - threshold).abs() < ctx.bandwidth / 2) * (threshold.to(g.dtype) * g + h) / ctx.bandwidth
+        d_z = active * g
+        return (d_z + kernel if ctx.to_input else d_z), -kernel.sum(dim=0, dtype=torch.float32), None, None

@@ -1,0 +1,70 @@
+"""Matryoshka BatchTopK SAE: nested prefixes of the latents each reconstruct x (Bussmann et al. 2025, arXiv:2503.17547).
+
+Selection and inference are BatchTopK's. The loss adds, for every prefix width, the error of reconstructing with the latents of
+that prefix alone; the widths are summed without weights, as in SAELens.
+"""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from sae_core.architectures.batchtopk import BatchTopKFamily, BatchTopKFamilyConfig
+from sae_core.config import ARCHITECTURES, Count
+from sae_core.errors import ConfigError
+from sae_core.sae import mse
+from sae_core.sparse.latents import LatentOrder, SparseLatents, sparse_decode
+
+DEFAULT_FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
+"""Prefixes of the paper, beside the whole width."""
+
+
+class MatryoshkaBatchTopKConfig(BatchTopKFamilyConfig):
+    """BatchTopK whose first latents also have to reconstruct alone."""
+
+    architecture: Literal["matryoshka_batchtopk"] = "matryoshka_batchtopk"
+    matryoshka_widths: Annotated[tuple[Count, ...], Field(strict=False)] | None = None
+    """Inner prefix widths, increasing and below d_sae; None: d_sae times 1/16, 1/8, 1/4, 1/2."""
+
+    @model_validator(mode="after")
+    def _widths_nest(self) -> Self:
+        widths = self.matryoshka_widths
+        if widths is not None and list(widths) != sorted({w for w in widths if w < self.d_sae}):
+            raise ConfigError(
+                f"`matryoshka_widths` must be increasing and below d_sae, but got {list(widths)} and d_sae={self.d_sae}. "
+                "Leave out d_sae itself and sort the rest."
+            )
+        return self
+
+    @property
+    def inner_widths(self) -> tuple[int, ...]:
+        """Prefix widths below d_sae."""
+        if self.matryoshka_widths is not None:
+            return self.matryoshka_widths
+        return tuple(sorted({int(self.d_sae * fraction) for fraction in DEFAULT_FRACTIONS} - {0}))
+
+    @classmethod
+    def example(cls, d_in: int, d_sae: int) -> Self:
+        return cls(d_sae=d_sae, k=max(1, d_sae // 8), matryoshka_widths=(max(1, d_sae // 4),))
+
+
+@ARCHITECTURES.register("matryoshka_batchtopk")
+class MatryoshkaBatchTopK(BatchTopKFamily):
+    """BatchTopK with nested reconstructions."""
+
+    Config = MatryoshkaBatchTopKConfig
+    relative_cost = 1.6
+    saelens_architecture = "jumprelu"
+    config: MatryoshkaBatchTopKConfig
+
+    def reconstruction_terms(self, latents: SparseLatents, order: LatentOrder, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Decode ring by ring (the latents between two widths) and add up, so that every latent is decoded once."""
+        terms: dict[str, Tensor] = {}
+        x_hat = self.b_dec.expand_as(x)
+        inner = 0
+        for width in (*self.config.inner_widths, self.d_sae):
+            ring = latents.where((latents.indices >= inner) & (latents.indices < width))
+            x_hat = x_hat + sparse_decode(ring, self.W_dec, LatentOrder.of(ring))
+            terms["mse_loss" if width == self.d_sae else f"inner_mse_loss_{width}"] = mse(x_hat, x)
+            inner = width
+        return x_hat, terms

@@ -1,0 +1,63 @@
+"""TopK SAE: the k largest pre-activations of every token (Gao et al. 2024, arXiv:2406.04093)."""
+
+from typing import ClassVar, Literal, Self
+
+import torch
+from jaxtyping import Float
+from pydantic import model_validator
+from torch import Tensor
+
+from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
+from sae_core.config import ARCHITECTURES, Count
+from sae_core.errors import ConfigError
+from sae_core.sae import SparseAutoencoder
+from sae_core.sparse.latents import SparseLatents
+from sae_core.sparse.topk import topk_rows
+
+
+class TopKConfig(TopKFamilyConfig):
+    """SAE with exactly k active latents per token (fewer where pre-activations are negative)."""
+
+    sparsity_parameter: ClassVar[str] = "k"
+
+    architecture: Literal["topk"] = "topk"
+    k: Count
+    """Active latents per token."""
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> Self:
+        if self.k > self.d_sae:
+            raise ConfigError(f"`k` must satisfy 1 <= k <= d_sae, but got k={self.k} and d_sae={self.d_sae}. Lower `k` or raise `d_sae`.")
+        return self
+
+    @classmethod
+    def example(cls, d_in: int, d_sae: int) -> Self:
+        return cls(d_sae=d_sae, k=max(1, d_sae // 8))
+
+
+@ARCHITECTURES.register("topk")
+class TopK(TopKFamily):
+    """latents = relu of the k pre-activations of largest score, zero elsewhere."""
+
+    Config = TopKConfig
+    relative_cost = 1.3
+    saelens_architecture = "topk"
+    config: TopKConfig
+
+    def select(self, pre_acts: Float[Tensor, "B d_sae"], scores: Float[Tensor, "B d_sae"]) -> SparseLatents:
+        indices = topk_rows(scores, self.config.k)
+        offsets = torch.arange(0, indices.numel() + 1, self.config.k, device=indices.device)
+        return SparseLatents(pre_acts.gather(-1, indices).float().flatten(), indices.flatten(), offsets, self.d_sae)
+
+    def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
+        pre_acts, scores = self.pre_acts_and_scores(x)
+        indices = topk_rows(scores, self.config.k)
+        return torch.zeros_like(pre_acts).scatter(-1, indices, pre_acts.gather(-1, indices).relu())
+
+    def to_inference(self) -> SparseAutoencoder:
+        folded = TopK(self.config.model_copy(update={"rescale_acts_by_decoder_norm": False}), self.d_in)
+        folded.load_state_dict(self.folded_weights())
+        return folded.to(self.W_dec.device).eval()
+
+    def saelens_fields(self) -> dict[str, object]:
+        return {"k": self.config.k, "rescale_acts_by_decoder_norm": self.config.rescale_acts_by_decoder_norm}

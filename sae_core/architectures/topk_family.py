@@ -1,0 +1,90 @@
+"""What TopK, BatchTopK and Matryoshka share: selection by pre-activation, sparse decoding, auxiliary loss, export.
+
+Formulas of SAELens. Selection is by `scores`: pre-activations, times decoder norms where `rescale_acts_by_decoder_norm`.
+SAELens' latents carry the norm too and its decoder divides by it; here latents are the plain pre-activations, which gives the
+same reconstruction and the same gradients (the norm cancels) for less work. The norm is folded in on export.
+"""
+
+from abc import abstractmethod
+from typing import Annotated
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from sae_core.config import ArchitectureConfig
+from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
+from sae_core.sparse.latents import LatentOrder, SparseLatents, pre_acts_at, sparse_decode
+
+
+class TopKFamilyConfig(ArchitectureConfig):
+    """Fields of every architecture that keeps the largest pre-activations."""
+
+    rescale_acts_by_decoder_norm: bool = True
+    """Select by pre-activation times decoder norm, so that a latent cannot win by a large encoder and a small decoder."""
+    auxk_coefficient: Annotated[float, Field(ge=0)] = 1.0
+    """Multiplies the auxiliary loss of dead latents. SAELens: 1. Gao et al.: 1/32, over a loss normalised by the residual's variance."""
+
+
+class TopKFamily(SparseAutoencoder):
+    """Abstract: a concrete class says which entries `select` keeps, and how `encode` works at inference."""
+
+    config: TopKFamilyConfig
+
+    def __init__(self, config: TopKFamilyConfig, d_in: int, *, generator: torch.Generator | None = None) -> None:
+        super().__init__(config, d_in, generator=generator)
+        self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
+
+    @abstractmethod
+    def select(self, pre_acts: Float[Tensor, "B d_sae"], scores: Float[Tensor, "B d_sae"]) -> SparseLatents:
+        """The pre-activations kept in training, chosen by `scores`. Called without gradient."""
+
+    def pre_acts_and_scores(self, x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_sae"], Float[Tensor, "B d_sae"]]:
+        pre_acts = (x - self.b_dec) @ self.W_enc + self.b_enc
+        scores = pre_acts * self.W_dec.norm(dim=1) if self.config.rescale_acts_by_decoder_norm else pre_acts
+        return pre_acts, scores
+
+    def reconstruction_terms(self, latents: SparseLatents, order: LatentOrder, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """x_hat of all latents, and the reconstruction terms of the loss."""
+        x_hat = sparse_decode(latents, self.W_dec, order) + self.b_dec
+        return x_hat, {"mse_loss": mse(x_hat, x)}
+
+    def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
+        with torch.no_grad():
+            entries = self.select(*self.pre_acts_and_scores(x))
+        order = LatentOrder.of(entries)
+        values = pre_acts_at(entries, x, self.b_dec, self.W_enc, self.b_enc, order).relu()
+        latents = SparseLatents(values, entries.indices, entries.offsets, self.d_sae)
+        x_hat, terms = self.reconstruction_terms(latents, order, x)
+        if ctx.dead is not None and self.config.auxk_coefficient > 0:
+            terms["auxiliary_reconstruction_loss"] = self.config.auxk_coefficient * self.auxk_loss(x, (x - x_hat).detach(), ctx.dead)
+        active = latents.active()
+        return LossTerms(torch.stack(list(terms.values())).sum(), terms, (values > 0).sum() / x.shape[0], active)
+
+    def auxk_loss(
+        self, x: Float[Tensor, "B d_in"], residual: Float[Tensor, "B d_in"], dead: Bool[Tensor, " d_sae"]
+    ) -> Float[Tensor, ""]:
+        """Reconstruct the residual with the k_aux = d_in / 2 dead latents of largest score, per token.
+
+        min(n_dead / k_aux, 1) * mean_b ||e_hat - e||^2, with e_hat decoded without b_dec and no ReLU on the dead pre-activations.
+
+        Paper: Gao et al. 2024, arXiv:2406.04093, appendix A.2. Differs from it: the error is not divided by the variance of the
+        residual (SAELens' form), and scaled down when fewer than k_aux latents are dead.
+        """
+        n_dead = int(dead.sum())
+        k_aux = max(self.d_in // 2, 1)
+        W_dec = self.W_dec[dead]
+        pre_acts = (x - self.b_dec) @ self.W_enc[:, dead] + self.b_enc[dead]
+        scores = pre_acts * W_dec.norm(dim=1) if self.config.rescale_acts_by_decoder_norm else pre_acts
+        kept = scores.topk(min(k_aux, n_dead), dim=-1, sorted=False).indices
+        latents = torch.zeros_like(pre_acts).scatter(-1, kept, pre_acts.gather(-1, kept))
+        return min(n_dead / k_aux, 1.0) * mse(latents @ W_dec, residual)
+
+    @torch.no_grad()
+    def folded_weights(self) -> dict[str, Tensor]:
+        """Weights of the equivalent SAE whose latents are `scores`: decoder norms moved into the encoder."""
+        norms = self.W_dec.norm(dim=1) if self.config.rescale_acts_by_decoder_norm else torch.ones(self.d_sae, device=self.W_dec.device)
+        # A row that shrank to nothing decodes to nothing: any positive norm gives the same SAE.
+        norms = torch.where(norms > 0, norms, torch.ones_like(norms))
+        return {"W_enc": self.W_enc * norms, "b_enc": self.b_enc * norms, "W_dec": self.W_dec / norms[:, None], "b_dec": self.b_dec.clone()}

@@ -1,0 +1,82 @@
+"""Evaluation: one pass over held-out text for any number of SAEs; baselines are computed once per chunk, not per SAE.
+
+The text is cut into fixed chunks. A worker takes some chunks and returns additive sums; adding them in chunk order gives the
+same metrics whatever the number of workers. SAEs are those of the exported files: what is measured is what anyone loads.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_core.activations.source import ActivationSource, EvalChunk
+from sae_core.metrics import METRICS, Observation
+from sae_core.metrics.metric import Sums
+from sae_core.sae import SparseAutoencoder
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSums:
+    """What one chunk contributes to the metrics of every SAE."""
+
+    index: int
+    n_tokens: int
+    by_sae: dict[str, dict[str, Sums]]
+    """SAE name -> metric name -> sums."""
+
+
+@torch.no_grad()
+def evaluate_chunk(chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], index: int = 0) -> ChunkSums:
+    """Measure SAEs (inference form, scale folded) on one chunk."""
+    metrics = {name: METRICS[name]() for name in METRICS}
+    by_sae = {}
+    for run_id, sae in saes.items():
+        latents = sae.encode(chunk.x)
+        x_hat = sae.decode(latents)
+        seen = Observation(chunk, latents, x_hat, chunk.splice(x_hat) if chunk.splice else None)
+        by_sae[run_id] = {name: {key: value.cpu() for key, value in metric.sums(seen).items()} for name, metric in metrics.items()}
+    return ChunkSums(index, chunk.x.shape[0], by_sae)
+
+
+def combine(chunks: Iterable[ChunkSums]) -> tuple[dict[str, dict[str, float | None]], int]:
+    """Add chunks up, in order of their index.
+
+    Returns:
+        SAE name -> metric name -> value, and the number of tokens.
+
+    Raises:
+        ValueError: no chunk, or no token in any.
+    """
+    ordered = sorted(chunks, key=lambda chunk: chunk.index)
+    n_tokens = sum(chunk.n_tokens for chunk in ordered)
+    if n_tokens == 0:
+        raise ValueError(f"evaluation needs at least one token, but got {len(ordered)} chunks with {n_tokens} tokens.")
+    values: dict[str, dict[str, float | None]] = {}
+    for run_id in ordered[0].by_sae:
+        values[run_id] = {}
+        for name in METRICS:
+            total: Sums = {}
+            for chunk in ordered:
+                for key, value in chunk.by_sae[run_id][name].items():
+                    total[key] = total[key] + value if key in total else value
+            values[run_id][name] = METRICS[name]().value(total, n_tokens)
+    return values, n_tokens
+
+
+def evaluate(
+    saes: Mapping[str, SparseAutoencoder], source: ActivationSource, directory: Path, mean: Float[Tensor, " d_in"]
+) -> tuple[dict[str, dict[str, float | None]], int]:
+    """Measure SAEs (inference form, scale folded) on all the held-out text of a source.
+
+    Args:
+        directory: the source's prepared cache.
+        mean: mean training activation, unscaled; what mean ablation puts in place of x.
+
+    Returns:
+        As `combine`.
+    """
+    indices = range(source.n_eval_chunks(directory))
+    return combine(evaluate_chunk(source.eval_chunk(directory, index, mean), saes, index) for index in indices)

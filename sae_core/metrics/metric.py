@@ -1,0 +1,58 @@
+"""What a metric is: sums over tokens that add up across chunks of text, and a value made from the sums.
+
+Sums are float64, so that neither the order of chunks nor their number changes a value beyond rounding. A metric that has no
+value (no language model, no variance) is None, never NaN. Shape letters: N tokens, P predicted positions, d_in, d_sae.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_core.activations.source import EvalChunk, NextToken
+from sae_core.records import MetricSpec
+from sae_core.registry import Registry
+
+METRICS: Registry[type["Metric"]] = Registry("metric", "sae_core.metrics")
+
+Sums = dict[str, Tensor]
+"""Name -> float64 tensor; the sums of two chunks add up to the sums of both."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One SAE on one chunk of held-out text."""
+
+    chunk: EvalChunk
+    latents: Float[Tensor, "N d_sae"]
+    """In inference form."""
+    x_hat: Float[Tensor, "N d_in"]
+    spliced: NextToken | None
+    """The language model with x_hat in place of x."""
+
+    @cached_property
+    def squared_error(self) -> Float[Tensor, " N"]:
+        """||x - x_hat||^2 per token."""
+        return (self.chunk.x.double() - self.x_hat.double()).pow(2).sum(dim=-1)
+
+
+class Metric(ABC):
+    """One column of the table."""
+
+    spec: ClassVar[MetricSpec]
+
+    @abstractmethod
+    def sums(self, seen: Observation) -> Sums:
+        """Additive sums of one chunk. Empty where the chunk lacks what the metric needs."""
+
+    @abstractmethod
+    def value(self, sums: Sums, n_tokens: int) -> float | None:
+        """The metric of all chunks together.
+
+        Args:
+            sums: this metric's sums, added over chunks.
+            n_tokens: tokens evaluated; at least 1.
+        """

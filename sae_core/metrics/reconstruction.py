@@ -1,0 +1,73 @@
+"""How well x_hat reconstructs x. Formulas: docs/formulas.md."""
+
+import torch
+
+from sae_core.metrics.metric import METRICS, Metric, Observation, Sums
+from sae_core.records import MetricSpec
+
+
+@METRICS.register("mse")
+class MeanSquaredError(Metric):
+    """Mean over tokens of ||x - x_hat||^2, summed over d_in."""
+
+    spec = MetricSpec("mse", "Mean squared error (summed over d_in)", "activation units squared", "min")
+
+    def sums(self, seen: Observation) -> Sums:
+        return {"error": seen.squared_error.sum()}
+
+    def value(self, sums: Sums, n_tokens: int) -> float | None:
+        return float(sums["error"]) / n_tokens
+
+
+@METRICS.register("fvu")
+class FractionOfVarianceUnexplained(Metric):
+    """sum ||x - x_hat||^2 / sum ||x - mean||^2: all sums over the whole evaluation set, `mean` its vector mean."""
+
+    spec = MetricSpec("fvu", "Fraction of variance unexplained", "", "min")
+
+    def sums(self, seen: Observation) -> Sums:
+        x = seen.chunk.x.double()
+        return {"error": seen.squared_error.sum(), "squared_norm": x.pow(2).sum(), "x": x.sum(dim=0)}
+
+    def value(self, sums: Sums, n_tokens: int) -> float | None:
+        variance = float(sums["squared_norm"] - sums["x"].pow(2).sum() / n_tokens)
+        return float(sums["error"]) / variance if variance > 0 else None
+
+
+@METRICS.register("explained_variance")
+class ExplainedVariance(FractionOfVarianceUnexplained):
+    """1 - fvu, from the same sums."""
+
+    spec = MetricSpec("explained_variance", "Explained variance", "", "max")
+
+    def value(self, sums: Sums, n_tokens: int) -> float | None:
+        fvu = super().value(sums, n_tokens)
+        return None if fvu is None else 1 - fvu
+
+
+@METRICS.register("cosine")
+class Cosine(Metric):
+    """Mean over tokens of cos(x, x_hat); a token with x_hat = 0 counts as 0."""
+
+    spec = MetricSpec("cosine", "Cosine similarity", "", "max")
+
+    def sums(self, seen: Observation) -> Sums:
+        return {"cosine": torch.cosine_similarity(seen.chunk.x.double(), seen.x_hat.double(), dim=-1).sum()}
+
+    def value(self, sums: Sums, n_tokens: int) -> float | None:
+        return float(sums["cosine"]) / n_tokens
+
+
+@METRICS.register("reconstruction_bias")
+class ReconstructionBias(Metric):
+    """gamma = sum ||x_hat||^2 / sum x . x_hat: 1 is unbiased, below 1 is shrinkage (Rajamanoharan et al. 2024, arXiv:2404.16014, eq. 10)."""
+
+    spec = MetricSpec("reconstruction_bias", "Relative reconstruction bias", "", "none")
+
+    def sums(self, seen: Observation) -> Sums:
+        x, x_hat = seen.chunk.x.double(), seen.x_hat.double()
+        return {"squared_norm": x_hat.pow(2).sum(), "dot": (x * x_hat).sum()}
+
+    def value(self, sums: Sums, n_tokens: int) -> float | None:
+        dot = float(sums["dot"])
+        return float(sums["squared_norm"]) / dot if dot != 0 else None

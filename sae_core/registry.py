@@ -1,0 +1,71 @@
+"""Registries: names -> classes, filled by importing every module of a package.
+
+A new architecture, metric, activation source or plot is one file in the registry's package: no list is edited.
+Standard library only, so that `analysis` can use it without torch.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from typing import Generic, TypeVar
+
+from sae_core.errors import UnknownNameError
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """A read-only mapping from names to registered objects.
+
+    Args:
+        what: what an entry is, for messages ("architecture").
+        package: dotted name of the package whose modules register entries; imported on first look-up.
+    """
+
+    def __init__(self, what: str, package: str) -> None:
+        self.what = what
+        self.package = package
+        self._entries: dict[str, T] = {}
+        self._discovered = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Class decorator that adds an entry.
+
+        Raises:
+            ValueError: the name is taken by another object.
+        """
+
+        def add(entry: T) -> T:
+            taken = self._entries.get(name)
+            if taken is not None and getattr(taken, "__qualname__", None) != getattr(entry, "__qualname__", None):
+                raise ValueError(f"{self.what} names must be unique, but {name!r} is registered twice: {taken} and {entry}.")
+            self._entries[name] = entry
+            return entry
+
+        return add
+
+    def _discover(self) -> None:
+        if not self._discovered:
+            self._discovered = True
+            package = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self.package}.{module.name}")
+
+    def __getitem__(self, name: str) -> T:
+        self._discover()
+        if name not in self._entries:
+            where = self.package.replace(".", "/")
+            raise UnknownNameError.of(self.what, name, self._entries, f"To add one, put a module in {where}/.")
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        self._discover()
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        self._discover()
+        return iter(sorted(self._entries))
+
+    def __len__(self) -> int:
+        self._discover()
+        return len(self._entries)

@@ -1,0 +1,1 @@
+"""Fast paths for latents that are mostly zero: selection, decoding, and gradients at active latents only."""

@@ -1,0 +1,199 @@
+"""The only training loop: `train_group` reads each batch once and steps every SAE of the group on it.
+
+Each run owns its parameters, optimizer, schedules and failure, and its result is a function of its config and of the stream
+alone: not of the group it was in, nor of interruptions. A run whose gradients stop being finite leaves the group with a
+reason; the others go on.
+"""
+
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_core.activations.stream import ActivationStream
+from sae_core.checkpoint import RunFiles
+from sae_core.config import ARCHITECTURES, RunConfig
+from sae_core.optim import lr_factor, make_optimizer, set_lr
+from sae_core.sae import LossContext, LossTerms, SparseAutoencoder
+from sae_core.sparsity import sparsity_scale
+
+HISTORY_ROWS = 100
+"""Rows of training history a run keeps, whatever its length."""
+CALIBRATION_TOKENS = 65_536
+"""Training tokens that inference thresholds are calibrated on."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What training leaves behind."""
+
+    run: RunConfig
+    d_in: int
+    sae: SparseAutoencoder | None
+    """In training form and scaled units; None for a failed run."""
+    scale: float
+    """Factor the stream applies to activations; fold it with `sae.to_inference().fold_scale(scale)`."""
+    history: list[dict[str, float | None]]
+    seconds: float
+    """Time spent in this run's own steps."""
+    error: dict[str, str] | None = None
+    """For failed runs: `type`, `message`, `traceback`."""
+
+
+class DivergedError(RuntimeError):
+    """A loss or gradient of a run is no longer finite."""
+
+
+@dataclass(slots=True)
+class Learner:
+    """One run in training: everything that changes from step to step."""
+
+    run: RunConfig
+    sae: SparseAutoencoder
+    optimizer: torch.optim.Adam
+    tokens_since_active: Tensor
+    finite: Tensor
+    """Whether every gradient so far was finite; stays on the device, read at history rows only."""
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float | None]] = field(default_factory=list)
+    error: dict[str, str] | None = None
+
+    @classmethod
+    def start(cls, run: RunConfig, d_in: int, device: torch.device) -> "Learner":
+        """A run at step 0. The seed decides the initial weights, the same on every device."""
+        generator = torch.Generator().manual_seed(run.seed)
+        sae = ARCHITECTURES[run.sae.architecture](run.sae, d_in, generator=generator).to(device).train()
+        optimizer = make_optimizer(sae, run.train)
+        tokens = torch.zeros(run.sae.d_sae, dtype=torch.int64, device=device)
+        return cls(run, sae, optimizer, tokens, torch.ones((), dtype=torch.bool, device=device))
+
+    @property
+    def done(self) -> bool:
+        return self.error is not None or self.step >= self.run.n_steps
+
+    def train_step(self, x: Float[Tensor, "B d_in"]) -> None:
+        """One optimizer step on a batch.
+
+        Raises:
+            DivergedError: seen at history rows, so up to n_steps / HISTORY_ROWS steps late.
+        """
+        config, n_steps = self.run.train, self.run.n_steps
+        started = time.perf_counter()
+        lr = config.lr * lr_factor(self.step, n_steps, config)
+        set_lr(self.optimizer, lr)
+        scale = sparsity_scale(self.step, n_steps, config)
+        dead = self.tokens_since_active >= config.dead_after_tokens
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=config.autocast == "bfloat16"):
+            loss = self.sae.loss(x, LossContext(scale, dead if self._may_have_dead() and bool(dead.any()) else None))
+        loss.total.backward()
+        max_norm = config.max_grad_norm if config.max_grad_norm is not None else float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self.sae.parameters(), max_norm)
+        self.finite &= norm.isfinite()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.tokens_since_active += x.shape[0]
+        self.tokens_since_active[loss.active] = 0
+        self.step += 1
+        self.seconds += time.perf_counter() - started
+        if self.step % max(1, n_steps // HISTORY_ROWS) == 0 or self.step == n_steps:
+            self._record(loss, lr, scale, int(dead.sum()))
+
+    def _may_have_dead(self) -> bool:
+        """Whether enough tokens have passed for any latent to be dead; known without looking at the device."""
+        return self.step * self.run.train.batch_size >= self.run.train.dead_after_tokens
+
+    def _record(self, loss: LossTerms, lr: float, scale: float, dead_latents: int) -> None:
+        if not bool(self.finite):
+            raise DivergedError(
+                f"gradients must stay finite, but a gradient of run {self.run.run_id} was not, at or shortly before step {self.step} of "
+                f"{self.run.n_steps} (lr={self.run.train.lr}). Lower `train.lr` or lengthen `train.lr_warm_up`."
+            )
+        row = {"step": self.step, "tokens": self.step * self.run.train.batch_size, "loss": float(loss.total.detach())}
+        row |= {name: float(term.detach()) for name, term in loss.terms.items()}
+        self.history.append(row | {"l0": float(loss.l0), "lr": lr, "sparsity_scale": scale, "dead_latents": dead_latents})
+
+    def fail(self, error: BaseException) -> None:
+        """Leave the group with a reason."""
+        trace = "".join(traceback.format_exception(error))
+        self.error = {"type": type(error).__name__, "message": str(error), "traceback": trace}
+
+    def result(self, scale: float) -> TrainResult:
+        sae = None if self.error else self.sae.eval()
+        return TrainResult(self.run, self.sae.d_in, sae, scale, self.history, self.seconds, self.error)
+
+
+def train_group(
+    runs: Sequence[RunConfig],
+    stream: ActivationStream,
+    *,
+    device: str | torch.device = "cpu",
+    directory: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    on_step: Callable[[Sequence[Learner]], Any] | None = None,
+) -> list[TrainResult]:
+    """Train SAEs on one stream of activations.
+
+    Args:
+        runs: same batch size and same stream; any mixture of architectures, widths, learning rates and seeds.
+        stream: yields scaled batches; see `activations.stream`.
+        directory: where `<run_id>/checkpoint.pt` is kept, so that the same call goes on where an interrupted one stopped, bit for
+            bit on CPU. None: nothing is written.
+        checkpoint_seconds: least time between two checkpoints.
+        on_step: called with the learners after every batch.
+
+    Returns:
+        One result a run, in the order of `runs`; a diverged run has an `error` and no SAE.
+    """
+    device = torch.device(device)
+    learners = [Learner.start(run, stream.d_in, device) for run in runs]
+    files = RunFiles(directory) if directory is not None else None
+    if files:
+        for learner in learners:
+            files.resume(learner)
+    _train(learners, stream, files, checkpoint_seconds, on_step)
+    for learner in learners:
+        if learner.error is None:
+            batch_size = learner.run.train.batch_size
+            learner.sae.calibrate(islice(stream.batches(0), max(1, min(learner.run.n_steps, CALIBRATION_TOKENS // batch_size))))
+    return [learner.result(stream.scale) for learner in learners]
+
+
+def train_run(run: RunConfig, stream: ActivationStream, **options: Any) -> TrainResult:
+    """Train one SAE: `train_group` with a group of one."""
+    return train_group([run], stream, **options)[0]
+
+
+def _train(
+    learners: Sequence[Learner],
+    stream: ActivationStream,
+    files: RunFiles | None,
+    checkpoint_seconds: float,
+    on_step: Callable[[Sequence[Learner]], Any] | None,
+) -> None:
+    """Step every learner through its batches. After a resume learners may stand at different steps: each waits for its own."""
+    start = min((learner.step for learner in learners if not learner.done), default=0)
+    last_checkpoint = time.monotonic()
+    for step, x in enumerate(stream.batches(start), start=start):
+        active = [learner for learner in learners if not learner.done]
+        if not active:
+            break
+        for learner in active:
+            if learner.step == step:
+                try:
+                    learner.train_step(x)
+                except Exception as error:  # the boundary of a run: whatever broke it is its own record
+                    learner.fail(error)
+        if files and time.monotonic() - last_checkpoint >= checkpoint_seconds:
+            for learner in active:
+                files.checkpoint(learner)
+            last_checkpoint = time.monotonic()
+        if on_step:
+            on_step(learners)

@@ -1,0 +1,132 @@
+"""The command line, `sae-sweep`. Heavy imports are inside the commands, so that `--help` is quick.
+
+Exit codes: 0 all is well, 1 a run failed or is missing, 2 what was asked for is not possible, 130 interrupted.
+"""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from sae_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sweeps.launch import LaunchResult
+
+
+class _Commands(TyperGroup):
+    """Turns errors that a user can cause into one message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("Interrupted. What is finished is kept; the same command goes on from here.", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(cls=_Commands, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+Definition = Annotated[str, typer.Argument(help="A YAML file, or the name of a ready sweep, e.g. demo.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a field, e.g. train.lr=1e-3. Repeatable.")]
+Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Directory in which the sweep's own one is made.")]
+
+
+@app.callback()
+def _sae_sweep() -> None:
+    """Sweeps of sparse autoencoders: train every architecture and sparsity on one pass over the activations."""
+
+
+@app.command()
+def run(
+    definition: Definition,
+    settings: Settings = None,
+    results: Results = Path("results"),
+    address: Annotated[str | None, typer.Option(metavar="ADDR", help="A running Ray cluster; default: this machine.")] = None,
+    cpus_per_trial: Annotated[int, typer.Option(metavar="N", min=1, help="Cores of a trial.")] = 1,
+    gpus_per_trial: Annotated[float, typer.Option(metavar="X", min=0, help="GPUs of a trial; a fraction shares one.")] = 0.0,
+) -> None:
+    """Train and evaluate what is missing of a sweep, then write its table and report."""
+    from sweeps.definition import Sweep
+    from sweeps.launch import launch
+
+    sweep = Sweep.from_yaml(definition, settings or [])
+    done = launch(sweep, results=results, address=address, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial)
+    if done.interrupted:
+        raise KeyboardInterrupt
+    _tell(done)
+    if done.failed or done.missing:
+        raise typer.Exit(1)
+
+
+@app.command()
+def plan(
+    definition: Definition,
+    settings: Settings = None,
+    results: Results = Path("results"),
+    slots: Annotated[int | None, typer.Option(metavar="N", min=1, help="Trials side by side; default: this machine's cores.")] = None,
+) -> None:
+    """Say what `run` would do: every run, done or not, and what it takes. Nothing is started."""
+    from sweeps import provenance
+    from sweeps.definition import Sweep
+    from sweeps.plan import lines
+    from sweeps.plan import plan as make_plan
+
+    sweep = Sweep.from_yaml(definition, settings or [])
+    typer.echo("\n".join(lines(make_plan(sweep, results, slots or provenance.n_cores()))))
+
+
+@app.command()
+def status(results: Annotated[Path, typer.Argument(help="A sweep's own directory, e.g. results/demo.")]) -> None:
+    """List finished, failed and missing runs, with reasons."""
+    from sweeps.store import Store
+
+    runs = Store(results).status()
+    width = max((len(run.run_id) for run in runs), default=0)
+    for run in runs:
+        typer.echo(f"{run.run_id:<{width}}  {run.state:<8}  {run.reason}".rstrip())
+    states = [run.state for run in runs]
+    typer.echo(", ".join(f"{states.count(state)} {state}" for state in ("finished", "trained", "failed", "missing")))
+
+
+@app.command()
+def report(
+    results: Annotated[list[Path], typer.Argument(help="A sweep's own directory, or several to report on together.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write; default, for one sweep: its report/.")] = None,
+) -> None:
+    """Write the report again from the records, for one sweep or several together."""
+    from analysis.report import write_report
+    from sweeps.store import Store
+
+    if out is None and len(results) > 1:
+        raise ConfigError(f"`--out` must be given for several sweeps, but got {len(results)} directories and no `--out`. Add `--out DIR`.")
+    typer.echo(f"Report: {write_report(results, out or Store(results[0]).report)}")
+
+
+def _tell(done: "LaunchResult") -> None:
+    """The frontier and where the report is, then what did not work."""
+    from analysis.summary import frontier_lines
+    from analysis.table import load_table
+
+    if done.finished:
+        typer.echo("\n".join(frontier_lines(load_table(done.directory))))
+        typer.echo(f"Report: {done.directory / 'report' / 'report.html'}")
+    for run_id, reason in done.failed.items():
+        typer.echo(f"failed: {run_id}: {reason}", err=True)
+    for run_id in done.missing:
+        typer.echo(f"missing: {run_id}", err=True)
+
+
+def main() -> None:
+    """Entry point: the only place that configures logging."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""A sweep's definition, from YAML or Python: `Sweep`. Its `runs` are made in expansion.py.
+
+The definition's shape is looser than `RunConfig`: any field may hold a list, an axis of the grid, so only the sections are
+checked here, and the fields when the grid is expanded.
+"""
+
+import importlib.resources
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator
+
+from sae_core.config import Config, RunConfig
+from sae_core.errors import ConfigError, UnknownNameError
+from sweeps.local_data import absolute
+from sweeps.problems import Problems, collect, shown
+from sweeps.yaml_text import dump_yaml, load_yaml, with_overrides
+
+
+class WandbConfig(Config):
+    """Where Weights & Biases keeps one run per SAE."""
+
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    project: str = "sae-sweep"
+    entity: str | None = None
+
+
+class Sweep(Config):
+    """A set of runs. In the sections, and for `data_seed`, a list is an axis of the grid.
+
+    Raises:
+        ConfigError: an unknown section, or one of the wrong type. The fields inside are checked by `runs`.
+    """
+
+    name: str
+    """Names the results directory."""
+    model: dict[str, Any] | None = None
+    """Which language model, and where in it: `name`, `hook_point`, `context_size`, ..."""
+    data: dict[str, Any] | None = None
+    """Which text, and how much of it: `dataset`, `text_column`, ..., `train_tokens`, `eval_tokens`."""
+    activations: dict[str, Any] | None = None
+    """Instead of `model` and `data`, another source of activations: `{source: NAME, ...}`."""
+    sae: dict[str, Any] = Field(default_factory=dict)
+    """Fields common to all architectures, e.g. `d_sae`."""
+    train: dict[str, Any] = Field(default_factory=dict)
+    """Fields of `TrainConfig`."""
+    architectures: dict[str, dict[str, Any] | None]
+    """Architecture name -> its own fields, and those of `sae` and `train` that differ for it."""
+    seeds: list[int] = Field(default_factory=lambda: [0])
+    """Each run is made once per seed."""
+    data_seed: Any = 0
+    """Decides the order of the training tokens."""
+    wandb: WandbConfig | None = None
+
+    def __init__(self, **fields: Any) -> None:
+        # Python callers get the same errors as those who write YAML, not pydantic's own.
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            problems = Problems()
+            collect(error, type(self), problems, lambda path: ".".join(path))
+            raise problems.error() from None
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_directory(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ConfigError(
+                f"`name` must start with a letter or digit and go on with those, '.', '_' or '-', because it names the results directory, "
+                f"but got name={name!r}. Choose another."
+            )
+        return name
+
+    @classmethod
+    def from_dict(cls, definition: Mapping[str, Any], overrides: Sequence[str] = ()) -> Self:
+        """A sweep from what a YAML file holds.
+
+        Args:
+            overrides: `key=value` settings, applied in order; the key is a dotted path and the value YAML.
+        """
+        return cls(**with_overrides(definition, overrides))
+
+    @classmethod
+    def from_yaml(cls, path_or_name: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """A sweep from a YAML file, or a ready one by its name, e.g. "demo".
+
+        Raises:
+            ConfigError: there is no such file or ready sweep, or it is not a definition.
+        """
+        text, where = _read(str(path_or_name))
+        content = load_yaml(text, where)
+        if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+            raise ConfigError(
+                f"{where}: a definition must be a mapping of sections, but got {shown(content)}. Start from a ready one: {_ready()}."
+            )
+        return cls.from_dict(content, overrides)
+
+    def to_yaml(self) -> str:
+        """This sweep as a definition that gives the same runs from any directory: local paths are absolute."""
+        content = {key: value for key, value in self.model_dump(mode="json", exclude_unset=True).items() if value is not None}
+        for section, field in (("model", "name"), ("data", "dataset")):
+            given = content.get(section, {}).get(field)
+            if given is not None:
+                content[section][field] = [absolute(name) for name in given] if isinstance(given, list) else absolute(given)
+        return dump_yaml(content)
+
+    def runs(self) -> list[RunConfig]:
+        """Every run, validated: architectures in the order given, then the grid, seeds fastest.
+
+        Raises:
+            ConfigError: all problems, one a line: `<place>: <rule>, but got <value>. <remedy>.`
+        """
+        from sweeps.expansion import expand
+
+        return expand(self)
+
+
+def _read(path_or_name: str) -> tuple[str, str]:
+    """Text of a definition, and what to call it in messages."""
+    if path_or_name in _ready():
+        return importlib.resources.files("sweeps").joinpath("definitions", f"{path_or_name}.yaml").read_text(encoding="utf-8"), path_or_name
+    path = Path(path_or_name).expanduser()
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8"), path_or_name
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"a definition must be a readable text file, but {path_or_name!r} is not: {error}. Correct it.") from None
+    if path.suffix in (".yaml", ".yml") or "/" in path_or_name:
+        raise ConfigError(f"a definition file must exist, but {path_or_name!r} is missing. Correct it, or take a ready one: {_ready()}.")
+    raise UnknownNameError.of("definition", path_or_name, _ready(), "Or give the path of a YAML file.")
+
+
+def _ready() -> list[str]:
+    """Names of the definitions that come with the package."""
+    directory = importlib.resources.files("sweeps").joinpath("definitions")
+    return sorted(entry.name.removesuffix(".yaml") for entry in directory.iterdir() if entry.name.endswith(".yaml"))

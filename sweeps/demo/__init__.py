@@ -1,0 +1,1 @@
+"""The embedded default: a small real language model, and real text found on every machine."""

@@ -1,0 +1,84 @@
+"""The demo's model and text: both are there after installation, nothing is downloaded.
+
+The text is the Python source of packages that this project depends on anyway. It is a function of their installed versions:
+other versions give a slightly different text, hence another hash of the activations, which is correct.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.resources
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from sae_core.errors import ConfigError
+
+PACKAGES = ("matplotlib", "networkx", "numpy", "optuna", "pandas", "sympy")
+"""Distributions whose source is the text."""
+LEFT_OUT = frozenset({"tests", "test", "testing", "_examples"})
+"""Directories that are skipped: much of a kind, little of it code to learn from."""
+LEAST_CHARACTERS, MOST_CHARACTERS = 500, 200_000
+HELD_OUT_ONE_IN = 10
+
+
+def model_directory() -> Path:
+    """The demo's language model, in Hugging Face layout."""
+    return Path(str(importlib.resources.files("sweeps.demo"))) / "code-4l"
+
+
+def write_corpus(path: Path) -> None:
+    """Write the text as a parquet file: columns `text`, `path`, `package`, `split` (train or heldout), one row per source file.
+
+    Rows are ordered by the hash of their path, which also decides what is held out. The file appears whole or not at all.
+
+    Raises:
+        ConfigError: a package is not installed, or without a list of its files.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = sorted(_source_files())
+    table = pa.table(
+        {
+            "text": [text for _, _, _, text in rows],
+            "path": [name for _, name, _, _ in rows],
+            "package": [package for _, _, package, _ in rows],
+            "split": ["heldout" if int(key, 16) % HELD_OUT_ONE_IN == 0 else "train" for key, _, _, _ in rows],
+        }
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        pq.write_table(table, temporary, compression="zstd")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _source_files() -> Iterator[tuple[str, str, str, str]]:
+    """Hash of the path, path, package and text of every file of the corpus."""
+    for package in PACKAGES:
+        for file in _listed_files(package):
+            name = PurePosixPath(file).as_posix()
+            if file.suffix != ".py" or LEFT_OUT & set(file.parts):
+                continue
+            try:
+                text = Path(str(file.locate())).read_bytes().decode("utf-8")
+            except (UnicodeDecodeError, FileNotFoundError):
+                continue
+            if LEAST_CHARACTERS <= len(text) <= MOST_CHARACTERS:
+                yield hashlib.sha256(name.encode()).hexdigest(), name, package, text
+
+
+def _listed_files(package: str) -> list[importlib.metadata.PackagePath]:
+    try:
+        files = importlib.metadata.distribution(package).files
+    except importlib.metadata.PackageNotFoundError:
+        files = None
+    if not files:
+        raise ConfigError(f"the demo's text needs the source of {list(PACKAGES)}, but got no files of {package!r}. Install it: pip install {package}.")
+    return files

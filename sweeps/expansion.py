@@ -1,0 +1,192 @@
+"""A sweep's grid -> validated `RunConfig`s, with every problem found on the way and its place in the definition.
+
+Each architecture has its own grid: the common axes with those it overrides. The points of each part (activations, sae,
+train) are validated by that part's config class, so that a rule between two of its fields (k <= d_sae) is checked for every
+combination; then the parts are combined.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from sae_core.config import ARCHITECTURES, SOURCES, ActivationsConfig, ArchitectureConfig, RunConfig, TrainConfig
+from sae_core.errors import ConfigError, UnknownNameError
+from sweeps.grid import Axis, FieldPath, Grid, points, read_axis, read_section
+from sweeps.local_data import absolute
+from sweeps.problems import Problems, collect, model_in, unknown_key
+
+if TYPE_CHECKING:
+    from sweeps.definition import Sweep
+
+C = TypeVar("C", bound=BaseModel)
+
+_SEED = TypeAdapter(Annotated[int, RunConfig.model_fields["seed"]], config=ConfigDict(strict=True))
+_TOKENS = ("train_tokens", "eval_tokens")
+"""Fields of the activations as a whole, given under `data` where there is such a section."""
+_LOCAL_PATHS: tuple[FieldPath, ...] = (("activations", "model", "name"), ("activations", "data", "dataset"))
+
+
+def expand(sweep: "Sweep") -> list[RunConfig]:
+    """Every run of `sweep`.
+
+    Raises:
+        ConfigError: all problems, one a line.
+    """
+    problems = Problems()
+    if not sweep.architectures:
+        problems.add("architectures", "a sweep must have at least one architecture, but got {}. Add e.g. `topk: {k: [8, 16, 32]}`.")
+    common = _activation_axes(sweep, problems)
+    sources = _activation_configs(common, problems)
+    data_seeds = _seeds(sweep.data_seed, "data_seed", problems)
+    seeds = _seeds(sweep.seeds, "seeds", problems)
+    runs: dict[str, RunConfig] = {}
+    for name, own in sweep.architectures.items():
+        if name not in ARCHITECTURES:
+            problems.add("architectures", str(UnknownNameError.of("architecture", name, ARCHITECTURES)))
+            continue
+        grid = common | _architecture_axes(sweep, name, own or {}, problems)
+        saes = _configs(grid, "sae", ARCHITECTURES[name].Config, problems, name)
+        trains = _configs(grid, "train", TrainConfig, problems, name)
+        for activations, data_seed, sae, train, seed in itertools.product(sources, data_seeds, saes, trains, seeds):
+            fields = {"activations": activations, "sae": sae, "train": train, "seed": seed, "data_seed": data_seed}
+            for run in _validated(RunConfig, fields, problems, _place_of(grid, name, "")):
+                if run.run_id in runs:
+                    rule = f"runs must differ, but got {run.run_id} twice. Remove one of the values that mean the same."
+                    problems.add(f"architectures.{name}", rule)
+                runs[run.run_id] = run
+    if problems:
+        raise problems.error()
+    return list(runs.values())
+
+
+def _activation_axes(sweep: "Sweep", problems: Problems) -> Grid:
+    """Axes of `model` and `data`, or of `activations`."""
+    given = [name for name in ("model", "data", "activations") if getattr(sweep, name) is not None]
+    if given not in (["model", "data"], ["activations"]):
+        rule = f"a definition must have `model` and `data`, or else `activations`, but got {given}. Add what is missing, remove the rest."
+        problems.add("", rule)
+        return {}
+    if sweep.activations is not None:
+        grid = _source_axes(sweep.activations, problems)
+    else:
+        grid = _language_model_axes(sweep.model or {}, sweep.data or {}, problems)
+    for path in _LOCAL_PATHS:
+        if path in grid:
+            grid[path] = _with_absolute_paths(grid[path], problems)
+    return grid
+
+
+def _source_axes(section: Mapping[str, Any], problems: Problems) -> Grid:
+    name = section.get("source")
+    if not isinstance(name, str) or name not in SOURCES:
+        problems.add("activations.source", str(UnknownNameError.of("activation source", str(name), SOURCES)))
+        return {}
+    return read_section(section, SOURCES[name].Config, path=("activations",), place="activations", problems=problems)
+
+
+def _language_model_axes(model: Mapping[str, Any], data: Mapping[str, Any], problems: Problems) -> Grid:
+    config = SOURCES["language_model"].Config
+    model_config, data_config = (model_in(config.model_fields[name].annotation) for name in ("model", "data"))
+    assert model_config is not None and data_config is not None
+    tokens = {key: data[key] for key in _TOKENS if key in data}
+    text = {key: value for key, value in data.items() if key not in tokens}
+    return (
+        {("activations", "source"): Axis("model", ("language_model",))}
+        | read_section(model, model_config, path=("activations", "model"), place="model", problems=problems)
+        | read_section(
+            text, data_config, path=("activations", "data"), place="data", problems=problems, known=[*data_config.model_fields, *_TOKENS]
+        )
+        | read_section(tokens, config, path=("activations",), place="data", problems=problems)
+    )
+
+
+def _with_absolute_paths(axis: Axis, problems: Problems) -> Axis:
+    values = []
+    for value in axis.values:
+        try:
+            values.append(absolute(value) if isinstance(value, str) else value)
+        except ConfigError as error:
+            problems.add(axis.place, str(error))
+            values.append(value)
+    return dataclasses.replace(axis, values=tuple(values))
+
+
+def _architecture_axes(sweep: "Sweep", name: str, own: Mapping[str, Any], problems: Problems) -> Grid:
+    """Axes of `sae` and `train` for one architecture, with what it overrides."""
+    config, place = ARCHITECTURES[name].Config, f"architectures.{name}"
+    fields = [field for field in config.model_fields if field != "architecture"]
+    hint = f"The sparsity of {name!r} is set by `{config.sparsity_parameter}`."
+    for key in sorted(sweep.sae.keys() - set(fields)):
+        problems.add("sae", unknown_key(key, fields, f"A common field must belong to every architecture. {hint}"))
+    for key in sorted(own.keys() - set(fields) - set(TrainConfig.model_fields)):
+        problems.add(place, unknown_key(key, [*fields, *TrainConfig.model_fields], hint))
+    common = {key: value for key, value in sweep.sae.items() if key in fields}
+    own_sae = {key: value for key, value in own.items() if key in fields}
+    own_train = {key: value for key, value in own.items() if key in TrainConfig.model_fields and key not in fields}
+    return (
+        {("sae", "architecture"): Axis(place, (name,))}
+        | read_section(common, config, path=("sae",), place="sae", problems=problems)
+        | read_section(sweep.train, TrainConfig, path=("train",), place="train", problems=problems)
+        | read_section(own_sae, config, path=("sae",), place=place, problems=problems)
+        | read_section(own_train, TrainConfig, path=("train",), place=place, problems=problems)
+    )
+
+
+def _activation_configs(grid: Grid, problems: Problems) -> list[ActivationsConfig]:
+    source = grid.get(("activations", "source"))
+    return [] if source is None else _configs(grid, "activations", SOURCES[source.values[0]].Config, problems)
+
+
+def _configs(grid: Grid, part: str, config: type[C], problems: Problems, architecture: str = "") -> list[C]:
+    """The valid configs among the points of the grid under `part`."""
+    place_of = _place_of(grid, architecture, part)
+    return [valid for point in points(grid, part) for valid in _validated(config, point, problems, place_of)]
+
+
+def _validated(config: type[C], fields: Mapping[str, Any], problems: Problems, place_of: Callable[[FieldPath], str]) -> list[C]:
+    """The config in a list; an empty list if it breaks a rule, which goes to `problems`."""
+    try:
+        return [config.model_validate(fields)]
+    except ValidationError as error:
+        collect(error, config, problems, place_of)
+        return []
+
+
+def _seeds(value: Any, place: str, problems: Problems) -> tuple[int, ...]:
+    axis = read_axis(value, int, place=place, problems=problems)
+    for seed in axis.values:
+        try:
+            _SEED.validate_python(seed)
+        except ValidationError as error:
+            collect(error, RunConfig, problems, lambda _: place)
+    return axis.values
+
+
+def _place_of(grid: Grid, architecture: str, part: str) -> Callable[[FieldPath], str]:
+    """A function from a field's path in `part` ("" for the run as a whole) to its place in the definition."""
+
+    def place(path: FieldPath) -> str:
+        target = (part, *path) if part else path
+        for length in range(len(target), 0, -1):
+            if target[:length] in grid:
+                return grid[target[:length]].place
+        # A rule of the whole run names its field alone.
+        same_name = [axis.place for known, axis in grid.items() if path and known[-1] == path[0]]
+        return same_name[0] if same_name else _default_place(grid, architecture, part, path)
+
+    return place
+
+
+def _default_place(grid: Grid, architecture: str, part: str, path: FieldPath) -> str:
+    """Where to give a field that the definition leaves out."""
+    if part == "train":
+        return ".".join(("train", *path))
+    if part == "activations":
+        root = () if grid[("activations", "source")].place == "model" else ("activations",)
+        return ".".join((*root, *(("data", *path) if not root and path[:1] in [(name,) for name in _TOKENS] else path)))
+    if path and path[0] in ArchitectureConfig.model_fields:
+        return f"sae.{path[0]}"
+    return ".".join(("architectures", architecture, *path))

@@ -1,0 +1,152 @@
+"""The dry run: what a launch would do, and what it would take. Nothing is started and nothing is left on disk."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from sae_core.config import SOURCES, ActivationsConfig, RunConfig
+from sweeps import provenance
+from sweeps.definition import Sweep
+from sweeps.grouping import group_bytes, group_runs, n_parameters, training_flops
+from sweeps.local_data import demo_text_file, locate
+from sweeps.store import State, Store, may_recover
+
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """One run of the plan."""
+
+    run_id: str
+    setting: str
+    """What it is, e.g. "topk k=16 seed=0"."""
+    state: State
+    tokens: int
+    """Tokens it trains on: whole batches."""
+    flops: float
+    """Floating-point operations of its training."""
+    group: int | None
+    """Number of the group it trains in, from 1; None if it need not be trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a launch would do. Bytes are estimates."""
+
+    name: str
+    directory: Path
+    runs: tuple[PlannedRun, ...]
+    n_slots: int
+    n_groups: int
+    harvest_tokens: int
+    """Training tokens that the language model reads for all runs together, where they are not cached."""
+    eval_tokens: int
+    """Held-out tokens that it reads for all runs together."""
+    flops: float
+    """Floating-point operations of the training that is left."""
+    memory_bytes: int
+    """Memory a slot needs for training, beside the program itself; 0 if nothing is left to train."""
+    activations_bytes: int
+    """Disk for the cached activations."""
+    results_bytes: int
+    """Disk for the exported SAEs."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Activations:
+    d_in: int
+    n_bytes: int
+    """Of the cached training activations."""
+
+
+def plan(sweep: Sweep, results: Path, n_slots: int) -> Plan:
+    """What `launch` would do.
+
+    Args:
+        results: the directory in which the sweep's own one is, or would be.
+        n_slots: groups that train at the same time.
+
+    Raises:
+        ConfigError: the definition, the model, the text or the results directory is not as it must be.
+    """
+    runs = sweep.runs()
+    store = Store(results / sweep.name)
+    store.check_ours(runs)
+    configs = {_key(run): run.activations for run in runs}
+    activations = _survey(configs, store.activations)
+
+    def d_in(run: RunConfig) -> int:
+        return activations[_key(run)].d_in
+
+    records = store.records()
+    states: dict[str, State] = {run.run_id: records[run.run_id].status if run.run_id in records else "missing" for run in runs}
+    to_do = [run for run in runs if run.run_id not in records or may_recover(records[run.run_id])]
+    memory = None if provenance.n_gpus() else provenance.slot_memory_bytes(n_slots)
+    groups = group_runs(to_do, n_slots=n_slots, d_in=d_in, memory_bytes=memory)
+    number = {run.run_id: index for index, group in enumerate(groups, start=1) for run in group}
+    return Plan(
+        name=sweep.name,
+        directory=store.directory,
+        runs=tuple(_planned(run, states[run.run_id], d_in(run), number.get(run.run_id)) for run in runs),
+        n_slots=n_slots,
+        n_groups=len(groups),
+        harvest_tokens=sum(config.train_tokens for config in configs.values()),
+        eval_tokens=sum(config.eval_tokens for config in configs.values()),
+        flops=sum(training_flops(run, d_in(run)) for run in to_do),
+        memory_bytes=max((group_bytes(group, d_in) for group in groups), default=0),
+        activations_bytes=sum(found.n_bytes for found in activations.values()),
+        results_bytes=sum(n_parameters(run, d_in(run)) * _FLOAT_BYTES for run in runs),
+    )
+
+
+def _planned(run: RunConfig, state: State, d_in: int, group: int | None) -> PlannedRun:
+    setting = f"{run.sae.architecture} {run.sae.sparsity_parameter}={run.sae.sparsity_value:g} seed={run.seed}"
+    return PlannedRun(run.run_id, setting, state, run.n_steps * run.train.batch_size, training_flops(run, d_in), group)
+
+
+def lines(plan: Plan) -> list[str]:
+    """The plan as text: a line per run, the sums below."""
+    id_width, setting_width = (max(len(getattr(run, name)) for run in plan.runs) for name in ("run_id", "setting"))
+    left = sum(run.group is not None for run in plan.runs)
+    rows = [
+        f"{run.run_id:<{id_width}}  {run.setting:<{setting_width}}  {run.tokens:>11,} tokens  {run.flops:.1e} FLOPs  {_todo(run)}"
+        for run in plan.runs
+    ]
+    return [
+        f"Sweep {plan.name}: {len(plan.runs)} runs, {left} to train. Results in {plan.directory}",
+        *rows,
+        f"harvest     {plan.harvest_tokens:,} training tokens, once for all runs",
+        f"evaluation  {plan.eval_tokens:,} held-out tokens",
+        f"training    {plan.flops:.1e} FLOPs in {plan.n_groups} groups on {plan.n_slots} slots",
+        f"memory      {_size(plan.memory_bytes)} per slot for training, beside the program itself",
+        f"disk        {_size(plan.activations_bytes)} for activations, {_size(plan.results_bytes)} for results",
+    ]
+
+
+def _todo(run: PlannedRun) -> str:
+    if run.group is None:
+        return {"finished": "done", "trained": "to evaluate"}.get(run.state, run.state)
+    return f"{'failed, ' if run.state == 'failed' else ''}to do (group {run.group})"
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+
+
+def _key(run: RunConfig) -> str:
+    return run.activations.model_dump_json()
+
+
+def _survey(configs: dict[str, ActivationsConfig], cache: Path) -> dict[str, _Activations]:
+    """Check every source of activations, and find how wide they are."""
+    found = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for key, config in configs.items():
+            # Where no launch has made the demo's text before, it is made for this check and thrown away.
+            located = locate(config, cache if demo_text_file(cache).exists() else Path(scratch))
+            source = SOURCES[located.source](located)
+            source.check()
+            width = 4 if source.activations_dtype == "float32" else 2
+            found[key] = _Activations(source.d_in, config.train_tokens * source.d_in * width)
+    return found

@@ -1,0 +1,124 @@
+"""What is wrong with a definition, in the house style: `<place>: <rule>, but got <value>. <remedy>.`, one line each."""
+
+import difflib
+import re
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from sae_core.errors import ConfigError
+
+_LONGEST_VALUE = 80
+
+
+class Problems:
+    """Lines about what is wrong, in the order found, each once: a bad value shared by many runs is one problem."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, None] = {}
+
+    def add(self, place: str, message: str) -> None:
+        """Note a problem at `place`, e.g. "architectures.topk.k"."""
+        for line in message.splitlines():
+            self._lines[f"{place}: {line}" if place else line] = None
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def error(self) -> ConfigError:
+        """All of them in one error, one a line."""
+        return ConfigError("\n".join(self._lines))
+
+
+def shown(value: Any) -> str:
+    """`repr` of a value, shortened for a message."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+def unknown_key(key: str, known: Iterable[str], hint: str = "") -> str:
+    """The message for a key that nothing reads, with the nearest known one.
+
+    Args:
+        hint: a further sentence.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)
+    meant = f" Did you mean {close[0]!r}?" if close else ""
+    return f"config keys must be known, but got {key!r}.{meant}{' ' if hint else ''}{hint} Known keys here: {names}."
+
+
+def collect(error: ValidationError, model: type[BaseModel], problems: Problems, place_of: Callable[[tuple[str, ...]], str]) -> None:
+    """Add what pydantic found in data for `model` to `problems`.
+
+    Args:
+        place_of: turns the path of a field (empty for the whole) into the place in the definition to look at.
+    """
+    for detail in error.errors(include_url=False):
+        path = tuple(str(part) for part in detail["loc"])
+        if detail["type"] == "value_error":
+            message = str(detail["ctx"]["error"])
+            # House messages name the field they are about first, in backticks.
+            named = re.match(r"`(\w+)`", message)
+            problems.add(place_of(path or ((named.group(1),) if named else ())), message)
+        elif detail["type"] == "extra_forbidden":
+            problems.add(place_of(path[:-1]), unknown_key(path[-1], fields_at(model, path[:-1])))
+        else:
+            place = place_of(path)
+            problems.add(place, _message(detail, place))
+
+
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """The config class that an annotation is, or is a union with."""
+    candidates = (annotation, *typing.get_args(annotation))
+    return next((part for part in candidates if isinstance(part, type) and issubclass(part, BaseModel)), None)
+
+
+def fields_at(model: type[BaseModel], path: tuple[str, ...]) -> list[str]:
+    """Names of the fields of the config found at `path` inside `model`."""
+    for name in path:
+        inner = model_in(model.model_fields[name].annotation)
+        assert inner is not None, f"{model=} {path=}"
+        model = inner
+    return list(model.model_fields)
+
+
+def _message(detail: ErrorDetails, place: str) -> str:
+    name, value = place.rsplit(".", 1)[-1], detail["input"]
+    if detail["type"] == "missing":
+        return f"`{name}` must be given, but is missing. Add it."
+    rule = detail["msg"].partition(" or instance of ")[0].replace("Input should ", "must ").replace("dictionary", "mapping")
+    rule = rule if rule.startswith("must ") else f"must hold: {rule[0].lower()}{rule[1:]}"
+    return f"`{name}` {rule}, but got {name}={shown(value)}. {_remedy(detail)}"
+
+
+def _remedy(detail: ErrorDetails) -> str:
+    kind, value = detail["type"], detail["input"]
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", str(detail["ctx"]["expected"]))
+        close = difflib.get_close_matches(str(value), choices, n=1)
+        return f"Did you mean {close[0]!r}?" if close else "Choose one of them."
+    if kind == "int_type" and isinstance(value, float) and value.is_integer():
+        return f"Write {int(value)}."
+    for prefix, remedy in _REMEDIES.items():
+        if kind.startswith(prefix):
+            return remedy
+    return "Correct it."
+
+
+_REMEDIES = {
+    "greater_than": "Raise it.",
+    "less_than": "Lower it.",
+    "int": "Give a whole number.",
+    "float": "Give a number.",
+    "finite_number": "Give a number.",
+    "string": "Give text; put it in quotes if it looks like a number.",
+    "bool": "Write true or false.",
+    "list": "Write it in brackets, e.g. [0].",
+    "tuple": "Write it in brackets, e.g. [64, 256].",
+    "dict": "Write `{key: value, ...}`.",
+    "model": "Write `{key: value, ...}`.",
+}

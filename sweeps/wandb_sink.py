@@ -1,0 +1,65 @@
+"""Weights & Biases: one run per SAE, grouped by the sweep. Nothing reads it back; without `wandb:` in a definition it is not imported.
+
+Runs are written by the driver from the histories and records on disk, so trials neither import wandb nor wait for it.
+"""
+
+import json
+from typing import Any
+
+from sae_core.config import RunConfig
+from sae_core.errors import ConfigError
+from sae_core.records import RunRecord
+from sweeps.definition import WandbConfig
+from sweeps.store import Store
+
+
+class WandbSink:
+    """Mirrors runs into W&B.
+
+    Raises:
+        ConfigError: wandb is not installed, or `mode: online` without a key.
+    """
+
+    def __init__(self, config: WandbConfig, sweep_name: str, store: Store) -> None:
+        self.config, self.sweep_name, self.store = config, sweep_name, store
+        try:
+            import wandb
+        except ImportError:
+            raise ConfigError("wandb must be installed where a definition asks for it, but it is not. Run `pip install wandb`.") from None
+        self.wandb = wandb
+        if config.mode == "online" and not wandb.api.api_key:
+            raise ConfigError("`wandb.mode` must be offline without an API key, but got mode='online'. Run `wandb login`, or set it to offline.")
+        self.open_runs: dict[str, Any] = {}
+        self.rows_sent: dict[str, int] = {}
+
+    def update(self, run: RunConfig) -> None:
+        """Send the rows of history that are new."""
+        path = self.store.history_file(run.run_id)
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        for row in rows[self.rows_sent.get(run.run_id, 0) :]:
+            self._run(run).log({f"train/{key}": value for key, value in row.items() if key != "step"}, step=row["step"])
+        self.rows_sent[run.run_id] = len(rows)
+
+    def finish(self, run: RunConfig, record: RunRecord) -> None:
+        """Send the rest of the history and the metrics, under the names of the table, and end the run."""
+        self.update(run)
+        summary = {f"eval/{name}": value for name, value in record.metrics.items()}
+        mirrored = self._run(run)
+        mirrored.summary.update({**summary, "status": record.status, "train_seconds": record.train_seconds})
+        mirrored.finish(exit_code=0 if record.status == "finished" else 1, quiet=True)
+        del self.open_runs[run.run_id]
+
+    def _run(self, run: RunConfig) -> Any:
+        if run.run_id not in self.open_runs:
+            self.open_runs[run.run_id] = self.wandb.init(
+                id=run.run_id,
+                name=run.run_id,
+                group=self.sweep_name,
+                dir=self.store.directory,
+                config=run.model_dump(mode="json"),
+                reinit="create_new",
+                resume="allow" if self.config.mode == "online" else None,
+                settings=self.wandb.Settings(console="off", silent=True),
+                **self.config.model_dump(),
+            )
+        return self.open_runs[run.run_id]

@@ -1,0 +1,79 @@
+"""What every plot in the registry does, whatever it shows."""
+
+import dataclasses
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+import pytest
+from fake_results import failed, metrics_at, realistic_records, record_of, write_sweep
+
+from analysis import style
+from analysis.plots import PLOTS
+from analysis.table import load_table
+
+NAMES = list(PLOTS)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Realistic runs with every trouble: a failed one, a missing one, a collapsed one, a lone point, a new architecture."""
+    records = [record for record in realistic_records() if record.architecture != "jumprelu"]
+    records += [
+        failed("jumprelu", 0.4),
+        record_of("jumprelu", 0.2, metrics_at(18, 0.07, 0.11)),
+        record_of("gated", 40, metrics_at(0, 1.02, 3.1)),
+        record_of("new_idea", 16, metrics_at(16, 0.05, -0.01)),  # better than the language model itself: no logarithm
+    ]
+    return write_sweep(tmp_path_factory.mktemp("results") / "demo", records, missing=[("jumprelu", 0.1, 0)])
+
+
+def histories_of(sweep: Path) -> dict[str, Path]:
+    return {directory.name: directory / "history.jsonl" for directory in (sweep / "runs").iterdir()}
+
+
+@pytest.fixture
+def table(sweep: Path) -> pd.DataFrame:
+    return load_table(sweep)
+
+
+def test_the_registry_finds_them() -> None:
+    assert {"l0_fvu", "l0_delta_ce", "l0_ce_loss_recovered", "dead_fraction", "training_curves"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_says_what_it_shows(name: str) -> None:
+    plot = PLOTS[name]
+    assert plot.section
+    assert plot.title
+    assert plot.caption.endswith(".")
+    assert isinstance(plot.order, int)
+
+
+def test_places_in_the_report_are_unique() -> None:
+    orders = [plot.order for plot in PLOTS.values()]
+    assert len(set(orders)) == len(orders)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_info_is_frozen_and_the_table_untouched(name: str, table: pd.DataFrame, sweep: Path) -> None:
+    before = table.copy()
+    info = PLOTS[name].info(table, histories_of(sweep))
+    assert dataclasses.is_dataclass(info)
+    assert type(info).__dataclass_params__.frozen  # type: ignore[attr-defined]
+    pd.testing.assert_frame_equal(table, before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figure_draws_without_a_warning(name: str, table: pd.DataFrame, sweep: Path) -> None:
+    plot = PLOTS[name]
+    with matplotlib.rc_context(style.RC):
+        figure = plot.figure(plot.info(table, histories_of(sweep)))
+        figure.canvas.draw()
+    assert figure.axes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_to_draw_is_none(name: str, tmp_path: Path) -> None:
+    table = load_table(write_sweep(tmp_path / "demo", [failed("topk", 8)], missing=[("topk", 16, 0)]))
+    assert PLOTS[name].info(table, {}) is None

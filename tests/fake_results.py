@@ -1,0 +1,157 @@
+"""Sweep directories with made-up but realistic runs, for the tests of `analysis`: six architectures, four levels each."""
+
+import json
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sae_core.records import RunRecord, write_json, write_text
+
+SPECS: list[dict[str, str]] = [
+    {"name": "l0", "label": "L0", "unit": "active latents per token", "direction": "min"},
+    {"name": "mse", "label": "Squared error", "unit": "squared activation units", "direction": "min"},
+    {"name": "fvu", "label": "Fraction of variance unexplained", "unit": "", "direction": "min"},
+    {"name": "explained_variance", "label": "Explained variance", "unit": "", "direction": "max"},
+    {"name": "cosine", "label": "Cosine similarity of input and reconstruction", "unit": "", "direction": "max"},
+    {"name": "reconstruction_bias", "label": "Norm ratio of reconstruction and input", "unit": "", "direction": "none"},
+    {"name": "dead_fraction", "label": "Dead latents", "unit": "", "direction": "min"},
+    {"name": "ce_loss_clean", "label": "Cross-entropy of the language model", "unit": "nats per token", "direction": "none"},
+    {"name": "ce_loss_spliced", "label": "Cross-entropy with the SAE spliced in", "unit": "nats per token", "direction": "min"},
+    {"name": "ce_loss_zero_ablated", "label": "Cross-entropy with zeros spliced in", "unit": "nats per token", "direction": "none"},
+    {"name": "ce_loss_mean_ablated", "label": "Cross-entropy with the mean spliced in", "unit": "nats per token", "direction": "none"},
+    {"name": "delta_ce", "label": "Added cross-entropy", "unit": "nats per token", "direction": "min"},
+    {"name": "ce_loss_recovered", "label": "Cross-entropy recovered", "unit": "", "direction": "max"},
+    {"name": "kl", "label": "KL divergence from the clean model", "unit": "nats per token", "direction": "min"},
+]
+
+ARCHITECTURES: dict[str, tuple[str, list[float], float, float]] = {
+    # architecture: (sparsity parameter, its values, FVU at L0 16, delta CE at L0 16)
+    "standard": ("l1_coefficient", [4.0, 2.0, 1.0, 0.5], 0.128, 0.325),
+    "gated": ("l1_coefficient", [6.0, 3.0, 1.0, 0.3], 0.080, 0.178),
+    "topk": ("k", [8, 16, 32, 64], 0.080, 0.135),
+    "batchtopk": ("k", [8, 16, 32, 64], 0.074, 0.113),
+    "jumprelu": ("l0_coefficient", [0.4, 0.2, 0.1, 0.05], 0.078, 0.120),
+    "matryoshka_batchtopk": ("k", [8, 16, 32, 64], 0.088, 0.134),
+}
+
+
+def metrics_at(l0: float, fvu: float, delta_ce: float) -> dict[str, float | None]:
+    """Every metric of the table, consistent with the three given."""
+    clean, zero, mean = 4.177, 10.477, 7.9
+    return {
+        "l0": l0,
+        "mse": 128 * fvu * 0.4,
+        "fvu": fvu,
+        "explained_variance": 1 - fvu,
+        "cosine": math.sqrt(max(1 - fvu, 0)),
+        "reconstruction_bias": 1 - 0.3 * fvu,
+        "dead_fraction": min(0.02 * math.log2(1 + 128 / max(l0, 1)), 1.0),
+        "ce_loss_clean": clean,
+        "ce_loss_spliced": clean + delta_ce,
+        "ce_loss_zero_ablated": zero,
+        "ce_loss_mean_ablated": mean,
+        "delta_ce": delta_ce,
+        "ce_loss_recovered": 1 - delta_ce / (zero - clean),
+        "kl": 0.9 * delta_ce,
+    }
+
+
+def config_of(architecture: str, level: float, seed: int, **train: Any) -> dict[str, Any]:
+    """A run's config in the shape of RunConfig's dump."""
+    parameter = ARCHITECTURES[architecture][0] if architecture in ARCHITECTURES else "k"
+    return {
+        "activations": {
+            "source": "language_model",
+            "train_tokens": 1_000_000,
+            "eval_tokens": 100_000,
+            "model": {"name": "demo"},
+            "hook_point": "blocks.2.hook_resid_post",
+            "data": {"dataset": "demo"},
+        },
+        "sae": {"architecture": architecture, "d_sae": 1024, parameter: level},
+        "train": {"lr": 4e-3, "batch_size": 2048, **train},
+        "seed": seed,
+        "data_seed": 0,
+    }
+
+
+def record_of(
+    architecture: str, level: float, metrics: dict[str, float | None], seed: int = 0, config: dict[str, Any] | None = None, **changes: Any
+) -> RunRecord:
+    """A finished run's record."""
+    fields: dict[str, Any] = {
+        "run_id": f"{architecture}-{level:g}-{seed}",
+        "status": "finished",
+        "config": config or config_of(architecture, level, seed),
+        "architecture": architecture,
+        "sparsity_parameter": ARCHITECTURES[architecture][0] if architecture in ARCHITECTURES else "k",
+        "sparsity_value": float(level),
+        "seed": seed,
+        "d_in": 128,
+        "metrics": metrics,
+        "metric_specs": SPECS,
+        "train_tokens": 999_424,
+        "eval_tokens": 100_352,
+        "train_seconds": 21.5,
+        "tokens_per_second": 46_500.0,
+        "activations_hash": "6f1d0c2ab9e4",
+        "eval_hash": "b82e7745aa01",
+        "versions": {"sae_sweep": "0.1.0", "commit": "1a2b3c4d", "python": "3.11.9", "torch": "2.13.0", "ray": "2.60.0"},
+        "hardware": "2 CPU cores, x86_64",
+        "finished_at": "2026-05-01T12:00:00Z",
+    }
+    return RunRecord(**(fields | changes))
+
+
+def failed(architecture: str, level: float, seed: int = 0) -> RunRecord:
+    """The record of a run that diverged."""
+    error = {
+        "type": "DivergenceError",
+        "message": "loss must be finite, but got loss=nan at step 212.",
+        "traceback": "...",
+    }
+    nothing = {"train_tokens": None, "eval_tokens": None, "eval_hash": None, "tokens_per_second": None, "metric_specs": []}
+    return record_of(architecture, level, {}, seed, status="failed", error=error, **nothing)
+
+
+def write_run(sweep: Path, record: RunRecord, *, steps: int = 60) -> None:
+    """Write a run's record and history."""
+    directory = sweep / "runs" / record.run_id
+    record.write(directory / "record.json")
+    final = record.metrics.get("l0") or 20.0
+    noise = random.Random(record.run_id)
+    lines = []
+    for step in range(1, steps + 1):
+        done = step / steps
+        mse = 128 * (0.04 + 0.9 * math.exp(-6 * done)) * math.exp(noise.gauss(0, 0.03)) * (16 / final) ** 0.3
+        line = {"step": step * 8, "tokens": step * 8 * 2048, "loss": mse * 1.1, "mse_loss": mse, "l0": final + 400 * math.exp(-9 * done)}
+        lines.append(json.dumps({**line, "lr": 4e-3, "dead_latents": 3}))
+    write_text(directory / "history.jsonl", "\n".join(lines) + "\n")
+
+
+def realistic_records(seeds: Sequence[int] = (0,)) -> list[RunRecord]:
+    """Six architectures, four levels, with noise between seeds."""
+    records = []
+    for architecture, (_, levels, fvu, delta_ce) in ARCHITECTURES.items():
+        for index, level in enumerate(levels):
+            for seed in seeds:
+                noise = random.Random(f"{architecture}{level}{seed}")
+                l0 = 8 * 2**index * (level / (8 * 2**index) if level >= 8 else math.exp(noise.gauss(0.05, 0.12)))
+                scale = (16 / l0) ** 0.85 * math.exp(noise.gauss(0, 0.03))
+                records.append(record_of(architecture, level, metrics_at(l0, fvu * scale, delta_ce * scale**1.2), seed))
+    return records
+
+
+def write_sweep(directory: Path, records: Sequence[RunRecord], missing: Sequence[tuple[str, float, int]] = (), **facts: Any) -> Path:
+    """A whole sweep directory: records, histories, definition and sweep.json, which also names the `missing` runs."""
+    for record in records:
+        write_run(directory, record)
+    planned = [
+        {key: getattr(record, key) for key in ("run_id", "architecture", "sparsity_parameter", "sparsity_value", "seed", "config")}
+        for record in [*records, *(record_of(name, level, {}, seed) for name, level, seed in missing)]
+    ]
+    write_json(directory / "sweep.json", {"name": directory.name, "runs": planned, **facts})
+    write_text(directory / "definition.yaml", f"name: {directory.name}\nmodel: {{name: demo, hook_point: blocks.2.hook_resid_post}}\n")
+    return directory

@@ -1,0 +1,209 @@
+import dataclasses
+import subprocess
+import sys
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from sae_core.errors import ConfigError
+from sae_core.metrics import METRICS
+from sae_core.records import RunRecord
+from sweeps.cli import app
+from sweeps.definition import Sweep
+from sweeps.store import Store
+
+DEFINITION = {
+    "name": "small",
+    "activations": {"source": "synthetic", "train_tokens": 10_000, "eval_tokens": 1000},
+    "sae": {"d_sae": 64},
+    "architectures": {"topk": {"k": [4, 8]}},
+}
+
+
+@dataclass
+class Result:
+    directory: Path
+    finished: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+
+@pytest.fixture
+def definition(tmp_path):
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(DEFINITION))
+    return str(file)
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Stands in for the Ray launch; `launched.outcome` is what it returns or raises, `launched.calls` what it was given."""
+    module = types.ModuleType("sweeps.launch")
+    module.calls = []
+
+    def launch(sweep, **options):
+        module.calls.append((sweep, options))
+        if isinstance(module.outcome, BaseException):
+            raise module.outcome
+        return module.outcome
+
+    module.launch = launch
+    monkeypatch.setitem(sys.modules, "sweeps.launch", module)
+    return module
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def finished(tmp_path):
+    """A results directory with finished runs."""
+    sweep = Sweep(**DEFINITION)
+    store = Store(tmp_path / "results" / "small")
+    store.begin(sweep, sweep.runs())
+    for run in sweep.runs():
+        k = run.sae.k
+        store.write_record(
+            RunRecord(
+                run_id=run.run_id,
+                status="finished",
+                config=run.model_dump(mode="json"),
+                architecture="topk",
+                sparsity_parameter="k",
+                sparsity_value=k,
+                seed=0,
+                d_in=32,
+                metrics={**dict.fromkeys(METRICS), "l0": float(k), "fvu": 0.4 / k, "dead_fraction": 0.0},
+                metric_specs=[dataclasses.asdict(METRICS[name].spec) for name in METRICS],
+                train_tokens=10_000,
+                eval_tokens=1000,
+                activations_hash="a",
+                eval_hash="b",
+            )
+        )
+    return store
+
+
+def test_run_passes_on_what_was_asked(definition, launched, tmp_path):
+    launched.outcome = Result(tmp_path)
+    done = call("run", definition, "--set", "train.lr=1e-3", "--set", "name=mine", "--results", tmp_path / "out", "--cpus-per-trial", 2)
+    assert done.exit_code == 0, done.output
+    ((sweep, options),) = launched.calls
+    assert sweep == Sweep(**{**DEFINITION, "name": "mine", "train": {"lr": 1e-3}})
+    assert options == {"results": tmp_path / "out", "address": None, "cpus_per_trial": 2, "gpus_per_trial": 0.0}
+
+
+def test_run_shows_the_frontier_and_where_the_report_is(definition, launched, tmp_path):
+    store = finished(tmp_path)
+    launched.outcome = Result(store.directory, finished=2)
+    done = call("run", definition)
+    assert done.exit_code == 0, done.output
+    assert "Pareto frontier" in done.stdout
+    assert f"Report: {store.report / 'report.html'}" in done.stdout
+
+
+def test_run_exits_with_1_when_a_run_failed_or_is_missing(definition, launched, tmp_path):
+    launched.outcome = Result(tmp_path, failed={"topk-1": "DivergedError: nan"})
+    done = call("run", definition)
+    assert (done.exit_code, done.stderr) == (1, "failed: topk-1: DivergedError: nan\n")
+    launched.outcome = Result(tmp_path, missing=["topk-2"])
+    done = call("run", definition)
+    assert (done.exit_code, done.stderr) == (1, "missing: topk-2\n")
+
+
+def test_bad_input_exits_with_2_and_one_message(definition, launched):
+    launched.outcome = ConfigError("`x` must be 1, but got x=2. Lower it.")
+    done = call("run", definition)
+    assert (done.exit_code, done.stdout, done.stderr) == (2, "", "`x` must be 1, but got x=2. Lower it.\n")
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt(), Result(Path("r"), finished=1, missing=["topk-2"], interrupted=True)])
+def test_an_interrupted_run_says_how_to_go_on(definition, launched, ending):
+    launched.outcome = ending
+    done = call("run", definition)
+    assert done.exit_code == 130
+    assert done.stderr == "Interrupted. What is finished is kept; the same command goes on from here.\n"
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["train.lrr=1"], "train: config keys must be known, but got 'lrr'. Did you mean 'lr'?"),
+        (["architectures.topk.k=100"], "architectures.topk.k: `k` must satisfy 1 <= k <= d_sae, but got k=100 and d_sae=64."),
+        (["model.name=demo"], "a definition must have `model` and `data`, or else `activations`, but got ['model', 'activations']."),
+        (["lr"], "`--set` must be given as key=value, but got 'lr'."),
+    ],
+)
+def test_bad_settings(definition, monkeypatch, command, settings, message):
+    # `launch` begins with the runs: nothing else of it is needed here.
+    module = types.ModuleType("sweeps.launch")
+    module.launch = lambda sweep, **options: sweep.runs()
+    monkeypatch.setitem(sys.modules, "sweeps.launch", module)
+    done = call(command, definition, *[part for setting in settings for part in ("--set", setting)])
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("arguments", [[], ["--cpus-per-trial", "0"], ["--gpus-per-trial", "-1"], ["--nothing"]])
+def test_bad_options(launched, arguments):
+    done = call("run", *(["demo", *arguments] if arguments else []))
+    assert done.exit_code == 2
+    assert launched.calls == []
+
+
+def test_an_unknown_definition():
+    done = call("plan", "dmo")
+    assert done.exit_code == 2
+    assert "but got 'dmo'. Did you mean 'demo'?" in done.stderr
+
+
+def test_plan(definition, tmp_path):
+    done = call("plan", definition, "--results", tmp_path / "results", "--slots", 3)
+    assert done.exit_code == 0, done.output
+    assert "small: 2 runs, 2 to train" in done.stdout
+    assert "on 3 slots" in done.stdout
+    assert not (tmp_path / "results").exists()
+
+
+def test_status(tmp_path):
+    store = finished(tmp_path)
+    first, second = store.records()
+    store.record_file(second).unlink()
+    done = call("status", store.directory)
+    assert done.exit_code == 0
+    assert sorted(done.stdout.splitlines()) == sorted(
+        [f"{first}  finished", f"{second}  missing   interrupted", "1 finished, 0 trained, 0 failed, 1 missing"]
+    )
+
+
+def test_status_of_no_sweep(tmp_path):
+    done = call("status", tmp_path)
+    assert (done.exit_code, f"but got '{tmp_path}'" in done.stderr) == (2, True)
+
+
+def test_report(tmp_path):
+    store = finished(tmp_path)
+    done = call("report", store.directory)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"Report: {store.report / 'report.html'}\n"
+    assert (store.report / "report.html").is_file()
+    done = call("report", store.directory, "--out", tmp_path / "elsewhere")
+    assert (tmp_path / "elsewhere" / "report.html").is_file()
+
+
+def test_report_on_several_sweeps_needs_a_place(tmp_path):
+    done = call("report", tmp_path, tmp_path)
+    assert done.exit_code == 2
+    assert "`--out` must be given for several sweeps, but got 2 directories" in done.stderr
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    program = "import sys, sweeps.cli; print([m for m in ('torch', 'ray', 'pandas', 'matplotlib', 'transformers') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"

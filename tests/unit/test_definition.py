@@ -1,0 +1,138 @@
+import types
+
+import pytest
+import yaml
+
+import sweeps
+from sae_core.errors import ConfigError, UnknownNameError
+from sweeps.definition import Sweep, _ready
+
+SMALL = {
+    "name": "small",
+    "model": {"name": "demo", "hook_point": "blocks.2.hook_resid_post"},
+    "data": {"dataset": "demo", "train_tokens": 100_000, "eval_tokens": 1000},
+    "sae": {"d_sae": 64},
+    "architectures": {"topk": {"k": [8, 16]}},
+}
+
+
+def test_from_yaml_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(SMALL))
+    sweep = Sweep.from_yaml(file, ["name=other", "train.lr=1e-3"])
+    assert sweep.name == "other"
+    assert sweep.train == {"lr": 0.001}
+    assert [run.sae.k for run in sweep.runs()] == [8, 16]
+    assert sweep == Sweep(**{**SMALL, "name": "other", "train": {"lr": 0.001}})
+
+
+@pytest.mark.parametrize("name", _ready())
+def test_every_ready_definition_is_valid(name):
+    sweep = Sweep.from_yaml(name)
+    assert sweep.name == name
+    assert len({run.sae.architecture for run in sweep.runs()}) == 6
+
+
+def test_the_demo_is_24_runs_of_a_million_tokens():
+    runs = Sweep.from_yaml("demo").runs()
+    assert len(runs) == 24
+    assert {run.activations.train_tokens for run in runs} == {1_000_000}
+
+
+def test_the_demo_on_another_model_and_text_has_other_ids(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "text.parquet").touch()
+    mine = Sweep.from_yaml("demo", [f"model.name={tmp_path}/model", f"data.dataset={tmp_path}/text.parquet"]).runs()
+    demo = Sweep.from_yaml("demo").runs()
+    assert len(mine) == len(demo)
+    assert not {run.run_id for run in mine} & {run.run_id for run in demo}
+
+
+def test_a_written_definition_gives_the_same_runs_from_another_directory(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "b.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    sweep = Sweep.from_dict(SMALL, ["model.name=./model", "data.dataset=[a.txt, b.txt]", "architectures.standard={l1_coefficient: 1e-3}"])
+    written = tmp_path / "results" / "definition.yaml"
+    written.parent.mkdir()
+    written.write_text(sweep.to_yaml())
+    ids = [run.run_id for run in sweep.runs()]
+    monkeypatch.chdir(written.parent)
+    assert [run.run_id for run in Sweep.from_yaml("./definition.yaml").runs()] == ids
+    assert len(ids) == 6
+
+
+def test_a_written_definition_leaves_out_what_was_not_given():
+    assert yaml.safe_load(Sweep(**SMALL).to_yaml()) == SMALL
+
+
+def test_unknown_ready_definition():
+    with pytest.raises(UnknownNameError, match=r"definition must be one of \[.*'demo'.*\], but got 'dmo'\. Did you mean 'demo'\?"):
+        Sweep.from_yaml("dmo")
+
+
+@pytest.mark.parametrize("name", ["no/such/file", "missing.yaml"])
+def test_missing_file(name):
+    with pytest.raises(ConfigError, match=f"a definition file must exist, but '{name}' is missing"):
+        Sweep.from_yaml(name)
+
+
+def test_a_file_that_is_not_text(tmp_path):
+    (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"a definition must be a readable text file, but '.*a\.yaml' is not"):
+        Sweep.from_yaml(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "", "just text", "1: a"])
+def test_a_file_that_is_not_a_mapping(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"a\.yaml: a definition must be a mapping of sections, but got "):
+        Sweep.from_yaml(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": {}}, "config keys must be known, but got 'architecture'. Did you mean 'architectures'?"),
+        ({"name": "a/b"}, "because it names the results directory, but got name='a/b'. Choose another."),
+        ({"name": ".activations"}, "but got name='.activations'"),
+        ({"name": 3}, "name: `name` must be a valid string, but got name=3."),
+        ({"seeds": 3}, "seeds: `seeds` must be a valid list, but got seeds=3. Write it in brackets, e.g. [0]."),
+        ({"architectures": ["topk"]}, "architectures: `architectures` must be a valid mapping, but got architectures=['topk']."),
+        ({"architectures": {"topk": 8}}, "architectures.topk: `topk` must be a valid mapping, but got topk=8."),
+        ({"train": "fast"}, "train: `train` must be a valid mapping, but got train='fast'."),
+        (
+            {"wandb": {"mode": "onlin"}},
+            "wandb.mode: `mode` must be 'offline', 'online' or 'disabled', but got mode='onlin'. Did you mean 'online'?",
+        ),
+        ({"wandb": {"team": "a"}}, "wandb: config keys must be known, but got 'team'."),
+    ],
+)
+def test_bad_sections(changes, message):
+    with pytest.raises(ConfigError) as error:
+        Sweep(**{**SMALL, **changes})
+    assert message in str(error.value)
+
+
+def test_missing_sections_are_told_together():
+    with pytest.raises(ConfigError) as error:
+        Sweep()
+    assert str(error.value).splitlines() == [
+        "name: `name` must be given, but is missing. Add it.",
+        "architectures: `architectures` must be given, but is missing. Add it.",
+    ]
+
+
+def test_the_package_offers_launch_however_its_module_was_imported():
+    module = types.ModuleType("sweeps.launch")
+    module.launch = print
+    package = type(sweeps)("sweeps")
+    package.launch = module  # as the import system does
+    assert package.launch is print
+
+
+def test_the_package_offers_sweep():
+    assert sweeps.Sweep is Sweep
+    with pytest.raises(AttributeError, match="no attribute 'sweep'"):
+        sweeps.sweep  # noqa: B018

@@ -1,0 +1,200 @@
+import pytest
+
+from sae_core.config import ARCHITECTURES
+from sae_core.errors import ConfigError
+from sweeps.definition import Sweep
+
+BASE = {
+    "name": "small",
+    "model": {"name": "demo", "hook_point": "blocks.2.hook_resid_post"},
+    "data": {"dataset": "demo", "train_tokens": 100_000, "eval_tokens": 1000},
+    "sae": {"d_sae": 64},
+    "train": {"lr": 1e-3},
+    "architectures": {"topk": {"k": [8, 16]}},
+}
+
+
+def runs(**changes):
+    return Sweep(**{**BASE, **changes}).runs()
+
+
+def problems(**changes):
+    with pytest.raises(ConfigError) as error:
+        runs(**changes)
+    return str(error.value).splitlines()
+
+
+def test_the_grid_is_the_product_of_axes_and_seeds():
+    found = runs(
+        train={"lr": [1e-3, 3e-3]},
+        architectures={"topk": {"k": [8, 16]}, "standard": {"l1_coefficient": 2}},
+        seeds=[0, 1],
+    )
+    described = [(run.sae.architecture, run.sae.sparsity_value, run.train.lr, run.seed) for run in found]
+    assert described[:4] == [("topk", 8, 1e-3, 0), ("topk", 8, 1e-3, 1), ("topk", 8, 3e-3, 0), ("topk", 8, 3e-3, 1)]
+    assert described[8:] == [("standard", 2, 1e-3, 0), ("standard", 2, 1e-3, 1), ("standard", 2, 3e-3, 0), ("standard", 2, 3e-3, 1)]
+    assert len({run.run_id for run in found}) == 12
+
+
+def test_sections_reach_the_run():
+    (run, _) = runs(data={**BASE["data"], "text_column": "body"}, data_seed=7)
+    assert run.activations.source == "language_model"
+    assert run.activations.model.name == "demo"
+    assert run.activations.data.text_column == "body"
+    assert run.activations.train_tokens == 100_000
+    assert run.data_seed == 7
+
+
+def test_an_architecture_overrides_common_fields():
+    found = runs(
+        train={"lr": [1e-3, 2e-3], "batch_size": 512},
+        architectures={"topk": {"k": 8}, "gated": {"lr": 3e-4, "l1_coefficient": 1, "d_sae": 32}},
+    )
+    assert [(run.train.lr, run.sae.d_sae, run.train.batch_size) for run in found] == [
+        (1e-3, 64, 512),
+        (2e-3, 64, 512),
+        (3e-4, 32, 512),
+    ]
+
+
+def test_activation_fields_are_axes_too():
+    assert {run.activations.model.hook_point for run in runs(model={"name": "demo", "hook_point": ["a", "b"]})} == {"a", "b"}
+    assert {run.data_seed for run in runs(data_seed=[1, 2])} == {1, 2}
+
+
+def test_sequence_fields():
+    widths = {"k": 4, "matryoshka_widths": [[16], [16, 32]]}
+    assert [run.sae.matryoshka_widths for run in runs(architectures={"matryoshka_batchtopk": widths})] == [(16,), (16, 32)]
+    widths = {"k": 4, "matryoshka_widths": [16, 32]}
+    assert [run.sae.matryoshka_widths for run in runs(architectures={"matryoshka_batchtopk": widths})] == [(16, 32)]
+
+
+def test_an_architecture_may_be_left_empty():
+    assert [run.sae.k for run in runs(sae={"d_sae": 64, "k": 4}, architectures={"topk": None, "batchtopk": {}})] == [4, 4]
+
+
+def test_local_paths_become_absolute(tmp_path, monkeypatch):
+    (tmp_path / "text.jsonl").touch()
+    monkeypatch.chdir(tmp_path)
+    assert runs(data={**BASE["data"], "dataset": "text.jsonl"})[0].activations.data.dataset == str(tmp_path / "text.jsonl")
+
+
+def test_another_source():
+    section = {"source": "synthetic", "d_in": [16, 32], "train_tokens": 100_000, "eval_tokens": 1000}
+    found = runs(model=None, data=None, activations=section)
+    assert [(run.activations.source, run.activations.d_in, run.sae.k) for run in found] == [
+        ("synthetic", 16, 8),
+        ("synthetic", 16, 16),
+        ("synthetic", 32, 8),
+        ("synthetic", 32, 16),
+    ]
+    assert problems(model=None, data=None, activations={"source": "synthetic", "train_tokens": 0}) == [
+        "activations.train_tokens: `train_tokens` must be greater than or equal to 1, but got train_tokens=0. Raise it.",
+        "activations.eval_tokens: `eval_tokens` must be given, but is missing. Add it.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"architectures": {"topk": {"k": [8, 65]}}},
+            "architectures.topk.k: `k` must satisfy 1 <= k <= d_sae, but got k=65 and d_sae=64.",
+        ),
+        ({"architectures": {"topk": {}}}, "architectures.topk.k: `k` must be given, but is missing. Add it."),
+        ({"sae": {}}, "sae.d_sae: `d_sae` must be given, but is missing. Add it."),
+        ({"architectures": {"topkk": {"k": 8}}}, "architectures: architecture must be one of "),
+        ({"architectures": {"topkk": {"k": 8}}}, "but got 'topkk'. Did you mean 'topk'?"),
+        ({"architectures": {}}, "architectures: a sweep must have at least one architecture, but got {}."),
+        (
+            {"architectures": {"standard": {"k": [8, 16], "l1_coefficient": 1}}},
+            "architectures.standard: config keys must be known, but got 'k'. The sparsity of 'standard' is set by `l1_coefficient`.",
+        ),
+        (
+            {"sae": {"d_sae": 64, "k": [8]}, "architectures": {"topk": {}, "gated": {"l1_coefficient": 1}}},
+            "sae: config keys must be known, but got 'k'. A common field must belong to every architecture. "
+            "The sparsity of 'gated' is set by `l1_coefficient`.",
+        ),
+        ({"train": {"lrr": 1}}, "train: config keys must be known, but got 'lrr'. Did you mean 'lr'?"),
+        ({"model": {**BASE["model"], "hook": "a"}}, "model: config keys must be known, but got 'hook'. Did you mean 'hook_point'?"),
+        (
+            {"data": {**BASE["data"], "train_token": 1}},
+            "data: config keys must be known, but got 'train_token'. Did you mean 'train_tokens'?",
+        ),
+        (
+            {"data": {**BASE["data"], "train_tokens": 0}},
+            "data.train_tokens: `train_tokens` must be greater than or equal to 1, but got train_tokens=0.",
+        ),
+        (
+            {"data": {**BASE["data"], "eval_tokens": -5}},
+            "data.eval_tokens: `eval_tokens` must be greater than or equal to 1, but got eval_tokens=-5.",
+        ),
+        ({"data": {"dataset": "demo", "eval_tokens": 1}}, "data.train_tokens: `train_tokens` must be given, but is missing. Add it."),
+        ({"model": {"name": "demo"}}, "model.hook_point: `hook_point` must be given, but is missing. Add it."),
+        (
+            {"data": {**BASE["data"], "train_tokens": 100}},
+            "data.train_tokens: `train_tokens` must be >= `batch_size`, but got train_tokens=100 and batch_size=2048.",
+        ),
+        ({"train": {"lr": [0, 1e-3]}}, "train.lr: `lr` must be greater than 0, but got lr=0. Raise it."),
+        ({"architectures": {"topk": {"k": 8, "lr": -1}}}, "architectures.topk.lr: `lr` must be greater than 0, but got lr=-1. Raise it."),
+        ({"train": {"lr_warm_up": 0.5, "lr_decay": 0.6}}, "train.lr_warm_up: `lr_warm_up` + `lr_decay` must be <= 1"),
+        ({"train": {"autocast": "bf16"}}, "train.autocast: `autocast` must be 'off' or 'bfloat16', but got autocast='bf16'."),
+        ({"seeds": []}, "seeds: an axis must list at least one value, but got seeds=[]."),
+        ({"seeds": [0, 0]}, "seeds: an axis must list each value once, but got 0 twice. Remove one."),
+        ({"seeds": [-1]}, "seeds: `seeds` must be greater than or equal to 0, but got seeds=-1. Raise it."),
+        ({"data_seed": "a"}, "data_seed: `data_seed` must be a valid integer, but got data_seed='a'."),
+        ({"architectures": {"topk": {"k": []}}}, "architectures.topk.k: an axis must list at least one value, but got k=[]."),
+        (
+            {"architectures": {"topk": {"k": [8, 8]}}},
+            "architectures.topk.k: an axis must list each value once, but got 8 twice. Remove one.",
+        ),
+        ({"model": None}, "a definition must have `model` and `data`, or else `activations`, but got ['data']."),
+        ({"activations": {"source": "a"}}, "but got ['model', 'data', 'activations']."),
+        ({"model": None, "data": None, "activations": {"source": "nothing"}}, "activations.source: activation source must be one of "),
+        ({"model": None, "data": None, "activations": {"source": "nothing"}}, "but got 'nothing'."),
+        ({"data": {**BASE["data"], "dataset": "./a.parquet"}}, "data.dataset: a local path must exist, but './a.parquet' is missing"),
+        ({"model": {**BASE["model"], "name": "~/no-such"}}, "model.name: a local path must exist, but '~/no-such' is missing"),
+    ],
+)
+def test_what_bad_input_gets(changes, message):
+    assert any(message in line for line in problems(**changes)), problems(**changes)
+
+
+def test_two_names_of_one_file_are_duplicate_runs(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    (line, _) = problems(data={**BASE["data"], "dataset": ["a.txt", "./a.txt"]})
+    assert line.startswith("architectures.topk: runs must differ, but got topk-")
+    assert line.endswith(" twice. Remove one of the values that mean the same.")
+
+
+def test_all_problems_are_told_at_once_and_once():
+    lines = problems(
+        model={"name": "demo", "hook_pint": "a"},
+        data={"dataset": "./gone.parquet", "train_tokens": -1, "eval_tokens": 1000},
+        train={"lr": [1e-3, 0], "momentum": 1},
+        architectures={"topk": {"k": [8, 100]}, "batchtopk": {"k": 200}, "relu": {}},
+        seeds=[0, 1, -2],
+    )
+    places = [line.split(":")[0] for line in lines]
+    assert places == [
+        "model",
+        "data.dataset",
+        "data.train_tokens",
+        "model.hook_point",
+        "seeds",
+        "train",
+        "architectures.topk.k",
+        "train.lr",
+        "architectures.batchtopk.k",
+        "architectures",
+    ]
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_every_architecture_can_be_swept_by_its_sparsity_parameter(name):
+    example = ARCHITECTURES[name].Config.example(8, 64)
+    own = {field: value for field, value in example.model_dump(exclude_unset=True).items() if field not in ("architecture", "d_sae")}
+    value = own.pop(example.sparsity_parameter)
+    found = runs(architectures={name: {**own, example.sparsity_parameter: [value, value * 2]}})
+    assert [run.sae.sparsity_value for run in found] == [value, value * 2]

@@ -1,0 +1,80 @@
+import pytest
+
+from sae_core.config import ARCHITECTURES
+from sae_core.errors import ConfigError
+from sweeps.definition import Sweep
+from sweeps.grouping import GROUPS_PER_SLOT, group_bytes, group_runs, n_parameters, training_cost, training_flops
+
+
+def runs(**changes):
+    definition = {
+        "name": "small",
+        "activations": {"source": "synthetic", "train_tokens": 10_000, "eval_tokens": 1000},
+        "sae": {"d_sae": 64},
+        "train": {"batch_size": 512},
+        "architectures": {"topk": {"k": [1, 2, 4, 8, 16, 32]}},
+    }
+    return Sweep(**{**definition, **changes}).runs()
+
+
+def width(_):
+    return 32
+
+
+def test_estimates():
+    run = runs()[0]
+    assert n_parameters(run, 32) == 2 * 32 * 64 + 64 + 32
+    # 10,000 tokens are 19 whole batches of 512.
+    assert training_flops(run, 32) == 12 * 32 * 64 * 19 * 512
+    assert training_cost(run, 32) == training_flops(run, 32) * ARCHITECTURES["topk"].relative_cost
+    # 4,192 parameters in four copies, and six tensors of 512 x 64, all of 4 bytes.
+    assert group_bytes([run], width) == 4 * (4 * 4_192 + 6 * 512 * 64)
+
+
+def test_a_group_holds_all_parameters_and_one_step():
+    small, large = runs(sae={"d_sae": [64, 128]}, architectures={"topk": {"k": 4}})
+    assert group_bytes([small, large], width) == 4 * (4 * (4_192 + 2 * 32 * 128 + 128 + 32) + 6 * 512 * 128)
+
+
+def test_a_few_groups_per_slot():
+    groups = group_runs(runs(), n_slots=2, d_in=width)
+    assert len(groups) == 2 * GROUPS_PER_SLOT
+    assert sorted(len(group) for group in groups) == [1, 1, 2, 2]
+
+
+def test_equal_runs_are_dealt_back_and_forth():
+    several = runs(architectures={"topk": {"k": [1, 2, 4, 8]}, "standard": {"l1_coefficient": [1, 2, 4, 8]}})
+    groups = group_runs(several, n_slots=2, d_in=width)
+    values = sorted(sorted(run.sae.sparsity_value for run in group) for group in groups)
+    assert values == [[1, 8], [1, 8], [2, 4], [2, 4]]
+
+
+def test_fewer_runs_than_slots_train_alone():
+    assert [len(group) for group in group_runs(runs(), n_slots=50, d_in=width)] == [1] * 6
+
+
+def test_no_runs_no_groups():
+    assert group_runs([], n_slots=2, d_in=width) == []
+
+
+def test_the_costliest_group_comes_first():
+    groups = group_runs(runs(sae={"d_sae": [32, 512]}, architectures={"topk": {"k": 4}}), n_slots=2, d_in=width)
+    assert [group[0].sae.d_sae for group in groups] == [512, 32]
+
+
+def test_runs_on_different_streams_are_not_grouped():
+    mixed = runs(train={"batch_size": [256, 512]}, data_seed=[0, 1], seeds=[0, 1], architectures={"topk": {"k": 4}})
+    groups = group_runs(mixed, n_slots=1, d_in=width)
+    assert sorted(len(group) for group in groups) == [2, 2, 2, 2]  # seeds share a stream
+    assert all(len({(run.train.batch_size, run.data_seed) for run in group}) == 1 for group in groups)
+
+
+def test_a_group_stays_within_memory():
+    limit = group_bytes(runs()[:2], width)
+    groups = group_runs(runs(), n_slots=1, d_in=width, memory_bytes=limit)
+    assert [len(group) for group in groups] == [2, 2, 2]
+
+
+def test_a_run_that_does_not_fit():
+    with pytest.raises(ConfigError, match=r"must fit into a slot's memory, but topk-\w+ needs 0\.00 GiB \(d_sae=64, batch_size=512\)"):
+        group_runs(runs(), n_slots=1, d_in=width, memory_bytes=1000)

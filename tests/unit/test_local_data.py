@@ -1,0 +1,89 @@
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from sae_core.activations.language_model import LanguageModelActivations
+from sae_core.config import ActivationsConfig
+from sae_core.errors import ConfigError
+from sweeps.local_data import absolute, locate
+
+
+@pytest.fixture
+def corpus(monkeypatch):
+    """A stand-in for the demo's corpus, which takes seconds to write."""
+    module = types.ModuleType("sweeps.demo.corpus")
+    module.PACKAGES = ("numpy",)
+    module.written = []
+    module.model_directory = lambda: Path("/demo/model")
+
+    def write_corpus(path):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("text")
+        module.written.append(path)
+
+    module.write_corpus = write_corpus
+    monkeypatch.setitem(sys.modules, "sweeps.demo.corpus", module)
+    return module
+
+
+def activations(model="demo", dataset="demo"):
+    return LanguageModelActivations.model_validate(
+        {
+            "source": "language_model",
+            "model": {"name": model, "hook_point": "blocks.0.hook_resid_post"},
+            "data": {"dataset": dataset},
+            "train_tokens": 4096,
+            "eval_tokens": 1024,
+        }
+    )
+
+
+def test_existing_paths_become_absolute(tmp_path, monkeypatch):
+    (tmp_path / "models" / "a").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert absolute("models/a") == str(tmp_path / "models" / "a")
+    assert absolute("./models/../models/a") == str(tmp_path / "models" / "a")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert absolute("~/models") == str(tmp_path / "models")
+
+
+@pytest.mark.parametrize("name", ["demo", "gpt2", "EleutherAI/pythia-160m"])
+def test_other_names_stay(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert absolute(name) == name
+
+
+@pytest.mark.parametrize("name", ["./a", "../a", "/no/such/model", "~/no-such-thing", "a.parquet", "b.jsonl", "c/d/e"])
+def test_a_path_to_nothing(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=f"a local path must exist, but '{name}' is missing"):
+        absolute(name)
+
+
+def test_locate_puts_in_the_demo(corpus, tmp_path):
+    located = locate(activations(), tmp_path / "cache")
+    assert located.model.name == "/demo/model"
+    assert located.model.hook_point == "blocks.0.hook_resid_post"
+    assert Path(located.data.dataset).is_file()
+    assert Path(located.data.dataset).name.startswith("demo-text-")
+
+
+def test_the_corpus_is_written_once(corpus, tmp_path):
+    assert locate(activations(), tmp_path) == locate(activations(), tmp_path)
+    assert len(corpus.written) == 1
+
+
+def test_another_version_of_a_package_is_another_corpus(corpus, tmp_path, monkeypatch):
+    first = locate(activations(), tmp_path)
+    monkeypatch.setattr("importlib.metadata.distributions", lambda name: [types.SimpleNamespace(name=name, version="0.0.0")])
+    assert locate(activations(), tmp_path).data.dataset != first.data.dataset
+
+
+def test_other_models_and_sources_stay(tmp_path):
+    mine = activations(model="gpt2", dataset="owner/text")
+    assert locate(mine, tmp_path) == mine
+    other = ActivationsConfig(source="other", train_tokens=1, eval_tokens=1)
+    assert locate(other, tmp_path) is other

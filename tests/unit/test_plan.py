@@ -1,0 +1,145 @@
+import pytest
+
+from sae_core.activations.synthetic import SyntheticSource
+from sae_core.errors import ConfigError
+from sae_core.records import RunRecord
+from sweeps.definition import Sweep
+from sweeps.local_data import demo_text_file
+from sweeps.plan import lines, plan
+from sweeps.store import Store
+
+
+def sweep(**changes):
+    definition = {
+        "name": "small",
+        "activations": {"source": "synthetic", "d_in": 32, "train_tokens": 10_000, "eval_tokens": 1000},
+        "sae": {"d_sae": 64},
+        "train": {"batch_size": 512},
+        "architectures": {"topk": {"k": [2, 4, 8, 16]}, "standard": {"l1_coefficient": 0.5}},
+    }
+    return Sweep(**{**definition, **changes})
+
+
+def write_record(store, run, status, error=None):
+    sae = run.sae
+    store.write_record(
+        RunRecord(
+            run_id=run.run_id,
+            status=status,
+            config=run.model_dump(mode="json"),
+            architecture=sae.architecture,
+            sparsity_parameter=sae.sparsity_parameter,
+            sparsity_value=sae.sparsity_value,
+            seed=run.seed,
+            error=error and {"type": error, "message": "", "traceback": ""},
+        )
+    )
+
+
+def test_a_fresh_sweep(tmp_path):
+    made = plan(sweep(), tmp_path, n_slots=1)
+    assert [run.setting for run in made.runs] == [
+        "topk k=2 seed=0",
+        "topk k=4 seed=0",
+        "topk k=8 seed=0",
+        "topk k=16 seed=0",
+        "standard l1_coefficient=0.5 seed=0",
+    ]
+    assert {run.state for run in made.runs} == {"missing"}
+    assert {run.group for run in made.runs} == {1, 2}
+    # 19 whole batches of 512 tokens.
+    assert {run.tokens for run in made.runs} == {9_728}
+    assert made.flops == 5 * 12 * 32 * 64 * 9_728
+    assert (made.harvest_tokens, made.eval_tokens) == (10_000, 1_000)
+    assert made.activations_bytes == 10_000 * 32 * 4
+    assert made.results_bytes == 5 * (2 * 32 * 64 + 64 + 32) * 4
+    assert made.directory == tmp_path / "small"
+
+
+def test_nothing_is_written(tmp_path):
+    plan(sweep(), tmp_path / "results", n_slots=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_done_is_not_trained_again(tmp_path):
+    store = Store(tmp_path / "small")
+    runs = sweep().runs()
+    store.begin(sweep(), runs)
+    write_record(store, runs[0], "finished")
+    write_record(store, runs[1], "trained")
+    write_record(store, runs[2], "failed", "DivergedError")
+    write_record(store, runs[3], "failed", "WorkerDiedError")
+    made = plan(sweep(), tmp_path, n_slots=1)
+    assert [run.state for run in made.runs] == ["finished", "trained", "failed", "failed", "missing"]
+    assert [run.group is not None for run in made.runs] == [False, False, False, True, True]
+    assert made.flops == 2 * 12 * 32 * 64 * 9_728
+    words = [line.split(" FLOPs  ")[1] for line in lines(made)[1:6]]
+    assert words[:3] == ["done", "to evaluate", "failed"]
+    assert words[3].startswith("failed, to do (group ")
+    assert words[4].startswith("to do (group ")
+
+
+def test_all_done(tmp_path):
+    store = Store(tmp_path / "small")
+    store.begin(sweep(), sweep().runs())
+    for run in sweep().runs():
+        write_record(store, run, "finished")
+    made = plan(sweep(), tmp_path, n_slots=2)
+    assert (made.n_groups, made.memory_bytes, made.flops) == (0, 0, 0)
+    assert lines(made)[0] == f"Sweep small: 5 runs, 0 to train. Results in {tmp_path / 'small'}"
+
+
+def test_axes_over_activations(tmp_path):
+    wide = sweep(activations={"source": "synthetic", "d_in": [16, 32], "train_tokens": 10_000, "eval_tokens": 1000})
+    made = plan(wide, tmp_path, n_slots=1)
+    assert made.harvest_tokens == 20_000
+    assert made.activations_bytes == 10_000 * (16 + 32) * 4
+    assert {run.flops for run in made.runs} == {12 * 16 * 64 * 9_728, 12 * 32 * 64 * 9_728}
+
+
+def test_text(tmp_path):
+    made = plan(sweep(), tmp_path, n_slots=3)
+    text = lines(made)
+    assert len(text) == 1 + 5 + 5
+    first = made.runs[0]
+    assert text[1] == f"{first.run_id:<21}  topk k=2 seed=0{' ' * 19}        9,728 tokens  2.4e+08 FLOPs  to do (group {first.group})"
+    assert text[-5:-2] == [
+        "harvest     10,000 training tokens, once for all runs",
+        "evaluation  1,000 held-out tokens",
+        "training    1.2e+09 FLOPs in 5 groups on 3 slots",
+    ]
+    assert text[-1] == "disk        1 MiB for activations, 0 MiB for results"
+
+
+def test_another_sweep_stands_there(tmp_path):
+    store = Store(tmp_path / "small")
+    store.begin(sweep(), sweep().runs())
+    other = sweep(activations={"source": "synthetic", "d_in": 16, "train_tokens": 10_000, "eval_tokens": 1000})
+    with pytest.raises(ConfigError, match="d_in is 32 there and 16 here"):
+        plan(other, tmp_path, n_slots=1)
+
+
+def test_what_the_source_finds_wrong_is_told(tmp_path, monkeypatch):
+    def check(self):
+        raise ConfigError("`model.hook_point` must be one of ['a'], but got 'b'.")
+
+    monkeypatch.setattr(SyntheticSource, "check", check)
+    with pytest.raises(ConfigError, match=r"`model\.hook_point` must be one of \['a'\], but got 'b'"):
+        plan(sweep(), tmp_path, n_slots=1)
+
+
+def test_the_demo_text_made_for_the_check_is_thrown_away(tmp_path, monkeypatch):
+    seen = []
+
+    def stand_in(config, cache):
+        seen.append(cache)
+        return config
+
+    monkeypatch.setattr("sweeps.plan.locate", stand_in)
+    plan(sweep(), tmp_path, n_slots=1)
+    assert not seen[0].exists()
+    kept = demo_text_file(tmp_path / ".activations")
+    kept.parent.mkdir()
+    kept.touch()
+    plan(sweep(), tmp_path, n_slots=1)
+    assert seen[1] == tmp_path / ".activations"

@@ -1,0 +1,160 @@
+"""The report, from records alone."""
+
+import re
+from pathlib import Path
+
+import pytest
+from fake_results import failed, metrics_at, record_of, write_sweep
+
+from analysis.report import write_report
+from sae_core.errors import ConfigError
+
+LEVELS = {8: (0.15, 0.25), 16: (0.08, 0.13), 32: (0.045, 0.06)}
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep with a failed and a missing run."""
+    records = [record_of("topk", k, metrics_at(k, *values)) for k, values in LEVELS.items()]
+    records += [record_of("gated", k, metrics_at(k, *values)) for k, values in LEVELS.items()]
+    return write_sweep(
+        tmp_path_factory.mktemp("results") / "demo",
+        [*records, failed("jumprelu", 0.1)],
+        missing=[("batchtopk", 8, 0)],
+        stages=[{"stage": "harvest", "seconds": 12.0}, {"stage": "train", "seconds": 250.0}],
+        hardware="2 CPU cores <test>",
+    )
+
+
+@pytest.fixture(scope="module")
+def out(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its report."""
+    return write_report([sweep], tmp_path_factory.mktemp("report")).parent
+
+
+@pytest.fixture
+def prefixes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Draw nothing, which takes most of a report's time; collect the prefixes of the file names instead."""
+    seen: list[str] = []
+
+    def draw_nothing(table: object, histories: object, directory: object, prefix: str) -> list[object]:
+        seen.append(prefix)
+        return []
+
+    monkeypatch.setattr("analysis.report.draw_plots", draw_nothing)
+    return seen
+
+
+def test_files(out: Path) -> None:
+    assert sorted(file.name for file in out.iterdir()) == ["plots", "report.html", "report.md"]
+    names = ["dead_fraction", "l0_ce_loss_recovered", "l0_delta_ce", "l0_fvu", "training_curves"]
+    assert sorted(file.name for file in (out / "plots").iterdir()) == sorted(f"{name}.{kind}" for name in names for kind in ("png", "svg"))
+
+
+def test_html_is_one_file_that_needs_no_network(out: Path) -> None:
+    html = (out / "report.html").read_text()
+    assert html.count("<svg ") == 5
+    assert not re.search(r'(src|href)="(?!#)', html)  # links lead into the page itself
+    assert not re.search(r"@import|url\((?!#)", html)
+    assert "<script" not in html
+
+
+def test_points_link_to_rows_of_the_page(out: Path) -> None:
+    html = (out / "report.html").read_text()
+    targets = set(re.findall(r'xlink:href="#(topk-[^"]*|gated-[^"]*)"', html))
+    assert targets == {f"{name}-{k}-0" for name in ("topk", "gated") for k in LEVELS}
+    assert all(f'<tr id="{target}">' in html for target in targets)
+    assert "<title>TopK, k 16: L0 16.0, FVU 0.0800, delta CE 0.1300</title>" in html
+
+
+def test_svg_colours_are_the_page_s(out: Path) -> None:
+    html = (out / "report.html").read_text()
+    used, defined = set(re.findall(r"var\((--[a-z]+)\)", html)), set(re.findall(r"(--[a-z]+):", html))
+    assert used <= defined
+    assert "#1a1a1a" not in html.partition("<body>")[2]
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.md"])
+def test_both_say_what_was_run_and_what_came_out(out: Path, name: str) -> None:
+    text = (out / name).read_text()
+    for part in (
+        *("demo", "blocks.2.hook_resid_post", "d_sae 1024", "1,000,000", "100,352", "6f1d0c2ab9e4", "b82e7745aa01", "torch 2.13.0"),
+        *("harvest", "12.0 s", "4 min 10 s", "4 min 22 s"),  # 12 s + 250 s in all
+        *("0.0800", "0.1300", "Hypervolume", "One seed"),
+        *("jumprelu-0.1-0", "DivergenceError: loss must be finite, but got loss=nan at step 212.", "batchtopk-8-0", "left no record"),
+        *("Fraction of variance unexplained", "ce_loss_mean_ablated", "name: demo"),
+    ):
+        assert part in text, part
+
+
+def test_text_from_outside_is_escaped(out: Path) -> None:
+    assert "2 CPU cores &lt;test&gt;" in (out / "report.html").read_text()
+    assert "2 CPU cores <test>" in (out / "report.md").read_text()
+
+
+def test_markdown_points_at_plots_that_are_there(out: Path) -> None:
+    links = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (out / "report.md").read_text())
+    assert len(links) == 5
+    assert all((out / link).is_file() for link in links)
+
+
+def test_markdown_tables_have_as_many_cells_in_every_row(out: Path) -> None:
+    for table in re.findall(r"(?:^\|.*\n)+", (out / "report.md").read_text(), flags=re.MULTILINE):
+        rows = [re.sub(r"\\\|", "", row).count("|") for row in table.splitlines()]
+        assert len(set(rows)) == 1, table
+
+
+def test_the_same_records_give_the_same_report(sweep: Path, out: Path, tmp_path: Path) -> None:
+    write_report(sweep, tmp_path)
+    files = [file.relative_to(out) for file in out.rglob("*.*")]
+    assert len(files) == 12
+    assert all((out / file).read_bytes() == (tmp_path / file).read_bytes() for file in files)
+
+
+def test_several_sweeps_keep_what_may_not_be_compared_apart(tmp_path: Path, prefixes: list[str]) -> None:
+    wide = record_of("topk", 16, metrics_at(16, 0.05, 0.1), run_id="topk-wide")
+    wide.config["sae"]["d_sae"] = 4096
+    sweeps = [
+        write_sweep(tmp_path / "small", [record_of("topk", 16, metrics_at(16, 0.08, 0.13))]),
+        write_sweep(tmp_path / "wide", [wide]),
+    ]
+    text = write_report(sweeps, tmp_path / "out").with_name("report.md").read_text()
+    assert text.startswith("# small and wide\n")
+    assert text.index("d_sae 1024 ·") < text.index("d_sae 4096 ·")
+    assert prefixes == ["1-", "2-"]
+
+
+def test_nothing_finished_still_gives_a_report(tmp_path: Path) -> None:
+    html = write_report(write_sweep(tmp_path / "demo", [failed("topk", 8)]), tmp_path / "out").read_text()
+    assert "No run has finished" in html
+    assert "DivergenceError" in html
+
+
+def test_runs_without_a_language_model(tmp_path: Path, prefixes: list[str]) -> None:
+    config = {"activations": {"source": "synthetic", "train_tokens": 4096}, "sae": {"d_sae": 64}, "train": {"lr": 1e-3}, "seed": 0}
+    records = [record_of("topk", k, {"l0": float(k), "fvu": 1 / k}, config={**config, "sae": {"d_sae": 64, "k": k}}) for k in (8, 16)]
+    text = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out").with_name("report.md").read_text()
+    assert prefixes == [""]
+    assert "## d_sae 64 · 4.1 k training tokens" in text
+    assert "ΔCE at L0" not in text
+
+
+def test_notes_warn_of_tuned_rates_lone_points_and_collapse(tmp_path: Path, prefixes: list[str]) -> None:
+    records = [record_of("topk", k, metrics_at(k, *values)) for k, values in LEVELS.items()]
+    tuned = record_of("topk", 64, metrics_at(64, 0.02, 0.03), run_id="tuned")
+    tuned.config["train"]["lr"] = 8e-3
+    lone, dead = record_of("gated", 3, metrics_at(12, 0.1, 0.2)), record_of("standard", 9, metrics_at(0, 1.0, 3.0), run_id="dead")
+    text = write_report(write_sweep(tmp_path / "demo", [*records, tuned, lone, dead]), tmp_path / "out").with_name("report.md").read_text()
+    assert "The fronts of TopK run over several learning rates" in text
+    assert "Gated has a single finished sparsity level" in text
+    assert "No latent is ever active (L0 0) in dead" in text
+
+
+def test_a_directory_that_is_no_sweep(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"but got '.*nowhere'"):
+        write_report(tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_plots_are_drawn_in_the_report_s_order(out: Path) -> None:
+    links = re.findall(r"\(plots/(.*).png\)", (out / "report.md").read_text())
+    assert links == ["l0_fvu", "l0_delta_ce", "l0_ce_loss_recovered", "dead_fraction", "training_curves"]

@@ -1,0 +1,82 @@
+"""Numbers read off the fronts."""
+
+from pathlib import Path
+
+import pytest
+from fake_results import failed, metrics_at, realistic_records, record_of, write_sweep
+
+from analysis.summary import Spread, at_matched_l0, compared_metrics, frontier_lines, hypervolumes
+from analysis.table import load_table
+
+
+def line_of(architecture: str, scale: float, seed: int = 0, l0s: tuple[float, ...] = (8, 32, 128)) -> list:
+    """Runs with FVU scale / L0 and delta CE twice that: straight lines in logarithms."""
+    return [record_of(architecture, l0, metrics_at(l0, scale / l0, 2 * scale / l0), seed) for l0 in l0s]
+
+
+def test_matched_l0_is_read_per_seed_and_averaged(tmp_path: Path) -> None:
+    table = load_table(write_sweep(tmp_path / "demo", line_of("topk", 1.6, seed=0) + line_of("topk", 2.0, seed=1)))
+    (value, *_) = at_matched_l0(table, "fvu", [16])["topk"]
+    assert value is not None
+    assert (value.mean, value.low, value.high) == pytest.approx((0.1125, 0.1, 0.125))  # 1.6 / 16 and 2.0 / 16
+    assert value.n_seeds == 2
+
+
+def test_matched_l0_that_one_seed_does_not_reach_is_none(tmp_path: Path) -> None:
+    table = load_table(write_sweep(tmp_path / "demo", line_of("topk", 1.6) + line_of("topk", 2.0, seed=1, l0s=(8, 12))))
+    assert at_matched_l0(table, "fvu", [16]) == {"topk": [None]}
+
+
+def test_hypervolumes_on_the_common_window(tmp_path: Path) -> None:
+    records = line_of("topk", 1.6) + line_of("gated", 3.2, l0s=(16, 64)) + line_of("jumprelu", 1.6, l0s=(32,))
+    volumes = hypervolumes(load_table(write_sweep(tmp_path / "demo", records)), "fvu")
+    assert volumes.window == (16.0, 64.0)
+    # gated: FVU 0.2 from log2 16 = 4 to log2 64 = 6. topk: 0.2 (its L0 8) from 4 to 5, 0.05 (its L0 32) from 5 to 6.
+    assert volumes.architectures["gated"].mean == pytest.approx(2 * 0.8)
+    assert volumes.architectures["topk"].mean == pytest.approx(0.8 + 0.95)
+    assert "jumprelu" not in volumes.architectures
+    # All together, 3 to 7: 0.2 from 3 to 5, 0.05 from 5 on. gated's L0 64 at 0.05 adds nothing.
+    assert volumes.pooled == Spread(pytest.approx(2 * 0.8 + 2 * 0.95), pytest.approx(3.5), pytest.approx(3.5), 1)
+
+
+def test_hypervolumes_without_a_common_window(tmp_path: Path) -> None:
+    volumes = hypervolumes(load_table(write_sweep(tmp_path / "demo", line_of("topk", 1.6))), "delta_ce")
+    assert (volumes.window, volumes.architectures, volumes.reference) == (None, {}, 2.0)
+
+
+def test_spread_shows_its_range_only_over_seeds() -> None:
+    assert str(Spread(0.1, 0.1, 0.1, 1)) == "0.1000"
+    assert str(Spread(0.1, 0.09, 0.11, 3)) == "0.1000 (0.0900–0.1100)"
+
+
+def test_runs_without_a_language_model_are_compared_by_fvu_alone(tmp_path: Path) -> None:
+    record = record_of("topk", 8, {"l0": 8.0, "fvu": 0.2})
+    table = load_table(write_sweep(tmp_path / "demo", [record]))
+    assert compared_metrics(table) == ["fvu"]
+    assert any("0.2000" in line for line in frontier_lines(table))
+
+
+def test_frontier_lines_fit_the_terminal(tmp_path: Path) -> None:
+    lines = frontier_lines(load_table(write_sweep(tmp_path / "demo", realistic_records(seeds=(0, 1)))))
+    assert max(map(len, lines)) <= 100
+    assert lines[0] == "Pareto frontier of L0 against FVU: 24 of 24 settings, means over 2 seeds"
+    assert sum("k=8" in line for line in lines) == 3
+    assert sum(line.startswith("Matryoshka BatchTopK") for line in lines) == 2  # its front and its matched values
+
+
+def test_frontier_lines_of_one_run(tmp_path: Path) -> None:
+    lines = frontier_lines(load_table(write_sweep(tmp_path / "demo", [record_of("topk", 16, metrics_at(16, 0.08, 0.135))])))
+    assert lines[3].split() == ["TopK", "16.0", "0.0800", "0.1350", "0.9786", "6.3", "%", "k=16"]
+    assert lines[-1].split() == ["TopK", "0.0800", "–", "–", "0.1350", "–", "–"]
+
+
+def test_frontier_lines_keep_widths_apart(tmp_path: Path) -> None:
+    wide = record_of("topk", 16, metrics_at(16, 0.05, 0.1), run_id="wide")
+    wide.config["sae"]["d_sae"] = 4096
+    lines = frontier_lines(load_table(write_sweep(tmp_path / "demo", [record_of("topk", 16, metrics_at(16, 0.08, 0.1)), wide])))
+    assert sum(line.startswith("Comparison ") for line in lines) == 2
+
+
+def test_frontier_lines_of_nothing(tmp_path: Path) -> None:
+    table = load_table(write_sweep(tmp_path / "demo", [failed("topk", 16)]))
+    assert frontier_lines(table) == ["No run has finished, so there is no frontier yet."]

@@ -1,0 +1,60 @@
+"""The training curves' data."""
+
+import math
+from pathlib import Path
+
+from fake_results import metrics_at, record_of, write_sweep
+
+from analysis.plots.dead_fraction import DeadFraction, DeadFractionInfo
+from analysis.plots.training_curves import MAX_POINTS, Curve, TrainingCurves
+from analysis.table import load_table
+from sae_core.records import write_text
+
+
+def sweep_of(tmp_path: Path) -> Path:
+    return write_sweep(tmp_path / "demo", [record_of("topk", k, metrics_at(k, 0.1, 0.2)) for k in (16, 8)])
+
+
+def test_curves_are_sorted_by_sparsity_and_nan_where_not_finite(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path)
+    histories = {name: sweep / "runs" / name / "history.jsonl" for name in ("topk-8-0", "topk-16-0")}
+    write_text(
+        histories["topk-8-0"], '{"tokens": 2048, "loss": 3.0, "mse_loss": 2.0, "l0": 8.0}\n{"tokens": 4096, "loss": 1.0, "l0": null}\n'
+    )
+    info = TrainingCurves.info(load_table(sweep), histories)
+    assert info is not None
+    first, second = info.curves["topk"]
+    assert (first.run_id, first.tokens, first.mse) == ("topk-8-0", (2048.0, 4096.0), (2.0, 1.0))  # the loss where there is no mse_loss
+    assert first.l0[0] == 8.0
+    assert math.isnan(first.l0[1])
+    assert second.run_id == "topk-16-0"
+
+
+def test_long_histories_are_thinned_and_keep_both_ends(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path)
+    history = sweep / "runs" / "topk-8-0" / "history.jsonl"
+    write_text(history, "".join(f'{{"tokens": {i}, "loss": 1.0, "mse_loss": 1.0, "l0": 8.0}}\n' for i in range(1000)))
+    info = TrainingCurves.info(load_table(sweep), {"topk-8-0": history})
+    assert info is not None
+    (curve,) = info.curves["topk"]
+    assert isinstance(curve, Curve)
+    assert len(curve.tokens) <= MAX_POINTS
+    assert (curve.tokens[0], curve.tokens[-1]) == (0, 999)
+
+
+def test_more_than_three_architectures_wrap(tmp_path: Path) -> None:
+    records = [record_of(name, 8, metrics_at(8, 0.1, 0.2)) for name in ("topk", "gated", "standard", "batchtopk")]
+    sweep = write_sweep(tmp_path / "demo", records)
+    table = load_table(sweep)
+    figure = TrainingCurves.figure(TrainingCurves.info(table, {name: sweep / "runs" / name / "history.jsonl" for name in table["run_id"]}))
+    assert len([axes for axes in figure.axes if axes.get_visible()]) == 8  # two panels for each of the four
+
+
+def test_dead_fraction_leaves_out_collapsed_runs(tmp_path: Path) -> None:
+    records = [
+        record_of("topk", 16, {**metrics_at(16, 0.1, 0.2), "dead_fraction": 0.25}),
+        record_of("topk", 8, {**metrics_at(8, 0.2, 0.3), "dead_fraction": 0.5}),
+        record_of("topk", 1, {**metrics_at(0, 1.0, 3.0), "dead_fraction": 1.0}),
+    ]
+    table = load_table(write_sweep(tmp_path / "demo", records))
+    assert DeadFraction.info(table, {}) == DeadFractionInfo({"topk": ((8.0, 0.5), (16.0, 0.25))}, "Dead latents")
