@@ -39,7 +39,7 @@ class RunFiles:
         }
         temporary = folder / f".checkpoint.{os.getpid()}.tmp"
         torch.save(state, temporary)
-        os.replace(temporary, folder / "checkpoint.pt")
+        temporary.replace(folder / "checkpoint.pt")
 
     def resume(self, learner: "Learner") -> None:
         """Bring a fresh learner to its last checkpoint; nothing where there is none."""

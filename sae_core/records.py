@@ -82,7 +82,7 @@ class RunRecord:
             ValueError: the file was written by a newer schema, or is not a record.
         """
         raw = json.loads(Path(path).read_text())
-        version = raw.get("schema_version")
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
         if not isinstance(version, int) or version > SCHEMA_VERSION:
             raise ValueError(
                 f"record schema_version must be <= {SCHEMA_VERSION}, but {path} has {version}. Install a newer sae-sweep to read it."
@@ -117,8 +117,8 @@ def write_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

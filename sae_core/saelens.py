@@ -45,7 +45,7 @@ def save(sae: SparseAutoencoder, directory: Path, metadata: dict[str, Any]) -> N
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in sae.state_dict().items()}
     temporary = directory / f".{WEIGHTS}.{os.getpid()}.tmp"
     save_file(tensors, temporary)
-    os.replace(temporary, directory / WEIGHTS)
+    temporary.replace(directory / WEIGHTS)
     write_json(directory / "cfg.json", cfg)
 
 

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from sae_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sweeps.launch import LaunchResult
+    from sweeps.launcher import LaunchResult
 
 
 class _Commands(TyperGroup):
@@ -53,7 +53,7 @@ def run(
 ) -> None:
     """Train and evaluate what is missing of a sweep, then write its table and report."""
     from sweeps.definition import Sweep
-    from sweeps.launch import launch
+    from sweeps.launcher import launch
 
     sweep = Sweep.from_yaml(definition, settings or [])
     done = launch(sweep, results=results, address=address, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial)

@@ -4,6 +4,7 @@ import logging
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from sae_core.errors import ConfigError
 from sweeps import provenance
@@ -42,7 +43,7 @@ class Cluster:
 
         # Workers import this package from where the driver did, also when it is not installed.
         paths = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")]))
-        options = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": {"env_vars": {"PYTHONPATH": paths}}}
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": {"env_vars": {"PYTHONPATH": paths}}}
         if self.address is None:
             ray.init(num_cpus=provenance.n_cores(), num_gpus=provenance.n_gpus(), include_dashboard=False, **options)
         else:
@@ -56,12 +57,12 @@ class Cluster:
         ray.shutdown()
 
     @property
-    def actor_resources(self) -> dict[str, float]:
+    def actor(self) -> dict[str, float]:
         """A slot, in the words of Ray actors."""
         return {"num_cpus": self.cpus, "num_gpus": self.gpus}
 
     @property
-    def trial_resources(self) -> dict[str, float]:
+    def trial(self) -> dict[str, float]:
         """A slot, in the words of Ray Tune."""
         return {"cpu": self.cpus, "gpu": self.gpus}
 

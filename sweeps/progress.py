@@ -21,8 +21,9 @@ class SweepProgress:
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.console = console or Console(stderr=True)
         self.clock = clock
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.percentage:3.0f}%"), TextColumn("{task.fields[rate]}"))
-        self.bars = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console)
+        texts = [TextColumn(text) for text in ("{task.description}", "{task.percentage:3.0f}%", "{task.fields[rate]}")]
+        columns = (texts[0], BarColumn(bar_width=30), *texts[1:], TimeElapsedColumn(), TimeRemainingColumn())
+        self.bars = Progress(*columns, console=self.console)
         self.live = self.console.is_terminal
         self.stage_name = ""
         self.total = 0.0

@@ -19,12 +19,10 @@ from sweeps.store import Store
 from sweeps.wandb_sink import WandbSink
 
 if TYPE_CHECKING:
-    from sweeps.launch import Input
+    from sweeps.launcher import Input
 
 RETRIES = 2
 """Times a trial whose process or node died is started again; its runs go on from their checkpoints."""
-MEMORY_SHARE = 0.7
-"""Part of the machine's memory that training may plan with."""
 
 
 class TrainingStage:
@@ -56,7 +54,7 @@ class TrainingStage:
         """One trial a group."""
         inputs = {run.run_id: one for run, one in work}
         widths = {id(one): read_manifest(one.cache).d_in for one in inputs.values()}
-        memory = None if self.cluster.gpus else int(MEMORY_SHARE * provenance.memory_bytes() / self.cluster.n_slots)
+        memory = None if self.cluster.gpus else provenance.slot_memory_bytes(self.cluster.n_slots)
         runs = [run for run, _ in work]
         groups = group_runs(runs, n_slots=self.cluster.n_slots, d_in=lambda run: widths[id(inputs[run.run_id])], memory_bytes=memory)
         return [self._trial(group, inputs[group[0].run_id]) for group in groups]
@@ -72,7 +70,7 @@ class TrainingStage:
 
     def _fit(self, trials: Sequence[TrialConfig], scratch: str, watcher: "_Watcher") -> None:
         tuner = tune.Tuner(
-            tune.with_resources(train_trial, self.cluster.trial_resources),
+            tune.with_resources(train_trial, self.cluster.trial),
             param_space={"trial": tune.grid_search([dataclasses.asdict(trial) for trial in trials])},
             # Processes are used again for the next group: importing torch takes longer than training a small SAE's first steps.
             tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=self.cluster.n_slots, trial_dirname_creator=_short_name),
@@ -84,7 +82,8 @@ class TrainingStage:
                 callbacks=[watcher],
             ),
         )
-        for result in tuner.fit():
+        results = tuner.fit()
+        for result in (results[index] for index in range(len(results))):
             if result.error is not None and result.config is not None:
                 self._record_lost(TrialConfig(**result.config["trial"]), result.error)
 
@@ -120,6 +119,7 @@ class _Watcher(tune.Callback):
 
     def __init__(self, runs: Sequence[RunConfig], progress: SweepProgress, store: Store, sink: WandbSink | None) -> None:
         self.runs = {run.run_id: run for run in runs}
+        self.tokens = {run.run_id: run.n_steps * run.train.batch_size for run in runs}
         self.fractions = dict.fromkeys(self.runs, 0.0)
         self.progress, self.store, self.sink = progress, store, sink
 
@@ -130,7 +130,7 @@ class _Watcher(tune.Callback):
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         reported = {run_id: fraction for run_id, fraction in result.get("progress", {}).items() if run_id in self.runs}
         self.fractions.update(reported)
-        tokens = sum(fraction * self.runs[run_id].n_steps * self.runs[run_id].train.batch_size for run_id, fraction in self.fractions.items())
+        tokens = sum(fraction * self.tokens[run_id] for run_id, fraction in self.fractions.items())
         done = sum(fraction >= 1 for fraction in self.fractions.values())
         self.progress.advance_to(tokens, f"{done} of {len(self.runs)} SAEs trained")
         self.progress.runs(reported)

@@ -28,7 +28,9 @@ class WandbSink:
             raise ConfigError("wandb must be installed where a definition asks for it, but it is not. Run `pip install wandb`.") from None
         self.wandb = wandb
         if config.mode == "online" and not wandb.api.api_key:
-            raise ConfigError("`wandb.mode` must be offline without an API key, but got mode='online'. Run `wandb login`, or set it to offline.")
+            raise ConfigError(
+                f"`wandb.mode` must be offline where there is no API key, but got mode={config.mode!r}. Run `wandb login`, or set it to offline."
+            )
         self.open_runs: dict[str, Any] = {}
         self.rows_sent: dict[str, int] = {}
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from sae_core.activations import bridge, dataset
 from sae_core.activations.bridge import ModelConfig
 from sae_core.activations.dataset import DataConfig, Part
-from sae_core.activations.hooked_model import HookedModel
 from sae_core.activations.hashing import seed_of
+from sae_core.activations.hooked_model import HookedModel
 from sae_core.activations.shards import save_tensors
 from sae_core.activations.source import ActivationSource, EvalChunk
 from sae_core.activations.splice import SplicedText

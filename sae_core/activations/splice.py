@@ -15,8 +15,8 @@ from torch import Tensor
 from sae_core.activations.hooked_model import CleanRun, HookedModel
 from sae_core.activations.source import NextToken
 
-PART_LOGITS = {"cpu": 2**22, "cuda": 2**27}
-"""Logits computed at a time: 16 MiB stay in a CPU's cache from one pass over them to the next."""
+PART_LOGITS = {"cpu": 2**21, "cuda": 2**27}
+"""Logits computed at a time: 8 MiB stay in a CPU's cache from one pass over them to the next."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Selection and inference are BatchTopK's. The loss adds, for every prefix width, 
 that prefix alone; the widths are summed without weights, as in SAELens.
 """
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor

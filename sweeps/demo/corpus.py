@@ -52,8 +52,8 @@ def write_corpus(path: Path) -> None:
     os.close(handle)
     try:
         pq.write_table(table, temporary, compression="zstd")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -43,7 +43,7 @@ def definition(tmp_path):
 @pytest.fixture
 def launched(monkeypatch):
     """Stands in for the Ray launch; `launched.outcome` is what it returns or raises, `launched.calls` what it was given."""
-    module = types.ModuleType("sweeps.launch")
+    module = types.ModuleType("sweeps.launcher")
     module.calls = []
 
     def launch(sweep, **options):
@@ -53,7 +53,7 @@ def launched(monkeypatch):
         return module.outcome
 
     module.launch = launch
-    monkeypatch.setitem(sys.modules, "sweeps.launch", module)
+    monkeypatch.setitem(sys.modules, "sweeps.launcher", module)
     return module
 
 
@@ -142,9 +142,9 @@ def test_an_interrupted_run_says_how_to_go_on(definition, launched, ending):
 )
 def test_bad_settings(definition, monkeypatch, command, settings, message):
     # `launch` begins with the runs: nothing else of it is needed here.
-    module = types.ModuleType("sweeps.launch")
+    module = types.ModuleType("sweeps.launcher")
     module.launch = lambda sweep, **options: sweep.runs()
-    monkeypatch.setitem(sys.modules, "sweeps.launch", module)
+    monkeypatch.setitem(sys.modules, "sweeps.launcher", module)
     done = call(command, definition, *[part for setting in settings for part in ("--set", setting)])
     assert done.exit_code == 2
     assert message in done.stderr

@@ -125,7 +125,7 @@ def test_missing_sections_are_told_together():
 
 
 def test_the_package_offers_launch_however_its_module_was_imported():
-    module = types.ModuleType("sweeps.launch")
+    module = types.ModuleType("sweeps.launcher")
     module.launch = print
     package = type(sweeps)("sweeps")
     package.launch = module  # as the import system does

@@ -5,7 +5,6 @@ read back: a relaunch starts a new experiment with the runs that have no record,
 """
 
 import dataclasses
-import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from sae_core.activations.shards import finish as finish_harvest
-from sae_core.activations.shards import is_complete, read_manifest
+from sae_core.activations.shards import is_complete
 from sae_core.activations.source import ActivationSource
 from sae_core.config import SOURCES, RunConfig
-from sae_core.errors import ConfigError
 from sae_core.evaluation import ChunkSums, combine
 from sae_core.metrics import METRICS
 from sae_core.records import RunRecord
@@ -27,7 +25,7 @@ from sweeps.cluster import Cluster
 from sweeps.definition import Sweep
 from sweeps.local_data import locate
 from sweeps.progress import SweepProgress
-from sweeps.store import Store
+from sweeps.store import Store, may_recover
 from sweeps.training_stage import TrainingStage
 from sweeps.wandb_sink import WandbSink
 
@@ -124,10 +122,10 @@ def _inputs(runs: list[RunConfig], store: Store) -> list[Input]:
 
 
 def _retry_failed(runs: list[RunConfig], store: Store) -> None:
-    """Forget failures that may not happen again. A run that diverged would diverge again: its config decides that."""
+    """Forget failures that may not happen again."""
     for run in runs:
         record = store.read_record(run.run_id)
-        if record is not None and record.status == "failed" and (record.error or {}).get("type") != "DivergedError":
+        if record is not None and may_recover(record):
             store.record_file(run.run_id).unlink()
 
 
@@ -164,7 +162,7 @@ def _harvest(one: Input, cluster: Cluster, progress: SweepProgress) -> float:
         progress.advance_to(tokens)
 
     if missing:
-        with WorkerPool(one.source.config, one.cache, n_workers=min(cluster.n_slots, len(missing)), resources=cluster.actor_resources) as pool:
+        with WorkerPool(one.source.config, one.cache, n_workers=min(cluster.n_slots, len(missing)), resources=cluster.actor) as pool:
             pool.map("harvest", missing, done)
     manifest = finish_harvest(one.source, one.cache)
     cached = "" if missing else ", all cached"
@@ -186,7 +184,7 @@ def _evaluate(one: Input, store: Store, cluster: Cluster, progress: SweepProgres
             chunks.append(sums)
             progress.advance_to(len(chunks))
 
-        with WorkerPool(one.source.config, one.cache, n_workers=min(cluster.n_slots, n_chunks), resources=cluster.actor_resources) as pool:
+        with WorkerPool(one.source.config, one.cache, n_workers=min(cluster.n_slots, n_chunks), resources=cluster.actor) as pool:
             pool.load({run_id: store.sae(run_id) for run_id in trained})
             pool.map("evaluate", range(n_chunks), done)
         values, n_tokens = combine(chunks)
