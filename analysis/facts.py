@@ -14,7 +14,7 @@ def comparison_title(run: StoredRun) -> str:
     d_sae, tokens = _at(run.config, "sae.d_sae"), _at(run.config, "activations.train_tokens")
     parts = [
         _at(run.config, "activations.model.name"),
-        _at(run.config, "activations.hook_point"),
+        _at(run.config, "activations.model.hook_point"),
         f"d_sae {d_sae}" if d_sae else None,
         f"{count(tokens)} training tokens" if tokens else None,
     ]
@@ -26,7 +26,7 @@ def facts(sweeps: Sequence[StoredSweep], table: pd.DataFrame) -> list[tuple[str,
     configs = [run.config for sweep in sweeps for run in sweep.runs if run.config]
     rows = [
         ("Language model", _values(configs, "activations.model.name")),
-        ("Hook point", _values(configs, "activations.hook_point")),
+        ("Hook point", _values(configs, "activations.model.hook_point")),
         ("Text", _values(configs, "activations.data.dataset")),
         ("Training tokens", _counts(_found(configs, "activations.train_tokens"))),
         ("Held-out tokens", _counts(table["eval_tokens"].dropna().unique())),

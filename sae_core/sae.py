@@ -45,7 +45,7 @@ class LossTerms:
     def of(cls, terms: dict[str, Tensor], latents: Float[Tensor, "B d_sae"]) -> "LossTerms":
         """Sum the terms; read sparsity off dense latents."""
         nonzero = latents.detach() != 0
-        return cls(torch.stack(list(terms.values())).sum(), terms, nonzero.sum() / latents.shape[0], nonzero.any(dim=0))
+        return cls(torch.stack(list(terms.values())).sum(), terms, torch.count_nonzero(nonzero) / latents.shape[0], nonzero.any(dim=0))
 
 
 class SparseAutoencoder(nn.Module, ABC):
@@ -156,3 +156,8 @@ class SparseAutoencoder(nn.Module, ABC):
 def mse(x_hat: Float[Tensor, "B d_in"], x: Float[Tensor, "B d_in"]) -> Float[Tensor, ""]:
     """Mean over tokens of the squared error summed over d_in: the reconstruction term of every loss here."""
     return (x_hat.float() - x).pow(2).sum() / x.shape[0]
+
+
+def norm_weighted_l1(latents: Float[Tensor, "B d_sae"], W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, ""]:
+    """Mean over tokens of sum_i latents_i * ||W_dec_i||, for latents that are not negative. The norms get gradients too."""
+    return (latents @ W_dec.norm(dim=1).to(latents.dtype)).float().mean()

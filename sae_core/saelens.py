@@ -28,7 +28,15 @@ def save(sae: SparseAutoencoder, directory: Path, metadata: dict[str, Any]) -> N
 
     Args:
         metadata: `model_name`, `hook_name`, `context_size`, ... and anything else worth keeping; SAELens accepts any key.
+
+    Raises:
+        ConfigError: the SAE is in a training form that SAELens does not know.
     """
+    if sae.saelens_architecture not in (None, sae.config.architecture):
+        raise ConfigError(
+            f"an SAE must be in inference form to be saved, but got architecture={sae.config.architecture!r}. "
+            "Save what its `to_inference()` returns."
+        )
     directory.mkdir(parents=True, exist_ok=True)
     cfg = {
         "architecture": sae.saelens_architecture or sae.config.architecture,
@@ -38,7 +46,8 @@ def save(sae: SparseAutoencoder, directory: Path, metadata: dict[str, Any]) -> N
         "device": "cpu",
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
-        "reshape_activations": "none",
+        # SAELens flattens (heads, d_head) itself, when told to; our activations are flat already.
+        "reshape_activations": "hook_z" if str(metadata.get("hook_name", "")).endswith("hook_z") else "none",
         **sae.saelens_fields(),
         "metadata": {"sae_lens_version": FORMAT_VERSION, **metadata},
     }
@@ -53,12 +62,15 @@ def load(directory: Path) -> SparseAutoencoder:
     """Read an SAE in inference form, from `save` or from SAELens.
 
     Raises:
-        ConfigError: files are missing, the architecture is unknown, or tensors do not fit it.
+        ConfigError: files or keys are missing, the architecture is unknown, or tensors do not fit it.
     """
     for name in ("cfg.json", WEIGHTS):
         if not (directory / name).is_file():
             raise ConfigError(f"an SAE directory must hold cfg.json and {WEIGHTS}, but {directory} has no {name}.")
     cfg = json.loads((directory / "cfg.json").read_text())
+    missing = [key for key in ("architecture", "d_in", "d_sae") if key not in cfg]
+    if missing:
+        raise ConfigError(f"an SAE's cfg.json must have `architecture`, `d_in` and `d_sae`, but {directory}/cfg.json lacks {missing}.")
     if cfg.get("normalize_activations", "none") != "none" or not cfg.get("apply_b_dec_to_input", True):
         raise ConfigError(
             "an SAE must have its activation scale folded and b_dec subtracted from its input, but got "
@@ -73,4 +85,4 @@ def load(directory: Path) -> SparseAutoencoder:
         sae.load_state_dict(load_file(directory / WEIGHTS), strict=True, assign=True)
     except RuntimeError as error:
         raise ConfigError(f"tensors must fit architecture {cfg['architecture']!r}, but {directory}/{WEIGHTS} does not: {error}") from error
-    return sae.eval()
+    return sae.float().eval()

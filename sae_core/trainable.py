@@ -31,6 +31,8 @@ class TrialConfig:
     """Absolute path of the harvested activations."""
     directory: str
     """Absolute path that holds a folder a run."""
+    checkpoint_seconds: float = 60.0
+    """Least time between two checkpoints."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """For the exported cfg.json; see `RunFiles.finish`."""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -51,7 +53,10 @@ def train_trial(config: dict[str, Any]) -> None:
     if todo:
         stream = Stream(Path(trial.cache), batch_size=todo[0].train.batch_size, data_seed=todo[0].data_seed, device=device)
         files = RunFiles(directory)
-        for result in train_group(todo, stream, device=device, directory=directory, on_step=_Reporter(files)):
+        results = train_group(
+            todo, stream, device=device, directory=directory, checkpoint_seconds=trial.checkpoint_seconds, on_step=_Reporter(files)
+        )
+        for result in results:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             files.finish(result, metadata=trial.metadata, facts={**trial.facts, "finished_at": now})
     tune.report({"progress": {run.run_id: 1.0 for run in runs}})

@@ -2,6 +2,11 @@
 
 import logging
 import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,38 +28,46 @@ class Cluster:
     """A Ray cluster in use: one started on this machine, or a running one.
 
     Args:
-        address: of a running cluster; None starts one on this machine for the time of the launch.
+        address: of a running cluster; None starts one on this machine for the time of the launch, unless this process has
+            Ray running already: then that is used, and left running.
         cpus: cores of each slot.
         gpus: GPUs of each slot; a fraction shares one.
 
     Raises:
-        ConfigError: no slot fits, e.g. a GPU is asked for where there is none. For this machine it is known before Ray starts.
+        ConfigError: nothing answers at `address`, or no slot fits, e.g. a GPU is asked for where there is none. For this machine
+            it is known before Ray starts.
     """
 
     def __init__(self, *, address: str | None, cpus: int, gpus: float) -> None:
         self.address, self.cpus, self.gpus = address, cpus, gpus
         if address is None:
-            self.n_slots = _slots({"CPU": provenance.n_cores(), "GPU": provenance.n_gpus()}, cpus, gpus)
+            self.n_slots = _slots([{"CPU": provenance.n_cores(), "GPU": provenance.n_gpus()}], cpus, gpus)
+        else:
+            _check_answers(address)
 
     def __enter__(self) -> "Cluster":
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         import ray
 
-        # Workers import this package from where the driver did, also when it is not installed.
-        paths = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")]))
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": {"env_vars": {"PYTHONPATH": paths}}}
-        if self.address is None:
-            ray.init(num_cpus=provenance.n_cores(), num_gpus=provenance.n_gpus(), include_dashboard=False, **options)
-        else:
-            ray.init(address=self.address, **options)
-            self.n_slots = _slots(ray.cluster_resources(), self.cpus, self.gpus)
+        self.ours = not ray.is_initialized()
+        try:
+            if self.ours:
+                _start(self.address)
+            self.n_slots = _slots([node["Resources"] for node in ray.nodes() if node["Alive"]], self.cpus, self.gpus)
+        except BaseException:
+            self._stop()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         import ray
 
-        ray.shutdown()
+        if self.ours:
+            ray.shutdown()
 
     @property
     def actor(self) -> dict[str, float]:
@@ -67,15 +80,78 @@ class Cluster:
         return {"cpu": self.cpus, "gpu": self.gpus}
 
 
-def _slots(there: dict[str, float], cpus: int, gpus: float) -> int:
-    """How many slots the resources hold."""
-    n_cpus, n_gpus = there.get("CPU", 0), there.get("GPU", 0)
+def _start(address: str | None) -> None:
+    """Start Ray on this machine, or connect to a running cluster.
+
+    Raises:
+        ConfigError: there is no cluster at `address`.
+    """
+    import ray
+
+    # Workers import this package from where the driver did, also when it is not installed.
+    paths = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")]))
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": {"env_vars": {"PYTHONPATH": paths}}}
+    with _sigterm_handler_kept():
+        if address is None:
+            # "local": not the cluster that RAY_ADDRESS may name.
+            ray.init(
+                address="local", num_cpus=provenance.n_cores(), num_gpus=provenance.n_gpus(), include_dashboard=False, **options
+            )
+            return
+        try:
+            ray.init(address=address, **options)
+        except (ConnectionError, ValueError) as error:
+            raise _no_cluster(address, str(error).strip().partition("\n")[0]) from None
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself tries for a quarter of an hour before it says that nothing is there."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise _no_cluster(address, f"{error}.") from None
+
+
+def _no_cluster(address: str, reason: str) -> ConfigError:
+    return ConfigError(
+        f"`--address` must be that of a running Ray cluster, but got {address!r}: {reason} Start one with `ray start --head`, or leave "
+        "`--address` out to use this machine."
+    )
+
+
+@contextmanager
+def _sigterm_handler_kept() -> Iterator[None]:
+    """ray.init sets a handler of its own, which ends the process; the launcher's, which stops cleanly, comes back afterwards."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _slots(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:
+    """How many slots there are in all; each lies within one node.
+
+    Args:
+        nodes: resources of each, in the words of Ray: "CPU", "GPU".
+    """
+    n_cpus, n_gpus = (max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "GPU"))
     if gpus > n_gpus:
         raise ConfigError(f"`--gpus-per-trial` must be at most the {n_gpus:g} GPUs there are, but got {gpus:g}. Lower it, or use a GPU machine.")
     if gpus > 1 and gpus != int(gpus):
         raise ConfigError(f"`--gpus-per-trial` must be a whole number above 1, but got {gpus:g}. Round it.")
     if cpus > n_cpus:
         raise ConfigError(f"`--cpus-per-trial` must be at most the {n_cpus:g} cores there are, but got {cpus}. Lower it.")
-    by_gpu = int(n_gpus // gpus) if gpus >= 1 else int(n_gpus) * int(1 // gpus) if gpus > 0 else None
-    by_cpu = int(n_cpus // cpus)
-    return min(by_cpu, by_gpu) if by_gpu is not None else by_cpu
+    return sum(_slots_of_node(node, cpus, gpus) for node in nodes)
+
+
+def _slots_of_node(node: Mapping[str, float], cpus: int, gpus: float) -> int:
+    by_cpu, n_gpus = int(node.get("CPU", 0) // cpus), int(node.get("GPU", 0))
+    if gpus == 0:
+        return by_cpu
+    # 1 // 0.1 is 9: a tenth is a little more than 0.1 in binary.
+    by_gpu = n_gpus // int(gpus) if gpus >= 1 else n_gpus * int(1 / gpus + 1e-9)
+    return min(by_cpu, by_gpu)

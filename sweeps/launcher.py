@@ -51,6 +51,8 @@ class Input:
     source: ActivationSource
     cache: Path
     activations_hash: str
+    metadata: dict[str, object]
+    """Where exported SAEs say they belong: names as the definition gives them, not where they were found."""
     runs: list[RunConfig] = field(default_factory=list)
 
     def todo(self, store: Store) -> list[RunConfig]:
@@ -65,6 +67,7 @@ def launch(
     address: str | None = None,
     cpus_per_trial: int = 1,
     gpus_per_trial: float = 0.0,
+    checkpoint_seconds: float = 60.0,
     progress: SweepProgress | None = None,
 ) -> LaunchResult:
     """Train and evaluate what is missing of a sweep, then write its table and report.
@@ -72,6 +75,7 @@ def launch(
     Args:
         results: the directory in which the sweep's own one is made.
         address: of a running Ray cluster; None starts Ray on this machine. `results` must then be on storage all nodes share.
+        checkpoint_seconds: least time between two checkpoints of a run: the most training that an interruption can cost.
         progress: what shows progress; the terminal by default.
 
     Raises:
@@ -95,9 +99,12 @@ def launch(
         if todo:
             try:
                 with _sigterm_as_ctrl_c(), cluster:
-                    _run_stages(todo, store, cluster, shown, sink)
+                    _run_stages(todo, store, cluster, shown, sink, checkpoint_seconds)
             except KeyboardInterrupt:
                 interrupted = True
+            finally:
+                if sink:
+                    sink.close()
         _write_report(store, shown)
     store.end()
     return _result(store, runs, interrupted)
@@ -115,7 +122,8 @@ def _inputs(runs: list[RunConfig], store: Store) -> list[Input]:
         if key not in by_config:
             source = SOURCES[run.activations.source](locate(run.activations, store.activations))
             fingerprint = source.fingerprint()
-            by_config[key] = Input(source, store.activations / fingerprint[:24], fingerprint)
+            metadata = SOURCES[run.activations.source](run.activations).export_metadata()
+            by_config[key] = Input(source, store.activations / fingerprint[:24], fingerprint, metadata)
         by_config[key].runs.append(run)
     store.check_hashes({run.run_id: one.activations_hash for one in by_config.values() for run in one.runs})
     return list(by_config.values())
@@ -129,22 +137,24 @@ def _retry_failed(runs: list[RunConfig], store: Store) -> None:
             store.record_file(run.run_id).unlink()
 
 
-def _run_stages(inputs: list[Input], store: Store, cluster: Cluster, progress: SweepProgress, sink: WandbSink | None) -> None:
+def _run_stages(
+    inputs: list[Input], store: Store, cluster: Cluster, progress: SweepProgress, sink: WandbSink | None, checkpoint_seconds: float
+) -> None:
+    todo = [(run, one) for one in inputs for run in one.todo(store)]
     for one in inputs:
         seconds = _harvest(one, cluster, progress)
         store.note_stage("harvest", seconds)
     facts = {"versions": provenance.versions(), "hardware": provenance.hardware()}
-    training = TrainingStage(store, cluster, progress, sink, facts)
-    seconds = training.run([(run, one) for one in inputs for run in one.todo(store) if store.read_record(run.run_id) is None])
+    training = TrainingStage(store, cluster, progress, sink, facts, checkpoint_seconds)
+    seconds = training.run([(run, one) for run, one in todo if store.read_record(run.run_id) is None])
     store.note_stage("train", seconds)
     for one in inputs:
         seconds = _evaluate(one, store, cluster, progress)
         store.note_stage("evaluate", seconds)
     if sink:
-        for one in inputs:
-            for run in one.runs:
-                if (record := store.read_record(run.run_id)) is not None:
-                    sink.finish(run, record)
+        for run, _ in todo:
+            if (record := store.read_record(run.run_id)) is not None:
+                sink.finish(run, record)
 
 
 def _harvest(one: Input, cluster: Cluster, progress: SweepProgress) -> float:
@@ -184,8 +194,9 @@ def _evaluate(one: Input, store: Store, cluster: Cluster, progress: SweepProgres
             chunks.append(sums)
             progress.advance_to(len(chunks))
 
-        with WorkerPool(one.source.config, one.cache, n_workers=min(cluster.n_slots, n_chunks), resources=cluster.actor) as pool:
-            pool.load({run_id: store.sae(run_id) for run_id in trained})
+        saes = {run_id: store.sae(run_id) for run_id in trained}
+        n_workers = min(cluster.n_slots, n_chunks)
+        with WorkerPool(one.source.config, one.cache, n_workers=n_workers, resources=cluster.actor, saes=saes) as pool:
             pool.map("evaluate", range(n_chunks), done)
         values, n_tokens = combine(chunks)
         eval_hash = one.source.eval_fingerprint(one.cache)

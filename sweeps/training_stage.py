@@ -30,10 +30,20 @@ class TrainingStage:
 
     Args:
         facts: fields that every record gets, e.g. versions and hardware.
+        checkpoint_seconds: least time between two checkpoints of a run.
     """
 
-    def __init__(self, store: Store, cluster: Cluster, progress: SweepProgress, sink: WandbSink | None, facts: dict[str, Any]) -> None:
-        self.store, self.cluster, self.progress, self.sink, self.facts = store, cluster, progress, sink, facts
+    def __init__(
+        self,
+        store: Store,
+        cluster: Cluster,
+        progress: SweepProgress,
+        sink: WandbSink | None,
+        facts: dict[str, Any],
+        checkpoint_seconds: float,
+    ) -> None:
+        self.store, self.cluster, self.progress, self.sink = store, cluster, progress, sink
+        self.facts, self.checkpoint_seconds = facts, checkpoint_seconds
 
     def run(self, work: Sequence[tuple[RunConfig, "Input"]]) -> float:
         """Train until every run has a record. Returns seconds.
@@ -64,7 +74,8 @@ class TrainingStage:
             runs=[run.model_dump(mode="json") for run in group],
             cache=str(one.cache),
             directory=str(self.store.directory / "runs"),
-            metadata=one.source.export_metadata(),
+            checkpoint_seconds=self.checkpoint_seconds,
+            metadata=one.metadata,
             facts={**self.facts, "activations_hash": one.activations_hash},
         )
 
@@ -109,7 +120,7 @@ def _lost(run: RunConfig, error: Exception, facts: dict[str, Any]) -> RunRecord:
         sparsity_parameter=run.sae.sparsity_parameter,
         sparsity_value=run.sae.sparsity_value,
         seed=run.seed,
-        error={"type": type(error).__name__, "message": str(error).strip().splitlines()[-1], "traceback": str(error)},
+        error={"type": type(error).__name__, "message": (str(error).strip().splitlines() or [""])[-1], "traceback": str(error)},
         **facts,
     )
 
@@ -132,7 +143,7 @@ class _Watcher(tune.Callback):
         self.fractions.update(reported)
         tokens = sum(fraction * self.tokens[run_id] for run_id, fraction in self.fractions.items())
         done = sum(fraction >= 1 for fraction in self.fractions.values())
-        self.progress.advance_to(tokens, f"{done} of {len(self.runs)} SAEs trained")
+        self.progress.advance_to(tokens, f"{done} of {len(self.runs)} SAEs done")
         self.progress.runs(reported)
         if self.sink:
             for run_id in reported:

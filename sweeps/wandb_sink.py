@@ -27,7 +27,7 @@ class WandbSink:
         except ImportError:
             raise ConfigError("wandb must be installed where a definition asks for it, but it is not. Run `pip install wandb`.") from None
         self.wandb = wandb
-        if config.mode == "online" and not wandb.api.api_key:
+        if config.mode == "online" and not wandb.login(prompt=False, verify=False):
             raise ConfigError(
                 f"`wandb.mode` must be offline where there is no API key, but got mode={config.mode!r}. Run `wandb login`, or set it to offline."
             )
@@ -50,6 +50,12 @@ class WandbSink:
         mirrored.summary.update({**summary, "status": record.status, "train_seconds": record.train_seconds})
         mirrored.finish(exit_code=0 if record.status == "finished" else 1, quiet=True)
         del self.open_runs[run.run_id]
+
+    def close(self) -> None:
+        """End what an interruption left open; a later launch writes these runs again, under the same ids."""
+        for mirrored in self.open_runs.values():
+            mirrored.finish(exit_code=1, quiet=True)
+        self.open_runs.clear()
 
     def _run(self, run: RunConfig) -> Any:
         if run.run_id not in self.open_runs:

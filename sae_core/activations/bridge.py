@@ -4,7 +4,6 @@ TransformerBridge runs the published weights as they are: nothing is folded or c
 """
 
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from sae_core.activations.hashing import hash_files
+from sae_core.activations.files import hash_files, is_hub_name
 from sae_core.config import Config
 from sae_core.errors import ConfigError, UnknownNameError
 
@@ -66,8 +65,8 @@ class Outline:
             raise UnknownNameError.of("`model.hook_point`", hook_point, self.hook_points)
         if hook_point.endswith("hook_resid_mid"):
             raise ConfigError(
-                "`model.hook_point` must be one that TransformerLens can replace, which it does for hook_resid_mid only on the way into the "
-                f"MLP, but got {hook_point!r}. Choose hook_resid_pre or hook_resid_post."
+                "`model.hook_point` must be one that TransformerLens replaces for the whole model (hook_resid_mid only on the way into the "
+                f"MLP), but got {hook_point!r}. Choose hook_resid_pre or hook_resid_post."
             )
         try:
             with self.fake_mode, torch.no_grad():
@@ -154,7 +153,7 @@ def local_or_hub(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         return str(path.resolve())
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
+    if not is_hub_name(name):
         raise ConfigError(f"`model.name` must be an existing directory or a Hugging Face Hub name, but got {name!r}. Correct the path.")
     return name
 

@@ -6,13 +6,12 @@ training and evaluation, a tenth of its documents, chosen by a hash of their con
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from sae_core.activations.hashing import hash_files
+from sae_core.activations.files import hash_files, is_hub_name
 from sae_core.config import Config
 from sae_core.errors import ConfigError, UnknownNameError
 
@@ -54,8 +53,11 @@ class DataConfig(Config):
         return self.tokens_column or self.text_column
 
 
-def open_splits(config: DataConfig) -> Mapping[str, Any]:
-    """Split name -> data set, opened but not read further than its first rows.
+def open_splits(config: DataConfig, *, streaming: bool) -> Mapping[str, Any]:
+    """Split name -> data set.
+
+    Args:
+        streaming: whether a Hub data set or a directory is read as it comes, or all of it now.
 
     Raises:
         ConfigError: there is no such file, directory or Hub data set, or it cannot be read.
@@ -70,10 +72,10 @@ def open_splits(config: DataConfig) -> Mapping[str, Any]:
             return dict(datasets.load_from_disk(str(path)))
         if (path / "state.json").is_file():
             return {"train": datasets.load_from_disk(str(path))}
-        if not path.is_dir() and (path.suffix in FILE_FORMATS or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", config.dataset)):
-            raise ConfigError(f"`data.dataset` must exist, but got {config.dataset!r}, where there is no file or directory. Correct the path.")
+        if not path.is_dir() and (path.suffix in FILE_FORMATS or not is_hub_name(config.dataset)):
+            raise ConfigError(f"`data.dataset` must exist, but got {config.dataset!r}, where no file or directory is. Correct the path.")
         where = str(path.resolve()) if path.is_dir() else config.dataset
-        return dict(datasets.load_dataset(where, config.subset, streaming=config.streaming))
+        return dict(datasets.load_dataset(where, config.subset, streaming=streaming))
 
 
 @contextmanager
@@ -88,8 +90,8 @@ def _as_config_error(config: DataConfig) -> Iterator[None]:
     except (OSError, ValueError, DatasetGenerationError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
-            f"`data.dataset` must be a local file or directory or a reachable Hugging Face Hub data set, but got {config.dataset!r}: {reason} "
-            "Check the name, `data.subset` and the network, or download the data and give its path."
+            "`data.dataset` must be a readable local file or directory or a reachable Hugging Face Hub data set, but got "
+            f"{config.dataset!r}: {reason} Check the name, `data.subset` and the network, or download the data and give its path."
         ) from error
 
 
@@ -99,7 +101,7 @@ def _open_file(path: Path, config: DataConfig) -> Mapping[str, Any]:
     if path.suffix not in FILE_FORMATS:
         raise ConfigError(f"`data.dataset` must be one of {sorted(FILE_FORMATS)} files, but got {config.dataset!r}. Convert it.")
     rows = datasets.load_dataset(FILE_FORMATS[path.suffix], data_files=str(path.resolve()), split="train", streaming=True)
-    if "split" not in columns_of(rows):
+    if "split" not in next(iter(rows), {}):
         return {"train": rows}
     wanted, found = {config.train_split, config.eval_split}, set()
     for batch in rows.select_columns(["split"]).iter(batch_size=ROWS_AT_A_TIME):
@@ -122,22 +124,17 @@ def content_hash(config: DataConfig) -> str:
     path = Path(config.dataset).expanduser()
     if path.exists():
         files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-        return hash_files(files, path.parent if path.is_file() else path)
+        return hash_files(files, root=path)
     import datasets
 
     with _as_config_error(config):
         return str(datasets.load_dataset_builder(config.dataset, config.subset).hash)
 
 
-def columns_of(rows: Any) -> list[str]:
-    """Columns of a data set; empty for one without rows."""
-    return list(rows.column_names or next(iter(rows), {}))
-
-
 def problems(config: DataConfig) -> list[str]:
-    """What is wrong with the data set, splits and column asked for; nothing is read but the first rows."""
+    """What is wrong with the data set, splits and column asked for; little more than the first row is read."""
     try:
-        splits = open_splits(config)
+        splits = open_splits(config, streaming=True)
     except ConfigError as error:
         return [str(error)]
     found = []
@@ -146,11 +143,19 @@ def problems(config: DataConfig) -> list[str]:
     if config.eval_split not in splits:
         remedy = f"Or set it to {config.train_split!r}: where both splits are the same, a tenth of the documents is held out."
         found.append(str(UnknownNameError.of("`data.eval_split`", config.eval_split, splits, remedy)))
-    key = "data.tokens_column" if config.tokens_column else "data.text_column"
-    columns = columns_of(splits.get(config.train_split) or next(iter(splits.values())))
-    if config.column not in columns:
-        found.append(str(UnknownNameError.of(f"`{key}`", config.column, columns)))
-    return found
+    rows = splits.get(config.train_split) or next(iter(splits.values()))
+    return found + _column_problems(config, next(iter(rows), {}))
+
+
+def _column_problems(config: DataConfig, row: Mapping[str, Any]) -> list[str]:
+    key, kind = ("`data.tokens_column`", list) if config.tokens_column else ("`data.text_column`", str)
+    if config.column not in row:
+        return [str(UnknownNameError.of(key, config.column, row))]
+    if not isinstance(row[config.column], kind | None):
+        holds = "lists of token ids" if kind is list else "text (for token ids use `data.tokens_column`)"
+        got = type(row[config.column]).__name__
+        return [f"{key} must hold {holds}, but got {config.column!r} with {got}. Choose one of {sorted(row)}."]
+    return []
 
 
 def documents(config: DataConfig, part: Part) -> Iterator[Document]:
@@ -163,7 +168,7 @@ def documents(config: DataConfig, part: Part) -> Iterator[Document]:
     if wrong:
         raise ConfigError("\n".join(wrong))
     shared = config.train_split == config.eval_split
-    rows = open_splits(config)[config.train_split if part == "train" else config.eval_split]
+    rows = open_splits(config, streaming=config.streaming)[config.train_split if part == "train" else config.eval_split]
     for batch in rows.select_columns([config.column]).iter(batch_size=ROWS_AT_A_TIME):
         for document in batch[config.column]:
             if document and (not shared or _is_held_out(document) == (part == "heldout")):

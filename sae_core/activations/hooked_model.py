@@ -88,6 +88,7 @@ class HookedModel:
         x = x.to(clean.x.dtype)
         if not self._n_skipped:
             return self._replaced(clean.tokens, x)
+        logits: Tensor
         with self._skipping_blocks(x if clean.below is None else clean.below):
             if self._is_stream:
                 logits = self._bridge(clean.tokens, return_type="logits", use_cache=False)
@@ -103,7 +104,9 @@ class HookedModel:
         def replace(value: Tensor, hook: Any) -> Tensor:
             return x.view(value.shape)
 
-        return self._bridge.run_with_hooks(tokens, fwd_hooks=[(self._hook_point, replace)], return_type="logits", use_cache=False)
+        hooks = [(self._hook_point, replace)]
+        logits: Tensor = self._bridge.run_with_hooks(tokens, fwd_hooks=hooks, return_type="logits", use_cache=False)
+        return logits
 
     def _verified(self, resumed: Tensor, whole: Tensor) -> Tensor:
         difference = float((resumed - whole).abs().max() / whole.abs().max())

@@ -19,9 +19,9 @@ from torch import Tensor
 from sae_core.activations import bridge, dataset
 from sae_core.activations.bridge import ModelConfig
 from sae_core.activations.dataset import DataConfig, Part
-from sae_core.activations.hashing import seed_of
+from sae_core.activations.files import save_tensors
 from sae_core.activations.hooked_model import HookedModel
-from sae_core.activations.shards import save_tensors
+from sae_core.activations.seeds import seed_of
 from sae_core.activations.source import ActivationSource, EvalChunk
 from sae_core.activations.splice import SplicedText
 from sae_core.activations.text import WindowMaker
@@ -32,7 +32,7 @@ FORMAT_VERSION = 1
 """Raise it when the same content gives other activations or another layout: caches made before are then not used."""
 SHARD_TOKENS = 65_536
 """Tokens in a training shard: 512 windows of 128."""
-MODEL_TOKENS = {"cpu": 4_096, "cuda": 65_536}
+MODEL_TOKENS = {"cpu": 4_096, "cuda": 32_768}
 """Tokens the model runs on at a time in a harvest."""
 CHUNK_WINDOWS = 32
 """Windows in a held-out chunk, unless the vocabulary makes that too much."""
@@ -76,7 +76,7 @@ class LanguageModelSource(ActivationSource):
             return [str(error)]
         if model.context_size > n_ctx:
             found.append(
-                f"`model.context_size` must be <= {n_ctx}, the positions of {model.name}, but got {model.context_size}. Lower `model.context_size`."
+                f"`model.context_size` must be <= {n_ctx}, the positions that {model.name} has, but got {model.context_size}. Lower it."
             )
         for requirement in (lambda: self.d_in, self._window_maker):
             try:
@@ -118,7 +118,8 @@ class LanguageModelSource(ActivationSource):
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of("windows")))
         per_window = self.config.model.context_size * self._outline.d_vocab
         chunk_windows = max(1, min(CHUNK_WINDOWS, CHUNK_PROBABILITIES // per_window))
-        tensors = {"train": train[order], "heldout": heldout, "special_ids": torch.tensor(self._window_maker().special_ids, dtype=torch.int32)}
+        special_ids = torch.tensor(self._window_maker().special_ids, dtype=torch.int32)
+        tensors = {"train": train[order], "heldout": heldout, "special_ids": special_ids}
         save_tensors(path, tensors, {"chunk_windows": str(chunk_windows)})
 
     def _window_maker(self) -> WindowMaker:
@@ -137,7 +138,7 @@ class LanguageModelSource(ActivationSource):
         key, split = ("train_tokens", data.train_split) if part == "train" else ("eval_tokens", data.eval_split)
         asked = getattr(self.config, key)
         windows = maker.windows(dataset.documents(data, part), asked)
-        there = int(_keep(windows, torch.tensor(maker.special_ids)).sum())
+        there = int(_keep(windows, torch.tensor(maker.special_ids, dtype=torch.int32)).sum())
         if there < asked:
             raise ConfigError(
                 f"`data.{key}` must be at most the {there} tokens that split {split!r} of {data.dataset} has in whole windows of "
@@ -162,7 +163,7 @@ class LanguageModelSource(ActivationSource):
         start = index * self._shard_windows
         tokens = self._windows(directory, "train", start, start + self._shard_windows)
         keep = _keep(tokens, self._special_ids(directory))
-        at_a_time = max(1, MODEL_TOKENS["cpu" if self.device == "cpu" else "cuda"] // tokens.shape[1])
+        at_a_time = max(1, MODEL_TOKENS[torch.device(self.device).type] // tokens.shape[1])
         rows = [
             self._model.read(some.to(self.device))[some_keep.to(self.device)].float().cpu()
             for some, some_keep in zip(tokens.split(at_a_time), keep.split(at_a_time), strict=True)
@@ -208,11 +209,13 @@ class LanguageModelSource(ActivationSource):
 
     def _windows(self, directory: Path, part: Part, start: int = 0, stop: int | None = None) -> Int[Tensor, "W T"]:
         with safe_open(_tokens_path(directory), framework="pt") as file:
-            return file.get_slice(part)[start:stop].long()
+            windows: Tensor = file.get_slice(part)[start:stop]
+            return windows.long()
 
     def _special_ids(self, directory: Path) -> Int[Tensor, " S"]:
         with safe_open(_tokens_path(directory), framework="pt") as file:
-            return file.get_tensor("special_ids")
+            ids: Tensor = file.get_tensor("special_ids")
+            return ids
 
 
 def _tokens_path(directory: Path) -> Path:

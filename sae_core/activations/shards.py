@@ -10,17 +10,15 @@ or not at all, and a shard that is there is never made again.
 
 import json
 import math
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor
 
+from sae_core.activations.files import save_tensors
 from sae_core.activations.source import ActivationSource
 from sae_core.errors import ConfigError
 from sae_core.records import write_json
@@ -61,20 +59,6 @@ def shard_path(directory: Path, index: int) -> Path:
 
 def _stats_path(directory: Path, index: int) -> Path:
     return shard_path(directory, index).with_suffix(".json")
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file so that a reader sees all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        save_file(dict(tensors), temporary, metadata=dict(metadata) if metadata else None)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def write_shard(directory: Path, index: int, x: Float[Tensor, "N d_in"], dtype: str) -> ShardStats:

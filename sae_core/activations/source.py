@@ -92,7 +92,11 @@ class ActivationSource(ABC):
 
     @abstractmethod
     def shard(self, directory: Path, index: int) -> Float[Tensor, "N d_in"]:
-        """Training activations of one shard, rows shuffled, float32, unscaled, on the CPU. A sample of the whole text, not a stretch of it."""
+        """Training activations of one shard: a sample of the whole text, not a stretch of it; rows shuffled.
+
+        Returns:
+            float32, unscaled, on the CPU.
+        """
 
     @abstractmethod
     def n_eval_chunks(self, directory: Path) -> int:

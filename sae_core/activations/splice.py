@@ -45,7 +45,7 @@ class SplicedText:
         self._model = model
         self._parts: list[_Part] = []
         ce = []
-        n_windows = max(1, PART_LOGITS.get(tokens.device.type, PART_LOGITS["cpu"]) // (tokens.shape[1] * model.d_vocab))
+        n_windows = max(1, PART_LOGITS[tokens.device.type] // (tokens.shape[1] * model.d_vocab))
         for some_tokens, some_keep in zip(tokens.split(n_windows), keep.split(n_windows), strict=True):
             clean, logits = model.run(some_tokens)
             log_p = logits.float().log_softmax(-1)

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from safetensors import safe_open
 from torch import Tensor
 
-from sae_core.activations.hashing import seed_of
+from sae_core.activations.seeds import seed_of
 from sae_core.activations.shards import read_manifest, shard_path
 
 
@@ -60,7 +60,7 @@ class _ShuffledStream(ABC):
         self.n_tokens = sum(shard_tokens)
         """Tokens in an epoch."""
         if self.n_tokens < 1 or batch_size < 1:
-            raise ValueError(f"a stream needs activations and a positive batch size, but got n_tokens={self.n_tokens} and batch_size={batch_size}.")
+            raise ValueError(f"a stream needs tokens and batches of at least one, but got n_tokens={self.n_tokens} and {batch_size=}.")
         self.batch_size = batch_size
         self._shard_tokens = tuple(shard_tokens)
         self._data_seed = data_seed
@@ -73,7 +73,8 @@ class _ShuffledStream(ABC):
     def batches(self, start: int = 0) -> Iterator[Float[Tensor, "B d_in"]]:
         """Scaled float32 batches without end, from batch `start` on: the same ones as if the earlier had been read."""
         rows = self._rows(start)
-        return (batch.to(torch.float32) * self.scale for batch in (self._prefetched(rows) if self._device.type == "cuda" else rows))
+        for batch in self._prefetched(rows) if self._device.type == "cuda" else rows:
+            yield batch.float().mul_(self.scale)
 
     def _rows(self, start: int) -> Iterator[Float[Tensor, "B d_in"]]:
         """Batches as they are stored."""
@@ -120,7 +121,8 @@ class Stream(_ShuffledStream):
 
     def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
         with safe_open(shard_path(self._directory, index), framework="pt") as file:
-            return file.get_tensor("x")
+            x: Tensor = file.get_tensor("x")
+            return x
 
 
 class TensorStream(_ShuffledStream):

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from pydantic import model_validator
 from torch import Tensor
 
-from sae_core.activations.hashing import seed_of
+from sae_core.activations.seeds import seed_of
 from sae_core.activations.source import ActivationSource, EvalChunk
 from sae_core.config import SOURCES, ActivationsConfig, Count, Positive
 from sae_core.errors import ConfigError

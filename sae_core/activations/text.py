@@ -41,7 +41,7 @@ class WindowMaker:
     def __post_init__(self) -> None:
         if self.prepend_bos and self.tokenizer.bos_token_id is None:
             raise ConfigError(
-                f"`model.prepend_bos` must be false for a tokenizer without a BOS token, but got {self.prepend_bos}. Set `model.prepend_bos: false`."
+                f"`model.prepend_bos` must be false where the tokenizer has no BOS token, but got {self.prepend_bos}. Set it to false."
             )
 
     def windows(self, documents: Iterable[Document], n_tokens: int) -> Int[Tensor, "W T"]:

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sae_core.config import ARCHITECTURES, ArchitectureConfig
-from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
+from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse, norm_weighted_l1
 
 
 class GatedConfig(ArchitectureConfig):
@@ -57,10 +57,9 @@ class Gated(SparseAutoencoder):
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
         gate_pre_acts, latents = self._gate_and_latents(x)
         gate = gate_pre_acts.relu()
-        weighted = gate.sum(dim=0, dtype=torch.float32) @ self.W_dec.norm(dim=1) / x.shape[0]
         terms = {
             "mse_loss": mse(self.decode(latents), x),
-            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * weighted,
+            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * norm_weighted_l1(gate, self.W_dec),
             "auxiliary_reconstruction_loss": mse(self.decode(gate), x),
         }
         return LossTerms.of(terms, latents)

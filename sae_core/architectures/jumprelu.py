@@ -102,6 +102,7 @@ class JumpReLU(SparseAutoencoder):
             return l0.mean()
         if self.config.sparsity_loss == "quadratic":
             target = self.config.target_l0
+            assert target is not None, "the config is checked: a quadratic loss has a target"
             return (2 / target * (l0 - target) ** 2).mean()
         return torch.tanh(self.config.tanh_scale * latents * self.W_dec.norm(dim=1)).sum(dim=-1).mean()
 
@@ -123,7 +124,7 @@ class _JumpReLU(torch.autograd.Function):
         active = z > threshold
         ctx.save_for_backward(z, threshold, active)
         ctx.bandwidth, ctx.to_input = bandwidth, to_input
-        return z * active, active.sum(dim=-1, dtype=torch.float32)
+        return z * active, active.sum(dim=-1, dtype=z.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
@@ -131,4 +132,4 @@ class _JumpReLU(torch.autograd.Function):
         g, h = grads[0], grads[1].to(grads[0].dtype).unsqueeze(-1)
         kernel = ((z - threshold).abs() < ctx.bandwidth / 2) * (threshold.to(g.dtype) * g + h) / ctx.bandwidth
         d_z = active * g
-        return (d_z + kernel if ctx.to_input else d_z), -kernel.sum(dim=0, dtype=torch.float32), None, None
+        return (d_z + kernel if ctx.to_input else d_z), -kernel.sum(dim=0), None, None

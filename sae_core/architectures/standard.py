@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sae_core.config import ARCHITECTURES, ArchitectureConfig
-from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
+from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse, norm_weighted_l1
 
 
 class StandardConfig(ArchitectureConfig):
@@ -46,7 +46,5 @@ class Standard(SparseAutoencoder):
 
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
         latents = self.encode(x)
-        # sum_b sum_i latents_bi * n_i, with the sum over tokens first: one pass less over the (B, d_sae) matrix.
-        weighted = latents.sum(dim=0, dtype=torch.float32) @ self.W_dec.norm(dim=1) / x.shape[0]
-        l1 = self.config.l1_coefficient * ctx.sparsity_scale * weighted
+        l1 = self.config.l1_coefficient * ctx.sparsity_scale * norm_weighted_l1(latents, self.W_dec)
         return LossTerms.of({"mse_loss": mse(self.decode(latents), x), "l1_loss": l1}, latents)

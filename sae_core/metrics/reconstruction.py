@@ -31,7 +31,8 @@ class FractionOfVarianceUnexplained(Metric):
 
     def value(self, sums: Sums, n_tokens: int) -> float | None:
         variance = float(sums["squared_norm"] - sums["x"].pow(2).sum() / n_tokens)
-        return float(sums["error"]) / variance if variance > 0 else None
+        # Constant activations have no variance, but rounding leaves a little of either sign.
+        return float(sums["error"]) / variance if variance > 1e-12 * float(sums["squared_norm"]) else None
 
 
 @METRICS.register("explained_variance")

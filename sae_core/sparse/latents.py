@@ -39,7 +39,8 @@ class SparseLatents:
     def where(self, keep: Bool[Tensor, " N"]) -> "SparseLatents":
         """Only the entries marked in `keep`."""
         kept_before = torch.nn.functional.pad(keep.cumsum(0), (1, 0))
-        return SparseLatents(self.values[keep], self.indices[keep], kept_before[self.offsets], self.d_sae)
+        kept = keep.nonzero().squeeze(1)
+        return SparseLatents(self.values[kept], self.indices[kept], kept_before[self.offsets], self.d_sae)
 
     def dense(self) -> Float[Tensor, "B d_sae"]:
         """The same latents as a dense matrix."""

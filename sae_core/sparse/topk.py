@@ -26,7 +26,7 @@ def topk_batch(scores: Float[Tensor, "B d_sae"], n: int, hint: float = 0.0) -> t
     Returns:
         The positions, and the smallest selected value (0.0 when nothing is positive).
     """
-    flat = scores.flatten()
+    flat = scores.detach().flatten()
     positions = (flat > hint).nonzero().squeeze(1)
     if positions.numel() < n and hint > 0:
         positions = (flat > 0).nonzero().squeeze(1)

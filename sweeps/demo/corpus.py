@@ -80,5 +80,5 @@ def _listed_files(package: str) -> list[importlib.metadata.PackagePath]:
     except importlib.metadata.PackageNotFoundError:
         files = None
     if not files:
-        raise ConfigError(f"the demo's text needs the source of {list(PACKAGES)}, but got no files of {package!r}. Install it: pip install {package}.")
+        raise ConfigError(f"the demo's text needs the files of {list(PACKAGES)}, but got none of {package!r}. Run `pip install {package}`.")
     return files

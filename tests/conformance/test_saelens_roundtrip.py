@@ -1,0 +1,46 @@
+"""SAELens itself loads what we export, and computes the same. Runs where SAELENS_PYTHON names a Python with sae-lens (6.54.12);
+it needs other versions of other packages than ours, so it has an environment of its own.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_runs import run_of, stream_of, tokens
+
+from sae_core.config import ARCHITECTURES
+from sae_core.sae import SparseAutoencoder
+from sae_core.training import train_group
+
+SAELENS_PYTHON = os.environ.get("SAELENS_PYTHON")
+
+
+@pytest.mark.skipif(SAELENS_PYTHON is None, reason="SAELENS_PYTHON is not set")
+def test_saelens_computes_what_we_compute(tmp_path: Path) -> None:
+    assert SAELENS_PYTHON is not None
+    names = [name for name in ARCHITECTURES if ARCHITECTURES[name].saelens_architecture is not None]
+    runs = [run_of(name, n_steps=60, batch_size=128) for name in names]
+    for name, result in zip(names, train_group(runs, stream_of(runs[0])), strict=True):
+        assert result.sae is not None
+        inference = result.sae.to_inference()
+        inference.fold_scale(result.scale)
+        inference.save_pretrained(tmp_path / name, {"model_name": "synthetic", "hook_name": "x"})
+    x = tokens(512)
+    save_file({"x": x}, tmp_path / "x.safetensors")
+
+    script = Path(__file__).with_name("saelens_outputs.py")
+    done = subprocess.run([SAELENS_PYTHON, script, tmp_path], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+
+    theirs = load_file(tmp_path / "outputs.safetensors")
+    assert json.loads((tmp_path / "versions.json").read_text())["sae_lens"].startswith("6.")
+    for name in names:
+        sae = SparseAutoencoder.from_pretrained(tmp_path / name)
+        with torch.no_grad():
+            latents = sae.encode(x)
+            torch.testing.assert_close(theirs[f"{name}/latents"], latents, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(theirs[f"{name}/x_hat"], sae.decode(latents), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,41 @@
+"""What every test runs under: run-time checks of shapes and types in `sae_core`, one thread, no network, fixed seeds.
+
+pytest puts this file's folder on `sys.path`, so tests import its modules by name: `from fake_results import ...`.
+"""
+
+import os
+
+# Read when the libraries are imported, so set before any of them is. Ray's workers inherit them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ.pop("WANDB_MODE", None)
+
+from jaxtyping import install_import_hook
+
+# Before the first import of sae_core: checks every shape annotation of functions, methods and dataclasses while tests run.
+install_import_hook("sae_core", "shape_checks.check")
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+# The same examples each time, and no time limit an example: a busy machine is not a failure.
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    """Nothing here should depend on global random state; where something does, it is at least the same each time."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs CUDA")

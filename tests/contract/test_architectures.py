@@ -1,0 +1,208 @@
+"""What every architecture owes: run from the registry, so a new one is tested without a line here."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from small_runs import D_IN, D_SAE, random_sae, run_of, stream_of, tokens
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sae_core.architectures.topk_family import TopKFamily
+from sae_core.config import ARCHITECTURES, ArchitectureConfig
+from sae_core.sae import LossContext, LossTerms, SparseAutoencoder
+from sae_core.sparse.latents import SparseLatents
+from sae_core.training import TrainResult, train_group
+
+NAMES = list(ARCHITECTURES)
+ESTIMATED = {"jumprelu": {"threshold"}}
+"""Parameters whose gradient is a straight-through estimate, not a derivative: compared with the written estimator in their unit test."""
+
+pytestmark = pytest.mark.parametrize("name", NAMES)
+
+
+def batch(n_tokens: int = 32, d_in: int = 12) -> Tensor:
+    return torch.randn(n_tokens, d_in, generator=torch.Generator().manual_seed(1))
+
+
+def some_dead(d_sae: int = 40) -> Tensor:
+    dead = torch.zeros(d_sae, dtype=torch.bool)
+    dead[[1, 5, 7, 20]] = True
+    return dead
+
+
+@cache
+def trained() -> dict[str, TrainResult]:
+    """Every architecture's example, trained as one group."""
+    runs = [run_of(name, n_steps=80, batch_size=128) for name in NAMES]
+    return dict(zip(NAMES, train_group(runs, stream_of(runs[0])), strict=True))
+
+
+def test_shapes(name: str) -> None:
+    sae, x = random_sae(name), batch()
+    assert sae.encode(x).shape == (32, 40)
+    assert sae.decode(sae.encode(x)).shape == sae(x).shape == (32, 12)
+    loss = sae.loss(x, LossContext())
+    assert loss.total.shape == loss.l0.shape == ()
+    assert loss.active.shape == (40,)
+    assert 0 <= float(loss.l0) <= 40
+
+
+def test_the_loss_is_the_sum_of_its_terms(name: str) -> None:
+    loss = random_sae(name).loss(batch(), LossContext(dead=some_dead()))
+    assert "mse_loss" in loss.terms
+    torch.testing.assert_close(loss.total, sum(loss.terms.values(), torch.zeros(())))
+
+
+def test_the_loss_changes_nothing_but_gradients(name: str) -> None:
+    sae, x = random_sae(name), batch()
+    before = {key: value.clone() for key, value in sae.named_parameters()}
+    first, second = sae.loss(x, LossContext()), sae.loss(x, LossContext())
+    assert torch.equal(first.total, second.total)
+    assert all(torch.equal(value, before[key]) for key, value in sae.named_parameters())
+
+
+def test_every_parameter_gets_a_finite_gradient(name: str) -> None:
+    sae = random_sae(name)
+    sae.loss(batch(), LossContext(dead=some_dead())).total.backward()
+    for parameter_name, parameter in sae.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all() and parameter.grad.any(), parameter_name
+
+
+class LossOf(nn.Module):
+    """The loss as a function of the parameters."""
+
+    def __init__(self, sae: SparseAutoencoder) -> None:
+        super().__init__()
+        self.sae = sae
+
+    def forward(self, x: Tensor, ctx: LossContext) -> Tensor:
+        return self.sae.loss(x, ctx).total
+
+
+def fixed_selection(sae: TopKFamily, x: Tensor) -> Callable[[Tensor, Tensor], SparseLatents]:
+    """A `select` that keeps the entries chosen now: which entries win is piecewise constant, and its jumps have no derivative."""
+    with torch.no_grad():
+        entries = sae.select(*sae.pre_acts_and_scores(x))
+    positions = entries.tokens() * sae.d_sae + entries.indices
+
+    def select(pre_acts: Tensor, scores: Tensor) -> SparseLatents:
+        return SparseLatents(pre_acts.flatten()[positions], entries.indices, entries.offsets, sae.d_sae)
+
+    return select
+
+
+def test_gradients_are_derivatives_of_the_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Losses round to float32 on purpose, which finite differences cannot see through.
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    sae, x = random_sae(name, d_in=8, d_sae=20).double(), batch(6, 8).double()
+    if isinstance(sae, TopKFamily):
+        monkeypatch.setattr(sae, "select", fixed_selection(sae, x))
+    parameters = {key: value.detach() for key, value in sae.named_parameters()}
+    for key in parameters.keys() - ESTIMATED.get(name, set()):
+        parameters[key].requires_grad_()
+    def loss(*values: Tensor) -> Tensor:
+        # Clones, because a loss may put its parameters in bounds in place.
+        named = {f"sae.{key}": value.clone() for key, value in zip(parameters, values, strict=True)}
+        return functional_call(LossOf(sae), named, (x, LossContext(0.7)))  # no dead latents: their loss takes the residual as given
+
+    assert torch.autograd.gradcheck(loss, tuple(parameters.values()), fast_mode=True)
+
+
+def test_inference_on_a_token_ignores_the_rest_of_the_batch(name: str) -> None:
+    sae, x = random_sae(name).eval(), batch()
+    other = torch.cat([x[:1], 10 * batch(31)])
+    torch.testing.assert_close(sae.encode(x)[0], sae.encode(other)[0])
+    torch.testing.assert_close(sae.encode(x[:1])[0], sae.encode(x)[0])
+
+
+def test_inference_form_scale_and_files_keep_the_outputs(name: str, tmp_path: Path) -> None:
+    result = trained()[name]
+    assert result.sae is not None and result.scale != 1
+    x = tokens(256)
+    with torch.no_grad():
+        expected = result.sae(x * result.scale) / result.scale
+        inference = result.sae.to_inference()
+        torch.testing.assert_close(inference(x * result.scale) / result.scale, expected, rtol=1e-4, atol=1e-5)
+        latents = inference.encode(x * result.scale)
+        inference.fold_scale(result.scale)
+        torch.testing.assert_close(inference.encode(x), latents, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(inference(x), expected, rtol=1e-4, atol=1e-5)
+        inference.save_pretrained(tmp_path / "sae", {"model_name": "synthetic"})
+        loaded = SparseAutoencoder.from_pretrained(tmp_path / "sae")
+        assert torch.equal(loaded.encode(x), inference.encode(x)) and torch.equal(loaded(x), inference(x))
+    assert not loaded.training
+    assert inference.saelens_architecture in (None, inference.config.architecture)
+
+
+def test_on_the_meta_device_nothing_is_drawn(name: str) -> None:
+    cls = ARCHITECTURES[name]
+    config = cls.Config.example(D_IN, D_SAE)
+    with torch.device("meta"):
+        sae = cls(config, D_IN)
+    real = cls(config, D_IN).state_dict()
+    assert all(tensor.is_meta for tensor in sae.state_dict().values())
+    assert {key: value.shape for key, value in sae.state_dict().items()} == {key: value.shape for key, value in real.items()}
+
+
+def test_the_seed_decides_the_weights(name: str) -> None:
+    cls = ARCHITECTURES[name]
+
+    def weights(seed: int) -> Tensor:
+        sae: SparseAutoencoder = cls(cls.Config.example(D_IN, D_SAE), D_IN, generator=torch.Generator().manual_seed(seed))
+        return torch.cat([parameter.detach().flatten() for parameter in sae.parameters()])
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+
+
+def test_the_loss_falls(name: str) -> None:
+    history = trained()[name].history
+    # The sparsity warm-up (4 of 80 steps) is over at row 4; from there the loss has one definition.
+    first, last = history[4]["loss"], history[-1]["loss"]
+    assert first is not None and last is not None and last < 0.8 * first
+
+
+def test_autocast_gives_nearly_the_same_loss(name: str) -> None:
+    def loss(autocast: bool) -> LossTerms:
+        sae = random_sae(name)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            terms = sae.loss(batch(), LossContext(dead=some_dead()))
+        terms.total.backward()
+        assert all(p.grad is not None and p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in sae.parameters())
+        return terms
+
+    exact, rounded = loss(False), loss(True)
+    assert rounded.total.dtype == torch.float32
+    torch.testing.assert_close(rounded.total, exact.total, rtol=0.02, atol=0)
+
+
+def test_the_sparsity_parameter_is_a_field(name: str) -> None:
+    config: ArchitectureConfig = ARCHITECTURES[name].Config.example(D_IN, D_SAE)
+    assert config.sparsity_parameter in type(config).model_fields
+    assert config.sparsity_value == getattr(config, config.sparsity_parameter)
+
+
+def test_config_survives_a_round_trip(name: str) -> None:
+    config: ArchitectureConfig = ARCHITECTURES[name].Config.example(D_IN, D_SAE)
+    assert config.architecture == name and config.d_sae == D_SAE
+    assert type(config).model_validate(config.model_dump()) == config
+    assert type(config).model_validate(config.model_dump(mode="json")) == config
+    assert type(config).model_validate_json(config.model_dump_json()) == config
+
+
+def test_config_is_frozen_and_strict(name: str) -> None:
+    cls = ARCHITECTURES[name].Config
+    config = cls.example(D_IN, D_SAE)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.d_sae = 8
+    with pytest.raises(ValidationError, match="dsae"):
+        cls.model_validate(config.model_dump() | {"dsae": 8})
+    with pytest.raises(ValidationError, match="input_value='64'"):
+        cls.model_validate(config.model_dump() | {"d_sae": "64"})
+    with pytest.raises(ValidationError, match="input_value=0"):
+        cls.model_validate(config.model_dump() | {"d_sae": 0})

@@ -1,0 +1,68 @@
+"""`launch` in this process: the same code, with what Ray runs elsewhere, workers and trials, as plain calls."""
+
+import dataclasses
+
+import pytest
+
+import sweeps.workers
+from sae_core.trainable import train_trial
+from sweeps.cluster import Cluster
+from sweeps.progress import SweepProgress
+from sweeps.training_stage import TrainingStage
+
+
+class InProcessPool(sweeps.workers.WorkerPool):
+    """One worker, in this process."""
+
+    def __init__(self, config, cache, *, n_workers, resources, saes=None):
+        self.worker = sweeps.workers.SourceWorker(config.model_dump(mode="json"), str(cache), saes or {})
+
+    def map(self, job, indices, done):
+        for index in indices:
+            done(getattr(self.worker, job)(index))
+
+    def close(self):
+        pass
+
+
+class Told(SweepProgress):
+    """Progress that keeps what it is told: the stages, and how far each run that was trained is."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages = []
+        self.trained = {}
+
+    def note(self, text):
+        pass
+
+    def stage(self, name, total, unit):
+        super().stage(name, total, unit)
+        self.stages.append(name)
+
+    def runs(self, fractions):
+        self.trained |= fractions
+
+
+@pytest.fixture(scope="module")
+def in_process():
+    """No Ray: trials and workers one after another in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def fit(stage, trials, scratch, watcher):
+            patch.setattr("ray.tune.report", lambda result: watcher.on_trial_result(0, [], None, result))
+            for trial in trials:
+                train_trial({"trial": dataclasses.asdict(trial)})
+
+        patch.setattr(Cluster, "__enter__", lambda self: self)
+        patch.setattr(Cluster, "__exit__", lambda self, *error: None)
+        patch.setattr("sweeps.workers.WorkerPool", InProcessPool)
+        patch.setattr("ray.get_gpu_ids", list)
+        patch.setattr("sae_core.trainable.get_gpu_ids", list)
+        patch.setattr(TrainingStage, "_fit", fit)
+        yield
+
+
+@pytest.fixture
+def progress():
+    return Told()

@@ -1,0 +1,69 @@
+"""What a metric sees of an SAE on held-out tokens, made up: with or without a language model behind it."""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from sae_core.activations.source import EvalChunk, NextToken
+from sae_core.metrics.metric import METRICS, Observation, Sums
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Held-out tokens, one a row; every position has a next token."""
+
+    x: Tensor
+    x_hat: Tensor
+    latents: Tensor
+    ce_clean: Tensor
+    ce_spliced: Tensor
+    ce_zero_ablated: Tensor
+    ce_mean_ablated: Tensor
+    kl: Tensor
+
+    def rows(self, index: Tensor | slice) -> "Evaluated":
+        return replace(self, **{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+    def observation(self, language_model: bool = True) -> Observation:
+        if not language_model:
+            return Observation(EvalChunk(self.x), self.latents, self.x_hat, None)
+        nothing = torch.zeros_like(self.kl)
+        chunk = EvalChunk(
+            self.x,
+            clean=NextToken(self.ce_clean, nothing),
+            zero_ablated=NextToken(self.ce_zero_ablated, nothing),
+            mean_ablated=NextToken(self.ce_mean_ablated, nothing),
+        )
+        return Observation(chunk, self.latents, self.x_hat, NextToken(self.ce_spliced, self.kl))
+
+
+def made_up(n_tokens: int = 60, d_in: int = 5, d_sae: int = 12, *, error: float = 0.5, seed: int = 0) -> Evaluated:
+    """An SAE whose every aspect gets worse with `error`, between 0 and 1."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n_tokens, d_in, generator=generator) + 1
+    noise = torch.randn(n_tokens, d_in, generator=generator)
+    draws = torch.rand(n_tokens, d_sae, generator=generator)
+    latents = draws * (draws < 0.2 + 0.5 * error)
+    latents[:, : round(6 * error)] = 0  # dead
+    ce = 2 + torch.rand(n_tokens, generator=generator)
+    return Evaluated(
+        x=x,
+        x_hat=x + error * noise,
+        latents=latents,
+        ce_clean=ce,
+        ce_spliced=ce + error,
+        ce_zero_ablated=ce + 4,
+        ce_mean_ablated=ce + 3,
+        kl=torch.full((n_tokens,), error),
+    )
+
+
+def value(name: str, *parts: Evaluated, language_model: bool = True) -> float | None:
+    """A metric over chunks of text, added up as `evaluation.combine` does."""
+    metric = METRICS[name]()
+    total: Sums = {}
+    for part in parts:
+        for key, term in metric.sums(part.observation(language_model)).items():
+            total[key] = total[key] + term if key in total else term
+    return metric.value(total, sum(len(part.x) for part in parts))

@@ -1,0 +1,64 @@
+"""Small SAEs, activations and runs for the tests of `sae_core`: known features, a few seconds of training at most."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae_core.activations.stream import TensorStream
+from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
+from sae_core.config import ARCHITECTURES, ArchitectureConfig, RunConfig, TrainConfig
+from sae_core.sae import SparseAutoencoder
+
+D_IN, D_SAE = 16, 64
+
+
+def activations_config(n_tokens: int) -> SyntheticActivations:
+    """Sums of about three of 32 features in 16 dimensions."""
+    return SyntheticActivations(train_tokens=n_tokens, eval_tokens=512, d_in=D_IN, n_features=32, n_active=3.0)
+
+
+def tokens(n_tokens: int) -> Tensor:
+    """[n_tokens, D_IN], unscaled."""
+    return SyntheticSource(activations_config(n_tokens)).shard(Path(), 0)
+
+
+def heldout(n_tokens: int) -> Tensor:
+    """Further tokens with the same features, [n_tokens, D_IN], unscaled."""
+    config = activations_config(1).model_copy(update={"eval_tokens": n_tokens})
+    return SyntheticSource(config).eval_chunk(Path(), 0, torch.zeros(D_IN)).x
+
+
+def run_of(sae: str | ArchitectureConfig, *, n_steps: int = 20, batch_size: int = 64, seed: int = 0, **train: Any) -> RunConfig:
+    """A run; `sae` is a config, or a name for the architecture's example. The rest goes into `TrainConfig`."""
+    config = ARCHITECTURES[sae].Config.example(D_IN, D_SAE) if isinstance(sae, str) else sae
+    schedule = TrainConfig(batch_size=batch_size, **train)
+    return RunConfig(activations=activations_config(n_steps * batch_size), sae=config, train=schedule, seed=seed)
+
+
+def stream_of(run: RunConfig, n_tokens: int = 4096) -> TensorStream:
+    """The stream every run of the same batch size shares."""
+    return TensorStream(tokens(n_tokens), batch_size=run.train.batch_size, data_seed=run.data_seed)
+
+
+def with_weights(name: str, weights: dict[str, list[Any]], **fields: Any) -> SparseAutoencoder:
+    """An SAE with these weights, for arithmetic by hand."""
+    d_sae, d_in = len(weights["W_dec"]), len(weights["b_dec"])
+    sae: SparseAutoencoder = ARCHITECTURES[name](ARCHITECTURES[name].Config(d_sae=d_sae, **fields), d_in)
+    sae.load_state_dict({key: torch.tensor(value) for key, value in weights.items()}, strict=False)
+    return sae
+
+
+def random_sae(name: str, d_in: int = 12, d_sae: int = 40, seed: int = 0, **fields: Any) -> SparseAutoencoder:
+    """An SAE whose every parameter is away from its initial value; thresholds between 0.05 and 0.15."""
+    cls = ARCHITECTURES[name]
+    config = cls.Config.model_validate(cls.Config.example(d_in, d_sae).model_dump() | fields)
+    generator = torch.Generator().manual_seed(seed)
+    sae: SparseAutoencoder = cls(config, d_in, generator=generator)
+    with torch.no_grad():
+        for parameter_name, parameter in sae.named_parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+            if parameter_name == "threshold":
+                parameter.copy_(0.05 + 0.1 * torch.rand(parameter.shape, generator=generator))
+    return sae

@@ -1,0 +1,134 @@
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import D_IN, D_SAE, run_of, stream_of, tokens
+
+from sae_core.checkpoint import RunFiles
+from sae_core.config import RunConfig
+from sae_core.records import RunRecord
+from sae_core.sae import SparseAutoencoder
+from sae_core.training import Learner, TrainResult, train_run
+
+FACTS = {"activations_hash": "abc", "versions": {"torch": "2.13.0"}, "hardware": "a CPU", "finished_at": "2026-01-01T00:00:00+00:00"}
+
+
+def trained(name: str = "batchtopk") -> TrainResult:
+    return train_run(run_of(name, n_steps=3), stream_of(run_of(name)))
+
+
+def learner(name: str = "jumprelu", n_steps: int = 0) -> Learner:
+    run = run_of(name)
+    started = Learner.start(run, D_IN, torch.device("cpu"))
+    for x, _ in zip(stream_of(run).batches(), range(n_steps), strict=False):
+        started.train_step(x)
+    return started
+
+
+def test_a_finished_run_leaves_its_config_history_sae_and_record(tmp_path: Path) -> None:
+    result, files = trained(), RunFiles(tmp_path)
+    folder = tmp_path / result.run.run_id
+    record = files.finish(result, metadata={"hook_name": "blocks.2.hook_resid_post"}, facts=FACTS)
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    assert found == ["config.json", "history.jsonl", "record.json", "sae/cfg.json", "sae/sae_weights.safetensors"]
+    assert RunRecord.read(folder / "record.json") == record
+    assert RunConfig.model_validate(json.loads((folder / "config.json").read_text())) == result.run
+    assert [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()] == result.history
+
+
+def test_the_record_says_what_was_asked_and_what_came_out(tmp_path: Path) -> None:
+    result = replace(trained(), seconds=2.0)
+    record = RunFiles(tmp_path).finish(result, metadata={}, facts=FACTS)
+    assert record == RunRecord(
+        run_id=result.run.run_id,
+        status="trained",
+        config=result.run.model_dump(mode="json"),
+        architecture="batchtopk",
+        sparsity_parameter="k",
+        sparsity_value=8.0,
+        seed=0,
+        d_in=D_IN,
+        train_tokens=3 * 64,
+        train_seconds=2.0,
+        tokens_per_second=96.0,
+        activations_hash="abc",
+        versions={"torch": "2.13.0"},
+        hardware="a CPU",
+        finished_at="2026-01-01T00:00:00+00:00",
+    )
+
+
+def test_the_exported_sae_takes_unscaled_activations(tmp_path: Path) -> None:
+    result = trained()
+    assert result.sae is not None
+    RunFiles(tmp_path).finish(result, metadata={"model_name": "demo"}, facts=FACTS)
+    loaded = SparseAutoencoder.from_pretrained(tmp_path / result.run.run_id / "sae")
+    x = tokens(64)
+    torch.testing.assert_close(loaded(x), result.sae(x * result.scale) / result.scale, rtol=1e-4, atol=1e-5)
+    cfg = json.loads((tmp_path / result.run.run_id / "sae" / "cfg.json").read_text())
+    assert cfg["metadata"]["model_name"] == "demo" and cfg["metadata"]["training_architecture"] == "batchtopk"
+    assert cfg["metadata"]["run_id"] == result.run.run_id and cfg["metadata"]["training_config"]["seed"] == 0
+
+
+def test_a_failed_run_leaves_its_reason_and_no_sae(tmp_path: Path) -> None:
+    error = {"type": "DivergedError", "message": "it did", "traceback": "..."}
+    result = replace(trained(), sae=None, error=error)
+    record = RunFiles(tmp_path).finish(result, metadata={}, facts=FACTS)
+    assert record.status == "failed" and record.error == error
+    assert record.train_tokens is None and record.tokens_per_second is None and record.metrics == {}
+    assert not (tmp_path / result.run.run_id / "sae").exists()
+
+
+def test_finishing_drops_the_checkpoint(tmp_path: Path) -> None:
+    files, part = RunFiles(tmp_path), learner("topk", n_steps=2)
+    files.checkpoint(part)
+    assert (tmp_path / part.run.run_id / "checkpoint.pt").exists()
+    files.finish(train_run(part.run, stream_of(part.run)), metadata={}, facts=FACTS)
+    assert not (tmp_path / part.run.run_id / "checkpoint.pt").exists()
+
+
+def test_history_values_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    RunFiles(tmp_path).write_history("run", [{"step": 1, "loss": math.nan}, {"step": 2, "loss": math.inf}, {"step": 3, "loss": 0.5}])
+    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    assert lines == ['{"step": 1, "loss": null}', '{"step": 2, "loss": null}', '{"step": 3, "loss": 0.5}']
+
+
+def test_a_checkpoint_holds_all_that_changes(tmp_path: Path) -> None:
+    files, old, new = RunFiles(tmp_path), learner(n_steps=4), learner()
+    old.finite.fill_(False)
+    files.checkpoint(old)
+    files.resume(new)
+    assert (new.step, new.history, new.seconds) == (4, old.history, old.seconds)
+    assert not bool(new.finite) and torch.equal(new.tokens_since_active, old.tokens_since_active)
+    assert all(torch.equal(value, new.sae.state_dict()[key]) for key, value in old.sae.state_dict().items())
+    states = [learner.optimizer.state_dict()["state"] for learner in (old, new)]
+    assert states[0].keys() == states[1].keys() and len(states[0]) == 5
+    for index, state in states[0].items():
+        assert all(torch.equal(value, states[1][index][key]) for key, value in state.items())
+
+
+def test_without_a_checkpoint_a_run_starts_at_the_beginning(tmp_path: Path) -> None:
+    fresh = learner()
+    RunFiles(tmp_path).resume(fresh)
+    assert fresh.step == 0 and not fresh.history
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_checkpoint_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, part = RunFiles(tmp_path), learner(n_steps=2)
+    files.checkpoint(part)
+
+    def full_disk(state: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    part.step = 3
+    with pytest.raises(OSError, match="disk full"):
+        files.checkpoint(part)
+    resumed = learner()
+    files.resume(resumed)
+    assert resumed.step == 2 and resumed.sae.d_sae == D_SAE

@@ -1,0 +1,162 @@
+import hashlib
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, DatasetDict
+
+from sae_core.activations.dataset import DataConfig, Part, content_hash, documents, problems
+from sae_core.errors import ConfigError
+
+ROWS = [
+    {"text": "one", "split": "train"},
+    {"text": "two", "split": "heldout"},
+    {"text": "", "split": "train"},
+    {"text": "three", "split": "train"},
+]
+
+
+def write(directory: Path, suffix: str) -> str:
+    path = directory / f"text{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
+    elif suffix == ".json":
+        path.write_text(json.dumps(ROWS))
+    elif suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in ROWS))
+    else:
+        path.write_text("one\n\ntwo\nthree\n")
+    return str(path)
+
+
+def texts(part: Part, **fields: object) -> list[object]:
+    return list(documents(DataConfig.model_validate(fields), part))
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".json", ".jsonl"])
+def test_split_column_of_a_file(tmp_path: Path, suffix: str) -> None:
+    name = write(tmp_path, suffix)
+    assert texts("train", dataset=name) == ["one", "three"]
+    assert texts("heldout", dataset=name) == ["two"]
+
+
+def test_one_split_for_both_parts_holds_out_by_hash(tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt"
+    lines = [f"line {i}" for i in range(200)]
+    path.write_text("\n".join(lines))
+    held_out = [line for line in lines if int(hashlib.sha256(line.encode()).hexdigest(), 16) % 10 == 0]
+    fields = {"dataset": str(path), "eval_split": "train"}
+    assert texts("heldout", **fields) == held_out
+    assert texts("train", **fields) == [line for line in lines if line not in held_out]
+    assert 5 < len(held_out) < 40
+
+
+def test_tokenised_rows(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.parquet"
+    pq.write_table(pa.table({"ids": [[1, 2, 3], [4], []], "split": ["train", "heldout", "train"]}), path)
+    assert texts("train", dataset=str(path), tokens_column="ids") == [[1, 2, 3]]
+    shared = {"dataset": str(path), "tokens_column": "ids", "eval_split": "train"}
+    assert [*texts("train", **shared), *texts("heldout", **shared)] == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_directory_of_files(tmp_path: Path, streaming: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        pq.write_table(pa.table({"text": [f"{split} text"]}), tmp_path / "data" / f"{split}.parquet")
+    fields = {"dataset": str(tmp_path / "data"), "eval_split": "test", "streaming": streaming}
+    assert texts("train", **fields) == ["train text"]
+    assert texts("heldout", **fields) == ["test text"]
+
+
+def test_saved_data_sets(tmp_path: Path) -> None:
+    train, valid = Dataset.from_dict({"text": ["a"]}), Dataset.from_dict({"text": ["b"]})
+    DatasetDict({"train": train, "valid": valid}).save_to_disk(tmp_path / "both")
+    train.save_to_disk(tmp_path / "one")
+    assert texts("heldout", dataset=str(tmp_path / "both"), eval_split="valid") == ["b"]
+    one = {"dataset": str(tmp_path / "one"), "eval_split": "train"}
+    assert [*texts("train", **one), *texts("heldout", **one)] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"text_column": "txt"}, r"`data\.text_column` must be one of \['split', 'text'\], but got 'txt'\. Did you mean 'text'\?"),
+        ({"tokens_column": "ids"}, r"`data\.tokens_column` must be one of .* but got 'ids'"),
+        ({"train_split": "trian"}, r"`data\.train_split` must be one of \['heldout', 'train'\], but got 'trian'\. Did you mean 'train'\?"),
+        ({"eval_split": "test"}, r"`data\.eval_split` must be one of .* but got 'test'.*set it to 'train'"),
+    ],
+)
+def test_wrong_names_say_what_there_is(tmp_path: Path, fields: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        texts("train", dataset=write(tmp_path, ".parquet"), **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"text_column": "n"}, r"`data\.text_column` must hold text .*but got 'n' with int\. Choose one of \['ids', 'n', 'text'\]"),
+        (
+            {"text_column": "ids"},
+            r"must hold text \(for token ids use `data\.tokens_column`\), but got 'ids' with list",
+        ),
+        ({"tokens_column": "text"}, r"`data\.tokens_column` must hold lists of token ids, but got 'text' with str"),
+    ],
+)
+def test_columns_of_another_kind_are_refused(tmp_path: Path, fields: dict[str, str], message: str) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": ["a"], "n": [1], "ids": [[1, 2]]}), path)
+    with pytest.raises(ConfigError, match=message):
+        texts("train", dataset=str(path), eval_split="train", **fields)
+
+
+def test_looking_for_problems_downloads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "data" / "train.parquet")
+    assert problems(DataConfig(dataset=str(tmp_path / "data"), eval_split="train", streaming=False)) == []
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
+
+
+def test_every_problem_is_found(tmp_path: Path) -> None:
+    config = DataConfig(dataset=write(tmp_path, ".jsonl"), text_column="a", train_split="b", eval_split="c")
+    assert len(problems(config)) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere/at/all", "must exist, but got 'nowhere/at/all'"),
+        ("./missing", r"must exist, but got '\./missing'"),
+        ("missing.parquet", r"must exist, but got 'missing\.parquet'"),
+        ("nobody/nothing", "reachable Hugging Face Hub data set, but got 'nobody/nothing'.*network"),
+    ],
+)
+def test_missing_data_sets(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        texts("train", dataset=name)
+
+
+def test_unknown_file_format(tmp_path: Path) -> None:
+    (tmp_path / "text.csv").write_text("a,b")
+    with pytest.raises(ConfigError, match=r"\.parquet.*but got '.*text\.csv'"):
+        texts("train", dataset=str(tmp_path / "text.csv"))
+
+
+def test_unreadable_file(tmp_path: Path) -> None:
+    (tmp_path / "text.parquet").write_text("not parquet")
+    with pytest.raises(ConfigError, match=r"readable local file.*but got '.*text\.parquet'"):
+        texts("train", dataset=str(tmp_path / "text.parquet"))
+
+
+def test_hash_is_of_the_content(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    here, there = write(tmp_path, ".jsonl"), write(tmp_path / "other", ".jsonl")
+    assert content_hash(DataConfig(dataset=here)) == content_hash(DataConfig(dataset=there))
+    folder = content_hash(DataConfig(dataset=str(tmp_path / "other")))
+    Path(there).write_text("{}")
+    assert content_hash(DataConfig(dataset=here)) != content_hash(DataConfig(dataset=there))
+    assert folder != content_hash(DataConfig(dataset=str(tmp_path / "other")))

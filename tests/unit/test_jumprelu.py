@@ -1,0 +1,102 @@
+import math
+
+import pytest
+import torch
+from hand_computed import WEIGHTS, X
+from pydantic import ValidationError
+from small_runs import with_weights
+from torch import Tensor
+
+from sae_core.architectures.jumprelu import JumpReLU, JumpReLUConfig
+from sae_core.sae import LossContext
+
+# Pre-activations [[3, 2, 6], [-1, -1, -1]]: latents 0 and 2 of the first token are above these thresholds.
+THRESHOLDS = [2.5, 2.0, 1.0]
+
+
+def jumprelu(**fields: object) -> JumpReLU:
+    sae = with_weights("jumprelu", WEIGHTS | {"threshold": THRESHOLDS}, **fields)
+    assert isinstance(sae, JumpReLU)
+    return sae
+
+
+def test_latents_are_above_their_threshold() -> None:
+    assert jumprelu().encode(X).tolist() == [[3, 0, 6], [0, 0, 0]]  # 2 is at its threshold, not above
+
+
+def test_step_loss() -> None:
+    loss = jumprelu(l0_coefficient=0.4).loss(X, LossContext(sparsity_scale=0.5))
+    # x_hat = 3 (1, 0) + 6 (3, 4) + (1, 0) = (22, 24), error (18, 21), 765; second token: 1.
+    assert loss.terms["mse_loss"].item() == (765 + 1) / 2
+    torch.testing.assert_close(loss.terms["l0_loss"].detach(), torch.tensor(0.4 * 0.5 * (2 + 0) / 2))
+    assert float(loss.l0) == 1 and loss.active.tolist() == [True, False, True]
+
+
+def test_quadratic_loss_aims_at_the_target() -> None:
+    loss = jumprelu(l0_coefficient=1.0, sparsity_loss="quadratic", target_l0=4.0).loss(X, LossContext())
+    assert loss.terms["l0_loss"].item() == pytest.approx(2 / 4 * ((2 - 4) ** 2 + (0 - 4) ** 2) / 2)
+
+
+def test_tanh_loss_weighs_latents_by_decoder_norms() -> None:
+    loss = jumprelu(l0_coefficient=1.0, sparsity_loss="tanh", tanh_scale=0.01).loss(X, LossContext())
+    # Latents 3 and 6, norms 1 and 5.
+    assert loss.terms["l0_loss"].item() == pytest.approx((math.tanh(0.03) + math.tanh(0.3)) / 2)
+
+
+def test_pre_activation_loss_pulls_dead_latents_up_whatever_the_warm_up() -> None:
+    dead = torch.tensor([False, True, True])
+    loss = jumprelu(pre_act_loss_coefficient=0.1).loss(X, LossContext(sparsity_scale=0.0, dead=dead))
+    # Second token: relu(2 + 1) * 2 + relu(1 + 1) * 5; the first is at or above both thresholds.
+    assert loss.terms["pre_act_loss"].item() == pytest.approx(0.1 * 16 / 2)
+    assert jumprelu(pre_act_loss_coefficient=0.1).loss(X, LossContext()).terms["pre_act_loss"].item() == 0
+    assert "pre_act_loss" not in jumprelu().loss(X, LossContext(dead=dead)).terms
+
+
+@pytest.mark.parametrize(
+    ("to_input", "d_threshold", "d_b_enc"),
+    [
+        # Bandwidth 2: the kernel is 1/2 where |z - threshold| < 1, that is for latents 0 and 1 of the first token.
+        # g = 2 (x_hat - x) . W_dec_i / B: error (18, 21) gives 18, 42, 3 * 18 + 4 * 21 = 138. h = l0_coefficient / B = 0.2.
+        # d threshold_i = -1/2 (threshold_i g_i + h): -(2.5 * 18 + 0.2) / 2 and -(2 * 42 + 0.2) / 2.
+        (False, [-22.6, -42.1, 0.0], [18.0, 0.0, 138.0]),
+        (True, [-22.6, -42.1, 0.0], [18 + 22.6, 42.1, 138.0]),
+    ],
+)
+def test_straight_through_gradients(to_input: bool, d_threshold: list[float], d_b_enc: list[float]) -> None:
+    sae = jumprelu(l0_coefficient=0.4, bandwidth=2.0, ste_to_input=to_input)
+    sae.loss(X, LossContext()).total.backward()
+    assert sae.threshold.grad is not None and sae.b_enc.grad is not None
+    torch.testing.assert_close(sae.threshold.grad, torch.tensor(d_threshold))
+    torch.testing.assert_close(sae.b_enc.grad, torch.tensor(d_b_enc))
+
+
+def test_the_kernel_is_open_at_its_edges() -> None:
+    def d_threshold(bandwidth: float) -> Tensor:
+        sae = jumprelu(l0_coefficient=1.0, bandwidth=bandwidth)
+        sae.loss(X, LossContext()).total.backward()
+        assert sae.threshold.grad is not None
+        return sae.threshold.grad
+
+    assert d_threshold(1.0)[0] == 0  # |3 - 2.5| is half the bandwidth, not less
+    assert d_threshold(1.01)[0] != 0
+
+
+def test_thresholds_stay_at_0_or_above() -> None:
+    sae = jumprelu()
+    with torch.no_grad():
+        sae.threshold[1] = -0.5
+    sae.loss(X, LossContext())
+    assert sae.threshold.tolist() == [2.5, 0.0, 1.0]
+
+
+def test_thresholds_start_equal_and_learn_faster() -> None:
+    sae = JumpReLU(JumpReLUConfig(d_sae=3, init_threshold=0.25, threshold_lr_factor=7.0), 2)
+    assert sae.threshold.tolist() == [0.25] * 3
+    assert sae.lr_factors() == {"threshold": 7.0}
+
+
+@pytest.mark.parametrize(("loss", "target"), [("quadratic", None), ("step", 16.0), ("tanh", 16.0)])
+def test_a_target_goes_with_the_quadratic_loss(loss: str, target: float | None) -> None:
+    message = f"`target_l0` must be given exactly when .* but got target_l0={target} and sparsity_loss={loss}"
+    with pytest.raises(ValidationError, match=message):
+        JumpReLUConfig.model_validate({"architecture": "jumprelu", "d_sae": 3, "sparsity_loss": loss, "target_l0": target})

@@ -1,0 +1,85 @@
+import math
+
+import pytest
+import torch
+from small_runs import D_IN, D_SAE
+
+from sae_core.config import ARCHITECTURES, TrainConfig
+from sae_core.optim import lr_factor, make_optimizer, set_lr
+
+
+def factors(n_steps: int, **fields: object) -> list[float]:
+    config = TrainConfig(**{"lr_warm_up": 0.0, "lr_decay": 0.0, **fields})  # type: ignore[arg-type]
+    return [lr_factor(step, n_steps, config) for step in range(n_steps)]
+
+
+def test_warm_up_and_decay_are_those_of_saelens() -> None:
+    # 4 warm-up and 4 decay steps of 12, as SAELens' LinearLR pair sees them.
+    expected = [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    assert factors(12, lr_warm_up=4 / 12, lr_decay=4 / 12) == pytest.approx(expected)
+
+
+def test_constant() -> None:
+    assert factors(5) == [1.0] * 5
+
+
+def test_linear_decay_all_along() -> None:
+    assert factors(4, lr_decay=1.0) == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_cosine_falls_to_the_lowest_factor() -> None:
+    # cos over 4 steps: progress 0, 1/4, 1/2, 3/4; 0.1 + 0.9 * (1 + cos(pi * progress)) / 2.
+    found = factors(4, lr_schedule="cosine", lr_min_factor=0.1)
+    assert found == pytest.approx([0.1 + 0.9 * (1 + math.cos(math.pi * p)) / 2 for p in (0, 0.25, 0.5, 0.75)])
+
+
+def test_cosine_stays_lowest_during_the_decay() -> None:
+    found = factors(8, lr_schedule="cosine", lr_decay=0.5, lr_min_factor=0.2)
+    assert found[4:] == pytest.approx([0.2 * ramp for ramp in (1, 0.75, 0.5, 0.25)])
+
+
+def test_cosine_starts_at_the_peak_after_the_warm_up() -> None:
+    found = factors(10, lr_schedule="cosine", lr_warm_up=0.2, lr_min_factor=0.0)
+    assert found[:3] == pytest.approx([0.5, 1, 1])
+    assert found[3:] == sorted(found[3:], reverse=True)
+
+
+def test_restarts_repeat_the_cosine() -> None:
+    once, thrice = factors(4, lr_schedule="cosine"), factors(12, lr_schedule="cosine_restarts", n_restarts=2)
+    assert thrice == pytest.approx(once * 3)
+
+
+def test_one_step_runs_have_a_rate() -> None:
+    for schedule in ("constant", "cosine", "cosine_restarts"):
+        assert factors(1, lr_schedule=schedule, lr_warm_up=0.05, lr_decay=0.2) == [1.0]
+
+
+def test_parameters_with_a_factor_have_their_own_rate() -> None:
+    cls = ARCHITECTURES["jumprelu"]
+    sae = cls(cls.Config(d_sae=D_SAE, threshold_lr_factor=5.0), D_IN)
+    optimizer = make_optimizer(sae, TrainConfig(adam_beta1=0.5, adam_beta2=0.9, adam_eps=1e-6))
+    set_lr(optimizer, 2e-3)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert {name: rates[id(p)] for name, p in sae.named_parameters()} == {
+        "W_enc": 2e-3, "W_dec": 2e-3, "b_enc": 2e-3, "b_dec": 2e-3, "threshold": pytest.approx(1e-2),
+    }  # fmt: skip
+    assert all(group["betas"] == (0.5, 0.9) and group["eps"] == 1e-6 and group["weight_decay"] == 0 for group in optimizer.param_groups)
+
+
+def test_without_factors_there_is_one_group_with_every_parameter() -> None:
+    cls = ARCHITECTURES["gated"]
+    sae = cls(cls.Config(d_sae=D_SAE), D_IN)
+    (group,) = make_optimizer(sae, TrainConfig()).param_groups
+    assert {id(p) for p in group["params"]} == {id(p) for p in sae.parameters()}
+
+
+def test_a_first_adam_step_moves_by_the_rate() -> None:
+    cls = ARCHITECTURES["standard"]
+    sae = cls(cls.Config(d_sae=D_SAE), D_IN)
+    optimizer = make_optimizer(sae, TrainConfig())
+    set_lr(optimizer, 0.01)
+    for parameter in sae.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = sae.b_dec.detach().clone()
+    optimizer.step()
+    torch.testing.assert_close(sae.b_dec.detach(), before - 0.01)

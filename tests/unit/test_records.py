@@ -1,0 +1,57 @@
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from sae_core.records import SCHEMA_VERSION, RunRecord, finite_or_none, write_json, write_text
+
+
+def record(**changes: object) -> RunRecord:
+    fields = {"run_id": "topk-1", "status": "finished", "config": {"seed": 0}, "architecture": "topk", "sparsity_parameter": "k"}
+    return RunRecord(**{**fields, "sparsity_value": 8.0, "seed": 0, **changes})  # type: ignore[arg-type]
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    written = record(metrics={"fvu": 0.25, "kl": None}, versions={"torch": "2.13.0"}, error={"type": "E", "message": "m", "traceback": ""})
+    written.write(tmp_path / "deep" / "record.json")
+    assert RunRecord.read(tmp_path / "deep" / "record.json") == written
+
+
+def test_nan_and_infinity_are_never_written_as_numbers(tmp_path: Path) -> None:
+    record(metrics={"fvu": math.nan, "kl": math.inf}).write(tmp_path / "record.json")
+    text = (tmp_path / "record.json").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert RunRecord.read(tmp_path / "record.json").metrics == {"fvu": None, "kl": None}
+
+
+def test_finite_or_none_looks_inside() -> None:
+    assert finite_or_none({"a": [1.5, math.nan, (math.inf, "x")], "b": 2}) == {"a": [1.5, None, [None, "x"]], "b": 2}
+
+
+def test_fields_of_a_later_minor_version_are_ignored(tmp_path: Path) -> None:
+    write_json(tmp_path / "record.json", dataclasses.asdict(record()) | {"colour": "red"})
+    assert RunRecord.read(tmp_path / "record.json") == record()
+
+
+@pytest.mark.parametrize(("content", "version"), [({"schema_version": 99}, "99"), ({}, "None"), ([], "None")])
+def test_what_is_not_a_record_or_too_new_is_refused(tmp_path: Path, content: object, version: str) -> None:
+    (tmp_path / "record.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"schema_version must be <= {SCHEMA_VERSION}, but .*record\.json has {version}\."):
+        RunRecord.read(tmp_path / "record.json")
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "record.json"
+    write_text(path, "old")
+
+    def full_disk(_: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="disk full"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

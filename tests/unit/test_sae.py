@@ -1,0 +1,91 @@
+import copy
+
+import pytest
+import torch
+from hand_computed import WEIGHTS, X
+from small_runs import random_sae, with_weights
+from torch import Tensor
+
+from sae_core.architectures.standard import Standard, StandardConfig
+from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse, norm_weighted_l1
+
+
+def test_initial_weights() -> None:
+    sae = Standard(StandardConfig(d_sae=40, decoder_init_norm=0.3), 12, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.full((40,), 0.3))
+    assert torch.equal(sae.W_enc, sae.W_dec.T) and sae.W_enc.is_contiguous()
+    assert sae.W_enc.data_ptr() != sae.W_dec.data_ptr()  # equal at first, not tied
+    assert not sae.b_dec.any() and not sae.b_enc.any()
+
+
+def test_decode() -> None:
+    sae = with_weights("standard", WEIGHTS)
+    # 2 * (1, 0) + 1 * (0, 2) + 1 * (3, 4) + b_dec (1, 0)
+    assert sae.decode(torch.tensor([[2.0, 1.0, 1.0]])).tolist() == [[6.0, 6.0]]
+
+
+def test_folding_a_scale_moves_to_the_units_of_the_model() -> None:
+    scaled, folded = with_weights("standard", WEIGHTS), with_weights("standard", WEIGHTS)
+    folded.fold_scale(4.0)
+    assert folded.b_dec.tolist() == [0.25, 0.0] and folded.W_dec[1].tolist() == [0.0, 0.5] and folded.W_enc[0].tolist() == [4.0, 0.0, 4.0]
+    assert torch.equal(folded.b_enc, scaled.b_enc)
+    torch.testing.assert_close(folded.encode(X), scaled.encode(4 * X))
+    torch.testing.assert_close(folded(X), scaled(4 * X) / 4)
+
+
+def test_the_inference_form_is_a_copy() -> None:
+    sae = random_sae("gated").train()
+    before = copy.deepcopy(sae.state_dict())
+    inference = sae.to_inference()
+    inference.fold_scale(2.0)
+    assert not inference.training and sae.training
+    assert all(torch.equal(value, before[key]) for key, value in sae.state_dict().items())
+
+
+def test_mse_is_summed_over_d_in_and_averaged_over_tokens() -> None:
+    # (1 + 4 + 9 + 16) / 2
+    assert float(mse(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(2, 2))) == 15
+
+
+def test_norm_weighted_l1() -> None:
+    # (1 * 1 + 2 * 2 + 1 * 5) / 2, with decoder norms 1, 2, 5
+    latents = torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
+    assert float(norm_weighted_l1(latents, torch.tensor(WEIGHTS["W_dec"]))) == 5
+
+
+def test_loss_terms_read_sparsity_off_latents() -> None:
+    latents = torch.tensor([[1.0, 0.0, -2.0], [0.0, 0.0, 3.0]])
+    loss = LossTerms.of({"mse_loss": torch.tensor(2.0), "l1_loss": torch.tensor(0.5)}, latents)
+    assert float(loss.total) == 2.5 and float(loss.l0) == 1.5
+    assert loss.active.tolist() == [True, False, True]
+
+
+def test_concrete_classes_are_final() -> None:
+    with pytest.raises(TypeError, match="must be abstract or final, but Wider subclasses Standard"):
+
+        class Wider(Standard):
+            pass
+
+
+@pytest.mark.parametrize("method", ["decode", "forward"])
+def test_what_every_sae_shares_is_not_overridden(method: str) -> None:
+    with pytest.raises(TypeError, match=f"`{method}` is the same for every SAE, but Own overrides it"):
+        type("Own", (SparseAutoencoder,), {method: lambda self, x: x})
+
+
+def test_an_abstract_sae_cannot_be_made() -> None:
+    class OnlyEncodes(SparseAutoencoder):
+        def encode(self, x: Tensor) -> Tensor:
+            return x
+
+    with pytest.raises(TypeError, match="abstract.*loss"):
+        OnlyEncodes(StandardConfig(d_sae=4), 2)  # type: ignore[abstract]
+
+
+def test_by_default_no_rate_differs_and_nothing_is_calibrated() -> None:
+    sae = random_sae("standard")
+    before = copy.deepcopy(sae.state_dict())
+    sae.calibrate([torch.ones(2, 12)])
+    assert sae.lr_factors() == {} and sae.saelens_fields() == {}
+    assert all(torch.equal(value, before[key]) for key, value in sae.state_dict().items())
+    assert LossContext() == LossContext(1.0, None)

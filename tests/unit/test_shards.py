@@ -1,0 +1,85 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sae_core.activations.shards import finish, harvest, is_complete, read_manifest, shard_path, write_shard
+from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
+from sae_core.errors import ConfigError
+
+
+@pytest.fixture
+def source() -> SyntheticSource:
+    return SyntheticSource(SyntheticActivations(d_in=4, n_features=8, n_active=2.0, train_tokens=40_000, eval_tokens=10))
+
+
+def test_statistics_by_hand(tmp_path: Path) -> None:
+    stats = write_shard(tmp_path, 0, torch.tensor([[3.0, 4.0], [0.0, 1.0]]), "float16")
+    assert (stats.n_tokens, stats.norm_sum, stats.x_sum) == (2, 6.0, [3.0, 5.0])  # norms 5 and 1
+    assert load_file(shard_path(tmp_path, 0))["x"].dtype == torch.float16
+
+
+def test_statistics_are_of_the_stored_values(tmp_path: Path) -> None:
+    stats = write_shard(tmp_path, 0, torch.tensor([[1.0001, 0.0]]), "bfloat16")  # bfloat16 has no 1.0001
+    assert stats.norm_sum == 1.0
+
+
+def test_overflow_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"7e\+04 in shard 3 with float16.*data\.activations_dtype: float32"):
+        write_shard(tmp_path, 3, torch.tensor([[7e4, 0.0]]), "float16")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_manifest_adds_up(source: SyntheticSource, tmp_path: Path) -> None:
+    harvest(source, tmp_path)
+    manifest = finish(source, tmp_path)
+    x = torch.cat([source.shard(tmp_path, index) for index in range(3)])
+    assert manifest.shard_tokens == [16_384, 16_384, 7_232]
+    assert (manifest.n_tokens, manifest.d_in, manifest.dtype) == (40_000, 4, "float32")
+    assert manifest.scale == pytest.approx(2.0 / float(x.norm(dim=1).mean()), rel=1e-5)  # sqrt(4) / mean norm
+    assert torch.allclose(torch.tensor(manifest.mean), x.mean(dim=0), atol=1e-5)
+    assert manifest.activations_hash == source.fingerprint()
+    assert read_manifest(tmp_path) == manifest
+
+
+def test_manifest_is_the_same_for_any_split_of_the_work(source: SyntheticSource, tmp_path: Path) -> None:
+    harvest(source, tmp_path / "one")
+    for indices in ([2], [0, 1]):
+        harvest(source, tmp_path / "two", indices=indices)
+    assert finish(source, tmp_path / "one") == finish(source, tmp_path / "two")
+
+
+def test_finished_shards_are_not_made_again(source: SyntheticSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    harvest(source, tmp_path, indices=[0, 2])
+    made, seen = [], []
+    make = source.shard
+    monkeypatch.setattr(source, "shard", lambda directory, index: made.append(index) or make(directory, index))
+    harvest(source, tmp_path, on_shard=lambda index, n_tokens: seen.append((index, n_tokens)))
+    assert made == [1]
+    assert seen == [(0, 16_384), (1, 16_384), (2, 7_232)]
+
+
+def test_interrupted_shard_is_made_again(source: SyntheticSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(path: Path, content: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("sae_core.activations.shards.write_json", interrupted)
+        harvest(source, tmp_path, indices=[0])
+    assert not is_complete(tmp_path, 0)
+    harvest(source, tmp_path, indices=[0])
+    assert is_complete(tmp_path, 0)
+
+
+def test_manifest_needs_every_shard(source: SyntheticSource, tmp_path: Path) -> None:
+    harvest(source, tmp_path, indices=[1])
+    with pytest.raises(ValueError, match=r"missing=\[0, 2\] of 3"):
+        finish(source, tmp_path)
+
+
+def test_statistics_file_is_plain_json(source: SyntheticSource, tmp_path: Path) -> None:
+    harvest(source, tmp_path, indices=[0])
+    stats = json.loads((tmp_path / "train-00000.json").read_text())
+    assert sorted(stats) == ["n_tokens", "norm_sum", "x_sum"]

@@ -1,0 +1,116 @@
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from sae_core.activations.shards import finish, harvest
+from sae_core.activations.stream import ActivationStream, Stream, TensorStream, shuffled_rows
+from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("cache")
+    source = SyntheticSource(SyntheticActivations(d_in=4, n_features=8, n_active=2.0, train_tokens=40_000, eval_tokens=10))
+    harvest(source, directory)
+    finish(source, directory)
+    return directory
+
+
+def first(stream: ActivationStream, n: int, start: int = 0) -> torch.Tensor:
+    return torch.cat(list(islice(stream.batches(start), n)))
+
+
+def numbered(n: int, batch_size: int, data_seed: int = 0) -> TensorStream:
+    """Rows that tell which they are: row i is (i, 1), before scaling."""
+    x = torch.stack([torch.arange(n, dtype=torch.float32), torch.ones(n)], dim=1)
+    return TensorStream(x, batch_size=batch_size, data_seed=data_seed)
+
+
+def row_numbers(batches: torch.Tensor) -> list[int]:
+    return (batches[:, 0] / batches[:, 1]).round().int().tolist()
+
+
+def test_every_epoch_has_every_row_once_in_another_order() -> None:
+    rows = row_numbers(first(numbered(10, batch_size=5), 4))
+    assert sorted(rows[:10]) == sorted(rows[10:]) == list(range(10))
+    assert rows[:10] != rows[10:]
+    assert rows[:10] != list(range(10))
+
+
+def test_batches_go_on_across_the_end_of_an_epoch() -> None:
+    rows = row_numbers(first(numbered(10, batch_size=4), 5))  # 20 rows, the third batch is half of each epoch
+    assert sorted(rows[:10]) == sorted(rows[10:]) == list(range(10))
+
+
+def test_batch_larger_than_the_data_repeats_it() -> None:
+    rows = row_numbers(first(numbered(3, batch_size=7), 1))
+    assert sorted(rows[:3]) == sorted(rows[3:6]) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("start", [1, 3, 9, 20, 47])
+def test_resumed_equals_uninterrupted(cache: Path, start: int) -> None:
+    stream = Stream(cache, batch_size=1_000)  # 40 batches an epoch, shards of 16,384 rows
+    assert torch.equal(first(stream, start + 3)[start * 1_000 :], first(stream, 3, start=start))
+
+
+def test_resuming_reads_no_skipped_shard(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, read = Stream(cache, batch_size=100), []
+    load = stream._shard
+    monkeypatch.setattr(stream, "_shard", lambda index: read.append(index) or load(index))
+    next(stream.batches(start=10_000))  # row 1,000,000: epoch 25, at its start
+    assert len(read) == 1
+
+
+def test_order_depends_on_the_data_seed_only(cache: Path) -> None:
+    one, again, other = (Stream(cache, batch_size=500, data_seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first(one, 3), first(again, 3))
+    assert not torch.equal(first(one, 3), first(other, 3))
+
+
+def test_batch_size_cuts_the_same_sequence() -> None:
+    assert row_numbers(first(numbered(50, batch_size=10), 5)) == row_numbers(first(numbered(50, batch_size=25), 2))
+
+
+def test_shards_are_mixed_over_an_epoch() -> None:
+    order = [shard for (shard, rows), _ in zip(shuffled_rows([3, 1, 2], 0, 0), range(6), strict=False)]
+    assert sorted(order[:3]) == sorted(order[3:]) == [0, 1, 2]
+
+
+def test_batches_are_scaled_to_norm_sqrt_d_in(cache: Path) -> None:
+    stream = Stream(cache, batch_size=2_000)
+    x = first(stream, 20)
+    assert x.dtype == torch.float32
+    assert float(x.norm(dim=1).mean()) == pytest.approx(stream.d_in**0.5, rel=1e-5)
+    assert torch.allclose(x.mean(dim=0) / stream.scale, stream.mean, atol=1e-5)
+
+
+def test_tensor_stream_scale_and_mean_by_hand() -> None:
+    stream = TensorStream(torch.tensor([[3.0, 4.0], [0.0, 5.0]]), batch_size=2)
+    # both norms are 5, so the scale is sqrt(2) / 5
+    assert stream.scale == pytest.approx(2**0.5 / 5)
+    assert stream.mean.tolist() == [1.5, 4.5]
+    assert first(stream, 1).norm(dim=1).tolist() == pytest.approx([2**0.5, 2**0.5])
+
+
+def test_both_are_activation_streams(cache: Path) -> None:
+    assert isinstance(Stream(cache, batch_size=1), ActivationStream)
+    assert isinstance(numbered(3, batch_size=1), ActivationStream)
+
+
+@pytest.mark.parametrize(("n_rows", "batch_size", "value"), [(0, 4, "n_tokens=0"), (4, 0, "batch_size=0")])
+def test_empty_streams_are_refused(n_rows: int, batch_size: int, value: str) -> None:
+    with pytest.raises(ValueError, match=value):
+        TensorStream(torch.zeros(n_rows, 2), batch_size=batch_size)
+
+
+def test_incomplete_cache_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"manifest\.json"):
+        Stream(tmp_path, batch_size=1)
+
+
+@pytest.mark.gpu
+def test_gpu_batches_equal_cpu_batches(cache: Path) -> None:
+    on_gpu = first(Stream(cache, batch_size=1_000, device="cuda"), 45)
+    assert torch.equal(on_gpu.cpu(), first(Stream(cache, batch_size=1_000), 45))

@@ -1,0 +1,79 @@
+from types import SimpleNamespace
+
+import pytest
+
+from sae_core.activations import text
+from sae_core.activations.text import WindowMaker
+from sae_core.errors import ConfigError
+
+
+class Letters:
+    """A tokenizer for tests: a is 1, b is 2, ..."""
+
+    def __init__(self, bos: int | None = 0, eos: int | None = 99) -> None:
+        self.bos_token_id, self.eos_token_id = bos, eos
+
+    def __call__(self, texts: list[str], **options: bool) -> dict[str, list[list[int]]]:
+        assert options == {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+        return {"input_ids": [[ord(letter) - 96 for letter in one] for one in texts]}
+
+
+def windows(
+    documents: list[str] | list[list[int]], n_tokens: int, *, tokenizer: object = None, prepend_bos: bool = True
+) -> list[list[int]]:
+    maker = WindowMaker(tokenizer or Letters(), 4, prepend_bos, special_ids=(0, 99))
+    return maker.windows(documents, n_tokens).tolist()
+
+
+def test_bos_parts_documents_and_starts_every_window() -> None:
+    # the stream is 0 1 2 3 4 | 0 5 6 7; cut after every third token, each piece behind a BOS; the tokens that count are 2 + 2 + 3
+    assert windows(["abcd", "efg"], 7) == [[0, 0, 1, 2], [0, 3, 4, 0], [0, 5, 6, 7]]
+
+
+@pytest.mark.parametrize(("n_tokens", "n_windows"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (7, 3)])
+def test_fewest_windows_with_the_tokens_asked(n_tokens: int, n_windows: int) -> None:
+    assert len(windows(["abcd", "efg"], n_tokens)) == n_windows  # windows hold 2, 2 and 3 tokens that count
+
+
+def test_too_little_text_gives_what_there_is() -> None:
+    assert windows(["abc"], 100) == [[0, 0, 1, 2]]
+    assert windows([], 100) == []
+    assert windows(["a"], 100) == []
+
+
+def test_without_bos_windows_are_consecutive_tokens() -> None:
+    assert windows(["abc", "defg"], 100, prepend_bos=False) == [[0, 1, 2, 3], [0, 4, 5, 6]]
+
+
+def test_eos_parts_documents_where_there_is_no_bos() -> None:
+    assert windows(["abc", "defg"], 100, tokenizer=Letters(bos=None), prepend_bos=False) == [[99, 1, 2, 3], [99, 4, 5, 6]]
+    assert windows(["abc", "de"], 100, tokenizer=Letters(bos=None, eos=None), prepend_bos=False) == [[1, 2, 3, 4]]
+
+
+def test_asking_for_a_missing_bos_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"`model\.prepend_bos` must be false.*got True"):
+        WindowMaker(SimpleNamespace(bos_token_id=None), 4)
+
+
+def test_rows_of_tokens_are_cut_one_by_one() -> None:
+    rows = [[0, 1, 2, 3], [4, 5, 6], [7, 8], [9, 10, 11, 12, 13, 14, 15]]
+    # a window of the same size stays as it is; a row without BOS gets one; [7, 8] and the last 15 are too short
+    assert windows(rows, 100) == [[0, 1, 2, 3], [0, 4, 5, 6], [0, 9, 10, 11], [0, 12, 13, 14]]
+
+
+def test_rows_without_prepended_bos_stay_as_they_are() -> None:
+    assert windows([[0, 1, 2, 3, 4, 5, 6, 7, 8]], 100, prepend_bos=False) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_reading_in_batches_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = ["abcd", "efghijk", "l", "mnopq", "rstuvwxyz"]
+    whole = windows(documents, 20)
+    monkeypatch.setattr(text, "LENGTH_AT_A_TIME", 5)
+    assert windows(documents, 20) == whole
+
+
+def test_documents_beyond_the_need_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "LENGTH_AT_A_TIME", 1)
+    read: list[str] = []
+    WindowMaker(Letters(), 4, special_ids=(0,)).windows((read.append(one) or one for one in ["abcdef"] * 100), 9)
+    assert len(read) == 2  # the stream is 0abcdef0abcdef; its four windows hold 2 + 3 + 2 + 3 tokens that count, those of one document 5

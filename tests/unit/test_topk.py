@@ -1,0 +1,50 @@
+import pytest
+import torch
+from hand_computed import WEIGHTS, X
+from pydantic import ValidationError
+from small_runs import random_sae, with_weights
+
+from sae_core.architectures.topk import TopKConfig
+from sae_core.sae import LossContext
+
+
+def test_latents_are_chosen_by_score_and_are_plain_pre_activations() -> None:
+    # Scores 3, 4, 30: latents 1 and 2. The second token's are negative: nothing is active, L0 is below k.
+    assert with_weights("topk", WEIGHTS, k=2).encode(X).tolist() == [[0, 2, 6], [0, 0, 0]]
+
+
+def test_without_rescaling_the_pre_activation_is_the_score() -> None:
+    assert with_weights("topk", WEIGHTS, k=2, rescale_acts_by_decoder_norm=False).encode(X).tolist() == [[3, 0, 6], [0, 0, 0]]
+
+
+def test_loss() -> None:
+    loss = with_weights("topk", WEIGHTS, k=2).loss(X, LossContext())
+    # x_hat = 2 (0, 2) + 6 (3, 4) + (1, 0) = (19, 28), error (15, 25), 850; second token: 1.
+    assert {name: term.item() for name, term in loss.terms.items()} == {"mse_loss": (850 + 1) / 2}
+    assert float(loss.l0) == 1
+    assert loss.active.tolist() == [False, True, True]
+
+
+def test_training_and_inference_encode_the_same() -> None:
+    sae, x = random_sae("topk"), torch.randn(16, 12)
+    assert torch.equal(sae.train().encode(x), sae.eval().encode(x))
+
+
+def test_every_token_has_k_latents_where_enough_are_positive() -> None:
+    sae = random_sae("topk", k=3)
+    sae.load_state_dict(sae.state_dict() | {"b_enc": torch.full((40,), 50.0)})
+    assert (sae.encode(torch.randn(16, 12)) != 0).sum(dim=1).tolist() == [3] * 16
+
+
+def test_the_inference_form_has_unit_rows_and_says_so() -> None:
+    inference = with_weights("topk", WEIGHTS, k=2).to_inference()
+    assert inference.saelens_fields() == {"k": 2, "rescale_acts_by_decoder_norm": False}
+    torch.testing.assert_close(inference.W_dec.norm(dim=1), torch.ones(3))
+    assert inference.encode(X).tolist() == [[0, 4, 30], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("k", [0, 5])
+def test_k_is_between_1_and_d_sae(k: int) -> None:
+    rule = "`k` must satisfy 1 <= k <= d_sae, but got k=5 and d_sae=4" if k else "k\n.*input_value=0"
+    with pytest.raises(ValidationError, match=rule):
+        TopKConfig(d_sae=4, k=k)
