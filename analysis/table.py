@@ -10,8 +10,6 @@ Choices worth knowing:
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ import pandas as pd
 
 from analysis.stored import StoredRun, StoredSweep, read_sweeps
 from sae_core.errors import ConfigError
-from sae_core.records import MetricSpec, write_text
+from sae_core.records import MetricSpec, write_text, written_whole
 
 COLUMNS = (
     *("run_id", "architecture", "status", "sparsity_parameter", "sparsity_value", "seed", "lr", "d_in", "d_sae"),
@@ -115,15 +113,8 @@ def write_table(table: pd.DataFrame, directory: Path) -> None:
     """Write `table.csv` and `table.parquet`, each atomically: a reader sees the old file or the new one."""
     directory = Path(directory)
     write_text(directory / "table.csv", table.to_csv(index=False, lineterminator="\n"))
-    handle, temporary = tempfile.mkstemp(dir=directory, prefix=".table.parquet.")
-    os.close(handle)
-    try:
+    with written_whole(directory / "table.parquet") as temporary:
         table.to_parquet(temporary, index=False)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(directory / "table.parquet")
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _row(run: StoredRun) -> dict[str, Any]:

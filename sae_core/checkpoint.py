@@ -5,14 +5,13 @@ interruption and the next launch. Every file is written atomically.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sae_core.records import RunRecord, finite_or_none, write_json, write_text
+from sae_core.records import RunRecord, finite_or_none, write_json, write_text, written_whole
 
 if TYPE_CHECKING:
     from sae_core.training import Learner, TrainResult
@@ -27,7 +26,6 @@ class RunFiles:
     def checkpoint(self, learner: "Learner") -> None:
         """Write the state of a run; an older checkpoint is there until the new one is complete."""
         folder = self.directory / learner.run.run_id
-        folder.mkdir(parents=True, exist_ok=True)
         state = {
             "step": learner.step,
             "sae": learner.sae.state_dict(),
@@ -37,9 +35,8 @@ class RunFiles:
             "history": learner.history,
             "seconds": learner.seconds,
         }
-        temporary = folder / f".checkpoint.{os.getpid()}.tmp"
-        torch.save(state, temporary)
-        temporary.replace(folder / "checkpoint.pt")
+        with written_whole(folder / "checkpoint.pt") as temporary:
+            torch.save(state, temporary)
 
     def resume(self, learner: "Learner") -> None:
         """Bring a fresh learner to its last checkpoint; nothing where there is none."""

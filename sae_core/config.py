@@ -75,8 +75,8 @@ def _by_name(registry: Registry[Any], key: str) -> BeforeValidator:
     def parse(value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        if key not in value:
-            raise ConfigError(f"`{key}` must be given, but got keys {sorted(value)}. Choose one of {list(registry)}.")
+        if not isinstance(value.get(key), str):
+            raise ConfigError(f"`{key}` must be the name of one, but got {value.get(key)!r}. Choose one of {list(registry)}.")
         return registry[value[key]].Config.model_validate(dict(value))
 
     return BeforeValidator(parse)

@@ -37,7 +37,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
         def add(entry: T) -> T:
             taken = self._entries.get(name)
-            if taken is not None and getattr(taken, "__qualname__", None) != getattr(entry, "__qualname__", None):
+            if taken is not None and _origin(taken) != _origin(entry):
                 raise ValueError(f"{self.what} names must be unique, but {name!r} is registered twice: {taken} and {entry}.")
             self._entries[name] = entry
             return entry
@@ -45,11 +45,16 @@ class Registry(Mapping[str, T], Generic[T]):
         return add
 
     def _discover(self) -> None:
-        if not self._discovered:
-            self._discovered = True
+        if self._discovered:
+            return
+        self._discovered = True  # now, because modules look names up while they are imported
+        try:
             package = importlib.import_module(self.package)
             for module in pkgutil.iter_modules(package.__path__):
                 importlib.import_module(f"{self.package}.{module.name}")
+        except BaseException:
+            self._discovered = False
+            raise
 
     def __getitem__(self, name: str) -> T:
         self._discover()
@@ -69,3 +74,8 @@ class Registry(Mapping[str, T], Generic[T]):
     def __len__(self) -> int:
         self._discover()
         return len(self._entries)
+
+
+def _origin(entry: object) -> tuple[str | None, str | None]:
+    """Where an object was defined: a module that is imported again registers its entries again."""
+    return getattr(entry, "__module__", None), getattr(entry, "__qualname__", None)

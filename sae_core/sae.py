@@ -62,6 +62,8 @@ class SparseAutoencoder(nn.Module, ABC):
     Config: ClassVar[type[ArchitectureConfig]]
     relative_cost: ClassVar[float] = 1.0
     """Time of a training step relative to a standard SAE of the same size; used to balance groups."""
+    straight_through: ClassVar[frozenset[str]] = frozenset()
+    """Parameters whose gradient is an estimate, not the derivative of the loss; the contract tests leave them out."""
     saelens_architecture: ClassVar[str | None] = None
     """Name under which SAELens loads the inference form; None when only we can."""
 
@@ -155,7 +157,7 @@ class SparseAutoencoder(nn.Module, ABC):
 
 def mse(x_hat: Float[Tensor, "B d_in"], x: Float[Tensor, "B d_in"]) -> Float[Tensor, ""]:
     """Mean over tokens of the squared error summed over d_in: the reconstruction term of every loss here."""
-    return (x_hat.float() - x).pow(2).sum() / x.shape[0]
+    return (x_hat.to(x.dtype) - x).pow(2).sum() / x.shape[0]
 
 
 def norm_weighted_l1(latents: Float[Tensor, "B d_sae"], W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, ""]:

@@ -5,7 +5,6 @@ Format facts: sae-lens 6.54.12 reads `dtype`, `architecture` and `metadata.sae_l
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from sae_core.config import ARCHITECTURES
 from sae_core.errors import ConfigError
-from sae_core.records import write_json
+from sae_core.records import write_json, written_whole
 from sae_core.sae import SparseAutoencoder
 
 FORMAT_VERSION = "6.54.12"
@@ -52,9 +51,8 @@ def save(sae: SparseAutoencoder, directory: Path, metadata: dict[str, Any]) -> N
         "metadata": {"sae_lens_version": FORMAT_VERSION, **metadata},
     }
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in sae.state_dict().items()}
-    temporary = directory / f".{WEIGHTS}.{os.getpid()}.tmp"
-    save_file(tensors, temporary)
-    temporary.replace(directory / WEIGHTS)
+    with written_whole(directory / WEIGHTS) as temporary:
+        save_file(tensors, temporary)
     write_json(directory / "cfg.json", cfg)
 
 

@@ -23,6 +23,8 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the behaviour to come; trials ask Ray for their GPUs anyway
 }
 
+_HERE = str(Path(__file__).resolve().parent.parent)
+
 
 class Cluster:
     """A Ray cluster in use: one started on this machine, or a running one.
@@ -88,18 +90,18 @@ def _start(address: str | None) -> None:
     """
     import ray
 
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     # Workers import this package from where the driver did, also when it is not installed.
-    paths = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")]))
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": {"env_vars": {"PYTHONPATH": paths}}}
+    paths = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, [_HERE, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])))}
     with _sigterm_handler_kept():
         if address is None:
+            # Workers inherit it. A `runtime_env` would do as well, but costs each stage two seconds.
+            os.environ.update(paths)
             # "local": not the cluster that RAY_ADDRESS may name.
-            ray.init(
-                address="local", num_cpus=provenance.n_cores(), num_gpus=provenance.n_gpus(), include_dashboard=False, **options
-            )
+            ray.init(address="local", num_cpus=provenance.n_cores(), num_gpus=provenance.n_gpus(), include_dashboard=False, **options)
             return
         try:
-            ray.init(address=address, **options)
+            ray.init(address=address, runtime_env={"env_vars": paths}, **options)
         except (ConnectionError, ValueError) as error:
             raise _no_cluster(address, str(error).strip().partition("\n")[0]) from None
 
@@ -140,7 +142,9 @@ def _slots(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:
     """
     n_cpus, n_gpus = (max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "GPU"))
     if gpus > n_gpus:
-        raise ConfigError(f"`--gpus-per-trial` must be at most the {n_gpus:g} GPUs there are, but got {gpus:g}. Lower it, or use a GPU machine.")
+        raise ConfigError(
+            f"`--gpus-per-trial` must be at most the {n_gpus:g} GPUs there are, but got {gpus:g}. Lower it, or use a GPU machine."
+        )
     if gpus > 1 and gpus != int(gpus):
         raise ConfigError(f"`--gpus-per-trial` must be a whole number above 1, but got {gpus:g}. Round it.")
     if cpus > n_cpus:

@@ -56,8 +56,9 @@ class Input:
     runs: list[RunConfig] = field(default_factory=list)
 
     def todo(self, store: Store) -> list[RunConfig]:
-        """Runs without a finished or failed record."""
-        return [run for run in self.runs if (record := store.read_record(run.run_id)) is None or record.status == "trained"]
+        """Runs without a finished record, or one of a failure that would happen again."""
+        records = [(run, store.read_record(run.run_id)) for run in self.runs]
+        return [run for run, record in records if record is None or record.status == "trained" or may_recover(record)]
 
 
 def launch(
@@ -87,15 +88,15 @@ def launch(
     cluster = Cluster(address=address, cpus=cpus_per_trial, gpus=gpus_per_trial)
     sink = WandbSink(sweep.wandb, sweep.name, store) if sweep.wandb and sweep.wandb.mode != "disabled" else None
     inputs = _inputs(runs, store)
-    _retry_failed(runs, store)
     todo = [one for one in inputs if one.todo(store)]
     for one in todo:
         one.source.check()
     for one in todo:
         one.source.prepare(one.cache)
     store.begin(sweep, runs)
+    _forget_failures(runs, store)
     interrupted = False
-    with (progress or SweepProgress()) as shown:
+    with progress or SweepProgress() as shown:
         if todo:
             try:
                 with _sigterm_as_ctrl_c(), cluster:
@@ -129,8 +130,8 @@ def _inputs(runs: list[RunConfig], store: Store) -> list[Input]:
     return list(by_config.values())
 
 
-def _retry_failed(runs: list[RunConfig], store: Store) -> None:
-    """Forget failures that may not happen again."""
+def _forget_failures(runs: list[RunConfig], store: Store) -> None:
+    """Remove the records of failures that may not happen again, so that these runs are tried again."""
     for run in runs:
         record = store.read_record(run.run_id)
         if record is not None and may_recover(record):

@@ -4,6 +4,9 @@ Runs are written by the driver from the histories and records on disk, so trials
 """
 
 import json
+import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from sae_core.config import RunConfig
@@ -12,9 +15,11 @@ from sae_core.records import RunRecord
 from sweeps.definition import WandbConfig
 from sweeps.store import Store
 
+log = logging.getLogger(__name__)
+
 
 class WandbSink:
-    """Mirrors runs into W&B.
+    """Mirrors runs into W&B. If that fails, it warns and stops: the sweep does not depend on a server.
 
     Raises:
         ConfigError: wandb is not installed, or `mode: online` without a key.
@@ -29,33 +34,51 @@ class WandbSink:
         self.wandb = wandb
         if config.mode == "online" and not wandb.login(prompt=False, verify=False):
             raise ConfigError(
-                f"`wandb.mode` must be offline where there is no API key, but got mode={config.mode!r}. Run `wandb login`, or set it to offline."
+                f"`wandb.mode` must be offline where there is no API key, but got mode={config.mode!r}. Run `wandb login`, or set it to "
+                "offline."
             )
         self.open_runs: dict[str, Any] = {}
         self.rows_sent: dict[str, int] = {}
+        self.works = True
 
     def update(self, run: RunConfig) -> None:
         """Send the rows of history that are new."""
+        self._try(lambda: self._send_history(run))
+
+    def finish(self, run: RunConfig, record: RunRecord) -> None:
+        """Send the rest of the history and the metrics, under the names of the table, and end the run."""
+        self._try(lambda: self._finish(run, record))
+
+    def close(self) -> None:
+        """End what an interruption left open; a later launch writes these runs again, under the same ids."""
+        for mirrored in self.open_runs.values():
+            self._try(partial(mirrored.finish, exit_code=1))
+        self.open_runs.clear()
+
+    def _try(self, send: Callable[[], None]) -> None:
+        """Once it failed, never again: waiting for a server that is away would hold up training."""
+        if not self.works:
+            return
+        try:
+            send()
+        except self.wandb.Error as error:
+            self.works = False
+            log.warning("W&B failed, the sweep goes on without it: %s", error)
+
+    def _finish(self, run: RunConfig, record: RunRecord) -> None:
+        self._send_history(run)
+        mirrored = self._run(run)
+        metrics = {f"eval/{name}": value for name, value in record.metrics.items()}
+        mirrored.summary.update({**metrics, "status": record.status, "train_seconds": record.train_seconds})
+        mirrored.finish(exit_code=0 if record.status == "finished" else 1)
+        del self.open_runs[run.run_id]
+
+    def _send_history(self, run: RunConfig) -> None:
         path = self.store.history_file(run.run_id)
         rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         for row in rows[self.rows_sent.get(run.run_id, 0) :]:
             self._run(run).log({f"train/{key}": value for key, value in row.items() if key != "step"}, step=row["step"])
         self.rows_sent[run.run_id] = len(rows)
-
-    def finish(self, run: RunConfig, record: RunRecord) -> None:
-        """Send the rest of the history and the metrics, under the names of the table, and end the run."""
-        self.update(run)
-        summary = {f"eval/{name}": value for name, value in record.metrics.items()}
-        mirrored = self._run(run)
-        mirrored.summary.update({**summary, "status": record.status, "train_seconds": record.train_seconds})
-        mirrored.finish(exit_code=0 if record.status == "finished" else 1, quiet=True)
-        del self.open_runs[run.run_id]
-
-    def close(self) -> None:
-        """End what an interruption left open; a later launch writes these runs again, under the same ids."""
-        for mirrored in self.open_runs.values():
-            mirrored.finish(exit_code=1, quiet=True)
-        self.open_runs.clear()
 
     def _run(self, run: RunConfig) -> Any:
         if run.run_id not in self.open_runs:

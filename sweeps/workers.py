@@ -68,7 +68,7 @@ class WorkerPool:
     ) -> None:
         actor = ray.remote(SourceWorker).options(max_restarts=RESTARTS, max_task_retries=RESTARTS, **resources)
         directories = {run_id: str(path) for run_id, path in (saes or {}).items()}
-        self.workers = [actor.remote(config.model_dump(mode="json"), str(cache), directories) for _ in range(n_workers)]
+        self.workers: list[Any] = [actor.remote(config.model_dump(mode="json"), str(cache), directories) for _ in range(n_workers)]
 
     def map(self, job: str, indices: Iterable[int], done: Callable[[Any], None]) -> None:
         """Call the method `job` for every index; each worker takes the next one when it is free.

@@ -4,25 +4,24 @@ pytest puts this file's folder on `sys.path`, so tests import its modules by nam
 """
 
 import os
-
-# Read when the libraries are imported, so set before any of them is. Ray's workers inherit them.
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["RAY_AUTH_MODE"] = "disabled"
-os.environ.pop("WANDB_MODE", None)
-
-from jaxtyping import install_import_hook
-
-# Before the first import of sae_core: checks every shape annotation of functions, methods and dataclasses while tests run.
-install_import_hook("sae_core", "shape_checks.check")
-
 import random
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Read when the libraries are imported, so set before any test imports one; Ray's workers inherit them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ.pop("WANDB_MODE", None)
+
+# Before the first import of sae_core: checks every annotation of its functions, methods and dataclasses while tests run.
+install_import_hook("sae_core", "shape_checks.check")
 
 torch.set_num_threads(1)
+
 # The same examples each time, and no time limit an example: a busy machine is not a failure.
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")

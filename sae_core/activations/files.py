@@ -1,14 +1,14 @@
 """Files: their content as a hash, tensors written whole or not at all, and names that are no path."""
 
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
+
+from sae_core.records import written_whole
 
 
 def is_hub_name(name: str) -> bool:
@@ -28,13 +28,5 @@ def hash_files(files: Iterable[Path], root: Path) -> str:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file so that a reader sees all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with written_whole(path) as temporary:
         save_file(dict(tensors), temporary, metadata=dict(metadata) if metadata else None)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -65,6 +65,7 @@ class JumpReLU(SparseAutoencoder):
 
     Config = JumpReLUConfig
     relative_cost = 1.5
+    straight_through = frozenset({"threshold"})
     saelens_architecture = "jumprelu"
     config: JumpReLUConfig
 
@@ -82,6 +83,11 @@ class JumpReLU(SparseAutoencoder):
 
     def lr_factors(self) -> dict[str, float]:
         return {"threshold": self.config.threshold_lr_factor}
+
+    def to_inference(self) -> SparseAutoencoder:
+        with torch.no_grad():
+            self.threshold.clamp_(min=0)  # the last optimizer step may have left one below
+        return super().to_inference()
 
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
         cfg = self.config

@@ -7,6 +7,7 @@ decoder rows, and the gradients of W_dec and W_enc are sums over the tokens wher
 Shape letters: B tokens in the batch, N active entries in the whole batch, d_in, d_sae.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
+
+# The CSR layout has been "in beta" since PyTorch 1.8; the one product we ask of it is tested against the dense one.
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state", category=UserWarning)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,11 @@ other versions give a slightly different text, hence another hash of the activat
 import hashlib
 import importlib.metadata
 import importlib.resources
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from sae_core.errors import ConfigError
+from sae_core.records import written_whole
 
 PACKAGES = ("matplotlib", "networkx", "numpy", "optuna", "pandas", "sympy")
 """Distributions whose source is the text."""
@@ -47,16 +46,8 @@ def write_corpus(path: Path) -> None:
             "split": ["heldout" if int(key, 16) % HELD_OUT_ONE_IN == 0 else "train" for key, _, _, _ in rows],
         }
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with written_whole(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _source_files() -> Iterator[tuple[str, str, str, str]]:

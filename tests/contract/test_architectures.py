@@ -18,8 +18,6 @@ from sae_core.sparse.latents import SparseLatents
 from sae_core.training import TrainResult, train_group
 
 NAMES = list(ARCHITECTURES)
-ESTIMATED = {"jumprelu": {"threshold"}}
-"""Parameters whose gradient is a straight-through estimate, not a derivative: compared with the written estimator in their unit test."""
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
 
@@ -103,8 +101,9 @@ def test_gradients_are_derivatives_of_the_loss(name: str, monkeypatch: pytest.Mo
     if isinstance(sae, TopKFamily):
         monkeypatch.setattr(sae, "select", fixed_selection(sae, x))
     parameters = {key: value.detach() for key, value in sae.named_parameters()}
-    for key in parameters.keys() - ESTIMATED.get(name, set()):
+    for key in parameters.keys() - sae.straight_through:
         parameters[key].requires_grad_()
+
     def loss(*values: Tensor) -> Tensor:
         # Clones, because a loss may put its parameters in bounds in place.
         named = {f"sae.{key}": value.clone() for key, value in zip(parameters, values, strict=True)}

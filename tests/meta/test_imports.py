@@ -9,7 +9,8 @@ HEAVY = ["ray", "transformer_lens", "transformers", "datasets", "wandb", "pandas
 
 def after(code: str, watched: list[str]) -> list[list[str]]:
     """Run `code`, which appends to the list `seen`, and return that list."""
-    script = f"import json, sys\nseen = []\ndef loaded(): return sorted(sys.modules.keys() & set({watched!r}))\n{code}\nprint(json.dumps(seen))"
+    start = f"import json, sys\nseen = []\ndef loaded(): return sorted(sys.modules.keys() & set({watched!r}))"
+    script = f"{start}\n{code}\nsys.stdout.write(json.dumps(seen))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
     found: list[list[str]] = json.loads(done.stdout)
     return found

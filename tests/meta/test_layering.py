@@ -62,6 +62,26 @@ def ids(path: Path) -> str:
     return path.as_posix()
 
 
+def test_imports_are_told_apart() -> None:
+    source = """
+import a.b
+from sae_core import saelens
+from sae_core.errors import ConfigError
+if TYPE_CHECKING:
+    import only_checked
+try:
+    import at_top
+except ImportError:
+    pass
+class C:
+    def method(self):
+        import inside
+"""
+    found = list(_imports(ast.parse(source), at_import=True))
+    assert [module.module for module in found if module.at_import] == ["a.b", "sae_core.saelens", "sae_core.errors", "at_top"]
+    assert [module.module for module in found if not module.at_import] == ["only_checked", "inside"]
+
+
 def test_the_files_are_found() -> None:
     assert {path.parts[0] for path in FILES} == set(PACKAGES)
 

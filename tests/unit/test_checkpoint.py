@@ -132,3 +132,4 @@ def test_an_interrupted_checkpoint_leaves_the_old_one(tmp_path: Path, monkeypatc
     resumed = learner()
     files.resume(resumed)
     assert resumed.step == 2 and resumed.sae.d_sae == D_SAE
+    assert [path.name for path in (tmp_path / part.run.run_id).iterdir()] == ["checkpoint.pt"]

@@ -1,4 +1,3 @@
-import types
 
 import pytest
 import yaml
@@ -122,14 +121,6 @@ def test_missing_sections_are_told_together():
         "name: `name` must be given, but is missing. Add it.",
         "architectures: `architectures` must be given, but is missing. Add it.",
     ]
-
-
-def test_the_package_offers_launch_however_its_module_was_imported():
-    module = types.ModuleType("sweeps.launcher")
-    module.launch = print
-    package = type(sweeps)("sweeps")
-    package.launch = module  # as the import system does
-    assert package.launch is print
 
 
 def test_the_package_offers_sweep():

@@ -78,7 +78,7 @@ def test_an_abstract_sae_cannot_be_made() -> None:
         def encode(self, x: Tensor) -> Tensor:
             return x
 
-    with pytest.raises(TypeError, match="abstract.*loss"):
+    with pytest.raises(TypeError, match=r"abstract.*loss"):
         OnlyEncodes(StandardConfig(d_sae=4), 2)  # type: ignore[abstract]
 
 

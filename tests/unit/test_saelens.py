@@ -98,12 +98,13 @@ def test_keys_must_be_there(tmp_path: Path, key: str) -> None:
 
 
 def test_unknown_architectures_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnknownNameError, match="architecture must be one of .* but got 'transcoder'"):
+    with pytest.raises(UnknownNameError, match=r"architecture must be one of .* but got 'transcoder'"):
         load(changed_cfg(tmp_path, architecture="transcoder"))
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("normalize_activations", "layer_norm"), ("apply_b_dec_to_input", False), ("normalize_activations", "constant_norm_rescale")]
+    ("key", "value"),
+    [("normalize_activations", "layer_norm"), ("apply_b_dec_to_input", False), ("normalize_activations", "constant_norm_rescale")],
 )
 def test_what_is_not_folded_is_refused(tmp_path: Path, key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"scale folded and b_dec subtracted from its input, but got .*{key}='?{value}"):
@@ -111,7 +112,7 @@ def test_what_is_not_folded_is_refused(tmp_path: Path, key: str, value: object) 
 
 
 def test_tensors_must_fit(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"tensors must fit architecture 'gated', but .*b_gate"):
+    with pytest.raises(ConfigError, match=r"(?s)tensors must fit architecture 'gated', but .*b_gate"):
         load(changed_cfg(tmp_path / "names", architecture="gated"))
-    with pytest.raises(ConfigError, match=r"tensors must fit architecture 'standard', but .*\[12, 41\]"):
+    with pytest.raises(ConfigError, match=r"(?s)tensors must fit architecture 'standard', but .*\[12, 41\]"):
         load(changed_cfg(tmp_path / "shapes", d_sae=41))

@@ -1,0 +1,34 @@
+"""One Ray for all tests here, and one sweep that ran through it without a disturbance."""
+
+import pytest
+import ray
+from long_sweep import sweep_of
+
+from sweeps.cluster import Cluster
+from sweeps.launcher import launch
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "tests/ray/" in item.path.as_posix():
+            item.add_marker("ray")
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """Ray as a launch starts it; launches of this process then use it."""
+    with Cluster(address=None, cpus=1, gpus=0) as cluster:
+        yield cluster
+    assert not ray.is_initialized()
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory):
+    """The directory of all sweeps here: they share activations."""
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster, results):
+    """What `launch` returned for a sweep through Ray."""
+    return launch(sweep_of("undisturbed"), results=results)

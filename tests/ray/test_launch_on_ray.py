@@ -1,0 +1,48 @@
+"""A small sweep through real Ray: workers, trials and processes of their own. What needs no Ray: tests/integration."""
+
+import json
+
+import pandas as pd
+from long_sweep import sweep_of
+from small_sweep import result_of, results_of, times_written
+
+from sweeps.launcher import launch
+
+
+def test_a_sweep_runs_end_to_end(undisturbed):
+    """Four SAEs are trained, evaluated and reported; the fifth run diverges, alone."""
+    assert (undisturbed.finished, undisturbed.missing, undisturbed.interrupted) == (4, [], False)
+    ((run_id, reason),) = undisturbed.failed.items()
+    assert run_id.startswith("gated-")
+    assert "gradients must stay finite" in reason
+    table = pd.read_csv(undisturbed.directory / "table.csv")
+    assert sorted(table.status) == ["failed"] + ["finished"] * 4
+    assert table[table.status == "finished"].fvu.between(0, 1).all()
+    assert (undisturbed.directory / "report" / "report.html").is_file()
+    assert len(list(undisturbed.directory.glob("runs/*/sae/sae_weights.safetensors"))) == 4
+    facts = json.loads((undisturbed.directory / "sweep.json").read_text())
+    assert [stage["stage"] for stage in facts["stages"]] == ["harvest", "train", "evaluate"]
+
+
+def test_ray_leaves_nothing_behind(undisturbed):
+    kept = {path.name for path in undisturbed.directory.iterdir()}
+    assert kept == {"definition.yaml", "sweep.json", "table.csv", "table.parquet", "runs", "report"}
+    for run in (undisturbed.directory / "runs").iterdir():
+        assert {path.name for path in run.iterdir()} <= {"config.json", "record.json", "history.jsonl", "sae"}
+
+
+def test_a_deleted_record_and_a_longer_grid(undisturbed, results):
+    """Exactly these runs are trained, and the deleted one is the same as before, to the last bit."""
+    runs = undisturbed.directory / "runs"
+    (lost,) = [run for run in runs.glob("topk-*") if json.loads((run / "record.json").read_text())["sparsity_value"] == 2]
+    before, result = times_written(runs), result_of(lost)
+    (lost / "record.json").unlink()
+    longer = sweep_of("undisturbed", architectures={**sweep_of("undisturbed").architectures, "batchtopk": {"k": 4}})
+    done = launch(longer, results=results)
+    assert (done.finished, len(done.failed), done.missing) == (5, 1, [])
+    assert result_of(lost) == result
+    unchanged = {path: written for path, written in before.items() if lost not in path.parents}
+    after = times_written(runs)
+    assert {path: after[path] for path in unchanged} == unchanged
+    assert [path.parent.name for path in runs.glob("batchtopk-*/record.json")] == [path.name for path in runs.glob("batchtopk-*")]
+    assert len(results_of(undisturbed.directory)) == 6

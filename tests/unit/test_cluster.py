@@ -1,0 +1,169 @@
+import os
+import signal
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from sae_core.errors import ConfigError
+from sweeps import cluster, provenance
+from sweeps.cluster import Cluster
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """Whatever a test sets is gone after it."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Gives this machine cores and GPUs."""
+
+    def machine(cores, gpus=0):
+        monkeypatch.setattr(provenance, "n_cores", lambda: cores)
+        monkeypatch.setattr(provenance, "gpu_names", lambda: ["NVIDIA H100"] * gpus)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    return machine
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    """Stands in for Ray: `ray.calls` is what was asked of it, `ray.there` its nodes."""
+    module = types.ModuleType("ray")
+    module.calls, module.there, module.running, module.problem = [], [{"CPU": 4.0}], False, None
+
+    def init(**options):
+        module.calls.append(("init", options))
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if module.problem:
+            raise module.problem
+        module.running = True
+
+    def shutdown():
+        module.calls.append(("shutdown", {}))
+        module.running = False
+
+    module.init, module.shutdown = init, shutdown
+    module.is_initialized = lambda: module.running
+    module.nodes = lambda: [{"Alive": True, "Resources": node} for node in module.there] + [{"Alive": False, "Resources": {"CPU": 64.0}}]
+    monkeypatch.setitem(sys.modules, "ray", module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "cpus_per_trial", "gpus_per_trial", "n_slots"),
+    [
+        (2, 0, 1, 0.0, 2),
+        (8, 0, 3, 0.0, 2),
+        (16, 4, 1, 1.0, 4),  # the GPUs decide
+        (2, 4, 1, 1.0, 2),  # the cores decide
+        (16, 4, 2, 2.0, 2),
+        (16, 1, 1, 0.25, 4),
+        (16, 2, 1, 0.3, 6),  # three share a GPU; none is split over two
+        (32, 1, 1, 0.1, 10),  # although 1 // 0.1 is 9
+        (16, 4, 1, 0.0, 16),  # no GPU asked for
+    ],
+)
+def test_slots_of_this_machine(machine, cores, gpus, cpus_per_trial, gpus_per_trial, n_slots):
+    machine(cores, gpus)
+    made = Cluster(address=None, cpus=cpus_per_trial, gpus=gpus_per_trial)
+    assert made.n_slots == n_slots
+    assert made.trial == {"cpu": cpus_per_trial, "gpu": gpus_per_trial}
+    assert made.actor == {"num_cpus": cpus_per_trial, "num_gpus": gpus_per_trial}
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "message"),
+    [
+        (1, 1.0, "`--gpus-per-trial` must be at most the 0 GPUs there are, but got 1. Lower it, or use a GPU machine."),
+        (1, 0.5, "`--gpus-per-trial` must be at most the 0 GPUs there are, but got 0.5. Lower it, or use a GPU machine."),
+        (3, 0.0, "`--cpus-per-trial` must be at most the 2 cores there are, but got 3. Lower it."),
+    ],
+)
+def test_what_this_machine_does_not_have_is_known_before_ray_starts(machine, ray, cpus, gpus, message):
+    machine(2)
+    with pytest.raises(ConfigError) as error:
+        Cluster(address=None, cpus=cpus, gpus=gpus)
+    assert str(error.value) == message
+    assert ray.calls == []
+
+
+def test_gpus_are_shared_or_whole(machine):
+    machine(8, 4)
+    with pytest.raises(ConfigError, match=r"`--gpus-per-trial` must be a whole number above 1, but got 1\.5\. Round it\."):
+        Cluster(address=None, cpus=1, gpus=1.5)
+
+
+def test_ray_runs_for_the_time_of_the_launch(machine, ray):
+    machine(4)
+    with Cluster(address=None, cpus=2, gpus=0) as made:
+        assert made.n_slots == 2
+        assert os.environ["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
+    (_, options), (last, _) = ray.calls
+    assert (options["address"], options["num_cpus"], options["num_gpus"], options["include_dashboard"]) == ("local", 4, 0, False)
+    assert last == "shutdown"
+
+
+def test_ray_that_runs_already_is_used_and_left_running(machine, ray):
+    machine(4)
+    ray.running, ray.there = True, [{"CPU": 3.0}]
+    with Cluster(address=None, cpus=1, gpus=0) as made:
+        assert made.n_slots == 3
+    assert ray.calls == []
+    assert ray.running
+
+
+def test_slots_of_a_cluster_lie_within_nodes(ray):
+    # 3 cores and 1 GPU hold one slot of 2 cores, although the nodes together have 6 and 2.
+    ray.there = [{"CPU": 3.0, "GPU": 1.0}, {"CPU": 3.0, "GPU": 1.0}, {}]
+    with Cluster(address="auto", cpus=2, gpus=1.0) as made:
+        assert made.n_slots == 2
+    assert ray.calls[0][1]["address"] == "auto"
+    assert "num_cpus" not in ray.calls[0][1]
+
+
+def test_what_a_cluster_does_not_have(ray):
+    ray.there = [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}]
+    with pytest.raises(ConfigError, match="at most the 1 GPUs there are, but got 2"), Cluster(address="auto", cpus=1, gpus=2.0):
+        pass
+    assert ray.calls[-1][0] == "shutdown"
+
+
+def test_no_cluster_at_the_address(ray):
+    with pytest.raises(ConfigError, match=r"`--address` must be that of a running Ray cluster, but got '127\.0\.0\.1:9': .*refused"):
+        Cluster(address="127.0.0.1:9", cpus=1, gpus=0)
+    ray.problem = ConnectionError("Could not find any running Ray instance.\nmore")
+    message = r"but got 'auto': Could not find any running Ray instance\. Start one with `ray start --head`, or leave `--address` out"
+    with pytest.raises(ConfigError, match=message), Cluster(address="auto", cpus=1, gpus=0):
+        pass
+
+
+@pytest.mark.parametrize("problem", [None, ValueError("no")])
+def test_the_sigterm_handler_of_the_launcher_stays(ray, problem):
+    ray.problem = problem
+    before = signal.signal(signal.SIGTERM, handler := lambda *_: None)
+    try:
+        if problem:
+            with pytest.raises(ConfigError, match="got 'auto': no"), Cluster(address="auto", cpus=1, gpus=0):
+                pass
+        else:
+            with Cluster(address="auto", cpus=1, gpus=0):
+                assert signal.getsignal(signal.SIGTERM) is handler
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_workers_import_this_package_from_here(machine, ray, address):
+    machine(1)
+    ray.there = [{"CPU": 1.0}]
+    os.environ["PYTHONPATH"] = "/mine"
+    for _ in range(2):
+        with Cluster(address=address, cpus=1, gpus=0):
+            pass
+    environment = os.environ if address is None else ray.calls[-2][1]["runtime_env"]["env_vars"]
+    assert environment["PYTHONPATH"].split(os.pathsep) == [str(Path(cluster.__file__).resolve().parent.parent), "/mine"]

@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import D_IN, random_sae, run_of, stream_of, with_weights
+from torch import Tensor
+
+from sae_core.activations.source import EvalChunk, NextToken
+from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
+from sae_core.evaluation import combine, evaluate, evaluate_chunk
+from sae_core.metrics import METRICS
+from sae_core.sae import SparseAutoencoder
+from sae_core.training import train_run
+
+# Latents relu(x - 1), decoded as they are: x = (3, 1) gives latents (2, 0) and x_hat = (2, 0).
+IDENTITY = {"W_enc": [[1.0, 0.0], [0.0, 1.0]], "b_enc": [-1.0, -1.0], "W_dec": [[1.0, 0.0], [0.0, 1.0]], "b_dec": [0.0, 0.0]}
+
+
+def next_token(*ce: float) -> NextToken:
+    return NextToken(torch.tensor(ce), torch.tensor([0.5] * len(ce)))
+
+
+def chunk(x: list[list[float]], spliced: list[Tensor] | None = None) -> EvalChunk:
+    """A chunk whose language model gets worse by 1 nat whatever is spliced in; what was is appended to `spliced`."""
+
+    def splice(x_hat: Tensor) -> NextToken:
+        assert spliced is not None
+        spliced.append(x_hat)
+        return next_token(*[3.0] * len(x))
+
+    nats = {"clean": 2.0, "zero_ablated": 6.0, "mean_ablated": 5.0}
+    baselines = {name: next_token(*[value] * len(x)) for name, value in nats.items()} if spliced is not None else {}
+    return EvalChunk(torch.tensor(x), splice if spliced is not None else None, **baselines)
+
+
+def test_one_chunk_by_hand() -> None:
+    spliced: list[Tensor] = []
+    sae = with_weights("standard", IDENTITY)
+    values, n_tokens = combine([evaluate_chunk(chunk([[3.0, 1.0], [1.0, 3.0]], spliced), {"run": sae})])
+    assert n_tokens == 2
+    assert spliced[0].tolist() == [[2, 0], [0, 2]]
+    # Errors (1, 1) twice: mse 2. Mean (2, 2), deviations (1, -1) and (-1, 1): variance 4 over both, errors 4: fvu 1.
+    expected = {"mse": 2, "fvu": 1, "explained_variance": 0, "l0": 1, "dead_fraction": 0, "reconstruction_bias": 8 / 12}
+    expected |= {"ce_loss_clean": 2, "ce_loss_spliced": 3, "ce_loss_zero_ablated": 6, "ce_loss_mean_ablated": 5}
+    expected |= {"delta_ce": 1, "ce_loss_recovered": 3 / 4, "kl": 0.5, "cosine": 3 / 10**0.5}
+    assert values == {"run": pytest.approx(expected)}
+    assert set(expected) == set(METRICS)
+
+
+def test_without_a_language_model_its_metrics_are_null() -> None:
+    values, _ = combine([evaluate_chunk(chunk([[3.0, 1.0], [1.0, 3.0]]), {"run": with_weights("standard", IDENTITY)})])
+    null = {name for name, value in values["run"].items() if value is None}
+    assert null == {name for name in METRICS if name.startswith("ce_loss") or name in ("delta_ce", "kl")}
+
+
+def test_chunks_add_up_to_the_same_values_in_any_order() -> None:
+    x = torch.randn(40, 12)
+    saes = {"a": random_sae("standard"), "b": random_sae("gated")}
+    whole, _ = combine([evaluate_chunk(EvalChunk(x), saes)])
+    parts = [evaluate_chunk(EvalChunk(part), saes, index) for index, part in enumerate(x.split([7, 1, 20, 12]))]
+    (forward, n_tokens), (backward, _) = combine(parts), combine(reversed(parts))
+    assert n_tokens == 40
+    assert forward == backward  # bit for bit: chunks are added in the order of their index
+    for name, values in whole.items():
+        known = {key: value for key, value in values.items() if value is not None}
+        assert {key: forward[name][key] for key in known} == pytest.approx(known, rel=1e-5)
+
+
+def test_no_gradient_is_kept() -> None:
+    sums = evaluate_chunk(EvalChunk(torch.randn(8, 12)), {"run": random_sae("standard")}).by_sae["run"]
+    assert not any(value.requires_grad for metric in sums.values() for value in metric.values())
+
+
+def test_nothing_to_evaluate_raises() -> None:
+    with pytest.raises(ValueError, match="at least one token, but got 0 chunks with 0 tokens"):
+        combine([])
+
+
+def test_a_source_is_evaluated_on_all_its_held_out_chunks(tmp_path: Path) -> None:
+    source = SyntheticSource(SyntheticActivations(train_tokens=100, eval_tokens=6000, d_in=D_IN, n_features=32, n_active=3.0))
+    assert source.n_eval_chunks(tmp_path) == 2
+    saes: dict[str, SparseAutoencoder] = {}
+    for name in ("standard", "topk"):
+        result = train_run(run_of(name, n_steps=60, lr=3e-3), stream_of(run_of(name)))
+        assert result.sae is not None
+        saes[name] = result.sae.to_inference()
+        saes[name].fold_scale(result.scale)
+    values, n_tokens = evaluate(saes, source, tmp_path, torch.zeros(D_IN))
+    assert n_tokens == 6000 and values.keys() == saes.keys()
+    for found in values.values():
+        fvu, l0 = found["fvu"], found["l0"]
+        assert fvu is not None and l0 is not None and 0 < fvu < 0.8 and 1 < l0 < 64

@@ -1,0 +1,100 @@
+"""A trial, called as Ray would call it; tests/ray has the real thing."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import run_of
+
+from sae_core import trainable
+from sae_core.activations import shards
+from sae_core.activations.synthetic import SyntheticSource
+from sae_core.config import RunConfig
+from sae_core.records import RunRecord
+from sae_core.trainable import TrialConfig, train_trial
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What Tune was told."""
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(trainable.tune, "report", told.append)
+    monkeypatch.setattr(trainable, "get_gpu_ids", list)
+    return told
+
+
+def trial(tmp_path: Path, *runs: RunConfig, **fields: Any) -> dict[str, Any]:
+    """A trial's config, as Tune hands it over: plain data that survives JSON."""
+    cache = tmp_path / "cache"
+    source = SyntheticSource(runs[0].activations)
+    shards.harvest(source, cache)
+    shards.finish(source, cache)
+    raw = [run.model_dump(mode="json") for run in runs]
+    config = TrialConfig(runs=raw, cache=str(cache), directory=str(tmp_path / "runs"), **fields)
+    loaded: dict[str, Any] = json.loads(json.dumps({"trial": asdict(config)}))
+    return loaded
+
+
+def record(tmp_path: Path, run: RunConfig) -> RunRecord:
+    return RunRecord.read(tmp_path / "runs" / run.run_id / "record.json")
+
+
+def test_every_run_of_the_group_gets_a_record(tmp_path: Path, reports: list[dict[str, Any]]) -> None:
+    good, bad = run_of("topk"), run_of("standard", lr=1e30, lr_warm_up=0.0)
+    train_trial(trial(tmp_path, good, bad, metadata={"hook_name": "x"}, facts={"activations_hash": "abc"}))
+    assert record(tmp_path, good).status == "trained" and record(tmp_path, bad).status == "failed"
+    assert record(tmp_path, good).activations_hash == "abc"
+    assert record(tmp_path, good).finished_at is not None
+    cfg = json.loads((tmp_path / "runs" / good.run_id / "sae" / "cfg.json").read_text())
+    assert cfg["metadata"]["hook_name"] == "x"
+    assert reports[-1] == {"progress": {good.run_id: 1.0, bad.run_id: 1.0}}
+
+
+def test_runs_with_a_record_are_left_alone(tmp_path: Path, reports: list[dict[str, Any]]) -> None:
+    run = run_of("topk")
+    config = trial(tmp_path, run)
+    train_trial(config)
+    path = tmp_path / "runs" / run.run_id / "record.json"
+    before = path.stat().st_mtime_ns
+    (tmp_path / "cache" / "manifest.json").unlink()  # not even the cache is needed
+    train_trial(config)
+    assert path.stat().st_mtime_ns == before
+    assert reports[-1] == {"progress": {run.run_id: 1.0}}
+
+
+def test_progress_and_histories_are_told_on_the_way(tmp_path: Path, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainable, "REPORT_SECONDS", 0.0)
+    run = run_of("topk", n_steps=4)
+    seen: list[int] = []
+    history = tmp_path / "runs" / run.run_id / "history.jsonl"
+
+    def report(told: dict[str, Any]) -> None:
+        reports.append(told)
+        seen.append(len(history.read_text().splitlines()))
+
+    monkeypatch.setattr(trainable.tune, "report", report)
+    train_trial(trial(tmp_path, run))
+    assert [told["progress"][run.run_id] for told in reports] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert seen == [1, 2, 3, 4, 4]
+
+
+def test_a_stopped_trial_goes_on_from_its_checkpoint(
+    tmp_path: Path, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainable, "REPORT_SECONDS", 0.0)
+    run = run_of("topk", n_steps=6)
+    config = trial(tmp_path, run, checkpoint_seconds=0.0)
+
+    def stop(told: dict[str, Any]) -> None:
+        if told["progress"][run.run_id] == 0.5:
+            raise SystemExit
+
+    monkeypatch.setattr(trainable.tune, "report", stop)
+    with pytest.raises(SystemExit):
+        train_trial(config)
+    monkeypatch.setattr(trainable.tune, "report", reports.append)
+    train_trial(config)
+    assert [told["progress"][run.run_id] for told in reports] == pytest.approx([4 / 6, 5 / 6, 1, 1])
+    assert record(tmp_path, run).status == "trained"

@@ -1,0 +1,153 @@
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+from small_runs import run_of
+
+from sae_core.errors import ConfigError
+from sae_core.records import RunRecord, write_text
+from sweeps.definition import WandbConfig
+from sweeps.store import Store
+from sweeps.wandb_sink import WandbSink
+
+
+class Run:
+    """Stands in for a W&B run."""
+
+    def __init__(self, options):
+        self.options, self.rows, self.summary, self.ended = options, [], {}, None
+
+    def log(self, row, step):
+        self.rows.append((step, row))
+
+    def finish(self, exit_code):
+        self.ended = exit_code
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """Stands in for the package; `wandb.runs` is what was begun."""
+    module = SimpleNamespace(runs=[], key=False, Settings=lambda **settings: settings, Error=ConnectionError)
+    module.init = lambda **options: module.runs.append(Run(options)) or module.runs[-1]
+    module.login = lambda prompt, verify: module.key
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return module
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "sweep")
+
+
+def write_history(store, run, n_rows):
+    rows = [{"step": step, "tokens": 64 * step, "loss": 1 / step, "l0": 4.0} for step in range(1, n_rows + 1)]
+    write_text(store.history_file(run.run_id), "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def record_of(run, **fields):
+    return RunRecord(run.run_id, **{"status": "finished", "config": {}, "architecture": "topk", "sparsity_parameter": "k"} | fields,
+                     sparsity_value=4.0, seed=0)  # fmt: skip
+
+
+def test_one_run_per_sae_grouped_by_the_sweep(store, wandb):
+    sink = WandbSink(WandbConfig(project="mine"), "demo", store)
+    runs = [run_of("topk"), run_of("standard")]
+    for run in runs:
+        write_history(store, run, 2)
+        sink.update(run)
+        sink.update(run)
+    for begun, run in zip(wandb.runs, runs, strict=True):
+        options = begun.options
+        assert (options["id"], options["name"], options["group"]) == (run.run_id, run.run_id, "demo")
+        assert (options["project"], options["entity"], options["mode"]) == ("mine", None, "offline")
+        assert options["config"] == run.model_dump(mode="json")
+        assert options["dir"] == store.directory
+
+
+def test_rows_are_sent_once_under_stable_names(store, wandb):
+    sink, run = WandbSink(WandbConfig(), "demo", store), run_of("topk")
+    sink.update(run)  # nothing was written yet
+    assert wandb.runs == []
+    write_history(store, run, 2)
+    sink.update(run)
+    write_history(store, run, 3)
+    sink.update(run)
+    (begun,) = wandb.runs
+    assert [step for step, _ in begun.rows] == [1, 2, 3]
+    assert begun.rows[1][1] == {"train/tokens": 128, "train/loss": 0.5, "train/l0": 4.0}
+
+
+def test_metrics_are_sent_under_the_names_of_the_table(store, wandb):
+    sink, run = WandbSink(WandbConfig(), "demo", store), run_of("topk")
+    write_history(store, run, 1)
+    sink.finish(run, record_of(run, metrics={"l0": 4.0, "fvu": 0.1, "kl": None}, train_seconds=2.5))
+    (begun,) = wandb.runs
+    assert begun.summary == {"eval/l0": 4.0, "eval/fvu": 0.1, "eval/kl": None, "status": "finished", "train_seconds": 2.5}
+    assert begun.rows[0][0] == 1
+    assert begun.ended == 0
+    assert sink.open_runs == {}
+
+
+def test_a_failed_run_is_marked(store, wandb):
+    sink, run = WandbSink(WandbConfig(), "demo", store), run_of("topk")
+    sink.finish(run, record_of(run, status="failed"))
+    assert (wandb.runs[0].ended, wandb.runs[0].summary["status"]) == (1, "failed")
+
+
+def test_what_is_left_open_is_ended(store, wandb):
+    sink, run = WandbSink(WandbConfig(), "demo", store), run_of("topk")
+    write_history(store, run, 1)
+    sink.update(run)
+    sink.close()
+    sink.close()
+    assert wandb.runs[0].ended == 1
+    assert sink.open_runs == {}
+
+
+def test_a_sweep_goes_on_when_wandb_does_not(store, wandb, caplog):
+    sink, run = WandbSink(WandbConfig(), "demo", store), run_of("topk")
+    write_history(store, run, 1)
+
+    def init(**options):
+        raise ConnectionError("the server is away")
+
+    wandb.init = init
+    sink.update(run)
+    sink.finish(run, record_of(run))
+    sink.close()
+    assert caplog.messages == ["W&B failed, the sweep goes on without it: the server is away"]
+
+
+def test_online_needs_a_key(store, wandb):
+    with pytest.raises(ConfigError, match=r"must be offline where there is no API key, but got mode='online'\. Run `wandb login`"):
+        WandbSink(WandbConfig(mode="online"), "demo", store)
+    wandb.key = True
+    sink, run = WandbSink(WandbConfig(mode="online"), "demo", store), run_of("topk")
+    sink.finish(run, record_of(run))
+    assert wandb.runs[0].options["resume"] == "allow"
+
+
+def test_not_installed(store, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match="wandb must be installed where a definition asks for it, but it is not"):
+        WandbSink(WandbConfig(), "demo", store)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_offline_needs_no_key(store, monkeypatch, tmp_path):
+    """With the real package."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    store.directory.mkdir()
+    sink = WandbSink(WandbConfig(), "demo", store)
+    runs = [run_of("topk"), run_of("standard")]
+    for run in runs:
+        write_history(store, run, 3)
+        sink.update(run)
+    for run in runs:
+        sink.finish(run, record_of(run, metrics={"fvu": 0.1, "kl": None}))
+    kept = [path.name for path in (store.directory / "wandb").glob("offline-run-*/run-*.wandb")]
+    assert sorted(kept) == sorted(f"run-{run.run_id}.wandb" for run in runs)
