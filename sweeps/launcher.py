@@ -94,7 +94,7 @@ def launch(
     for one in todo:
         one.source.prepare(one.cache)
     store.begin(sweep, runs)
-    _forget_failures(runs, store)
+    _retry_failed(runs, store)
     interrupted = False
     with progress or SweepProgress() as shown:
         if todo:
@@ -130,7 +130,7 @@ def _inputs(runs: list[RunConfig], store: Store) -> list[Input]:
     return list(by_config.values())
 
 
-def _forget_failures(runs: list[RunConfig], store: Store) -> None:
+def _retry_failed(runs: list[RunConfig], store: Store) -> None:
     """Remove the records of failures that may not happen again, so that these runs are tried again."""
     for run in runs:
         record = store.read_record(run.run_id)

@@ -8,6 +8,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 PLAIN_SECONDS = 10.0
 """Least time between two plain lines of one stage."""
+LEAST_SHARE = 0.02
+"""Part of a stage that must be done before it is said how much time is left: processes start slowly."""
 
 
 class SweepProgress:
@@ -65,7 +67,7 @@ class SweepProgress:
             self.bars.update(self.bar, completed=done, rate=f"{rate}  {detail}".rstrip())
         elif self.clock() - self.last_line >= PLAIN_SECONDS:
             self.last_line = self.clock()
-            left = _duration(elapsed * (self.total - done) / done) if done > 0 else "?"
+            left = _duration(elapsed * (self.total - done) / done) if done >= LEAST_SHARE * self.total else "?"
             self.note(f"{self.stage_name}: {done / self.total:4.0%}, {rate}, {left} left{', ' + detail if detail else ''}")
 
     def runs(self, fractions: Mapping[str, float]) -> None:

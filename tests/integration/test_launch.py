@@ -22,8 +22,8 @@ pytestmark = pytest.mark.usefixtures("in_process")
 # To keep: others read them.
 COLUMNS = (
     "run_id architecture status sparsity_parameter sparsity_value seed lr d_in d_sae train_tokens eval_tokens l0 mse fvu "
-    "explained_variance cosine reconstruction_bias dead_fraction ce_loss_clean ce_loss_spliced ce_loss_zero_ablated ce_loss_mean_ablated delta_ce "
-    "ce_loss_recovered kl train_seconds tokens_per_second"
+    "explained_variance cosine reconstruction_bias dead_fraction ce_loss_clean ce_loss_spliced ce_loss_zero_ablated "
+    "ce_loss_mean_ablated delta_ce ce_loss_recovered kl train_seconds tokens_per_second"
 )
 
 
@@ -176,7 +176,7 @@ def test_other_failures_are_tried_again(results, progress):
 
 
 @pytest.mark.parametrize("stage", ["harvest", "train", "evaluate"])
-def test_interrupted_and_launched_again_is_as_if_never_interrupted(tmp_path, finished, progress, monkeypatch, stage):
+def test_interrupted_and_launched_again_is_as_if_never_interrupted(tmp_path, finished, progress, monkeypatch, with_report, stage):
     def interrupt(done, detail=""):
         if progress.stage_name == stage:
             raise KeyboardInterrupt
@@ -188,6 +188,8 @@ def test_interrupted_and_launched_again_is_as_if_never_interrupted(tmp_path, fin
     assert len(done.missing) == 4
     launches = Store(tmp_path / "small").facts()["launches"]
     assert launches[0]["ended_at"] is not None
+    assert (tmp_path / "small" / "report" / "report.html").exists() == (stage != "harvest")
+    monkeypatch.setattr("analysis.report.write_report", lambda *_: None)
     assert launch(small_sweep(), results=tmp_path).finished == 4
     assert results_of(tmp_path / "small") == results_of(finished / "small")
 

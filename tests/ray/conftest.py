@@ -1,5 +1,6 @@
 """One Ray for all tests here, and one sweep that ran through it without a disturbance."""
 
+import psutil
 import pytest
 import ray
 from long_sweep import sweep_of
@@ -8,18 +9,14 @@ from sweeps.cluster import Cluster
 from sweeps.launcher import launch
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if "tests/ray/" in item.path.as_posix():
-            item.add_marker("ray")
-
-
 @pytest.fixture(scope="session")
 def cluster():
     """Ray as a launch starts it; launches of this process then use it."""
     with Cluster(address=None, cpus=1, gpus=0) as cluster:
         yield cluster
     assert not ray.is_initialized()
+    _, left = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=20)
+    assert left == []
 
 
 @pytest.fixture(scope="session")

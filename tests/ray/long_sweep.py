@@ -12,7 +12,7 @@ def sweep_of(name: str, **changes: Any) -> Sweep:
     return small_sweep(
         **{
             "name": name,
-            "activations": {"source": "synthetic", "train_tokens": 300_000, "eval_tokens": 4_000},
+            "activations": {"source": "synthetic", "train_tokens": 240_000, "eval_tokens": 4_000},
             "sae": {"d_sae": 128},
             "train": {"batch_size": 256, "dead_after_tokens": 50_000},
             "architectures": {"topk": {"k": [2, 4]}, "standard": {"l1_coefficient": [0.3, 1.0]}, "gated": DIVERGING},

@@ -3,10 +3,15 @@
 import json
 
 import pandas as pd
+import psutil
+import pytest
 from long_sweep import sweep_of
 from small_sweep import result_of, results_of, times_written
 
 from sweeps.launcher import launch
+from sweeps.workers import WorkerPool
+
+pytestmark = pytest.mark.ray
 
 
 def test_a_sweep_runs_end_to_end(undisturbed):
@@ -31,12 +36,13 @@ def test_ray_leaves_nothing_behind(undisturbed):
         assert {path.name for path in run.iterdir()} <= {"config.json", "record.json", "history.jsonl", "sae"}
 
 
-def test_a_deleted_record_and_a_longer_grid(undisturbed, results):
+def test_a_deleted_record_and_a_longer_grid(undisturbed, results, monkeypatch):
     """Exactly these runs are trained, and the deleted one is the same as before, to the last bit."""
     runs = undisturbed.directory / "runs"
     (lost,) = [run for run in runs.glob("topk-*") if json.loads((run / "record.json").read_text())["sparsity_value"] == 2]
     before, result = times_written(runs), result_of(lost)
     (lost / "record.json").unlink()
+    monkeypatch.setattr("analysis.report.write_report", lambda *_: None)
     longer = sweep_of("undisturbed", architectures={**sweep_of("undisturbed").architectures, "batchtopk": {"k": 4}})
     done = launch(longer, results=results)
     assert (done.finished, len(done.failed), done.missing) == (5, 1, [])
@@ -46,3 +52,24 @@ def test_a_deleted_record_and_a_longer_grid(undisturbed, results):
     assert {path: after[path] for path in unchanged} == unchanged
     assert [path.parent.name for path in runs.glob("batchtopk-*/record.json")] == [path.name for path in runs.glob("batchtopk-*")]
     assert len(results_of(undisturbed.directory)) == 6
+
+
+def test_a_worker_that_dies_is_started_again(undisturbed, results):
+    """With its SAEs, and its job is done anew."""
+    run = sweep_of("undisturbed").runs()[0]
+    (cache,) = (results / ".activations").iterdir()
+    saes = {run.run_id: undisturbed.directory / "runs" / run.run_id / "sae"}
+    answers = []
+
+    def kill_after_the_first(sums):
+        answers.append(sums)
+        if len(answers) == 1:
+            for process in psutil.Process().children(recursive=True):
+                if "SourceWorker" in " ".join(process.cmdline()):
+                    process.kill()
+
+    with WorkerPool(run.activations, cache, n_workers=1, resources={"num_cpus": 1}, saes=saes) as pool:
+        pool.map("evaluate", [0, 0], kill_after_the_first)
+    first, second = answers
+    assert first.by_sae.keys() == second.by_sae.keys() == saes.keys()
+    assert str(first) == str(second)

@@ -54,11 +54,19 @@ def test_plain_lines(plain, clock):
     ]
 
 
-def test_time_left_is_unknown_before_anything_is_done(plain, clock):
+def test_time_left_is_unknown_at_first(plain, clock):
     plain.stage("harvest", 1_000, "tokens")
     clock.now += 20
     plain.advance_to(0)
-    assert said(plain)[-1] == "harvest:   0%, 0 tokens/s, ? left"
+    clock.now += 20
+    plain.advance_to(19)
+    clock.now += 10
+    plain.advance_to(20)
+    assert said(plain)[1:] == [
+        "harvest:   0%, 0 tokens/s, ? left",
+        "harvest:   2%, 0 tokens/s, ? left",
+        "harvest:   2%, 0 tokens/s, 40:50 left",
+    ]
 
 
 def test_each_stage_counts_its_own_time(plain, clock):
