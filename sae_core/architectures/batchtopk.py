@@ -103,6 +103,6 @@ class BatchTopK(BatchTopKFamily):
     """latents = relu of the k * B pre-activations of largest score in the batch, zero elsewhere."""
 
     Config = BatchTopKConfig
-    relative_cost = 1.1
+    relative_cost = 0.75
     saelens_architecture = "jumprelu"
     config: BatchTopKConfig

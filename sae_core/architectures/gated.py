@@ -35,7 +35,7 @@ class Gated(SparseAutoencoder):
     """latents = 1[u + b_gate > 0] * relu(u * exp(r_mag) + b_mag), with u = (x - b_dec) @ W_enc."""
 
     Config = GatedConfig
-    relative_cost = 1.7
+    relative_cost = 1.9
     saelens_architecture = "gated"
     config: GatedConfig
 
@@ -50,8 +50,10 @@ class Gated(SparseAutoencoder):
 
     def _gate_and_latents(self, x: Tensor) -> tuple[Tensor, Tensor]:
         u = (x - self.b_dec) @ self.W_enc
-        gate_pre_acts = u + self.b_gate
-        magnitude = (u * self.r_mag.exp() + self.b_mag).relu()
+        # In the precision of u: under autocast a float32 bias would turn every (B, d_sae) matrix below into float32.
+        b_gate, r_mag, b_mag = (p.to(u.dtype) for p in (self.b_gate, self.r_mag, self.b_mag))
+        gate_pre_acts = u + b_gate
+        magnitude = (u * r_mag.exp() + b_mag).relu()
         return gate_pre_acts, magnitude * (gate_pre_acts > 0)
 
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:

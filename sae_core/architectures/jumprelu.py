@@ -64,7 +64,7 @@ class JumpReLU(SparseAutoencoder):
     """latents = z * 1[z > threshold], with z = (x - b_dec) @ W_enc + b_enc."""
 
     Config = JumpReLUConfig
-    relative_cost = 1.5
+    relative_cost = 1.4
     straight_through = frozenset({"threshold"})
     saelens_architecture = "jumprelu"
     config: JumpReLUConfig
@@ -75,7 +75,7 @@ class JumpReLU(SparseAutoencoder):
         self.threshold = nn.Parameter(torch.full((self.d_sae,), config.init_threshold))
 
     def pre_acts(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        return (x - self.b_dec) @ self.W_enc + self.b_enc
+        return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
         pre_acts = self.pre_acts(x)
@@ -127,15 +127,17 @@ class _JumpReLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float, to_input: bool) -> tuple[Tensor, Tensor]:
+        threshold = threshold.to(z.dtype)  # under autocast a float32 threshold would make every (B, d_sae) matrix float32
         active = z > threshold
         ctx.save_for_backward(z, threshold, active)
         ctx.bandwidth, ctx.to_input = bandwidth, to_input
-        return z * active, active.sum(dim=-1, dtype=z.dtype)
+        return z * active, torch.count_nonzero(active, dim=-1).to(torch.promote_types(z.dtype, torch.float32))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         z, threshold, active = ctx.saved_tensors
         g, h = grads[0], grads[1].to(grads[0].dtype).unsqueeze(-1)
-        kernel = ((z - threshold).abs() < ctx.bandwidth / 2) * (threshold.to(g.dtype) * g + h) / ctx.bandwidth
+        near = (z - threshold).abs() < ctx.bandwidth / 2
+        kernel = (threshold * g + h) * near / ctx.bandwidth
         d_z = active * g
-        return (d_z + kernel if ctx.to_input else d_z), -kernel.sum(dim=0), None, None
+        return (d_z + kernel if ctx.to_input else d_z), -(kernel.new_ones(1, len(kernel)) @ kernel).squeeze(0).to(grads[1].dtype), None, None

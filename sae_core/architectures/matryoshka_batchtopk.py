@@ -53,7 +53,7 @@ class MatryoshkaBatchTopK(BatchTopKFamily):
     """BatchTopK with nested reconstructions."""
 
     Config = MatryoshkaBatchTopKConfig
-    relative_cost = 1.6
+    relative_cost = 1.1
     saelens_architecture = "jumprelu"
     config: MatryoshkaBatchTopKConfig
 

@@ -42,7 +42,7 @@ class Standard(SparseAutoencoder):
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        return ((x - self.b_dec) @ self.W_enc + self.b_enc).relu()
+        return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc).relu()
 
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
         latents = self.encode(x)

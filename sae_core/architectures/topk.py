@@ -40,7 +40,7 @@ class TopK(TopKFamily):
     """latents = relu of the k pre-activations of largest score, zero elsewhere."""
 
     Config = TopKConfig
-    relative_cost = 1.3
+    relative_cost = 1.1
     saelens_architecture = "topk"
     config: TopKConfig
 

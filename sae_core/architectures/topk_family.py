@@ -41,8 +41,8 @@ class TopKFamily(SparseAutoencoder):
         """The pre-activations kept in training, chosen by `scores`. Called without gradient."""
 
     def pre_acts_and_scores(self, x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_sae"], Float[Tensor, "B d_sae"]]:
-        pre_acts = (x - self.b_dec) @ self.W_enc + self.b_enc
-        scores = pre_acts * self.W_dec.norm(dim=1) if self.config.rescale_acts_by_decoder_norm else pre_acts
+        pre_acts = torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
+        scores = pre_acts * self.W_dec.norm(dim=1).to(pre_acts.dtype) if self.config.rescale_acts_by_decoder_norm else pre_acts
         return pre_acts, scores
 
     def reconstruction_terms(self, latents: SparseLatents, order: LatentOrder, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
