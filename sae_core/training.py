@@ -116,7 +116,11 @@ class Learner:
                 f"gradients must stay finite, but a gradient of run {self.run.run_id} was not, at or shortly before step {self.step} of "
                 f"{self.run.n_steps} (lr={self.run.train.lr}). Lower `train.lr` or lengthen `train.lr_warm_up`."
             )
-        row: dict[str, float | None] = {"step": self.step, "tokens": self.step * self.run.train.batch_size, "loss": float(loss.total.detach())}
+        row: dict[str, float | None] = {
+            "step": self.step,
+            "tokens": self.step * self.run.train.batch_size,
+            "loss": float(loss.total.detach()),
+        }
         row |= {name: float(term.detach()) for name, term in loss.terms.items()}
         self.history.append(row | {"l0": float(loss.l0), "lr": lr, "sparsity_scale": scale, "dead_latents": dead_latents})
 

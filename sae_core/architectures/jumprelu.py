@@ -29,7 +29,7 @@ class JumpReLUConfig(ArchitectureConfig):
     l0_coefficient: Annotated[float, Field(ge=0)] = 0.1
     """Multiplies the sparsity loss, in units where E||x|| = sqrt(d_in)."""
     sparsity_loss: Literal["step", "quadratic", "tanh"] = "step"
-    """step: mean L0. quadratic: mean_b 2/target_l0 * (L0_b - target_l0)^2. tanh: mean_b sum_i tanh(tanh_scale * latents_i * ||W_dec_i||)."""
+    """step: mean L0. quadratic: mean_b 2/target_l0 * (L0_b - target_l0)^2. tanh: mean_b sum_i tanh(tanh_scale * latents_i * norm_i)."""
     target_l0: Annotated[float, Field(gt=0)] | None = None
     """L0 that the quadratic loss aims at."""
     tanh_scale: Annotated[float, Field(gt=0)] = 4.0
@@ -140,4 +140,9 @@ class _JumpReLU(torch.autograd.Function):
         near = (z - threshold).abs() < ctx.bandwidth / 2
         kernel = (threshold * g + h) * near / ctx.bandwidth
         d_z = active * g
-        return (d_z + kernel if ctx.to_input else d_z), -(kernel.new_ones(1, len(kernel)) @ kernel).squeeze(0).to(grads[1].dtype), None, None
+        return (
+            (d_z + kernel if ctx.to_input else d_z),
+            -(kernel.new_ones(1, len(kernel)) @ kernel).squeeze(0).to(grads[1].dtype),
+            None,
+            None,
+        )

@@ -62,9 +62,7 @@ class TopKFamily(SparseAutoencoder):
         active = latents.active()
         return LossTerms(torch.stack(list(terms.values())).sum(), terms, (values > 0).sum() / x.shape[0], active)
 
-    def auxk_loss(
-        self, x: Float[Tensor, "B d_in"], residual: Float[Tensor, "B d_in"], dead: Bool[Tensor, " d_sae"]
-    ) -> Float[Tensor, ""]:
+    def auxk_loss(self, x: Float[Tensor, "B d_in"], residual: Float[Tensor, "B d_in"], dead: Bool[Tensor, " d_sae"]) -> Float[Tensor, ""]:
         """Reconstruct the residual with the k_aux = d_in / 2 dead latents of largest score, per token.
 
         min(n_dead / k_aux, 1) * mean_b ||e_hat - e||^2, with e_hat decoded without b_dec and no ReLU on the dead pre-activations.

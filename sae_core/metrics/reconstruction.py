@@ -61,7 +61,7 @@ class Cosine(Metric):
 
 @METRICS.register("reconstruction_bias")
 class ReconstructionBias(Metric):
-    """gamma = sum ||x_hat||^2 / sum x . x_hat: 1 is unbiased, below 1 is shrinkage (Rajamanoharan et al. 2024, arXiv:2404.16014, eq. 10)."""
+    """sum ||x_hat||^2 / sum x . x_hat: 1 is unbiased, below 1 is shrinkage (Rajamanoharan et al. 2024, arXiv:2404.16014, eq. 10)."""
 
     spec = MetricSpec("reconstruction_bias", "Relative reconstruction bias", "", "none")
 

@@ -75,9 +75,7 @@ class LatentOrder:
 
     def scatter_rows(self, weights: Float[Tensor, " N"], rows: Float[Tensor, "B d_in"]) -> Float[Tensor, "d_sae d_in"]:
         """Row i: the sum over entries of latent i of weight * rows[token]; that is `latents.T @ rows`."""
-        return embedding_bag(
-            self.tokens, rows, self.offsets, mode="sum", per_sample_weights=weights[self.order], include_last_offset=True
-        )
+        return embedding_bag(self.tokens, rows, self.offsets, mode="sum", per_sample_weights=weights[self.order], include_last_offset=True)
 
 
 def sparse_decode(latents: SparseLatents, W_dec: Float[Tensor, "d_sae d_in"], order: LatentOrder) -> Float[Tensor, "B d_in"]:
