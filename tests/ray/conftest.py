@@ -12,10 +12,13 @@ from sweeps.launcher import launch
 @pytest.fixture(scope="session")
 def cluster():
     """Ray as a launch starts it; launches of this process then use it."""
+    before = psutil.Process().children(recursive=True)
     with Cluster(address=None, cpus=1, gpus=0) as cluster:
+        started = [process for process in psutil.Process().children(recursive=True) if process not in before]
+        assert started
         yield cluster
     assert not ray.is_initialized()
-    _, left = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=20)
+    _, left = psutil.wait_procs(started, timeout=20)
     assert left == []
 
 

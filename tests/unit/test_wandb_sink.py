@@ -151,3 +151,4 @@ def test_offline_needs_no_key(store, monkeypatch, tmp_path):
         sink.finish(run, record_of(run, metrics={"fvu": 0.1, "kl": None}))
     kept = [path.name for path in (store.directory / "wandb").glob("offline-run-*/run-*.wandb")]
     assert sorted(kept) == sorted(f"run-{run.run_id}.wandb" for run in runs)
+    sink.wandb.teardown()  # ends its service, a process that would outlive the test
