@@ -32,6 +32,7 @@ class RunFiles:
             "optimizer": learner.optimizer.state_dict(),
             "tokens_since_active": learner.tokens_since_active,
             "finite": learner.finite,
+            "controller": learner.controller.state() if learner.controller else None,
             "history": learner.history,
             "seconds": learner.seconds,
         }
@@ -48,6 +49,8 @@ class RunFiles:
         learner.optimizer.load_state_dict(state["optimizer"])
         learner.tokens_since_active.copy_(state["tokens_since_active"])
         learner.finite.copy_(state["finite"])
+        if learner.controller:
+            learner.controller.restore(state["controller"])
         learner.step, learner.history, learner.seconds = state["step"], state["history"], state["seconds"]
 
     def write_history(self, run_id: str, history: list[dict[str, float | None]]) -> None:
@@ -78,7 +81,7 @@ class RunFiles:
             config=config,
             architecture=run.sae.architecture,
             sparsity_parameter=run.sae.sparsity_parameter,
-            sparsity_value=run.sae.sparsity_value,
+            sparsity_value=result.sparsity_value,
             seed=run.seed,
             d_in=result.d_in,
             train_tokens=None if result.error else tokens,

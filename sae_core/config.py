@@ -29,17 +29,31 @@ class ArchitectureConfig(Config):
 
     sparsity_parameter: ClassVar[str]
     """Name of the field that sets how sparse the latents are."""
+    coefficient_times_l0: ClassVar[float] = 10.0
+    """About how much coefficient times L0 comes to: where the search for a wanted L0 starts. It need not be exact."""
 
     architecture: str
     d_sae: Count
     """Number of latents."""
     decoder_init_norm: Positive = 0.1
     """Norm of each decoder row at initialisation; W_enc starts as the transpose of W_dec."""
+    target_l0: Positive | None = None
+    """L0 wanted. Where a coefficient sets the sparsity, it is only the start: it is adjusted while the SAE trains (docs/sparsity.md)."""
 
     @property
     def sparsity_value(self) -> float:
         """Value of the field named by `sparsity_parameter`."""
         return float(getattr(self, self.sparsity_parameter))
+
+    @property
+    def controls_l0(self) -> bool:
+        """Whether the sparsity coefficient is adjusted in training to reach `target_l0`."""
+        return self.target_l0 is not None
+
+    @classmethod
+    def aimed_at(cls, target_l0: float) -> dict[str, Any]:
+        """Fields of a run that is asked for an L0 instead of a coefficient."""
+        return {"target_l0": target_l0, cls.sparsity_parameter: cls.coefficient_times_l0 / target_l0}
 
     @classmethod
     def example(cls, d_in: int, d_sae: int) -> Self:

@@ -23,8 +23,8 @@ from sae_core.config import ArchitectureConfig
 class LossContext:
     """What a loss may know beyond the batch."""
 
-    sparsity_scale: float = 1.0
-    """Factor on sparsity coefficients: rises from 0 to 1 during the sparsity warm-up."""
+    sparsity_scale: float | Float[Tensor, ""] = 1.0
+    """Factor on sparsity coefficients: rises from 0 to 1 during the sparsity warm-up, then follows the target L0 where there is one."""
     dead: Bool[Tensor, " d_sae"] | None = None
     """Latents inactive for `dead_after_tokens`; None when there are none."""
 

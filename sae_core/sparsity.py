@@ -1,9 +1,80 @@
-"""Schedules of sparsity, as pure functions of the step."""
+"""Schedules of sparsity, and the controller that finds the coefficient for a wanted L0."""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from sae_core.config import TrainConfig
+
+GAIN = 20.0
+"""Strength of the controller over a whole run: an L0 off by a factor e for all of it would move the log-coefficient by this much."""
+MAX_GAIN_PER_STEP = 0.05
+"""Bound for short runs: the SAE follows a changed coefficient only after some tens of steps."""
+MEMORY = 0.9
+"""Weight of the past in the moving average of log L0."""
+MAX_ERROR = 1.0
+"""Errors of log L0 are clipped to this: far from the target the coefficient rises steadily instead of winding up."""
+MIN_LR_FACTOR = 0.1
+"""Below this fraction of the peak learning rate the gain rises no further."""
+MIN_L0 = 0.1
+"""Taken for the L0 of a batch without active latents."""
 
 
 def sparsity_scale(step: int, n_steps: int, config: TrainConfig) -> float:
     """Factor on sparsity coefficients: 0 at step 0, rising linearly to 1 over the first `sparsity_warm_up` of the steps."""
     warm_up = round(config.sparsity_warm_up * n_steps)
     return min(step / warm_up, 1.0) if warm_up else 1.0
+
+
+@dataclass(slots=True)
+class L0Controller:
+    """Adjusts a sparsity coefficient while the SAE trains, so that its L0 ends at a target.
+
+    Integral control in logarithms, one update a step from the L0 of the batch:
+
+        mean <- MEMORY * mean + (1 - MEMORY) * ln L0
+        log_factor <- log_factor + gain / max(lr_factor, MIN_LR_FACTOR) * clip(mean - ln target, -MAX_ERROR, MAX_ERROR)
+
+    It starts when the sparsity warm-up has ended and goes on through the learning-rate decay, because L0 drifts there. An SAE follows
+    a changed coefficient as fast as its learning rate lets it, so the gain rises as the rate falls. The state stays on the device: no
+    step waits for it. What it was measured to reach: docs/sparsity.md.
+    """
+
+    log_target: float
+    gain: float
+    first_step: int
+    log_factor: Float[Tensor, ""]
+    """Natural logarithm of what the configured coefficient is multiplied by."""
+    mean_log_l0: Float[Tensor, ""]
+
+    @classmethod
+    def start(cls, target_l0: float, n_steps: int, config: TrainConfig, device: torch.device) -> Self:
+        """A controller at step 0."""
+        gain = min(GAIN / n_steps, MAX_GAIN_PER_STEP)
+        zero, target = torch.zeros((), device=device), math.log(target_l0)
+        return cls(target, gain, round(config.sparsity_warm_up * n_steps), zero, torch.full((), target, device=device))
+
+    def update(self, l0: Float[Tensor, ""], step: int, lr_factor: float) -> None:
+        """Take the L0 of the batch of `step` into account, a step made at `lr_factor` of the peak learning rate."""
+        log_l0 = l0.detach().float().clamp_min(MIN_L0).log()
+        self.mean_log_l0 = log_l0 if step <= self.first_step else torch.lerp(log_l0, self.mean_log_l0, MEMORY)
+        if step >= self.first_step:
+            error = (self.mean_log_l0 - self.log_target).clamp(-MAX_ERROR, MAX_ERROR)
+            self.log_factor = self.log_factor + self.gain / max(lr_factor, MIN_LR_FACTOR) * error
+
+    @property
+    def factor(self) -> Float[Tensor, ""]:
+        """What the configured coefficient is multiplied by now."""
+        return self.log_factor.exp()
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps."""
+        return {"log_factor": self.log_factor, "mean_log_l0": self.mean_log_l0}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from a checkpoint."""
+        self.log_factor, self.mean_log_l0 = state["log_factor"].clone(), state["mean_log_l0"].clone()

@@ -22,7 +22,7 @@ from sae_core.checkpoint import RunFiles
 from sae_core.config import ARCHITECTURES, RunConfig
 from sae_core.optim import lr_factor, make_optimizer, set_lr
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder
-from sae_core.sparsity import sparsity_scale
+from sae_core.sparsity import L0Controller, sparsity_scale
 
 HISTORY_ROWS = 100
 """Rows of training history a run keeps, whatever its length."""
@@ -43,6 +43,8 @@ class TrainResult:
     history: list[dict[str, float | None]]
     seconds: float
     """Time spent in this run's own steps."""
+    sparsity_value: float
+    """The sparsity parameter, as adjusted in training where a target L0 was asked for."""
     error: dict[str, str] | None = None
     """For failed runs: `type`, `message`, `traceback`."""
 
@@ -61,6 +63,8 @@ class Learner:
     tokens_since_active: Tensor
     finite: Tensor
     """Whether every gradient so far was finite; stays on the device, read at history rows only."""
+    controller: L0Controller | None = None
+    """Present where the coefficient is adjusted to reach a target L0."""
     step: int = 0
     seconds: float = 0.0
     history: list[dict[str, float | None]] = field(default_factory=list)
@@ -73,7 +77,9 @@ class Learner:
         sae = ARCHITECTURES[run.sae.architecture](run.sae, d_in, generator=generator).to(device).train()
         optimizer = make_optimizer(sae, run.train)
         tokens = torch.zeros(run.sae.d_sae, dtype=torch.int64, device=device)
-        return cls(run, sae, optimizer, tokens, torch.ones((), dtype=torch.bool, device=device))
+        finite, target = torch.ones((), dtype=torch.bool, device=device), run.sae.target_l0
+        controller = L0Controller.start(target, run.n_steps, run.train, device) if run.sae.controls_l0 and target else None
+        return cls(run, sae, optimizer, tokens, finite, controller)
 
     @property
     def done(self) -> bool:
@@ -89,7 +95,7 @@ class Learner:
         started = time.perf_counter()
         lr = config.lr * lr_factor(self.step, n_steps, config)
         set_lr(self.optimizer, lr)
-        scale = sparsity_scale(self.step, n_steps, config)
+        scale = sparsity_scale(self.step, n_steps, config) * (self.controller.factor if self.controller else 1.0)
         dead = self.tokens_since_active >= config.dead_after_tokens
         with torch.autocast(x.device.type, torch.bfloat16, enabled=config.autocast == "bfloat16"):
             loss = self.sae.loss(x, LossContext(scale, dead if self._may_have_dead() and bool(dead.any()) else None))
@@ -101,6 +107,8 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         self.tokens_since_active += x.shape[0]
         self.tokens_since_active[loss.active] = 0
+        if self.controller:
+            self.controller.update(loss.l0, self.step, lr / config.lr)
         self.step += 1
         self.seconds += time.perf_counter() - started
         if self.step % max(1, n_steps // HISTORY_ROWS) == 0 or self.step == n_steps:
@@ -110,7 +118,7 @@ class Learner:
         """Whether enough tokens have passed for any latent to be dead; known without looking at the device."""
         return self.step * self.run.train.batch_size >= self.run.train.dead_after_tokens
 
-    def _record(self, loss: LossTerms, lr: float, scale: float, dead_latents: int) -> None:
+    def _record(self, loss: LossTerms, lr: float, scale: float | Tensor, dead_latents: int) -> None:
         if not bool(self.finite):
             raise DivergedError(
                 f"gradients must stay finite, but a gradient of run {self.run.run_id} was not, at or shortly before step {self.step} of "
@@ -122,7 +130,7 @@ class Learner:
             "loss": float(loss.total.detach()),
         }
         row |= {name: float(term.detach()) for name, term in loss.terms.items()}
-        self.history.append(row | {"l0": float(loss.l0), "lr": lr, "sparsity_scale": scale, "dead_latents": dead_latents})
+        self.history.append(row | {"l0": float(loss.l0), "lr": lr, "sparsity_scale": float(scale), "dead_latents": dead_latents})
 
     def fail(self, error: BaseException) -> None:
         """Leave the group with a reason."""
@@ -131,7 +139,8 @@ class Learner:
 
     def result(self, scale: float) -> TrainResult:
         sae = None if self.error else self.sae.eval()
-        return TrainResult(self.run, self.sae.d_in, sae, scale, self.history, self.seconds, self.error)
+        sparsity = self.run.sae.sparsity_value * (float(self.controller.factor) if self.controller else 1.0)
+        return TrainResult(self.run, self.sae.d_in, sae, scale, self.history, self.seconds, sparsity, self.error)
 
 
 def train_group(

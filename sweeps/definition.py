@@ -46,6 +46,8 @@ class Sweep(Config):
     """Fields common to all architectures, e.g. `d_sae`."""
     train: dict[str, Any] = Field(default_factory=dict)
     """Fields of `TrainConfig`."""
+    target_l0: Any = None
+    """L0 that every architecture is to reach, or a list of them, instead of the sparsity coefficients below."""
     architectures: dict[str, dict[str, Any] | None]
     """Architecture name -> its own fields, and those of `sae` and `train` that differ for it."""
     seeds: list[int] = Field(default_factory=lambda: [0])

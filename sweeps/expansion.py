@@ -48,7 +48,7 @@ def expand(sweep: "Sweep") -> list[RunConfig]:
             problems.add("architectures", str(UnknownNameError.of("architecture", name, ARCHITECTURES)))
             continue
         grid = common | _architecture_axes(sweep, name, own or {}, problems)
-        saes = _configs(grid, "sae", ARCHITECTURES[name].Config, problems, name)
+        saes = _sae_configs(grid, ARCHITECTURES[name].Config, problems, name)
         trains = _configs(grid, "train", TrainConfig, problems, name)
         for activations, data_seed, sae, train, seed in itertools.product(sources, data_seeds, saes, trains, seeds):
             fields = {"activations": activations, "sae": sae, "train": train, "seed": seed, "data_seed": data_seed}
@@ -125,6 +125,11 @@ def _architecture_axes(sweep: "Sweep", name: str, own: Mapping[str, Any], proble
         problems.add(place, unknown_key(key, [*fields, *TrainConfig.model_fields], hint))
     common = {key: value for key, value in sweep.sae.items() if key in fields}
     own_sae = {key: value for key, value in own.items() if key in fields}
+    if sweep.target_l0 is not None:
+        # The target takes the place of every list of coefficients.
+        for given in (common, own_sae):
+            given.pop(config.sparsity_parameter, None)
+        own_sae["target_l0"] = sweep.target_l0
     own_train = {key: value for key, value in own.items() if key in TrainConfig.model_fields and key not in fields}
     return (
         {("sae", "architecture"): Axis(place, (name,))}
@@ -144,6 +149,18 @@ def _configs(grid: Grid, part: str, config: type[C], problems: Problems, archite
     """The valid configs among the points of the grid under `part`."""
     place_of = _place_of(grid, architecture, part)
     return [valid for point in points(grid, part) for valid in _validated(config, point, problems, place_of)]
+
+
+def _sae_configs(grid: Grid, config: type[ArchitectureConfig], problems: Problems, name: str) -> list[ArchitectureConfig]:
+    """As `_configs`; a target L0 without a sparsity parameter decides it, or where its search starts."""
+    place_of = _place_of(grid, name, "sae")
+    valid: list[ArchitectureConfig] = []
+    for point in points(grid, "sae"):
+        target = point.get("target_l0")
+        if isinstance(target, int | float) and target > 0 and config.sparsity_parameter not in point:
+            point |= config.aimed_at(float(target))
+        valid += _validated(config, point, problems, place_of)
+    return valid
 
 
 def _validated(config: type[C], fields: Mapping[str, Any], problems: Problems, place_of: Callable[[FieldPath], str]) -> list[C]:

@@ -20,6 +20,7 @@ class GatedConfig(ArchitectureConfig):
     """SAE with separate gate and magnitude, sharing encoder directions."""
 
     sparsity_parameter: ClassVar[str] = "l1_coefficient"
+    coefficient_times_l0: ClassVar[float] = 20.0
 
     architecture: Literal["gated"] = "gated"
     l1_coefficient: Annotated[float, Field(ge=0)] = 1.0

@@ -24,14 +24,13 @@ class JumpReLUConfig(ArchitectureConfig):
     """SAE with a threshold per latent; latents below it are 0."""
 
     sparsity_parameter: ClassVar[str] = "l0_coefficient"
+    coefficient_times_l0: ClassVar[float] = 3.0
 
     architecture: Literal["jumprelu"] = "jumprelu"
     l0_coefficient: Annotated[float, Field(ge=0)] = 0.1
     """Multiplies the sparsity loss, in units where E||x|| = sqrt(d_in)."""
     sparsity_loss: Literal["step", "quadratic", "tanh"] = "step"
     """step: mean L0. quadratic: mean_b 2/target_l0 * (L0_b - target_l0)^2. tanh: mean_b sum_i tanh(tanh_scale * latents_i * norm_i)."""
-    target_l0: Annotated[float, Field(gt=0)] | None = None
-    """L0 that the quadratic loss aims at."""
     tanh_scale: Annotated[float, Field(gt=0)] = 4.0
     """Steepness of the tanh loss."""
     pre_act_loss_coefficient: Annotated[float, Field(ge=0)] = 0.0
@@ -46,13 +45,18 @@ class JumpReLUConfig(ArchitectureConfig):
     """Learning rate of the thresholds, as a multiple of the common one."""
 
     @model_validator(mode="after")
-    def _target_goes_with_quadratic(self) -> Self:
-        if (self.sparsity_loss == "quadratic") != (self.target_l0 is not None):
+    def _quadratic_has_a_target(self) -> Self:
+        if self.sparsity_loss == "quadratic" and self.target_l0 is None:
             raise ConfigError(
-                f"`target_l0` must be given exactly when `sparsity_loss` is quadratic, but got target_l0={self.target_l0} and "
-                f"sparsity_loss={self.sparsity_loss}. Set both or neither."
+                f"`target_l0` must be given where `sparsity_loss` is quadratic, but got target_l0={self.target_l0}. "
+                "Set it, or use the step or tanh loss."
             )
         return self
+
+    @property
+    def controls_l0(self) -> bool:
+        """The quadratic loss aims at the target itself."""
+        return self.target_l0 is not None and self.sparsity_loss != "quadratic"
 
     @classmethod
     def example(cls, d_in: int, d_sae: int) -> Self:

@@ -19,6 +19,7 @@ class StandardConfig(ArchitectureConfig):
     """ReLU SAE with an L1 penalty."""
 
     sparsity_parameter: ClassVar[str] = "l1_coefficient"
+    coefficient_times_l0: ClassVar[float] = 22.0
 
     architecture: Literal["standard"] = "standard"
     l1_coefficient: Annotated[float, Field(ge=0)] = 1.0

@@ -6,14 +6,15 @@ same reconstruction and the same gradients (the norm cancels) for less work. The
 """
 
 from abc import abstractmethod
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sae_core.config import ArchitectureConfig
+from sae_core.errors import ConfigError
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
 from sae_core.sparse.latents import LatentOrder, SparseLatents, pre_acts_at, sparse_decode
 
@@ -25,6 +26,24 @@ class TopKFamilyConfig(ArchitectureConfig):
     """Select by pre-activation times decoder norm, so that a latent cannot win by a large encoder and a small decoder."""
     auxk_coefficient: Annotated[float, Field(ge=0)] = 1.0
     """Multiplies the auxiliary loss of dead latents. SAELens: 1. Gao et al.: 1/32, over a loss normalised by the residual's variance."""
+
+    @model_validator(mode="after")
+    def _k_is_the_target(self) -> Self:
+        if self.target_l0 is not None and self.target_l0 != self.sparsity_value:
+            raise ConfigError(
+                f"`target_l0` must equal `k`, which is the L0 of this architecture, but got target_l0={self.target_l0:g} and "
+                f"k={self.sparsity_value:g}. Give one of them."
+            )
+        return self
+
+    @property
+    def controls_l0(self) -> bool:
+        """k is the L0: there is nothing to adjust."""
+        return False
+
+    @classmethod
+    def aimed_at(cls, target_l0: float) -> dict[str, Any]:
+        return {"target_l0": target_l0, "k": int(target_l0) if target_l0 == int(target_l0) else target_l0}
 
 
 class TopKFamily(SparseAutoencoder):

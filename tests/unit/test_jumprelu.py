@@ -98,8 +98,12 @@ def test_thresholds_start_equal_and_learn_faster() -> None:
     assert sae.lr_factors() == {"threshold": 7.0}
 
 
-@pytest.mark.parametrize(("loss", "target"), [("quadratic", None), ("step", 16.0), ("tanh", 16.0)])
-def test_a_target_goes_with_the_quadratic_loss(loss: str, target: float | None) -> None:
-    message = f"`target_l0` must be given exactly when .* but got target_l0={target} and sparsity_loss={loss}"
-    with pytest.raises(ValidationError, match=message):
-        JumpReLUConfig.model_validate({"architecture": "jumprelu", "d_sae": 3, "sparsity_loss": loss, "target_l0": target})
+def test_the_quadratic_loss_needs_a_target() -> None:
+    with pytest.raises(ValidationError, match="`target_l0` must be given where `sparsity_loss` is quadratic, but got target_l0=None"):
+        JumpReLUConfig(d_sae=3, sparsity_loss="quadratic")
+
+
+def test_only_the_quadratic_loss_aims_by_itself() -> None:
+    assert not JumpReLUConfig(d_sae=3, sparsity_loss="quadratic", target_l0=2.0).controls_l0
+    assert JumpReLUConfig(d_sae=3, sparsity_loss="step", target_l0=2.0).controls_l0
+    assert JumpReLUConfig(d_sae=3, sparsity_loss="tanh", target_l0=2.0).controls_l0
