@@ -9,8 +9,8 @@ from analysis.stored import StoredRun, StoredSweep
 from analysis.style import by_architecture, count, duration, label
 
 
-def comparison_title(run: StoredRun) -> str:
-    """What the runs that may be compared with `run` have in common."""
+def comparison_parts(run: StoredRun) -> list[str]:
+    """What the runs that may be compared with `run` have in common, in words."""
     d_sae, tokens = _at(run.config, "sae.d_sae"), _at(run.config, "activations.train_tokens")
     parts = [
         _at(run.config, "activations.model.name"),
@@ -18,7 +18,7 @@ def comparison_title(run: StoredRun) -> str:
         f"d_sae {d_sae}" if d_sae else None,
         f"{count(tokens)} training tokens" if tokens else None,
     ]
-    return " · ".join(str(part) for part in parts if part) or run.sweep
+    return [str(part) for part in parts if part] or [run.sweep]
 
 
 def facts(sweeps: Sequence[StoredSweep], table: pd.DataFrame) -> list[tuple[str, str]]:
@@ -32,6 +32,7 @@ def facts(sweeps: Sequence[StoredSweep], table: pd.DataFrame) -> list[tuple[str,
         ("Held-out tokens", _counts(table["eval_tokens"].dropna().unique())),
         ("Activation width d_in", _join(table["d_in"].dropna().unique())),
         ("Latents d_sae", _join(table["d_sae"].dropna().unique())),
+        ("Target L0", _join(f"{target:g}" for target in sorted(table["target_l0"].dropna().unique()))),
         ("Seeds", _join(table["seed"].dropna().unique())),
         ("Learning rate", _learning_rates(table)),
         ("Batch size", _values(configs, "train.batch_size")),

@@ -98,7 +98,7 @@ def inline_svg(svg: str, title: str, tooltips: Mapping[str, str]) -> str:
 
 def _tooltips(table: pd.DataFrame) -> dict[str, str]:
     return {
-        row["run_id"]: f"{style.label(row['architecture'])}, {row['sparsity_parameter']} {row['sparsity_value']:g}: "
+        row["run_id"]: f"{style.label(row['architecture'])}, {style.setting(row)}: "
         f"L0 {row['l0']:.1f}, FVU {style.number(row['fvu'])}, delta CE {style.number(row['delta_ce'])}"
         for _, row in table.iterrows()
     }

@@ -7,8 +7,8 @@ Choices worth knowing:
   dominate each other: duplicates are all on the front.
 - Hypervolume lives in (log2 L0, y), because L0 is read in doublings. The front counts as a step function: the best y that
   is reached at this L0 or sparser. So a point left of the window counts from the window's edge on, one beyond it not at all.
-- Values at matched L0 are interpolated, straight in (ln L0, ln y), between neighbours on the front, and never guessed
-  beyond its ends.
+- Values at matched L0 are interpolated, straight in (ln L0, ln y), between neighbours on the front. Beyond its ends the line is
+  continued by at most END_TOLERANCE, so that a front asked to end at L0 64 is read at 64 where it ends at 62.
 """
 
 from collections.abc import Sequence
@@ -27,8 +27,11 @@ L0_WINDOW = (8.0, 128.0)
 REFERENCES = {"fvu": 1.0, "delta_ce": 2.0}
 """Reference value of y in the hypervolume: an SAE that is no better adds nothing."""
 
-END_TOLERANCE = 0.02
-"""How far beyond an end of the front an L0 may lie and still be read off it, as a fraction: a TopK with k = 64 measures 63.9."""
+END_TOLERANCE = 0.1
+"""How far beyond an end of the front an L0 may lie and still be read off it, as a fraction: as far as a target L0 may be missed."""
+
+SLOPE_SPAN = 2**0.5
+"""Factor of L0 that the slope beyond an end is taken over, at least: between close neighbours a slope is noise."""
 
 
 def nondominated(points: ArrayLike) -> NDArray[np.bool_]:
@@ -74,7 +77,7 @@ def settings_with_front(table: pd.DataFrame, y: str = "fvu") -> pd.DataFrame:
 
     Settings with L0 0 say nothing about a frontier and are left out, and so are those without `y`.
     """
-    settings = over_seeds(table).dropna(subset=["l0", y])
+    settings = over_seeds(table.dropna(subset=["l0", y]))  # each mean is over the same seeds
     settings = settings[settings["l0"] > 0]
     if settings.empty:  # no run has the metric, so no record says which way is better
         return settings.assign(on_front=pd.Series(dtype=bool))
@@ -162,8 +165,8 @@ def interpolate_at_l0(
         direction: "min" or "max" for `y`; by default what the table's specs say.
 
     Returns:
-        A row per group, a column per L0; NaN more than END_TOLERANCE beyond the ends of the front. Points with L0 or `y` of 0
-        or less have no logarithm and are left out.
+        A row per group, a column per L0; NaN more than END_TOLERANCE beyond the ends of the front, and beyond them at all where it
+        spans less than SLOPE_SPAN. Points with L0 or `y` of 0 or less have no logarithm and are left out.
     """
     positive = table[(table["l0"] > 0) & (table[y] > 0)]
     front = positive[pareto_front(positive, "l0", y, by=by, direction=direction)]
@@ -179,11 +182,21 @@ def _columns(by: str | Sequence[str]) -> list[str]:
 
 
 def _interpolate(front: pd.DataFrame, y: str, l0s: Sequence[float]) -> NDArray[np.float64]:
-    x, log_y = np.log(front["l0"].to_numpy(float)), np.log(front[y].to_numpy(float))
+    x, log_y = _continued(np.log(front["l0"].to_numpy(float)), np.log(front[y].to_numpy(float)))
     asked = np.log(np.asarray(l0s, dtype=float))
-    reach = np.log1p(END_TOLERANCE)
-    inside = (asked >= x[0] - reach) & (asked <= x[-1] + reach)
+    inside = (asked >= x[0]) & (asked <= x[-1])
     return np.where(inside, np.exp(np.interp(asked, x, log_y)), np.nan)
+
+
+def _continued(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The points with one more beyond each end, in line with the end and the nearest point that is SLOPE_SPAN away from it."""
+    span, reach = np.log(SLOPE_SPAN), np.log1p(END_TOLERANCE)
+    if x[-1] - x[0] < span:
+        return x, y
+    right, left = np.nonzero(x >= x[0] + span)[0][0], np.nonzero(x <= x[-1] - span)[0][-1]
+    below = y[0] - reach * (y[right] - y[0]) / (x[right] - x[0])
+    above = y[-1] + reach * (y[-1] - y[left]) / (x[-1] - x[left])
+    return np.array([x[0] - reach, *x, x[-1] + reach]), np.array([below, *y, above])
 
 
 def _points(table: pd.DataFrame, x: str, y: str, direction: str | None) -> pd.DataFrame:

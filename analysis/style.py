@@ -5,7 +5,7 @@ so that no figure depends on colour. Figures are built without pyplot: no global
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ INK = "#1a1a1a"
 """Text and axes. The HTML report turns it into the reader's own text colour."""
 FAINT = "#8a8a8a"
 GRID = "#d9d9d9"
+
+TERMINAL_WIDTH = 100
+"""Columns that text for the terminal takes at most."""
 
 FONT_SIZE = 9.5
 RC: dict[Any, Any] = {
@@ -82,6 +85,18 @@ def label(architecture: str) -> str:
     return known.label if known else architecture.replace("_", " ").capitalize()
 
 
+def setting(row: "Mapping[str, Any] | pd.Series[Any]", *, with_lr: bool = False) -> str:
+    """A reader's name for what a run was asked for: "k=16", "l1_coefficient=0.5 (bandwidth=0.1)" or "target L0 32".
+
+    Args:
+        row: of the table, or a mean over seeds.
+        with_lr: name the learning rate too, where settings differ in it.
+    """
+    asked = f"target L0 {row['target_l0']:g}" if pd.notna(row["target_l0"]) else f"{row['sparsity_parameter']}={row['sparsity_value']:g}"
+    further = ", ".join(part for part in (f"lr={row['lr']:g}" if with_lr else "", row["variant"]) if part)
+    return f"{asked} ({further})" if further else asked
+
+
 def axis_label(spec: MetricSpec | None, name: str) -> str:
     """A metric's label with its unit, or the column's name where no record described it."""
     if spec is None:
@@ -100,11 +115,13 @@ def number(value: float | None) -> str:
 
 
 def metric(name: str, value: float | None) -> str:
-    """A metric's value for a reader: L0 with one decimal, shares of the dictionary in percent, the rest with four digits."""
+    """A metric's value for a reader: L0 with one decimal, its error and shares of the dictionary in percent, the rest with four digits."""
     if value is None or not math.isfinite(value):
         return number(None)
     if name == "l0":
         return f"{value:.1f}"
+    if name == "l0_error":
+        return f"{100 * value:+.1f} %"
     return f"{100 * value:.1f} %" if name == "dead_fraction" else number(value)
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.pareto import L0_WINDOW, REFERENCES, common_window, hypervolume, interpolate_at_l0, l0_spans, settings_with_front
-from analysis.style import by_architecture, label, looks, metric, number
+from analysis.style import TERMINAL_WIDTH, by_architecture, label, looks, metric, number, setting
+from analysis.table import by_comparison
 
 MATCHED_L0S = (16.0, 32.0, 64.0)
 """L0s at which architectures are put side by side, in active latents per token."""
@@ -79,13 +80,13 @@ def hypervolumes(table: pd.DataFrame, metric: str) -> Hypervolumes:
 
 
 def frontier_lines(table: pd.DataFrame) -> list[str]:
-    """The fronts as text of at most 100 columns: every point of L0 against FVU, then the values at matched L0."""
+    """The fronts as text of at most TERMINAL_WIDTH columns: every point of L0 against FVU, then the values at matched L0."""
     finished = table[table["status"] == "finished"]
     if finished["fvu"].dropna().empty:
         return ["No run has finished, so there is no frontier yet."]
     lines: list[str] = []
-    comparisons = list(finished.groupby("comparison_hash", sort=False))
-    for name, runs in comparisons:
+    comparisons = by_comparison(finished)
+    for name, runs in comparisons.items():
         if len(comparisons) > 1:
             lines += [f"Comparison {name}: d_sae {runs['d_sae'].iloc[0]}, {runs['train_tokens'].iloc[0]} training tokens", ""]
         lines += [*_front_lines(runs), "", *_matched_lines(runs), ""]
@@ -97,18 +98,21 @@ def _front_lines(runs: pd.DataFrame) -> list[str]:
     front = settings[settings["on_front"]]
     n_seeds = runs["seed"].nunique()
     seeds = f"means over {n_seeds} seeds" if n_seeds > 1 else "1 seed"
+    lr_width = 8 if settings.groupby("architecture")["lr"].nunique().max() > 1 else 0
     lines = [
         f"Pareto frontier of L0 against FVU: {len(front)} of {len(settings)} settings, {seeds}",
         "",
-        f"{'architecture':<24}{'L0':>8}{'FVU':>10}{'delta CE':>11}{'CE recovered':>15}{'dead':>9}   setting",
+        f"{'architecture':<22}{'L0':>7}{'FVU':>8}{'delta CE':>10}{'CE recovered':>14}{'dead':>8}{'lr'[:lr_width]:>{lr_width}}  setting",
     ]
     for name, rows in by_architecture(front).items():
         for place, (_, row) in enumerate(rows.iterrows()):
+            lr = f"{row['lr']:>{lr_width}g}" if lr_width else ""
             cells = {column: metric(column, row[column]) for column in ("l0", "fvu", "delta_ce", "ce_loss_recovered", "dead_fraction")}
-            lines.append(
-                f"{label(name) if place == 0 else '':<24}{cells['l0']:>8}{cells['fvu']:>10}{cells['delta_ce']:>11}"
-                f"{cells['ce_loss_recovered']:>15}{cells['dead_fraction']:>9}   {row['sparsity_parameter']}={row['sparsity_value']:g}"
+            line = (
+                f"{label(name) if place == 0 else '':<22}{cells['l0']:>7}{cells['fvu']:>8}{cells['delta_ce']:>10}"
+                f"{cells['ce_loss_recovered']:>14}{cells['dead_fraction']:>8}{lr}  {setting(row)}"
             )
+            lines.append(line if len(line) <= TERMINAL_WIDTH else f"{line[: TERMINAL_WIDTH - 1]}…")
     return lines
 
 

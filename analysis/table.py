@@ -4,7 +4,9 @@ Choices worth knowing:
 - A metric that a run does not have is NaN in the table and empty in the CSV. Counts are nullable integers.
 - Labels, units and directions of the metrics travel with the table in `table.attrs["metrics"]`; Parquet keeps them, CSV cannot.
 - `comparison_hash` says which runs may share a front: same held-out text, width and training tokens. `setting_hash` says
-  which runs differ in nothing but the seed.
+  which runs differ in nothing but the seed: a hash of the config, because a coefficient that was adjusted in training differs by seed.
+- `sparsity_value` is the coefficient at the end of training. Where an L0 was asked for, that one was found for the run, and
+  `l0_error` is held-out `l0` / `target_l0` - 1; both are NaN where none was asked for.
 """
 
 import dataclasses
@@ -17,12 +19,14 @@ from typing import Any
 import pandas as pd
 
 from analysis.stored import StoredRun, StoredSweep, read_sweeps
+from analysis.variants import variants
 from sae_core.errors import ConfigError
 from sae_core.records import MetricSpec, write_text, written_whole
 
 COLUMNS = (
-    *("run_id", "architecture", "status", "sparsity_parameter", "sparsity_value", "seed", "lr", "d_in", "d_sae"),
-    *("train_tokens", "eval_tokens", "l0", "mse", "fvu", "explained_variance", "cosine", "reconstruction_bias", "dead_fraction"),
+    *("run_id", "architecture", "status", "sparsity_parameter", "sparsity_value", "target_l0", "seed", "lr", "d_in", "d_sae"),
+    *("train_tokens", "eval_tokens", "l0", "l0_error"),
+    *("mse", "fvu", "explained_variance", "cosine", "reconstruction_bias", "dead_fraction"),
     *("ce_loss_clean", "ce_loss_spliced", "ce_loss_zero_ablated", "ce_loss_mean_ablated", "delta_ce", "ce_loss_recovered", "kl"),
     *("train_seconds", "tokens_per_second"),
 )
@@ -31,12 +35,16 @@ COLUMNS = (
 _INTEGERS = ("seed", "d_in", "d_sae", "train_tokens", "eval_tokens")
 _TEXTS = ("run_id", "architecture", "status", "sparsity_parameter")
 _PROVENANCE = ("activations_hash", "eval_hash")
-_ENDING = ("hardware", "finished_at", "error", "sweep", "setting_hash", "comparison_hash")
-_STATUS_ORDER = ("finished", "trained", "failed", "missing")
+_ENDING = ("hardware", "finished_at", "error", "sweep", "variant", "setting_hash", "comparison_hash")
+STATUSES = ("finished", "trained", "pruned", "failed", "missing")
+"""What can have become of a run, best first. Only a finished one has metrics; a pruned one was stopped early, on purpose."""
+
+_OF_A_SETTING = ("architecture", "sparsity_parameter", "target_l0", "lr", "d_in", "d_sae", "train_tokens", "comparison_hash", "variant")
+"""Columns in which its seeds agree: a mean of equal numbers may differ from them in the last digit."""
 
 
 def load_table(results: Path | Sequence[Path]) -> pd.DataFrame:
-    """One row per run of one sweep directory or several, sorted by architecture, sparsity value, seed and run id.
+    """One row per run of one sweep directory or several, sorted by architecture, target L0 or else sparsity value, seed and run id.
 
     A run that `sweep.json` asks for and that left no record has status "missing". A run that several sweeps share is one
     row: the finished one, or else that of the first sweep given.
@@ -53,13 +61,17 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     if not runs:
         raise ConfigError(f"results must hold at least one run, but got {[str(s.directory) for s in sweeps]}. Run the sweep first.")
     rows = [_row(run) for run in runs]
-    for row, comparison in zip(rows, _comparison_hashes(runs), strict=True):
-        row["comparison_hash"] = comparison
+    comparisons = _comparison_hashes(runs)
+    for row, comparison, variant in zip(rows, comparisons, variants(runs, comparisons), strict=True):
+        row |= {"comparison_hash": comparison, "variant": variant}
     table = pd.DataFrame(rows)
-    table = table.assign(_rank=table["status"].map(_STATUS_ORDER.index)).sort_values("_rank", kind="stable")
+    table = table.assign(_rank=table["status"].map(STATUSES.index)).sort_values("_rank", kind="stable")
     table = table.drop_duplicates("run_id").drop(columns="_rank")
-    table = table.sort_values(["architecture", "sparsity_value", "seed", "run_id"], kind="stable", ignore_index=True)
     table = _typed(table.reindex(columns=_column_order(table, runs)))
+    table["l0_error"] = table["l0"] / table["target_l0"] - 1
+    level = table["target_l0"].fillna(table["sparsity_value"])  # a coefficient that was found differs by seed
+    table = table.assign(_level=level).sort_values(["architecture", "_level", "seed", "run_id"], kind="stable", ignore_index=True)
+    table = table.drop(columns="_level")
     table.attrs["metrics"] = {name: dataclasses.asdict(spec) for name, spec in _merge_specs(runs).items()}
     return table
 
@@ -97,12 +109,19 @@ def orientation(table: pd.DataFrame, column: str, direction: str | None = None) 
     return -1.0 if direction == "max" else 1.0
 
 
+def by_comparison(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """`comparison_hash` -> the runs that may share a front, narrow SAEs before wide ones and short runs before long ones."""
+    groups = {str(name): runs for name, runs in table.groupby("comparison_hash", sort=False)}
+    sizes = {name: tuple(runs[["d_sae", "train_tokens"]].max().fillna(0)) for name, runs in groups.items()}
+    return {name: groups[name] for name in sorted(groups, key=sizes.__getitem__)}
+
+
 def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds: one row per setting, from its finished runs, with `n_seeds` and the tuple `run_ids`."""
     finished = table[table["status"] == "finished"]
     groups = finished.groupby("setting_hash", sort=False)
-    means = groups.mean(numeric_only=True).drop(columns="seed")
-    same = groups[["architecture", "sparsity_parameter", "comparison_hash"]].first()
+    same = groups[[*_OF_A_SETTING]].first()
+    means = groups.mean(numeric_only=True).drop(columns=["seed", *_OF_A_SETTING], errors="ignore")
     runs = groups["run_id"].agg(n_seeds="size", run_ids=tuple)
     settings = same.join([means, runs]).reset_index()
     settings.attrs = dict(table.attrs)
@@ -137,7 +156,8 @@ def _row(run: StoredRun) -> dict[str, Any]:
         row.update({f"version_{name}": version for name, version in record.versions.items()})
         row["error"] = f"{record.error.get('type')}: {record.error.get('message')}" if record.error else None
     unseeded = {key: value for key, value in config.items() if key != "seed"}
-    row["setting_hash"] = _hash([row["architecture"], row["sparsity_parameter"], row["sparsity_value"], unseeded])
+    # An entry of sweep.json may lack its config: then its sparsity tells settings apart.
+    row["setting_hash"] = _hash([row["architecture"], unseeded or [row["sparsity_parameter"], row["sparsity_value"]]])
     return row
 
 
@@ -164,9 +184,8 @@ def _hash(content: Any) -> str:
 def _column_order(table: pd.DataFrame, runs: Sequence[StoredRun]) -> list[str]:
     found = {name for run in runs if run.record for name in run.record.metrics}
     further = sorted(found - set(COLUMNS))
-    target = ["target_l0"] if table["target_l0"].notna().any() else []
     versions = sorted(name for name in table.columns if name.startswith("version_"))
-    return [*COLUMNS, *target, *further, *_PROVENANCE, *versions, *_ENDING]
+    return [*COLUMNS, *further, *_PROVENANCE, *versions, *_ENDING]
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:

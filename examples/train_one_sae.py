@@ -32,9 +32,9 @@ result = train_run(run, stream)
 if result.sae is None:
     raise SystemExit(str(result.error))
 
-# Training works in units where E||x|| = sqrt(d_in); the SAE to keep is the inference form, in the units of x.
+# Training works in normalised units, where E||x|| = sqrt(d_in); the SAE to keep is the inference form, in the units of x.
 sae = result.sae.to_inference()
-sae.fold_scale(result.scale)
+result.normalisation.build_into(sae)
 metrics, n_tokens = combine([evaluate_chunk(EvalChunk(held_out), {run.run_id: sae})])
 values = metrics[run.run_id]
 print(f"{n_tokens} held-out tokens: L0 {values['l0']:.2f}, FVU {values['fvu']:.4f}, dead {values['dead_fraction']:.1%}")

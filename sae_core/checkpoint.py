@@ -72,7 +72,7 @@ class RunFiles:
         tokens = run.n_steps * run.train.batch_size
         if result.sae is not None:
             inference = result.sae.to_inference()
-            inference.fold_scale(result.scale)
+            result.normalisation.build_into(inference)
             origin = {"run_id": run.run_id, "training_architecture": run.sae.architecture, "training_config": config}
             inference.save_pretrained(folder / "sae", {**metadata, **origin})
         record = RunRecord(

@@ -4,6 +4,7 @@ The text is cut into fixed chunks. A worker takes some chunks and returns additi
 same metrics whatever the number of workers. SAEs are those of the exported files: what is measured is what anyone loads.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from sae_core.activations.source import ActivationSource, EvalChunk
 from sae_core.metrics import METRICS, Observation
 from sae_core.metrics.metric import Sums
+from sae_core.records import RunRecord
 from sae_core.sae import SparseAutoencoder
 
 
@@ -30,13 +32,12 @@ class ChunkSums:
 
 @torch.no_grad()
 def evaluate_chunk(chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], index: int = 0) -> ChunkSums:
-    """Measure SAEs (inference form, scale folded) on one chunk."""
+    """Measure SAEs (inference form, for activations that are not normalised) on one chunk."""
     metrics = {name: METRICS[name]() for name in METRICS}
     by_sae = {}
     for run_id, sae in saes.items():
-        latents = sae.encode(chunk.x)
-        x_hat = sae.decode(latents)
-        seen = Observation(chunk, latents, x_hat, chunk.splice(x_hat) if chunk.splice else None)
+        latents, x_hat = sae.reconstruct(chunk.x)
+        seen = Observation(chunk, latents, x_hat, chunk.splice(x_hat) if chunk.splice else None, sae.W_dec, index)
         by_sae[run_id] = {name: {key: value.cpu() for key, value in metric.sums(seen).items()} for name, metric in metrics.items()}
     return ChunkSums(index, chunk.x.shape[0], by_sae)
 
@@ -45,7 +46,8 @@ def combine(chunks: Iterable[ChunkSums]) -> tuple[dict[str, dict[str, float | No
     """Add chunks up, in order of their index.
 
     Returns:
-        SAE name -> metric name -> value, and the number of tokens.
+        SAE name -> metric name -> value, and the number of tokens. Metrics that do not apply, because the source lacks what they
+        need, are left out.
 
     Raises:
         ValueError: no chunk, or no token in any.
@@ -62,14 +64,15 @@ def combine(chunks: Iterable[ChunkSums]) -> tuple[dict[str, dict[str, float | No
             for chunk in ordered:
                 for key, value in chunk.by_sae[run_id][name].items():
                     total[key] = total[key] + value if key in total else value
-            values[run_id][name] = METRICS[name]().value(total, n_tokens)
+            if total:
+                values[run_id][name] = METRICS[name]().value(total, n_tokens)
     return values, n_tokens
 
 
 def evaluate(
     saes: Mapping[str, SparseAutoencoder], source: ActivationSource, directory: Path, mean: Float[Tensor, " d_in"]
 ) -> tuple[dict[str, dict[str, float | None]], int]:
-    """Measure SAEs (inference form, scale folded) on all the held-out text of a source.
+    """Measure SAEs (inference form, for activations that are not normalised) on all the held-out text of a source.
 
     Args:
         directory: the source's prepared cache.
@@ -80,3 +83,17 @@ def evaluate(
     """
     indices = range(source.n_eval_chunks(directory))
     return combine(evaluate_chunk(source.eval_chunk(directory, index, mean), saes, index) for index in indices)
+
+
+def evaluated(record: RunRecord, values: Mapping[str, float | None], n_tokens: int, eval_hash: str) -> RunRecord:
+    """The finished record of a trained run.
+
+    Args:
+        values: metric name -> value; as `combine` gives them for one SAE.
+        n_tokens: held-out tokens they are means over.
+        eval_hash: `ActivationSource.eval_fingerprint`.
+    """
+    specs = [dataclasses.asdict(METRICS[name].spec) for name in values]
+    return dataclasses.replace(
+        record, status="finished", metrics=dict(values), metric_specs=specs, eval_tokens=n_tokens, eval_hash=eval_hash
+    )

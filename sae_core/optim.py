@@ -1,11 +1,13 @@
 """Optimizer and learning-rate schedules. Schedules are pure functions of the step, so resuming needs no scheduler state."""
 
 import math
+from functools import cache
 
 import torch
 
-from sae_core.config import TrainConfig
+from sae_core.config import ARCHITECTURES, TrainConfig
 from sae_core.sae import SparseAutoencoder
+from sae_core.spans import steps_of
 
 
 def lr_factor(step: int, n_steps: int, config: TrainConfig) -> float:
@@ -18,8 +20,8 @@ def lr_factor(step: int, n_steps: int, config: TrainConfig) -> float:
         step: 0-based.
         n_steps: steps of the whole run.
     """
-    warm_up = round(config.lr_warm_up * n_steps)
-    decay = round(config.lr_decay * n_steps)
+    warm_up = steps_of(config.lr_warm_up, n_steps, config.batch_size)
+    decay = steps_of(config.lr_decay, n_steps, config.batch_size)
     ramp = min((step + 1) / warm_up if warm_up else 1.0, (n_steps - step) / decay if decay else 1.0, 1.0)
     if config.lr_schedule == "constant":
         return ramp
@@ -31,9 +33,22 @@ def lr_factor(step: int, n_steps: int, config: TrainConfig) -> float:
     return ramp * cosine
 
 
+@cache
+def parameter_names(architecture: str) -> tuple[str, ...]:
+    """Names of an architecture's parameters, the keys of `lr_factors`. They do not depend on its config."""
+    cls = ARCHITECTURES[architecture]
+    with torch.device("meta"):
+        sae = cls(cls.Config.example(8, 16), 8)
+    return tuple(name for name, _ in sae.named_parameters())
+
+
 def make_optimizer(sae: SparseAutoencoder, config: TrainConfig) -> torch.optim.Adam:
-    """Adam without weight decay; parameters named in `sae.lr_factors()` have a group, and a rate, of their own."""
-    factors = sae.lr_factors()
+    """Adam without weight decay; parameters named in `sae.lr_factors()` or `config.lr_factors` have a group, and a rate, of their own.
+
+    Named in both, a parameter's factors multiply.
+    """
+    own, given = sae.lr_factors(), config.lr_factors
+    factors = {name: own.get(name, 1.0) * given.get(name, 1.0) for name in own.keys() | given.keys()}
     common = [p for name, p in sae.named_parameters() if name not in factors]
     groups = [{"params": common, "lr_factor": 1.0}]
     groups += [{"params": [p], "lr_factor": factors[name]} for name, p in sae.named_parameters() if name in factors]

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 SCHEMA_VERSION = 1
 
-Status = Literal["trained", "finished", "failed"]
+Status = Literal["trained", "finished", "pruned", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class RunRecord:
 
     run_id: str
     status: Status
-    """`trained`: exported but not yet evaluated. `finished`: evaluated. `failed`: see `error`."""
+    """`trained`: exported but not yet evaluated. `finished`: evaluated. `pruned`: stopped early, on purpose. `failed`: see `error`."""
     config: dict[str, Any]
     """The whole RunConfig, as JSON."""
     architecture: str
@@ -69,7 +69,7 @@ class RunRecord:
     finished_at: str | None = None
     """UTC, ISO 8601."""
     error: dict[str, str] | None = None
-    """For failed runs: `type`, `message`, `traceback`."""
+    """For failed and pruned runs: `type`, `message`, `traceback`."""
     schema_version: int = SCHEMA_VERSION
 
     def write(self, path: Path) -> None:

@@ -1,7 +1,7 @@
 """SparseAutoencoder: what every architecture shares. A concrete class adds `encode` and `loss`, in one file of `architectures/`.
 
 Shape letters: B tokens in the batch, d_in width of the activations, d_sae latents.
-Training works in units where E||x|| = sqrt(d_in); `fold_scale` moves an SAE to the units of the model.
+Training works in normalised units (`normalisation.py`); `fold` moves an SAE to the units of the model.
 """
 
 import copy
@@ -17,6 +17,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sae_core.config import ArchitectureConfig
+from sae_core.errors import ConfigError
+from sae_core.normalisation import Affine, Normalisation, layer_norm
+
+SEARCH_START_NORM = 0.1
+"""Norm of the decoder rows until a search has found a better one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,8 @@ class LossContext:
     """Factor on sparsity coefficients: rises from 0 to 1 during the sparsity warm-up, then follows the target L0 where there is one."""
     dead: Bool[Tensor, " d_sae"] | None = None
     """Latents inactive for `dead_after_tokens`; None when there are none."""
+    progress: float = 1.0
+    """Fraction of the run's steps that has passed, for schedules inside a loss; 1 is the end, where they have their final values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,9 @@ class SparseAutoencoder(nn.Module, ABC):
     W_enc: nn.Parameter
     W_dec: nn.Parameter
     b_dec: nn.Parameter
+    layer_norm: bool = False
+    """Whether activations are layer-normed before `encode` and reconstructions brought back after `decode`. Not while training: there
+    the stream has done it."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -78,7 +88,7 @@ class SparseAutoencoder(nn.Module, ABC):
                 raise TypeError(
                     f"SAE classes must be abstract or final, but {cls.__name__} subclasses {base.__name__}. Share code in an abstract base."
                 )
-        for name in ("decode", "forward"):
+        for name in ("decode", "reconstruct", "forward"):
             if name in cls.__dict__:
                 raise TypeError(
                     f"`{name}` is the same for every SAE, but {cls.__name__} overrides it. Put the variation in `encode` or `loss`."
@@ -91,16 +101,18 @@ class SparseAutoencoder(nn.Module, ABC):
         self.d_sae = config.d_sae
         W_dec = torch.empty(self.d_sae, d_in)
         if not W_dec.is_meta:
-            # kaiming_uniform_, then every row rescaled: SAELens' initialisation.
-            W_dec.uniform_(-math.sqrt(6 / d_in), math.sqrt(6 / d_in), generator=generator)
-            W_dec *= config.decoder_init_norm / W_dec.norm(dim=1, keepdim=True)
+            _draw_rows(W_dec, config, generator)
         self.W_dec = nn.Parameter(W_dec)
-        self.W_enc = nn.Parameter(W_dec.T.clone(memory_format=torch.contiguous_format))
+        rows = W_dec if config.encoder_init == "transpose" or W_dec.is_meta else _draw_rows(torch.empty_like(W_dec), config, generator)
+        self.W_enc = nn.Parameter(rows.T.clone(memory_format=torch.contiguous_format))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
 
     @abstractmethod
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        """Latents of x. In inference mode each row depends on that row of x alone."""
+        """Latents of x. In inference mode each row depends on that row of x alone.
+
+        Where `layer_norm` is set, x is what `normalisation.layer_norm` makes of an activation; `reconstruct` takes activations as they are.
+        """
 
     @abstractmethod
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
@@ -114,7 +126,26 @@ class SparseAutoencoder(nn.Module, ABC):
     @final
     def forward(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_in"]:
         """The reconstruction of x."""
-        return self.decode(self.encode(x))
+        return self.reconstruct(x)[1]
+
+    @final
+    def reconstruct(self, x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_sae"], Float[Tensor, "B d_in"]]:
+        """Latents and reconstruction of x, in the units of x, whether or not tokens are layer-normed on the way."""
+        if not self.layer_norm:
+            latents = self.encode(x)
+            return latents, self.decode(latents)
+        y, mean, std = layer_norm(x)
+        latents = self.encode(y)
+        return latents, self.decode(latents) * std + mean
+
+    def initial_values(self) -> dict[str, Float[Tensor, " d_sae"]]:
+        """Where the parameters with one number a latent (b_enc, thresholds, ...) start: what a resampled latent gets again.
+
+        Read off a new SAE, so that an architecture needs to say nothing.
+        """
+        fresh = type(self)(self.config, 1, generator=torch.Generator())  # of width 1, so that no other parameter has this shape
+        values = {name: parameter.detach() for name, parameter in fresh.named_parameters() if name != "b_dec"}
+        return {name: value.to(self.W_dec.device) for name, value in values.items() if value.shape == (self.d_sae,)}
 
     def lr_factors(self) -> dict[str, float]:
         """Parameters whose learning rate differs from the common one: name -> factor."""
@@ -128,14 +159,25 @@ class SparseAutoencoder(nn.Module, ABC):
         return copy.deepcopy(self).eval()
 
     @torch.no_grad()
-    def fold_scale(self, scale: float) -> None:
-        """Make an SAE for activations x out of one trained on x * scale: same latents, x_hat in the units of x. In place.
+    def fold(self, normalisation: Normalisation) -> None:
+        """Make an SAE for activations x out of one trained on y = (x - mean) @ M: same latents, x_hat in the units of x. In place.
 
-        Encoder weights times `scale`, decoder weights and b_dec divided by it; biases and thresholds of latents stay.
+        W_enc <- M @ W_enc, W_dec <- W_dec @ M^-1, b_dec <- b_dec @ M^-1 + mean; biases and thresholds of latents stay.
+
+        Raises:
+            ConfigError: the normalisation is not the same affine map for every token, so that no weights do what it does.
         """
-        self.W_enc *= scale
-        self.W_dec /= scale
-        self.b_dec /= scale
+        if self.layer_norm or not isinstance(normalisation, Affine):
+            raise ConfigError(
+                "a normalisation must be one affine map for all tokens to be folded into weights, but got "
+                f"normalize_activations={normalisation.name!r} for an SAE with layer_norm={self.layer_norm}: layer norm divides each token "
+                "by its own standard deviation. Keep it at run time, as `normalisation.build_into(sae)` does."
+            )
+        self.W_enc.copy_(normalisation.map_encoder(self.W_enc))
+        self.W_dec.copy_(normalisation.map_decoder(self.W_dec))
+        self.b_dec.copy_(normalisation.map_decoder(self.b_dec[None])[0])
+        if normalisation.mean is not None:
+            self.b_dec += normalisation.mean
 
     def saelens_fields(self) -> dict[str, Any]:
         """Fields beyond the common ones that SAELens' cfg.json needs for this architecture."""
@@ -153,6 +195,15 @@ class SparseAutoencoder(nn.Module, ABC):
         from sae_core import saelens
 
         return saelens.load(Path(directory))
+
+
+def _draw_rows(rows: Float[Tensor, "d_sae d_in"], config: ArchitectureConfig, generator: torch.Generator | None) -> Tensor:
+    """kaiming_uniform_, then every row rescaled: SAELens' initialisation. In place."""
+    norm = SEARCH_START_NORM if config.decoder_init_norm == "search" else config.decoder_init_norm
+    bound = math.sqrt(6 / rows.shape[1])
+    rows.uniform_(-bound, bound, generator=generator)
+    rows *= norm / rows.norm(dim=1, keepdim=True)
+    return rows
 
 
 def mse(x_hat: Float[Tensor, "B d_in"], x: Float[Tensor, "B d_in"]) -> Float[Tensor, ""]:

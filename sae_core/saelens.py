@@ -1,6 +1,7 @@
 """To and from SAELens' files: `cfg.json` and `sae_weights.safetensors` in its inference layout.
 
-`save` takes an SAE in inference form (`to_inference`, then `fold_scale`), so that whoever loads the files applies nothing more.
+`save` takes an SAE in inference form (`to_inference`, then `normalisation.build_into`), so that whoever loads the files applies nothing
+more. An affine normalisation is in the weights. Layer norm is named in cfg.json: SAELens applies it in `encode`, undoes it in `decode`.
 Format facts: sae-lens 6.54.12 reads `dtype`, `architecture` and `metadata.sae_lens_version` as mandatory, and tensor names exactly.
 """
 
@@ -44,7 +45,7 @@ def save(sae: SparseAutoencoder, directory: Path, metadata: dict[str, Any]) -> N
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": True,
-        "normalize_activations": "none",
+        "normalize_activations": "layer_norm" if sae.layer_norm else "none",
         # SAELens flattens (heads, d_head) itself, when told to; our activations are flat already.
         "reshape_activations": "hook_z" if str(metadata.get("hook_name", "")).endswith("hook_z") else "none",
         **sae.saelens_fields(),
@@ -69,10 +70,11 @@ def load(directory: Path) -> SparseAutoencoder:
     missing = [key for key in ("architecture", "d_in", "d_sae") if key not in cfg]
     if missing:
         raise ConfigError(f"an SAE's cfg.json must have `architecture`, `d_in` and `d_sae`, but {directory}/cfg.json lacks {missing}.")
-    if cfg.get("normalize_activations", "none") != "none" or not cfg.get("apply_b_dec_to_input", True):
+    normalize_activations = cfg.get("normalize_activations", "none")
+    if normalize_activations not in ("none", "layer_norm") or not cfg.get("apply_b_dec_to_input", True):
         raise ConfigError(
-            "an SAE must have its activation scale folded and b_dec subtracted from its input, but got "
-            f"normalize_activations={cfg.get('normalize_activations')!r} and apply_b_dec_to_input={cfg.get('apply_b_dec_to_input')} "
+            "an SAE must have its normalisation folded (or layer_norm) and b_dec subtracted from its input, but got "
+            f"{normalize_activations=} and apply_b_dec_to_input={cfg.get('apply_b_dec_to_input')} "
             f"in {directory}/cfg.json. Fold them before loading."
         )
     cls = ARCHITECTURES[cfg["architecture"]]
@@ -83,4 +85,5 @@ def load(directory: Path) -> SparseAutoencoder:
         sae.load_state_dict(load_file(directory / WEIGHTS), strict=True, assign=True)
     except RuntimeError as error:
         raise ConfigError(f"tensors must fit architecture {cfg['architecture']!r}, but {directory}/{WEIGHTS} does not: {error}") from error
+    sae.layer_norm = normalize_activations == "layer_norm"
     return sae.float().eval()

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_core.config import TrainConfig
+from sae_core.spans import steps_of
 
 GAIN = 20.0
 """Strength of the controller over a whole run: an L0 off by a factor e for all of it would move the log-coefficient by this much."""
@@ -25,9 +26,15 @@ MIN_L0 = 0.1
 
 
 def sparsity_scale(step: int, n_steps: int, config: TrainConfig) -> float:
-    """Factor on sparsity coefficients: 0 at step 0, rising linearly to 1 over the first `sparsity_warm_up` of the steps."""
-    warm_up = round(config.sparsity_warm_up * n_steps)
-    return min(step / warm_up, 1.0) if warm_up else 1.0
+    """Factor on sparsity coefficients: a linear warm-up, 1, and a linear decay that mirrors it.
+
+    Step 0 sees 0 and step W of the warm-up 1; the last step sees `sparsity_decay_to`, and the step D before it 1.
+    """
+    warm_up = steps_of(config.sparsity_warm_up, n_steps, config.batch_size)
+    decay = steps_of(config.sparsity_decay, n_steps, config.batch_size)
+    rise = min(step / warm_up, 1.0) if warm_up else 1.0
+    left = min((n_steps - 1 - step) / decay, 1.0) if decay else 1.0
+    return min(rise, config.sparsity_decay_to + (1 - config.sparsity_decay_to) * left)
 
 
 @dataclass(slots=True)
@@ -56,7 +63,7 @@ class L0Controller:
         """A controller at step 0."""
         gain = min(GAIN / n_steps, MAX_GAIN_PER_STEP)
         zero, target = torch.zeros((), device=device), math.log(target_l0)
-        return cls(target, gain, round(config.sparsity_warm_up * n_steps), zero, torch.full((), target, device=device))
+        return cls(target, gain, steps_of(config.sparsity_warm_up, n_steps, config.batch_size), zero, torch.full((), target, device=device))
 
     def update(self, l0: Float[Tensor, ""], step: int, lr_factor: float) -> None:
         """Take the L0 of the batch of `step` into account, a step made at `lr_factor` of the peak learning rate."""

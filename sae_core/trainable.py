@@ -1,21 +1,31 @@
 """Train-one-group as a Ray Tune trainable: the only file of sae_core that imports ray.
 
+A search needs to know what a trial came to at its end, so such a trial also evaluates its SAEs; in a grid one stage evaluates all.
+
 A trial's config is plain data (`TrialConfig`, as a dict), because Ray pickles and logs it: paths, never object references, which
 do not survive a restart of the driver. Results are files under `directory`, written before Ray hears of them.
 """
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from ray import get_gpu_ids, tune
 
+from sae_core.activations.shards import read_manifest
+from sae_core.activations.source import ActivationSource
 from sae_core.activations.stream import Stream
 from sae_core.checkpoint import RunFiles
-from sae_core.config import RunConfig
+from sae_core.config import SOURCES, RunConfig
+from sae_core.evaluation import evaluate, evaluated
+from sae_core.records import RunRecord
+from sae_core.sae import SparseAutoencoder
 from sae_core.training import Learner, train_group
 
 REPORT_SECONDS = 1.0
@@ -37,12 +47,22 @@ class TrialConfig:
     """For the exported cfg.json; see `RunFiles.finish`."""
     facts: dict[str, Any] = field(default_factory=dict)
     """For the records; see `RunFiles.finish`."""
+    rungs: list[float] = field(default_factory=list)
+    """Fractions of the steps at which to ask Tune whether to go on."""
+    source: dict[str, Any] | None = None
+    """ActivationsConfig, as JSON, to evaluate the SAEs with at the end; None: another stage does."""
+
+
+def rung_step(rung: float, n_steps: int) -> int:
+    """Steps done at a rung, which is a fraction of them."""
+    return max(1, round(rung * n_steps))
 
 
 def train_trial(config: dict[str, Any]) -> None:
     """Train the group in `config["trial"]`, a `TrialConfig` as a dict, and write a record a run. Runs with a record are left alone.
 
-    A retry of the trial, or a later launch with other groups, goes on from the checkpoint of each run.
+    A retry of the trial, or a later launch with other groups, goes on from the checkpoint of each run. Where Tune stops it at a rung,
+    `tune.report` does not return, and whoever decided that has written the records.
     """
     trial = TrialConfig(**config["trial"])
     directory = Path(trial.directory)
@@ -51,27 +71,64 @@ def train_trial(config: dict[str, Any]) -> None:
     # Ray leaves every GPU visible to a trial that asked for none, so torch.cuda.is_available() says nothing here.
     device = "cuda:0" if get_gpu_ids() else "cpu"
     if todo:
-        stream = Stream(Path(trial.cache), batch_size=todo[0].train.batch_size, data_seed=todo[0].data_seed, device=device)
-        files = RunFiles(directory)
-        results = train_group(
-            todo, stream, device=device, directory=directory, checkpoint_seconds=trial.checkpoint_seconds, on_step=_Reporter(files)
-        )
-        for result in results:
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            files.finish(result, metadata=trial.metadata, facts={**trial.facts, "finished_at": now})
+        _train(trial, todo, device)
+    if trial.source is not None:
+        _evaluate(trial, runs, device)
     tune.report({"progress": {run.run_id: 1.0 for run in runs}})
 
 
-class _Reporter:
-    """Tells Tune how far each run is, about once a second, and keeps histories current for whoever watches the files."""
+def _train(trial: TrialConfig, runs: Sequence[RunConfig], device: str) -> None:
+    train, directory = runs[0].train, Path(trial.directory)
+    stream = Stream(
+        Path(trial.cache),
+        batch_size=train.batch_size,
+        data_seed=runs[0].data_seed,
+        normalize_activations=train.normalize_activations,
+        device=device,
+    )
+    files = RunFiles(directory)
+    on_step = _Reporter(files, trial.rungs)
+    results = train_group(runs, stream, device=device, directory=directory, checkpoint_seconds=trial.checkpoint_seconds, on_step=on_step)
+    for result in results:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        files.finish(result, metadata=trial.metadata, facts={**trial.facts, "finished_at": now})
 
-    def __init__(self, files: RunFiles) -> None:
+
+def _evaluate(trial: TrialConfig, runs: Sequence[RunConfig], device: str) -> None:
+    """Measure the exported SAEs of the runs that are trained, on all held-out text, and finish their records."""
+    cache, directory = Path(trial.cache), Path(trial.directory)
+    records = {run.run_id: RunRecord.read(directory / run.run_id / "record.json") for run in runs}
+    trained = {run_id: record for run_id, record in records.items() if record.status == "trained"}
+    if not trained:
+        return
+    source = _source(json.dumps(trial.source), device)
+    saes = {run_id: SparseAutoencoder.from_pretrained(directory / run_id / "sae").to(device) for run_id in trained}
+    values, n_tokens = evaluate(saes, source, cache, torch.tensor(read_manifest(cache).mean))
+    eval_hash = source.eval_fingerprint(cache)
+    for run_id, record in trained.items():
+        evaluated(record, values[run_id], n_tokens, eval_hash).write(directory / run_id / "record.json")
+
+
+@lru_cache(maxsize=1)
+def _source(config: str, device: str) -> ActivationSource:
+    """The source of a config in JSON. Processes are used again for the next trial, and then the language model is loaded already."""
+    fields = json.loads(config)
+    source = SOURCES[fields["source"]]
+    return source(source.Config.model_validate(fields), device=device)
+
+
+class _Reporter:
+    """Tells Tune how far each run is, about once a second and at rungs, and keeps histories current for whoever reads the files."""
+
+    def __init__(self, files: RunFiles, rungs: Sequence[float]) -> None:
         self.files = files
+        self.rungs = rungs
         self.rows_written: dict[str, int] = {}
         self.last = time.monotonic()
 
     def __call__(self, learners: Sequence[Learner]) -> None:
-        if time.monotonic() - self.last < REPORT_SECONDS:
+        rung = self._rung(learners)
+        if rung is None and time.monotonic() - self.last < REPORT_SECONDS:
             return
         self.last = time.monotonic()
         for learner in learners:
@@ -79,4 +136,13 @@ class _Reporter:
             if rows > self.rows_written.get(run_id, 0):
                 self.files.write_history(run_id, learner.history)
                 self.rows_written[run_id] = rows
-        tune.report({"progress": {learner.run.run_id: learner.step / learner.run.n_steps for learner in learners}})
+        at_rung = {} if rung is None else {"rung": rung}
+        tune.report({"progress": {learner.run.run_id: learner.step / learner.run.n_steps for learner in learners}, **at_rung})
+
+    def _rung(self, learners: Sequence[Learner]) -> float | None:
+        """The rung that the slowest run of the group has just reached."""
+        going = [learner for learner in learners if learner.error is None]
+        if not going or not self.rungs:
+            return None
+        slowest = min(going, key=lambda learner: learner.step)
+        return next((rung for rung in self.rungs if rung_step(rung, slowest.run.n_steps) == slowest.step), None)

@@ -17,10 +17,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae_core.activations.seeds import seed_of
 from sae_core.activations.stream import ActivationStream
 from sae_core.checkpoint import RunFiles
 from sae_core.config import ARCHITECTURES, RunConfig
+from sae_core.errors import ConfigError
+from sae_core.initialisation import Sample, initialise, needs_sample
+from sae_core.normalisation import Normalisation
 from sae_core.optim import lr_factor, make_optimizer, set_lr
+from sae_core.resampling import resample
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder
 from sae_core.sparsity import L0Controller, sparsity_scale
 
@@ -37,9 +42,9 @@ class TrainResult:
     run: RunConfig
     d_in: int
     sae: SparseAutoencoder | None
-    """In training form and scaled units; None for a failed run."""
-    scale: float
-    """Factor the stream applies to activations; fold it with `sae.to_inference().fold_scale(scale)`."""
+    """In training form and normalised units; None for a failed run."""
+    normalisation: Normalisation
+    """What the stream applies to activations; `normalisation.build_into(sae.to_inference())` makes an SAE that needs it no more."""
     history: list[dict[str, float | None]]
     seconds: float
     """Time spent in this run's own steps."""
@@ -98,7 +103,8 @@ class Learner:
         scale = sparsity_scale(self.step, n_steps, config) * (self.controller.factor if self.controller else 1.0)
         dead = self.tokens_since_active >= config.dead_after_tokens
         with torch.autocast(x.device.type, torch.bfloat16, enabled=config.autocast == "bfloat16"):
-            loss = self.sae.loss(x, LossContext(scale, dead if self._may_have_dead() and bool(dead.any()) else None))
+            any_dead = self._may_have_dead() and bool(dead.any())
+            loss = self.sae.loss(x, LossContext(scale, dead if any_dead else None, self.step / n_steps))
         loss.total.backward()
         max_norm = config.max_grad_norm if config.max_grad_norm is not None else float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.sae.parameters(), max_norm)
@@ -110,9 +116,18 @@ class Learner:
         if self.controller:
             self.controller.update(loss.l0, self.step, lr / config.lr)
         self.step += 1
+        if config.resample_every_steps and self.step % config.resample_every_steps == 0 and self.step <= self.run.last_resampling:
+            self._resample(x)
         self.seconds += time.perf_counter() - started
         if self.step % max(1, n_steps // HISTORY_ROWS) == 0 or self.step == n_steps:
             self._record(loss, lr, scale, int(dead.sum()))
+
+    def _resample(self, x: Float[Tensor, "B d_in"]) -> None:
+        """Make dead latents anew. The choice depends on the seed and the step alone, so resuming needs no random state."""
+        dead = self.tokens_since_active >= self.run.train.dead_after_tokens
+        if bool(dead.any()):
+            resample(self.sae, self.optimizer, dead, x, seed=seed_of("resampling", self.run.seed, self.step))
+            self.tokens_since_active[dead] = 0
 
     def _may_have_dead(self) -> bool:
         """Whether enough tokens have passed for any latent to be dead; known without looking at the device."""
@@ -137,10 +152,10 @@ class Learner:
         trace = "".join(traceback.format_exception(error))
         self.error = {"type": type(error).__name__, "message": str(error), "traceback": trace}
 
-    def result(self, scale: float) -> TrainResult:
+    def result(self, normalisation: Normalisation) -> TrainResult:
         sae = None if self.error else self.sae.eval()
         sparsity = self.run.sae.sparsity_value * (float(self.controller.factor) if self.controller else 1.0)
-        return TrainResult(self.run, self.sae.d_in, sae, scale, self.history, self.seconds, sparsity, self.error)
+        return TrainResult(self.run, self.sae.d_in, sae, normalisation, self.history, self.seconds, sparsity, self.error)
 
 
 def train_group(
@@ -156,7 +171,7 @@ def train_group(
 
     Args:
         runs: same batch size and same stream; any mixture of architectures, widths, learning rates and seeds.
-        stream: yields scaled batches; see `activations.stream`.
+        stream: yields normalised batches; see `activations.stream`.
         directory: where `<run_id>/checkpoint.pt` is kept, so that the same call goes on where an interrupted one stopped, bit for
             bit on CPU. None: nothing is written.
         checkpoint_seconds: least time between two checkpoints.
@@ -164,24 +179,47 @@ def train_group(
 
     Returns:
         One result a run, in the order of `runs`; a diverged run has an `error` and no SAE.
+
+    Raises:
+        ConfigError: a run asks for another normalisation than the stream's.
     """
     device = torch.device(device)
+    _check_normalisation(runs, stream)
     learners = [Learner.start(run, stream.d_in, device) for run in runs]
     files = RunFiles(directory) if directory is not None else None
     if files:
         for learner in learners:
             files.resume(learner)
+    _initialise(learners, stream)
     _train(learners, stream, files, checkpoint_seconds, on_step)
     for learner in learners:
         if learner.error is None:
             batch_size = learner.run.train.batch_size
             learner.sae.calibrate(islice(stream.batches(0), max(1, min(learner.run.n_steps, CALIBRATION_TOKENS // batch_size))))
-    return [learner.result(stream.scale) for learner in learners]
+    return [learner.result(stream.normalisation) for learner in learners]
 
 
 def train_run(run: RunConfig, stream: ActivationStream, **options: Any) -> TrainResult:
     """Train one SAE: `train_group` with a group of one."""
     return train_group([run], stream, **options)[0]
+
+
+def _check_normalisation(runs: Sequence[RunConfig], stream: ActivationStream) -> None:
+    for run in runs:
+        if run.train.normalize_activations != stream.normalisation.name:
+            raise ConfigError(
+                "a run must be trained on activations normalised as it asks, but got "
+                f"normalize_activations={run.train.normalize_activations!r} and a stream with {stream.normalisation.name!r}. "
+                "Give both the same."
+            )
+
+
+def _initialise(learners: Sequence[Learner], stream: ActivationStream) -> None:
+    """Give the runs at step 0 what their initial values take from the activations; runs that go on from a checkpoint have it."""
+    sample = Sample(stream)
+    for learner in learners:
+        if learner.step == 0 and needs_sample(learner.run.sae):
+            initialise(learner.sae, sample, learner.run)
 
 
 def _train(

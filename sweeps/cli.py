@@ -109,12 +109,14 @@ def report(
 
 
 def _tell(done: "LaunchResult") -> None:
-    """The frontier and where the report is, then what did not work."""
+    """The frontier, warnings and where the report is, then what did not work."""
     from analysis.summary import frontier_lines
     from analysis.table import load_table
+    from analysis.warnings import warning_lines
 
     if done.finished:
-        typer.echo("\n".join(frontier_lines(load_table(done.directory))))
+        table = load_table(done.directory)
+        typer.echo("\n".join([*frontier_lines(table), "", *warning_lines(table), ""]))
         typer.echo(f"Report: {done.directory / 'report' / 'report.html'}")
     for run_id, reason in done.failed.items():
         typer.echo(f"failed: {run_id}: {reason}", err=True)

@@ -1,4 +1,4 @@
-"""A sweep's definition, from YAML or Python: `Sweep`. Its `runs` are made in expansion.py.
+"""A sweep's definition, from YAML or Python: `Sweep`. Its `runs` are made in expansion.py; a search's `space` in space.py.
 
 The definition's shape is looser than `RunConfig`: any field may hold a list, an axis of the grid, so only the sections are
 checked here, and the fields when the grid is expanded.
@@ -8,15 +8,18 @@ import importlib.resources
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator
 
-from sae_core.config import Config, RunConfig
+from sae_core.config import Config, Count, RunConfig
 from sae_core.errors import ConfigError, UnknownNameError
 from sweeps.local_data import absolute
 from sweeps.problems import Problems, collect, shown
 from sweeps.yaml_text import dump_yaml, load_yaml, with_overrides
+
+if TYPE_CHECKING:
+    from sweeps.space import Space
 
 
 class WandbConfig(Config):
@@ -25,6 +28,39 @@ class WandbConfig(Config):
     mode: Literal["offline", "online", "disabled"] = "offline"
     project: str = "sae-sweep"
     entity: str | None = None
+
+
+class SearchConfig(Config):
+    """Runs proposed one after another by Optuna, from what the earlier ones gave, instead of a grid."""
+
+    trials: Count
+    """Points tried, of all launches together. Each trains one run per seed."""
+    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    """Who proposes: tree-structured Parzen estimators, a genetic algorithm, or chance."""
+    objectives: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["l0", "fvu"])
+    """Held-out metrics to trade off, each in the direction it has; means over the seeds."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Decides the proposals."""
+    points_to_evaluate: list[dict[str, Any]] = Field(default_factory=list)
+    """Points tried first: place in the definition -> value, e.g. {architectures: topk, train.lr: 4e-3}; what is left out is proposed."""
+
+
+class EarlyStoppingConfig(Config):
+    """Runs that others of their sparsity dominate are stopped before their end."""
+
+    rungs: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)] = Field(default_factory=lambda: [0.11, 0.33])
+    """Fractions of a run's steps at which it is compared."""
+    reduction_factor: Annotated[float, Field(gt=1)] = 3.0
+    """The best 1/reduction_factor of the runs compared with each other go on in any case."""
+    l0_band: Annotated[float, Field(gt=1)] = 1.5
+    """Runs are compared with each other where their L0 differ by at most this factor."""
+
+    @field_validator("rungs")
+    @classmethod
+    def _rungs_rise(cls, rungs: list[float]) -> list[float]:
+        if rungs != sorted(set(rungs)):
+            raise ConfigError(f"`rungs` must increase, but got rungs={rungs}. Sort them, each once.")
+        return rungs
 
 
 class Sweep(Config):
@@ -54,6 +90,10 @@ class Sweep(Config):
     """Each run is made once per seed."""
     data_seed: Any = 0
     """Decides the order of the training tokens."""
+    search: SearchConfig | None = None
+    """Search the space that the fields span instead of training all of their combinations."""
+    early_stopping: EarlyStoppingConfig | None = None
+    """Stop runs that others of their sparsity dominate."""
     wandb: WandbConfig | None = None
 
     def __init__(self, **fields: Any) -> None:
@@ -109,14 +149,28 @@ class Sweep(Config):
         return dump_yaml(content)
 
     def runs(self) -> list[RunConfig]:
-        """Every run, validated: architectures in the order given, then the grid, seeds fastest.
+        """Every run of a grid, validated: architectures in the order given, then the grid, seeds fastest.
 
         Raises:
             ConfigError: all problems, one a line: `<place>: <rule>, but got <value>. <remedy>.`
         """
+        if self.search is not None:
+            raise ConfigError(
+                f"runs of a search must be proposed by it, but got search={self.search}. Use `space()`, or leave `search` out."
+            )
         from sweeps.expansion import expand
 
         return expand(self)
+
+    def space(self) -> "Space":
+        """The space that `search` proposes runs from, validated.
+
+        Raises:
+            ConfigError: all problems, one a line.
+        """
+        from sweeps.space import space_of
+
+        return space_of(self)
 
 
 def _read(path_or_name: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""A sweep's grid -> validated `RunConfig`s, with every problem found on the way and its place in the definition.
+"""A sweep's axes -> validated `RunConfig`s, with every problem found on the way and its place in the definition.
 
 Each architecture has its own grid: the common axes with those it overrides. The points of each part (activations, sae,
 train) are validated by that part's config class, so that a rule between two of its fields (k <= d_sae) is checked for every
@@ -6,14 +6,17 @@ combination; then the parts are combined.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice, product
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from sae_core.architectures.topk_family import TopKFamilyConfig
 from sae_core.config import ARCHITECTURES, SOURCES, ActivationsConfig, ArchitectureConfig, RunConfig, TrainConfig
 from sae_core.errors import ConfigError, UnknownNameError
+from sae_core.spans import fraction_of_run
 from sweeps.grid import Axis, FieldPath, Grid, points, read_axis, read_section
 from sweeps.local_data import absolute
 from sweeps.problems import Problems, collect, model_in, unknown_key
@@ -29,37 +32,86 @@ _TOKENS = ("train_tokens", "eval_tokens")
 _LOCAL_PATHS: tuple[FieldPath, ...] = (("activations", "model", "name"), ("activations", "data", "dataset"))
 
 
-def expand(sweep: "Sweep") -> list[RunConfig]:
-    """Every run of `sweep`.
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """A definition as axes."""
 
-    Raises:
-        ConfigError: all problems, one a line.
-    """
-    problems = Problems()
+    activations: Grid
+    """Axes of the activations; the architectures' grids have them too."""
+    architectures: dict[str, Grid]
+    seeds: tuple[int, ...]
+    data_seeds: tuple[int, ...]
+
+
+def read_axes(sweep: "Sweep", problems: Problems) -> Axes:
+    """The axes of every architecture: the common ones with those it overrides."""
     if not sweep.architectures:
         problems.add("architectures", "a sweep must have at least one architecture, but got {}. Add e.g. `topk: {k: [8, 16, 32]}`.")
     common = _activation_axes(sweep, problems)
-    sources = _activation_configs(common, problems)
     data_seeds = _seeds(sweep.data_seed, "data_seed", problems)
     seeds = _seeds(sweep.seeds, "seeds", problems)
-    runs: dict[str, RunConfig] = {}
+    grids = {}
     for name, own in sweep.architectures.items():
-        if name not in ARCHITECTURES:
+        if name in ARCHITECTURES:
+            grids[name] = common | _architecture_axes(sweep, name, own or {}, problems)
+        else:
             problems.add("architectures", str(UnknownNameError.of("architecture", name, ARCHITECTURES)))
-            continue
-        grid = common | _architecture_axes(sweep, name, own or {}, problems)
-        saes = _sae_configs(grid, ARCHITECTURES[name].Config, problems, name)
-        trains = _configs(grid, "train", TrainConfig, problems, name)
-        for activations, data_seed, sae, train, seed in itertools.product(sources, data_seeds, saes, trains, seeds):
+    return Axes(common, grids, seeds, data_seeds)
+
+
+def runs_of(axes: Axes, problems: Problems, most: int | None = None) -> list[RunConfig]:
+    """Every run of the grids, validated.
+
+    Args:
+        most: runs an architecture is cut off at, and points of a part of it.
+    """
+    sources = _activation_configs(axes.activations, problems)
+    runs: dict[str, RunConfig] = {}
+    for name, grid in axes.architectures.items():
+        saes = _sae_configs(grid, ARCHITECTURES[name].Config, problems, name, most)
+        trains = _configs(grid, "train", TrainConfig, problems, name, most)
+        for activations, data_seed, sae, train, seed in islice(product(sources, axes.data_seeds, saes, trains, axes.seeds), most):
             fields = {"activations": activations, "sae": sae, "train": train, "seed": seed, "data_seed": data_seed}
             for run in _validated(RunConfig, fields, problems, _place_of(grid, name, "")):
                 if run.run_id in runs:
                     rule = f"runs must differ, but got {run.run_id} twice. Remove one of the values that mean the same."
                     problems.add(f"architectures.{name}", rule)
                 runs[run.run_id] = run
+    return list(runs.values())
+
+
+def expand(sweep: "Sweep") -> list[RunConfig]:
+    """Every run of the grid that `sweep` is.
+
+    Raises:
+        ConfigError: all problems, one a line.
+    """
+    problems = Problems()
+    axes = read_axes(sweep, problems)
+    for axis in (axis for grid in axes.architectures.values() for axis in grid.values() if axis.range is not None):
+        problems.add(axis.place, f"a range must come with `search`, but got {axis.range} in a grid. List values, or add `search`.")
+    runs = runs_of(axes, problems)
+    check_rungs(sweep, runs, problems)
     if problems:
         raise problems.error()
-    return list(runs.values())
+    return runs
+
+
+def check_rungs(sweep: "Sweep", runs: Iterable[RunConfig], problems: Problems) -> None:
+    """Early stopping may compare runs only once their sparsity is no longer on its way to what was asked."""
+    if sweep.early_stopping is None:
+        return
+    rungs = sweep.early_stopping.rungs
+    for run in runs:
+        settled = fraction_of_run(run.train.sparsity_warm_up, run.n_steps, run.train.batch_size)
+        if isinstance(run.sae, TopKFamilyConfig) and run.sae.k_start is not None:
+            settled = max(settled, run.sae.k_cold_start + run.sae.k_anneal)
+        if settled >= rungs[0]:
+            problems.add(
+                "early_stopping.rungs",
+                f"rungs must lie after the sparsity warm-up, but got rungs={rungs} "
+                f"where the sparsity of {run.sae.architecture!r} settles at {settled:g} of the run. Raise them, or shorten the warm-up.",
+            )
 
 
 def _activation_axes(sweep: "Sweep", problems: Problems) -> Grid:
@@ -125,17 +177,20 @@ def _architecture_axes(sweep: "Sweep", name: str, own: Mapping[str, Any], proble
         problems.add(place, unknown_key(key, [*fields, *TrainConfig.model_fields], hint))
     common = {key: value for key, value in sweep.sae.items() if key in fields}
     own_sae = {key: value for key, value in own.items() if key in fields}
+    target: Grid = {}
     if sweep.target_l0 is not None:
         # The target takes the place of every list of coefficients.
         for given in (common, own_sae):
             given.pop(config.sparsity_parameter, None)
-        own_sae["target_l0"] = sweep.target_l0
+        target_type = config.model_fields["target_l0"].annotation
+        target = {("sae", "target_l0"): read_axis(sweep.target_l0, target_type, place="target_l0", problems=problems)}
     own_train = {key: value for key, value in own.items() if key in TrainConfig.model_fields and key not in fields}
     return (
         {("sae", "architecture"): Axis(place, (name,))}
         | read_section(common, config, path=("sae",), place="sae", problems=problems)
         | read_section(sweep.train, TrainConfig, path=("train",), place="train", problems=problems)
         | read_section(own_sae, config, path=("sae",), place=place, problems=problems)
+        | target
         | read_section(own_train, TrainConfig, path=("train",), place=place, problems=problems)
     )
 
@@ -145,20 +200,20 @@ def _activation_configs(grid: Grid, problems: Problems) -> list[ActivationsConfi
     return [] if source is None else _configs(grid, "activations", SOURCES[source.values[0]].Config, problems)
 
 
-def _configs(grid: Grid, part: str, config: type[C], problems: Problems, architecture: str = "") -> list[C]:
+def _configs(grid: Grid, part: str, config: type[C], problems: Problems, architecture: str = "", most: int | None = None) -> list[C]:
     """The valid configs among the points of the grid under `part`."""
     place_of = _place_of(grid, architecture, part)
-    return [valid for point in points(grid, part) for valid in _validated(config, point, problems, place_of)]
+    return [valid for point in islice(points(grid, part), most) for valid in _validated(config, point, problems, place_of)]
 
 
-def _sae_configs(grid: Grid, config: type[ArchitectureConfig], problems: Problems, name: str) -> list[ArchitectureConfig]:
+def _sae_configs(grid: Grid, config: type[ArchitectureConfig], problems: Problems, name: str, most: int | None) -> list[ArchitectureConfig]:
     """As `_configs`; a target L0 without a sparsity parameter decides it, or where its search starts."""
     place_of = _place_of(grid, name, "sae")
     valid: list[ArchitectureConfig] = []
-    for point in points(grid, "sae"):
+    for point in islice(points(grid, "sae"), most):
         target = point.get("target_l0")
         if isinstance(target, int | float) and target > 0 and config.sparsity_parameter not in point:
-            point |= config.aimed_at(float(target))
+            point |= config.aimed_at(float(target), point)
         valid += _validated(config, point, problems, place_of)
     return valid
 

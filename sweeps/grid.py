@@ -1,21 +1,55 @@
 """Sections of a definition -> axes -> points of the grid.
 
 A field's value is one point, or a list of them: an axis. A field whose own type is a sequence (`matryoshka_widths`) takes a
-flat list as its value and a list of lists as an axis. A `Grid` maps the path of a field in `RunConfig`
-(`("train", "lr")`) to its axis; its points are the cartesian product.
+flat list as its value and a list of lists as an axis. In a search a field may also hold a range, `{low: 1e-3, high: 3e-2, log: true}`.
+A `Grid` maps the path of a field in `RunConfig` (`("train", "lr")`) to its axis; its points are the cartesian product.
 """
 
 import itertools
+import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError, model_validator
 
-from sweeps.problems import Problems, model_in, shown, unknown_key
+from sae_core.config import Config
+from sae_core.errors import ConfigError
+from sweeps.problems import Problems, collect, model_in, shown, unknown_key
 
 FieldPath = tuple[str, ...]
+
+
+class Range(Config):
+    """Numbers between two ends, both included."""
+
+    low: float | int
+    high: float | int
+    log: bool = False
+    """Whether equal ratios are equally likely, instead of equal differences."""
+    step: float | int | None = None
+    """Only low, low + step, low + 2 step, ... are taken."""
+
+    @model_validator(mode="after")
+    def _ends_are_in_order(self) -> Self:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            rule = "0 < low < high with `log: true`" if self.log else "low < high"
+            raise ConfigError(f"`low` must satisfy {rule}, but got low={self.low:g} and high={self.high:g}. Correct them.")
+        if self.step is not None and (self.log or not 0 < self.step <= self.high - self.low):
+            rule = f"but got step={self.step:g}, low={self.low:g}, high={self.high:g} and log={self.log}"
+            raise ConfigError(f"`step` must be above 0, at most high - low, and without `log`, {rule}. Correct it or leave it out.")
+        return self
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is given in whole numbers."""
+        return all(isinstance(number, int) for number in (self.low, self.high, self.step or 0))
+
+    def between(self, *, whole: bool) -> tuple[float | int, ...]:
+        """Its ends and a number between: values to check a space with."""
+        middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
+        return tuple(dict.fromkeys((self.low, round(middle) if whole else middle, self.high)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +59,19 @@ class Axis:
     place: str
     """Where the definition gives it, e.g. "architectures.topk.k"."""
     values: tuple[Any, ...]
+    """All of them; of a range its ends and one between."""
+    range: Range | None = None
+    whole: bool = False
+    """Whether the range stands for whole numbers only."""
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether a search decides it."""
+        return self.range is not None or len(self.values) > 1
+
+    def fixed(self, value: Any) -> "Axis":
+        """This field at one value."""
+        return Axis(self.place, (value,))
 
 
 Grid = dict[FieldPath, Axis]
@@ -58,7 +105,7 @@ def read_section(
             continue
         annotation, here = fields[key].annotation, f"{place}.{key}"
         inner = model_in(annotation)
-        if inner is not None and isinstance(value, Mapping):
+        if inner is not None and isinstance(value, Mapping) and not _is_range(value):
             grid |= read_section(value, inner, path=(*path, key), place=here, problems=problems)
         else:
             grid[*path, key] = read_axis(value, annotation, place=here, problems=problems)
@@ -67,6 +114,8 @@ def read_section(
 
 def read_axis(value: Any, annotation: Any, *, place: str, problems: Problems) -> Axis:
     """The axis a field's value stands for; `annotation` is the field's own type."""
+    if _is_range(value):
+        return _range_axis(value, annotation, place, problems)
     sequence = _sequence_in(annotation)
     if not _is_axis(value, sequence):
         return Axis(place, (_as(sequence, value),))
@@ -80,6 +129,21 @@ def read_axis(value: Any, annotation: Any, *, place: str, problems: Problems) ->
         else:
             values.append(item)
     return Axis(place, tuple(values))
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value.keys() & {"low", "high"})
+
+
+def _range_axis(value: Mapping[str, Any], annotation: Any, place: str, problems: Problems) -> Axis:
+    try:
+        found = Range.model_validate(dict(value))
+    except ValidationError as error:
+        collect(error, Range, problems, lambda path: ".".join((place, *path)))
+        return Axis(place, ())
+    # An L0 is a count, although targets need not be whole.
+    whole = found.whole and (place.endswith("target_l0") or not _takes_fractions(annotation))
+    return Axis(place, found.between(whole=whole), found, whole)
 
 
 def points(grid: Grid, part: str) -> Iterator[dict[str, Any]]:
@@ -112,3 +176,8 @@ def _sequence_in(annotation: Any) -> type | None:
     if origin in (tuple, list):
         return typing.cast(type, origin)
     return next((found for part in typing.get_args(annotation) if (found := _sequence_in(part)) is not None), None)
+
+
+def _takes_fractions(annotation: Any) -> bool:
+    """Whether the annotation is float or a union with it."""
+    return annotation is float or any(_takes_fractions(part) for part in typing.get_args(annotation))

@@ -47,9 +47,12 @@ def group_bytes(group: Sequence[RunConfig], d_in: Width) -> int:
     return kept + step
 
 
-def stream_key(run: RunConfig) -> tuple[str, int, int]:
+StreamKey = tuple[str, int, int, str]
+
+
+def stream_key(run: RunConfig) -> StreamKey:
     """Runs with the same key read the same batches in the same order."""
-    return run.activations.model_dump_json(), run.train.batch_size, run.data_seed
+    return run.activations.model_dump_json(), run.train.batch_size, run.data_seed, run.train.normalize_activations
 
 
 def group_runs(runs: Sequence[RunConfig], *, n_slots: int, d_in: Width, memory_bytes: int | None = None) -> list[list[RunConfig]]:
@@ -64,7 +67,7 @@ def group_runs(runs: Sequence[RunConfig], *, n_slots: int, d_in: Width, memory_b
         ConfigError: a single run needs more than `memory_bytes`.
     """
     cost = {run.run_id: training_cost(run, d_in(run)) for run in runs}
-    streams: dict[tuple[str, int, int], list[RunConfig]] = {}
+    streams: dict[StreamKey, list[RunConfig]] = {}
     for run in sorted(runs, key=lambda run: -cost[run.run_id]):
         _check_fits(run, d_in, memory_bytes)
         streams.setdefault(stream_key(run), []).append(run)

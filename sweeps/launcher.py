@@ -1,25 +1,22 @@
-"""Launch a sweep: check everything, harvest, train, evaluate, write table and report. Relaunching does what is missing.
+"""Launch a sweep: check everything, harvest, train and evaluate or search, write table and report. Relaunching does what is missing.
 
 Ray runs the work; the records under results/ are the truth about it. Ray's own state lies in a scratch directory and is never
 read back: a relaunch starts a new experiment with the runs that have no record, each from its own checkpoint.
 """
 
-import dataclasses
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sae_core.activations.shards import finish as finish_harvest
 from sae_core.activations.shards import is_complete
 from sae_core.activations.source import ActivationSource
-from sae_core.config import SOURCES, RunConfig
-from sae_core.evaluation import ChunkSums, combine
-from sae_core.metrics import METRICS
-from sae_core.records import RunRecord
+from sae_core.config import SOURCES, ActivationsConfig, RunConfig
+from sae_core.evaluation import ChunkSums, combine, evaluated
 from sweeps import provenance
 from sweeps.cluster import Cluster
 from sweeps.definition import Sweep
@@ -28,6 +25,9 @@ from sweeps.progress import SweepProgress
 from sweeps.store import Store, may_recover
 from sweeps.training_stage import TrainingStage
 from sweeps.wandb_sink import WandbSink
+
+if TYPE_CHECKING:
+    from sweeps.search import Study
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,14 @@ class LaunchResult:
     failed: dict[str, str]
     """Run id -> reason."""
     missing: list[str]
-    """Run ids without a record that says finished or failed."""
+    """Run ids without a record that says finished, pruned or failed."""
     interrupted: bool
+    pruned: dict[str, str] = field(default_factory=dict)
+    """Run id -> why it was stopped early."""
+    tokens_asked: int = 0
+    """Training tokens of all runs together, if none were stopped early."""
+    tokens_spent: int = 0
+    """Training tokens of the runs that are finished or pruned."""
 
 
 @dataclass(slots=True)
@@ -82,13 +88,14 @@ def launch(
     Raises:
         ConfigError: what is asked for is not possible. Nothing was started.
     """
-    runs = sweep.runs()
     store = Store(Path(results) / sweep.name)
-    store.check_ours(runs)
+    study = _study(sweep, store)
+    runs = sweep.runs() if study is None else study.runs()
+    store.check_ours(runs if study is None else study.space.corners)
     cluster = Cluster(address=address, cpus=cpus_per_trial, gpus=gpus_per_trial)
     sink = WandbSink(sweep.wandb, sweep.name, store) if sweep.wandb and sweep.wandb.mode != "disabled" else None
-    inputs = _inputs(runs, store)
-    todo = [one for one in inputs if one.todo(store)]
+    inputs = _inputs(runs, [run.activations for run in runs] if study is None else [study.space.activations], store)
+    todo = [one for one in inputs if (one.todo(store) if study is None else study.n_left())]
     for one in todo:
         one.source.check()
     for one in todo:
@@ -100,7 +107,8 @@ def launch(
         if todo:
             try:
                 with _sigterm_as_ctrl_c(), cluster:
-                    _run_stages(todo, store, cluster, shown, sink, checkpoint_seconds)
+                    training = TrainingStage(store, cluster, shown, sink, _facts(), checkpoint_seconds, sweep.early_stopping)
+                    _run_stages(todo, store, cluster, shown, sink, training, study)
             except KeyboardInterrupt:
                 interrupted = True
             finally:
@@ -108,24 +116,34 @@ def launch(
                     sink.close()
         _write_report(store, shown)
     store.end()
-    return _result(store, runs, interrupted)
+    return _result(store, runs if study is None else study.runs(), interrupted)
 
 
-def _inputs(runs: list[RunConfig], store: Store) -> list[Input]:
+def _study(sweep: Sweep, store: Store) -> "Study | None":
+    """The study of a search; None for a grid."""
+    if sweep.search is None:
+        return None
+    from sweeps.search import Study
+
+    return Study(sweep.space(), sweep.search, store.search)
+
+
+def _inputs(runs: Sequence[RunConfig], configs: Iterable[ActivationsConfig], store: Store) -> list[Input]:
     """The activations of the sweep, each with its runs and its place in the cache.
 
     Raises:
         ConfigError: model or text are not there, or changed since records were made.
     """
     by_config: dict[str, Input] = {}
-    for run in runs:
-        key = run.activations.model_dump_json()
+    for config in configs:
+        key = config.model_dump_json()
         if key not in by_config:
-            source = SOURCES[run.activations.source](locate(run.activations, store.activations))
+            source = SOURCES[config.source](locate(config, store.activations))
             fingerprint = source.fingerprint()
-            metadata = SOURCES[run.activations.source](run.activations).export_metadata()
+            metadata = SOURCES[config.source](config).export_metadata()
             by_config[key] = Input(source, store.activations / fingerprint[:24], fingerprint, metadata)
-        by_config[key].runs.append(run)
+    for run in runs:
+        by_config[run.activations.model_dump_json()].runs.append(run)
     store.check_hashes({run.run_id: one.activations_hash for one in by_config.values() for run in one.runs})
     return list(by_config.values())
 
@@ -138,23 +156,37 @@ def _retry_failed(runs: list[RunConfig], store: Store) -> None:
             store.record_file(run.run_id).unlink()
 
 
+def _facts() -> dict[str, Any]:
+    return {"versions": provenance.versions(), "hardware": provenance.hardware()}
+
+
 def _run_stages(
-    inputs: list[Input], store: Store, cluster: Cluster, progress: SweepProgress, sink: WandbSink | None, checkpoint_seconds: float
+    inputs: list[Input],
+    store: Store,
+    cluster: Cluster,
+    progress: SweepProgress,
+    sink: WandbSink | None,
+    training: TrainingStage,
+    study: "Study | None",
 ) -> None:
-    todo = [(run, one) for one in inputs for run in one.todo(store)]
+    done = {run_id for run_id, record in store.records().items() if record.status != "trained"}
     for one in inputs:
         seconds = _harvest(one, cluster, progress)
         store.note_stage("harvest", seconds)
-    facts = {"versions": provenance.versions(), "hardware": provenance.hardware()}
-    training = TrainingStage(store, cluster, progress, sink, facts, checkpoint_seconds)
-    seconds = training.run([(run, one) for run, one in todo if store.read_record(run.run_id) is None])
-    store.note_stage("train", seconds)
-    for one in inputs:
-        seconds = _evaluate(one, store, cluster, progress)
-        store.note_stage("evaluate", seconds)
+    if study is None:
+        runs = [(run, one) for one in inputs for run in one.runs]
+        seconds = training.run([(run, one) for run, one in runs if store.read_record(run.run_id) is None])
+        store.note_stage("train", seconds)
+        for one in inputs:
+            seconds = _evaluate(one, store, cluster, progress)
+            store.note_stage("evaluate", seconds)
+    else:
+        study.open()
+        seconds = training.search(study, inputs[0])
+        store.note_stage("search", seconds)
     if sink:
-        for run, _ in todo:
-            if (record := store.read_record(run.run_id)) is not None:
+        for run in [run for one in inputs for run in one.runs] if study is None else study.runs():
+            if run.run_id not in done and (record := store.read_record(run.run_id)) is not None:
                 sink.finish(run, record)
 
 
@@ -202,13 +234,8 @@ def _evaluate(one: Input, store: Store, cluster: Cluster, progress: SweepProgres
         values, n_tokens = combine(chunks)
         eval_hash = one.source.eval_fingerprint(one.cache)
         for run_id, record in trained.items():
-            store.write_record(_finished(record, values[run_id], n_tokens, eval_hash))
+            store.write_record(evaluated(record, values[run_id], n_tokens, eval_hash))
     return progress.end_stage(f"{len(trained)} SAEs on {n_chunks} chunks of held-out text")
-
-
-def _finished(record: RunRecord, metrics: dict[str, float | None], n_tokens: int, eval_hash: str) -> RunRecord:
-    specs = [dataclasses.asdict(METRICS[name].spec) for name in METRICS]
-    return dataclasses.replace(record, status="finished", metrics=metrics, metric_specs=specs, eval_tokens=n_tokens, eval_hash=eval_hash)
 
 
 def _write_report(store: Store, progress: SweepProgress) -> None:
@@ -216,6 +243,8 @@ def _write_report(store: Store, progress: SweepProgress) -> None:
     from analysis.report import write_report
     from analysis.table import load_table, write_table
 
+    if not store.status():  # a search that was interrupted before its first trial
+        return
     progress.stage("report", 1, "report")
     write_table(load_table(store.directory), store.directory)
     if store.records():
@@ -223,8 +252,9 @@ def _write_report(store: Store, progress: SweepProgress) -> None:
     progress.end_stage(str(store.report / "report.html"))
 
 
-def _result(store: Store, runs: list[RunConfig], interrupted: bool) -> LaunchResult:
+def _result(store: Store, runs: Sequence[RunConfig], interrupted: bool) -> LaunchResult:
     asked = {run.run_id for run in runs}
+    records = store.records()
     status = [one for one in store.status() if one.run_id in asked]
     return LaunchResult(
         directory=store.directory,
@@ -232,6 +262,9 @@ def _result(store: Store, runs: list[RunConfig], interrupted: bool) -> LaunchRes
         failed={one.run_id: one.reason for one in status if one.state == "failed"},
         missing=[one.run_id for one in status if one.state in ("missing", "trained")],
         interrupted=interrupted,
+        pruned={one.run_id: one.reason for one in status if one.state == "pruned"},
+        tokens_asked=sum(run.n_steps * run.train.batch_size for run in runs),
+        tokens_spent=sum(records[run_id].train_tokens or 0 for run_id in asked if run_id in records),
     )
 
 

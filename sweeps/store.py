@@ -1,6 +1,6 @@
 """results/<sweep>/: its layout, and what stands there. Records are the truth; sweep.json adds what no record can know.
 
-    definition.yaml  sweep.json  table.csv  table.parquet  report/
+    definition.yaml  sweep.json  table.csv  table.parquet  report/  search/
     runs/<run_id>/{config.json, record.json, history.jsonl, sae/{cfg.json, sae_weights.safetensors}}
 
 Beside the sweeps, `.activations/<hash>/` holds activations, shared by sweeps over the same data. Every file is written
@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 from sae_core.config import RunConfig
 from sae_core.errors import ConfigError
-from sae_core.records import RunRecord, write_json, write_text
+from sae_core.records import RunRecord, Status, write_json, write_text
 from sweeps import provenance
 from sweeps.definition import Sweep
 
-State = Literal["finished", "trained", "failed", "missing"]
+State = Literal["finished", "trained", "pruned", "failed", "missing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class Store:
         self.table_csv = self.directory / "table.csv"
         self.table_parquet = self.directory / "table.parquet"
         self.report = self.directory / "report"
+        self.search = self.directory / "search"
         self.activations = self.directory.parent / ".activations"
 
     def run(self, run_id: str) -> Path:
@@ -73,6 +74,10 @@ class Store:
     def history_file(self, run_id: str) -> Path:
         """Training curves, a line per logged step."""
         return self.run(run_id) / "history.jsonl"
+
+    def checkpoint_file(self, run_id: str) -> Path:
+        """State of a run in training, to go on from."""
+        return self.run(run_id) / "checkpoint.pt"
 
     def sae(self, run_id: str) -> Path:
         """Directory of the exported SAE."""
@@ -101,6 +106,14 @@ class Store:
             "versions": provenance.versions(),
         }
         write_json(self.sweep_file, facts)
+
+    def add_runs(self, runs: Sequence[RunConfig]) -> None:
+        """Note runs that a search asks for."""
+        facts = self.facts()
+        known = {entry["run_id"] for entry in facts["runs"]}
+        if new := [_entry(run) for run in runs if run.run_id not in known]:
+            facts["runs"] += new
+            write_json(self.sweep_file, facts)
 
     def note_stage(self, stage: str, seconds: float) -> None:
         """Note that a stage of the current launch ended, and how long it took."""
@@ -163,6 +176,11 @@ class Store:
         except ValueError as error:
             raise ConfigError(str(error)) from None
 
+    def read_history(self, run_id: str) -> list[dict[str, float | None]]:
+        """Rows of the run's training history so far; none where it was not started."""
+        file = self.history_file(run_id)
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+
     def write_record(self, record: RunRecord) -> None:
         """Write a record in its place, over an earlier one."""
         record.write(self.record_file(record.run_id))
@@ -214,10 +232,30 @@ class Store:
     def _reason(self, run_id: str, record: RunRecord | None) -> str:
         if record is None:
             return "interrupted" if self.run(run_id).is_dir() else "not started"
-        if record.status == "failed":
+        if record.status in ("failed", "pruned"):
             error = record.error or {}
             return f"{error.get('type', 'error')}: {error.get('message', 'no message')}".splitlines()[0]
         return "not evaluated yet" if record.status == "trained" else ""
+
+
+def record_without_result(run: RunConfig, status: Status, error: Mapping[str, str], **facts: Any) -> RunRecord:
+    """The record of a run that did not come to its end: it failed or was pruned.
+
+    Args:
+        error: `type`, `message`, `traceback`.
+        facts: further fields of the record.
+    """
+    return RunRecord(
+        run_id=run.run_id,
+        status=status,
+        config=run.model_dump(mode="json"),
+        architecture=run.sae.architecture,
+        sparsity_parameter=run.sae.sparsity_parameter,
+        sparsity_value=run.sae.sparsity_value,
+        seed=run.seed,
+        error=dict(error),
+        **facts,
+    )
 
 
 def _entry(run: RunConfig) -> dict[str, Any]:

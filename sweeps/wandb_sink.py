@@ -3,7 +3,6 @@
 Runs are written by the driver from the histories and records on disk, so trials neither import wandb nor wait for it.
 """
 
-import json
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -70,12 +69,11 @@ class WandbSink:
         mirrored = self._run(run)
         metrics = {f"eval/{name}": value for name, value in record.metrics.items()}
         mirrored.summary.update({**metrics, "status": record.status, "train_seconds": record.train_seconds})
-        mirrored.finish(exit_code=0 if record.status == "finished" else 1)
+        mirrored.finish(exit_code=0 if record.status in ("finished", "pruned") else 1)
         del self.open_runs[run.run_id]
 
     def _send_history(self, run: RunConfig) -> None:
-        path = self.store.history_file(run.run_id)
-        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        rows = self.store.read_history(run.run_id)
         for row in rows[self.rows_sent.get(run.run_id, 0) :]:
             self._run(run).log({f"train/{key}": value for key, value in row.items() if key != "step"}, step=row["step"])
         self.rows_sent[run.run_id] = len(rows)

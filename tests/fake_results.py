@@ -104,6 +104,17 @@ def record_of(
     return RunRecord(**(fields | changes))
 
 
+def target_record(architecture: str, target: float, metrics: dict[str, float | None], seed: int = 0, **train: Any) -> RunRecord:
+    """A finished run that was asked for an L0; the coefficient it ended with differs by seed."""
+    parameter, levels, *_ = ARCHITECTURES[architecture]
+    start = target if parameter == "k" else levels[0] * 8 / target
+    config = config_of(architecture, start, seed, **train)
+    config["sae"]["target_l0"] = target
+    found = start if parameter == "k" else start * (1.1 + 0.01 * seed)
+    run_id = "-".join([architecture, f"target{target:g}", *(f"{name}{value:g}" for name, value in train.items()), str(seed)])
+    return record_of(architecture, start, metrics, seed, config, run_id=run_id, sparsity_value=found)
+
+
 def failed(architecture: str, level: float, seed: int = 0) -> RunRecord:
     """The record of a run that diverged."""
     error = {
@@ -113,6 +124,13 @@ def failed(architecture: str, level: float, seed: int = 0) -> RunRecord:
     }
     nothing = {"train_tokens": None, "eval_tokens": None, "eval_hash": None, "tokens_per_second": None, "metric_specs": []}
     return record_of(architecture, level, {}, seed, status="failed", error=error, **nothing)
+
+
+def pruned(architecture: str, level: float, seed: int = 0) -> RunRecord:
+    """The record of a run that was stopped early."""
+    error = {"type": "StoppedEarly", "message": "others at L0 16 have an FVU 12 % lower after 25 % of the steps.", "traceback": ""}
+    nothing = {"eval_tokens": None, "eval_hash": None, "tokens_per_second": None, "metric_specs": []}
+    return record_of(architecture, level, {}, seed, status="pruned", error=error, train_tokens=250_880, **nothing)
 
 
 def write_run(sweep: Path, record: RunRecord, *, steps: int = 60) -> None:

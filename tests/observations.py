@@ -1,11 +1,11 @@
-"""What a metric sees of an SAE on held-out tokens, made up: with or without a language model behind it."""
+"""What a metric sees of an SAE on held-out tokens, made up: with or without a language model behind it, and known features."""
 
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-from sae_core.activations.source import EvalChunk, NextToken
+from sae_core.activations.source import EvalChunk, GroundTruth, NextToken
 from sae_core.metrics.metric import METRICS, Observation, Sums
 
 
@@ -13,6 +13,9 @@ from sae_core.metrics.metric import METRICS, Observation, Sums
 class Evaluated:
     """Held-out tokens, one a row; every position has a next token."""
 
+    W_dec: Tensor
+    directions: Tensor
+    active: Tensor
     x: Tensor
     x_hat: Tensor
     latents: Tensor
@@ -23,19 +26,22 @@ class Evaluated:
     kl: Tensor
 
     def rows(self, index: Tensor | slice) -> "Evaluated":
-        return replace(self, **{field.name: getattr(self, field.name)[index] for field in fields(self)})
+        per_token = {field.name: getattr(self, field.name)[index] for field in fields(self) if field.name not in ("W_dec", "directions")}
+        return replace(self, **per_token)
 
-    def observation(self, language_model: bool = True) -> Observation:
-        if not language_model:
-            return Observation(EvalChunk(self.x), self.latents, self.x_hat, None)
+    def observation(self, bare: bool = False, index: int = 0) -> Observation:
+        """`bare`: without a language model or known features."""
+        if bare:
+            return Observation(EvalChunk(self.x), self.latents, self.x_hat, None, self.W_dec, index)
         nothing = torch.zeros_like(self.kl)
         chunk = EvalChunk(
             self.x,
             clean=NextToken(self.ce_clean, nothing),
             zero_ablated=NextToken(self.ce_zero_ablated, nothing),
             mean_ablated=NextToken(self.ce_mean_ablated, nothing),
+            ground_truth=GroundTruth(self.directions, self.active),
         )
-        return Observation(chunk, self.latents, self.x_hat, NextToken(self.ce_spliced, self.kl))
+        return Observation(chunk, self.latents, self.x_hat, NextToken(self.ce_spliced, self.kl), self.W_dec, index)
 
 
 def made_up(n_tokens: int = 60, d_in: int = 5, d_sae: int = 12, *, error: float = 0.5, seed: int = 0) -> Evaluated:
@@ -46,8 +52,14 @@ def made_up(n_tokens: int = 60, d_in: int = 5, d_sae: int = 12, *, error: float 
     draws = torch.rand(n_tokens, d_sae, generator=generator)
     latents = draws * (draws < 0.2 + 0.5 * error)
     latents[:, : round(6 * error)] = 0  # dead
+    directions = torch.randn(d_sae, d_in, generator=generator)  # latent i is to be feature i
+    noise_of_rows = torch.randn(d_sae, d_in, generator=generator)
+    flipped = torch.rand(n_tokens, d_sae, generator=generator) < 0.5 * error
     ce = 2 + torch.rand(n_tokens, generator=generator)
     return Evaluated(
+        W_dec=directions + 2 * error * noise_of_rows,
+        directions=directions,
+        active=(latents != 0) ^ flipped,
         x=x,
         x_hat=x + error * noise,
         latents=latents,
@@ -59,11 +71,11 @@ def made_up(n_tokens: int = 60, d_in: int = 5, d_sae: int = 12, *, error: float 
     )
 
 
-def value(name: str, *parts: Evaluated, language_model: bool = True) -> float | None:
+def value(name: str, *parts: Evaluated, bare: bool = False) -> float | None:
     """A metric over chunks of text, added up as `evaluation.combine` does."""
     metric = METRICS[name]()
     total: Sums = {}
-    for part in parts:
-        for key, term in metric.sums(part.observation(language_model)).items():
+    for index, part in enumerate(parts):
+        for key, term in metric.sums(part.observation(bare, index)).items():
             total[key] = total[key] + term if key in total else term
     return metric.value(total, sum(len(part.x) for part in parts))

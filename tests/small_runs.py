@@ -38,8 +38,11 @@ def run_of(sae: str | ArchitectureConfig, *, n_steps: int = 20, batch_size: int 
 
 
 def stream_of(run: RunConfig, n_tokens: int = 4096) -> TensorStream:
-    """The stream every run of the same batch size shares."""
-    return TensorStream(tokens(n_tokens), batch_size=run.train.batch_size, data_seed=run.data_seed)
+    """The stream every run of the same batch size and normalisation shares."""
+    train = run.train
+    return TensorStream(
+        tokens(n_tokens), batch_size=train.batch_size, data_seed=run.data_seed, normalize_activations=train.normalize_activations
+    )
 
 
 def with_weights(name: str, weights: dict[str, list[Any]], **fields: Any) -> SparseAutoencoder:

@@ -60,22 +60,8 @@ class FrontierPlot(Plot):
         if drawn.empty:
             return None
         finished = table[(table["status"] == "finished") & table[cls.y].notna()]
-        ranges = finished.groupby("setting_hash")[["l0", cls.y]].agg(["min", "max"])
-        series: dict[str, tuple[Point, ...]] = {}
-        for architecture, rows in drawn.groupby("architecture"):
-            series[str(architecture)] = tuple(
-                Point(
-                    x=float(row["l0"]),
-                    y=float(row[cls.y]),
-                    x_range=_ends(ranges.loc[row["setting_hash"], "l0"]),
-                    y_range=_ends(ranges.loc[row["setting_hash"], cls.y]),
-                    on_front=bool(row["on_front"]),
-                    run_ids=row["run_ids"],
-                )
-                for _, row in rows.iterrows()
-            )
         return FrontierInfo(
-            series=series,
+            series=series_of(drawn, finished, cls.y),
             y_label=style.axis_label(specs_of(table).get(cls.y), cls.y),
             log_y=cls.log_y,
             n_seeds=int(drawn["n_seeds"].max()),
@@ -89,7 +75,7 @@ class FrontierPlot(Plot):
         axes = figure.subplots()
         axes.grid(True)
         for architecture, look in style.looks(info.series).items():
-            _draw(axes, info.series[architecture], look)
+            draw_series(axes, info.series[architecture], look)
         points = [point for series in info.series.values() for point in series]
         style.l0_axis(axes.xaxis, [end for point in points for end in point.x_range if end > 0])
         if info.log_y:
@@ -103,11 +89,37 @@ class FrontierPlot(Plot):
         return figure
 
 
+def series_of(settings: pd.DataFrame, finished: pd.DataFrame, y: str) -> dict[str, tuple[Point, ...]]:
+    """The points of each architecture.
+
+    Args:
+        settings: rows of `settings_with_front`, in the order they are to be drawn in.
+        finished: the runs they are means of.
+        y: a column of both.
+    """
+    ranges = finished.groupby("setting_hash")[["l0", y]].agg(["min", "max"])
+    return {
+        str(architecture): tuple(
+            Point(
+                x=float(row["l0"]),
+                y=float(row[y]),
+                x_range=_ends(ranges.loc[row["setting_hash"], "l0"]),
+                y_range=_ends(ranges.loc[row["setting_hash"], y]),
+                on_front=bool(row["on_front"]),
+                run_ids=row["run_ids"],
+            )
+            for _, row in rows.iterrows()
+        )
+        for architecture, rows in settings.groupby("architecture")
+    }
+
+
 def _ends(over_seeds: "pd.Series[float]") -> tuple[float, float]:
     return float(over_seeds["min"]), float(over_seeds["max"])
 
 
-def _draw(axes: Axes, points: tuple[Point, ...], look: style.Look) -> None:
+def draw_series(axes: Axes, points: tuple[Point, ...], look: style.Look) -> None:
+    """A line through the points on the front, the others faint behind it, whiskers over seeds."""
     front = [point for point in points if point.on_front]
     axes.plot(
         [p.x for p in front], [p.y for p in front], color=look.color, marker=look.marker,

@@ -32,7 +32,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class TrainingCurvesInfo:
-    """Curves per architecture, by sparsity value."""
+    """Curves per architecture, in the table's order: by target L0 or else sparsity value."""
 
     curves: dict[str, tuple[Curve, ...]]
 
@@ -53,7 +53,7 @@ class TrainingCurves(Plot):
     def info(cls, table: pd.DataFrame, histories: Mapping[str, Path]) -> TrainingCurvesInfo | None:
         """Read and thin the histories of the table's runs."""
         curves: dict[str, tuple[Curve, ...]] = {}
-        for architecture, rows in table.sort_values(["sparsity_value", "run_id"]).groupby("architecture"):
+        for architecture, rows in table.groupby("architecture"):  # the table is sorted by sparsity
             lines = {run_id: read_history(histories[run_id]) for run_id in rows["run_id"] if run_id in histories}
             found = tuple(_curve(run_id, history) for run_id, history in lines.items() if history)
             if found:

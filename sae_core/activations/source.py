@@ -1,7 +1,7 @@
 """What an activation source offers: shards of training activations, and chunks of held-out text to evaluate on.
 
 A source is one file in this package: a config class and a class registered in SOURCES. Sources know nothing of SAEs.
-Shape letters: N tokens (special tokens excluded), P predicted positions, d_in width of the activations.
+Shape letters: N tokens (special tokens excluded), P predicted positions, F features, d_in width of the activations.
 """
 
 from abc import ABC, abstractmethod
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_core.config import ActivationsConfig
@@ -27,6 +27,16 @@ class NextToken:
 
 
 @dataclass(frozen=True, slots=True)
+class GroundTruth:
+    """The features a source made its activations of."""
+
+    directions: Float[Tensor, "F d_in"]
+    """The same in every chunk. Not 0; signs and norms do not matter."""
+    active: Bool[Tensor, "N F"]
+    """Which features are active on which token."""
+
+
+@dataclass(frozen=True, slots=True)
 class EvalChunk:
     """A fixed slice of the held-out text: chunks are the same however many workers share them."""
 
@@ -39,6 +49,8 @@ class EvalChunk:
     """Every position of the hook point set to 0, as SAELens does."""
     mean_ablated: NextToken | None = None
     """Every non-special position set to the mean training activation."""
+    ground_truth: GroundTruth | None = None
+    """None for sources that do not know their features."""
 
 
 class ActivationSource(ABC):

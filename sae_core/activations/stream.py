@@ -3,6 +3,7 @@
 The order is a function of `data_seed` and the sizes of the shards alone: in each epoch shards come in a random order, and the
 rows of each in a random order. Shards are samples of the whole text, so this mixes all of it. Batches are cut from that endless
 sequence one after another: batch n starts at row n * batch_size, so a stream resumes anywhere without reading what it skips.
+Batches come in the units of training: see `sae_core.normalisation`.
 Shape letters: B tokens in a batch, N tokens in a shard, d_in width of the activations.
 """
 
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from sae_core.activations.seeds import seed_of
 from sae_core.activations.shards import read_manifest, shard_path
+from sae_core.config import NormalizeActivations
+from sae_core.normalisation import Normalisation, normalisation_of
 
 
 @runtime_checkable
@@ -27,11 +30,11 @@ class ActivationStream(Protocol):
 
     d_in: int
     """Width of the activations."""
-    scale: float
-    """Factor applied to the activations, so that E||x|| = sqrt(d_in)."""
+    normalisation: Normalisation
+    """What was applied to the activations."""
 
     def batches(self, start: int = 0) -> Iterator[Float[Tensor, "B d_in"]]:
-        """Scaled float32 batches without end, from batch `start` on: the same ones as if the earlier had been read."""
+        """Normalised float32 batches without end, from batch `start` on: the same ones as if the earlier had been read."""
         ...
 
 
@@ -54,7 +57,7 @@ class _ShuffledStream(ABC):
     """Batches of shuffled rows; a subclass says where the rows of a shard are."""
 
     d_in: int
-    scale: float
+    normalisation: Normalisation
 
     def __init__(self, shard_tokens: Sequence[int], *, batch_size: int, data_seed: int, device: str | torch.device) -> None:
         self.n_tokens = sum(shard_tokens)
@@ -70,11 +73,16 @@ class _ShuffledStream(ABC):
     def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
         """Rows of one shard, unscaled, in any precision, on the CPU."""
 
+    def _normalise(self, name: NormalizeActivations, scale: float) -> None:
+        """Set `normalisation`; statistics are of the first rows in the order of the shards."""
+        shards = (self._shard(index) for index in range(len(self._shard_tokens)))
+        self.normalisation = normalisation_of(name, scale=scale, shards=shards).to(self._device)
+
     def batches(self, start: int = 0) -> Iterator[Float[Tensor, "B d_in"]]:
-        """Scaled float32 batches without end, from batch `start` on: the same ones as if the earlier had been read."""
+        """Normalised float32 batches without end, from batch `start` on: the same ones as if the earlier had been read."""
         rows = self._rows(start)
         for batch in self._prefetched(rows) if self._device.type == "cuda" else rows:
-            yield batch.float().mul_(self.scale)
+            yield self.normalisation(batch.float())
 
     def _rows(self, start: int) -> Iterator[Float[Tensor, "B d_in"]]:
         """Batches as they are stored."""
@@ -106,18 +114,30 @@ class Stream(_ShuffledStream):
 
     Args:
         directory: a complete cache.
+        normalize_activations: as in the `TrainConfig` of the runs that read this stream.
         device: where batches go.
+
+    Raises:
+        ConfigError: the activations cannot be whitened.
     """
 
-    def __init__(self, directory: Path, *, batch_size: int, data_seed: int = 0, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        batch_size: int,
+        data_seed: int = 0,
+        normalize_activations: NormalizeActivations = "expected_norm",
+        device: str | torch.device = "cpu",
+    ) -> None:
         manifest = read_manifest(directory)
         super().__init__(manifest.shard_tokens, batch_size=batch_size, data_seed=data_seed, device=device)
         self._directory = Path(directory)
         self.d_in = manifest.d_in
-        self.scale = manifest.scale
         self.mean = torch.tensor(manifest.mean, dtype=torch.float32)
         """Mean activation, unscaled, [d_in]."""
         self.activations_hash = manifest.activations_hash
+        self._normalise(normalize_activations, manifest.scale)
 
     def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
         with safe_open(shard_path(self._directory, index), framework="pt") as file:
@@ -130,16 +150,28 @@ class TensorStream(_ShuffledStream):
 
     Args:
         x: on the CPU, unscaled.
+        normalize_activations: as in the `TrainConfig` of the runs that read this stream.
         device: where batches go.
+
+    Raises:
+        ConfigError: the activations cannot be whitened.
     """
 
-    def __init__(self, x: Float[Tensor, "N d_in"], *, batch_size: int, data_seed: int = 0, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        x: Float[Tensor, "N d_in"],
+        *,
+        batch_size: int,
+        data_seed: int = 0,
+        normalize_activations: NormalizeActivations = "expected_norm",
+        device: str | torch.device = "cpu",
+    ) -> None:
         super().__init__([len(x)], batch_size=batch_size, data_seed=data_seed, device=device)
         self._x = x
         self.d_in = x.shape[1]
-        self.scale = math.sqrt(self.d_in) / float(x.float().norm(dim=1).double().mean())
         self.mean = x.mean(dim=0, dtype=torch.float32)
         """Mean activation, unscaled, [d_in]."""
+        self._normalise(normalize_activations, math.sqrt(self.d_in) / float(x.float().norm(dim=1).double().mean()))
 
     def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
         return self._x

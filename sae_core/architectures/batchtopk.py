@@ -52,14 +52,14 @@ class BatchTopKFamily(TopKFamily):
         super().__init__(config, d_in, generator=generator)
         self.register_buffer("threshold", torch.zeros(()))
 
-    def _largest(self, scores: Tensor) -> Tensor:
-        n = max(1, int(self.config.k * scores.shape[0]))
+    def _largest(self, scores: Tensor, k: float) -> Tensor:
+        n = max(1, int(k * scores.shape[0]))
         positions, smallest = topk_batch(scores, n, hint=HINT_FACTOR * float(self.threshold))
         self.threshold.fill_(smallest)
         return positions
 
-    def select(self, pre_acts: Float[Tensor, "B d_sae"], scores: Float[Tensor, "B d_sae"]) -> SparseLatents:
-        positions = self._largest(scores)
+    def select(self, pre_acts: Float[Tensor, "B d_sae"], scores: Float[Tensor, "B d_sae"], k: float) -> SparseLatents:
+        positions = self._largest(scores, k)
         per_token = torch.bincount(positions // self.d_sae, minlength=scores.shape[0])
         offsets = torch.nn.functional.pad(per_token.cumsum(0), (1, 0))
         return SparseLatents(pre_acts.flatten()[positions].float(), positions % self.d_sae, offsets, self.d_sae)
@@ -67,7 +67,7 @@ class BatchTopKFamily(TopKFamily):
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
         pre_acts, scores = self.pre_acts_and_scores(x)
         if self.training:
-            return self.select(pre_acts, scores).dense()
+            return self.select(pre_acts, scores, self.config.k).dense()
         return pre_acts.relu() * (scores > self.threshold)
 
     @torch.no_grad()
@@ -75,7 +75,7 @@ class BatchTopKFamily(TopKFamily):
         """Set the threshold to the mean, over batches, of the score that batch top-k would cut at (the paper's equation 5)."""
         cuts = []
         for x in batches:
-            self._largest(self.pre_acts_and_scores(x)[1])
+            self._largest(self.pre_acts_and_scores(x)[1], self.config.k)
             cuts.append(self.threshold.clone())
         self.threshold.copy_(torch.stack(cuts).mean())
 

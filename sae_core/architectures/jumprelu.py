@@ -8,6 +8,7 @@ Differs from the paper: thresholds are direct parameters kept at 0 or above, not
 (bandwidth 0.5, threshold 0.3), because the paper's 0.001 needs billions of tokens before L0 falls (docs/settings.md).
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 from sae_core.config import ARCHITECTURES, ArchitectureConfig
 from sae_core.errors import ConfigError
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
+
+QUADRATIC_TIMES_L0 = 64.0
+"""`coefficient_times_l0` of the quadratic loss: the loss is then 128 (L0 / target - 1)^2."""
 
 
 class JumpReLUConfig(ArchitectureConfig):
@@ -53,10 +57,25 @@ class JumpReLUConfig(ArchitectureConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _only_tanh_has_a_scale(self) -> Self:
+        if self.sparsity_loss != "tanh" and self.changed("tanh_scale"):
+            raise ConfigError(
+                f"`tanh_scale` must come with `sparsity_loss: tanh`, but got tanh_scale={self.tanh_scale:g} and "
+                f"sparsity_loss={self.sparsity_loss!r}. Leave it out, or use the tanh loss."
+            )
+        return self
+
     @property
     def controls_l0(self) -> bool:
         """The quadratic loss aims at the target itself."""
         return self.target_l0 is not None and self.sparsity_loss != "quadratic"
+
+    @classmethod
+    def aimed_at(cls, target_l0: float, given: Mapping[str, Any]) -> dict[str, Any]:
+        # The quadratic loss has to be strong enough to hold the target against the reconstruction term (docs/sparsity.md).
+        kappa = QUADRATIC_TIMES_L0 if given.get("sparsity_loss") == "quadratic" else cls.coefficient_times_l0
+        return {"target_l0": target_l0, cls.sparsity_parameter: kappa / target_l0}
 
     @classmethod
     def example(cls, d_in: int, d_sae: int) -> Self:

@@ -23,6 +23,8 @@ class TopKConfig(TopKFamilyConfig):
     architecture: Literal["topk"] = "topk"
     k: Count
     """Active latents per token."""
+    k_start: Count | None = None
+    """Active latents per token at the start of training, from where the number goes to `k`; None: `k` all along."""
 
     @model_validator(mode="after")
     def _k_fits(self) -> Self:
@@ -44,9 +46,9 @@ class TopK(TopKFamily):
     saelens_architecture = "topk"
     config: TopKConfig
 
-    def select(self, pre_acts: Float[Tensor, "B d_sae"], scores: Float[Tensor, "B d_sae"]) -> SparseLatents:
-        indices = topk_rows(scores, self.config.k)
-        offsets = torch.arange(0, indices.numel() + 1, self.config.k, device=indices.device)
+    def select(self, pre_acts: Float[Tensor, "B d_sae"], scores: Float[Tensor, "B d_sae"], k: float) -> SparseLatents:
+        indices = topk_rows(scores, round(k))
+        offsets = torch.arange(0, indices.numel() + 1, round(k), device=indices.device)
         return SparseLatents(pre_acts.gather(-1, indices).float().flatten(), indices.flatten(), offsets, self.d_sae)
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:

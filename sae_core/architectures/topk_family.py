@@ -6,14 +6,15 @@ same reconstruction and the same gradients (the norm cancels) for less work. The
 """
 
 from abc import abstractmethod
-from typing import Annotated, Any, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sae_core.config import ArchitectureConfig
+from sae_core.config import ArchitectureConfig, Fraction
 from sae_core.errors import ConfigError
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
 from sae_core.sparse.latents import LatentOrder, SparseLatents, pre_acts_at, sparse_decode
@@ -22,10 +23,21 @@ from sae_core.sparse.latents import LatentOrder, SparseLatents, pre_acts_at, spa
 class TopKFamilyConfig(ArchitectureConfig):
     """Fields of every architecture that keeps the largest pre-activations."""
 
+    has_coefficient: ClassVar[bool] = False
+
     rescale_acts_by_decoder_norm: bool = True
     """Select by pre-activation times decoder norm, so that a latent cannot win by a large encoder and a small decoder."""
     auxk_coefficient: Annotated[float, Field(ge=0)] = 1.0
     """Multiplies the auxiliary loss of dead latents. SAELens: 1. Gao et al.: 1/32, over a loss normalised by the residual's variance."""
+
+    k_start: Annotated[float, Field(gt=0)] | None = None
+    """Active latents per token at the start of training, from where the number goes to `k`; None: `k` all along."""
+    k_schedule: Literal["linear", "exponential"] = "linear"
+    """How it goes there: by equal differences, or by equal ratios."""
+    k_anneal: Fraction = 0.2
+    """Fraction of the steps over which it goes there."""
+    k_cold_start: Fraction = 0.0
+    """Fraction of the steps, before that, during which it stays at `k_start`."""
 
     @model_validator(mode="after")
     def _k_is_the_target(self) -> Self:
@@ -36,13 +48,42 @@ class TopKFamilyConfig(ArchitectureConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _k_schedule_holds(self) -> Self:
+        k_start, k, end = self.k_start, self.sparsity_value, self.k_cold_start + self.k_anneal
+        if k_start is None:
+            if given := self.changed("k_schedule", "k_anneal", "k_cold_start"):
+                name, value = next(iter(given.items()))
+                raise ConfigError(f"`{name}` must come with `k_start`, but got {name}={value!r} alone. Set `k_start`, or leave it out.")
+        elif k_start == k or k_start > self.d_sae:
+            raise ConfigError(
+                f"`k_start` must satisfy 0 < k_start <= d_sae and differ from k, but got k_start={k_start:g}, k={k:g} and "
+                f"d_sae={self.d_sae}. Choose another, or leave it out."
+            )
+        elif not 0 < end <= 1:
+            raise ConfigError(
+                f"`k_anneal` + `k_cold_start` must be above 0 and at most 1 (fractions of the steps), but got {self.k_anneal} + "
+                f"{self.k_cold_start}. {'Shorten one' if end else 'Raise one, or leave out `k_start`'}."
+            )
+        return self
+
+    def k_at(self, progress: float) -> float:
+        """Active latents per token when a fraction `progress` of the run has passed: `k_start`, then on the way, then exactly `k`."""
+        k = self.sparsity_value
+        if self.k_start is None or progress >= self.k_cold_start + self.k_anneal:
+            return k
+        if progress <= self.k_cold_start:
+            return self.k_start
+        way = (progress - self.k_cold_start) / self.k_anneal
+        return self.k_start + (k - self.k_start) * way if self.k_schedule == "linear" else self.k_start * (k / self.k_start) ** way
+
     @property
     def controls_l0(self) -> bool:
         """k is the L0: there is nothing to adjust."""
         return False
 
     @classmethod
-    def aimed_at(cls, target_l0: float) -> dict[str, Any]:
+    def aimed_at(cls, target_l0: float, given: Mapping[str, Any]) -> dict[str, Any]:
         return {"target_l0": target_l0, "k": int(target_l0) if target_l0 == int(target_l0) else target_l0}
 
 
@@ -56,8 +97,8 @@ class TopKFamily(SparseAutoencoder):
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
 
     @abstractmethod
-    def select(self, pre_acts: Float[Tensor, "B d_sae"], scores: Float[Tensor, "B d_sae"]) -> SparseLatents:
-        """The pre-activations kept in training, chosen by `scores`. Called without gradient."""
+    def select(self, pre_acts: Float[Tensor, "B d_sae"], scores: Float[Tensor, "B d_sae"], k: float) -> SparseLatents:
+        """The pre-activations kept in training, chosen by `scores`, about k a token. Called without gradient."""
 
     def pre_acts_and_scores(self, x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_sae"], Float[Tensor, "B d_sae"]]:
         pre_acts = torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
@@ -71,7 +112,7 @@ class TopKFamily(SparseAutoencoder):
 
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
         with torch.no_grad():
-            entries = self.select(*self.pre_acts_and_scores(x))
+            entries = self.select(*self.pre_acts_and_scores(x), self.config.k_at(ctx.progress))
         order = LatentOrder.of(entries)
         values = pre_acts_at(entries, x, self.b_dec, self.W_enc, self.b_enc, order).relu()
         latents = SparseLatents(values, entries.indices, entries.offsets, self.d_sae)

@@ -1,7 +1,8 @@
 """What a metric is: sums over tokens that add up across chunks of text, and a value made from the sums.
 
 Sums are float64, so that neither the order of chunks nor their number changes a value beyond rounding. A metric that has no
-value (no language model, no variance) is None, never NaN. Shape letters: N tokens, P predicted positions, d_in, d_sae.
+value (no variance) is None, never NaN. One that has no sums in any chunk (no language model, no known features) does not apply, and
+records leave it out. Shape letters: N tokens, P predicted positions, F features, d_in, d_sae.
 """
 
 from abc import ABC, abstractmethod
@@ -11,6 +12,7 @@ from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from sae_core.activations.source import EvalChunk, NextToken
 from sae_core.records import MetricSpec
@@ -32,11 +34,21 @@ class Observation:
     x_hat: Float[Tensor, "N d_in"]
     spliced: NextToken | None
     """The language model with x_hat in place of x."""
+    W_dec: Float[Tensor, "d_sae d_in"]
+    index: int = 0
+    """Place of the chunk, from 0: what needs no tokens is measured on the first."""
 
     @cached_property
     def squared_error(self) -> Float[Tensor, " N"]:
         """||x - x_hat||^2 per token."""
         return (self.chunk.x.double() - self.x_hat.double()).pow(2).sum(dim=-1)
+
+    @cached_property
+    def feature_cosines(self) -> Float[Tensor, "d_sae F"] | None:
+        """|cos| of every decoder row and every direction of a known feature; 0 for rows of 0, None where no features are known."""
+        if self.chunk.ground_truth is None:
+            return None
+        return (normalize(self.W_dec) @ normalize(self.chunk.ground_truth.directions).T).abs()
 
 
 class Metric(ABC):

@@ -1,8 +1,9 @@
 """What every architecture owes: run from the registry, so a new one is tested without a line here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -11,11 +12,14 @@ from small_runs import D_IN, D_SAE, random_sae, run_of, stream_of, tokens
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from sae_core import initialisation, training
 from sae_core.architectures.topk_family import TopKFamily
-from sae_core.config import ARCHITECTURES, ArchitectureConfig
+from sae_core.config import ARCHITECTURES, ArchitectureConfig, NormalizeActivations, RunConfig
+from sae_core.normalisation import Affine, Normalisation, layer_norm
+from sae_core.resampling import resample
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder
 from sae_core.sparse.latents import SparseLatents
-from sae_core.training import TrainResult, train_group
+from sae_core.training import Learner, TrainResult, train_group
 
 NAMES = list(ARCHITECTURES)
 
@@ -33,10 +37,34 @@ def some_dead(d_sae: int = 40) -> Tensor:
 
 
 @cache
-def trained() -> dict[str, TrainResult]:
+def trained(normalize_activations: str = "expected_norm") -> dict[str, TrainResult]:
     """Every architecture's example, trained as one group."""
-    runs = [run_of(name, n_steps=80, batch_size=128) for name in NAMES]
+    runs = [run_of(name, n_steps=80, batch_size=128, normalize_activations=normalize_activations) for name in NAMES]
     return dict(zip(NAMES, train_group(runs, stream_of(runs[0])), strict=True))
+
+
+def in_units_of(x: Tensor, y_hat: Tensor, normalisation: Normalisation) -> Tensor:
+    """A reconstruction of normalised activations, brought back to the units of x."""
+    if isinstance(normalisation, Affine):
+        x_hat = normalisation.map_decoder(y_hat)
+        return x_hat if normalisation.mean is None else x_hat + normalisation.mean
+    _, mean, std = layer_norm(x)
+    return y_hat * std + mean
+
+
+def run_with_everything(name: str) -> RunConfig:
+    """Initial values from the activations, whitening, and latents that are dead after a batch without activation and are resampled."""
+    example: ArchitectureConfig = ARCHITECTURES[name].Config.example(D_IN, D_SAE)
+    start: dict[str, object] = {
+        "decoder_init": "data",
+        "decoder_init_norm": "search",
+        "encoder_init": "independent",
+        "b_dec_init": "geometric_median",
+    }
+    if example.has_coefficient:
+        start |= {example.sparsity_parameter: 20.0}
+    train = {"normalize_activations": "whitening", "dead_after_tokens": 64, "resample_every_steps": 4, "resample_until": 0.7}
+    return run_of(type(example).model_validate(example.model_dump() | start), lr=1e-2, **train)
 
 
 def test_shapes(name: str) -> None:
@@ -82,13 +110,13 @@ class LossOf(nn.Module):
         return self.sae.loss(x, ctx).total
 
 
-def fixed_selection(sae: TopKFamily, x: Tensor) -> Callable[[Tensor, Tensor], SparseLatents]:
+def fixed_selection(sae: TopKFamily, x: Tensor) -> Callable[[Tensor, Tensor, float], SparseLatents]:
     """A `select` that keeps the entries chosen now: which entries win is piecewise constant, and its jumps have no derivative."""
     with torch.no_grad():
-        entries = sae.select(*sae.pre_acts_and_scores(x))
+        entries = sae.select(*sae.pre_acts_and_scores(x), sae.config.sparsity_value)
     positions = entries.tokens() * sae.d_sae + entries.indices
 
-    def select(pre_acts: Tensor, scores: Tensor) -> SparseLatents:
+    def select(pre_acts: Tensor, scores: Tensor, k: float) -> SparseLatents:
         return SparseLatents(pre_acts.flatten()[positions], entries.indices, entries.offsets, sae.d_sae)
 
     return select
@@ -119,23 +147,51 @@ def test_inference_on_a_token_ignores_the_rest_of_the_batch(name: str) -> None:
     torch.testing.assert_close(sae.encode(x[:1])[0], sae.encode(x)[0])
 
 
-def test_inference_form_scale_and_files_keep_the_outputs(name: str, tmp_path: Path) -> None:
-    result = trained()[name]
-    assert result.sae is not None and result.scale != 1
-    x = tokens(256)
+@pytest.mark.parametrize("normalize_activations", get_args(NormalizeActivations))
+def test_inference_form_normalisation_and_files_keep_the_outputs(name: str, normalize_activations: str, tmp_path: Path) -> None:
+    result, x = trained(normalize_activations)[name], tokens(256)
+    assert result.sae is not None
+    y = result.normalisation(x)
+    assert torch.equal(y, x) == (normalize_activations == "none")
     with torch.no_grad():
-        expected = result.sae(x * result.scale) / result.scale
         inference = result.sae.to_inference()
-        torch.testing.assert_close(inference(x * result.scale) / result.scale, expected, rtol=1e-4, atol=1e-5)
-        latents = inference.encode(x * result.scale)
-        inference.fold_scale(result.scale)
-        torch.testing.assert_close(inference.encode(x), latents, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(inference(x), expected, rtol=1e-4, atol=1e-5)
+        latents, y_hat = inference.reconstruct(y)
+        torch.testing.assert_close(y_hat, result.sae(y), rtol=1e-4, atol=1e-5)
+        result.normalisation.build_into(inference)
+        torch.testing.assert_close(inference.reconstruct(x)[0], latents, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(inference(x), in_units_of(x, y_hat, result.normalisation), rtol=1e-4, atol=1e-5)
         inference.save_pretrained(tmp_path / "sae", {"model_name": "synthetic"})
         loaded = SparseAutoencoder.from_pretrained(tmp_path / "sae")
-        assert torch.equal(loaded.encode(x), inference.encode(x)) and torch.equal(loaded(x), inference(x))
+        assert all(torch.equal(a, b) for a, b in zip(loaded.reconstruct(x), inference.reconstruct(x), strict=True))
     assert not loaded.training
     assert inference.saelens_architecture in (None, inference.config.architecture)
+
+
+def test_with_every_option_packed_is_alone_and_resumed_is_uninterrupted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(initialisation, "SEARCH_TOKENS", 128)  # for speed
+    resampled: list[int] = []
+    monkeypatch.setattr(training, "resample", lambda *given, seed: resampled.append(int(given[2].sum())) or resample(*given, seed=seed))
+    run, other = run_with_everything(name), run_with_everything("standard").model_copy(update={"seed": 1})
+    alone = train_group([run], stream_of(run))[0]
+    assert sum(resampled) > 0
+
+    def stop(learners: Sequence[Learner]) -> None:
+        if learners[0].step == 9:  # after the resamplings of steps 4 and 8, before that of step 12
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_group([run], stream_of(run), directory=tmp_path, checkpoint_seconds=0, on_step=stop)
+    for result in (train_group([other, run], stream_of(run))[1], train_group([run], stream_of(run), directory=tmp_path)[0]):
+        assert result.sae is not None and alone.sae is not None
+        assert result.history == alone.history
+        assert all(torch.equal(value, alone.sae.state_dict()[key]) for key, value in result.sae.state_dict().items())
+
+
+def test_resampled_latents_start_anew(name: str) -> None:
+    sae, fresh = random_sae(name), ARCHITECTURES[name](ARCHITECTURES[name].Config.example(12, 40), 12)
+    values = sae.initial_values()
+    assert values.keys() == {key for key, value in sae.named_parameters() if value.shape == (40,)}
+    assert all(torch.equal(value, getattr(fresh, key)) for key, value in values.items())
 
 
 def test_on_the_meta_device_nothing_is_drawn(name: str) -> None:

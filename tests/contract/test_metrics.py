@@ -84,9 +84,16 @@ def test_a_better_sae_moves_it_in_the_declared_direction(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_a_language_model_it_has_a_value_or_none_but_never_nan(name: str) -> None:
-    found = value(name, made_up(), language_model=False)
+def test_without_a_language_model_or_features_it_has_a_value_or_none_but_never_nan(name: str) -> None:
+    found = value(name, made_up(), bare=True)
     assert found is None or math.isfinite(found)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_does_not_apply_is_left_out(name: str) -> None:
+    sums = METRICS[name]().sums(made_up().observation(bare=True))
+    values, _ = combine([ChunkSums(0, 60, {"run": {other: sums if other == name else {} for other in NAMES}})])
+    assert set(values["run"]) == ({name} if sums else set())
 
 
 @pytest.mark.parametrize("name", NAMES)

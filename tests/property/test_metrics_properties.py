@@ -36,7 +36,7 @@ def activations(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 
 
 def evaluated(x: Tensor, x_hat: Tensor) -> Evaluated:
-    return replace(made_up(len(x)), x=x, x_hat=x_hat)
+    return replace(made_up(len(x), x.shape[1]), x=x, x_hat=x_hat)
 
 
 def fvu(x: Tensor, x_hat: Tensor, *cuts: int) -> float:

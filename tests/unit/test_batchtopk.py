@@ -2,7 +2,7 @@ import pytest
 import torch
 from hand_computed import WEIGHTS, X
 from pydantic import ValidationError
-from small_runs import heldout, run_of, stream_of, with_weights
+from small_runs import heldout, random_sae, run_of, stream_of, with_weights
 
 from sae_core.architectures.batchtopk import BatchTopK, BatchTopKConfig
 from sae_core.architectures.jumprelu import JumpReLU
@@ -51,6 +51,30 @@ def test_the_threshold_is_the_mean_cut_of_the_calibration_batches() -> None:
     assert sae.eval().encode(X).tolist() == [[0, 0, 6], [0, 0, 0]]
 
 
+def test_thresholds_are_calibrated_at_the_final_k() -> None:
+    annealed, plain = random_sae("batchtopk", k=2, k_start=16), random_sae("batchtopk", k=2)
+    assert isinstance(annealed, BatchTopK) and isinstance(plain, BatchTopK)
+    batches = [torch.randn(32, 12) for _ in range(3)]
+    annealed.loss(batches[0], LossContext(progress=0.0))
+    annealed.calibrate(batches)
+    plain.calibrate(batches)
+    assert torch.equal(annealed.threshold, plain.threshold)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
+def test_the_last_threshold_decides_nothing_in_training(progress: float) -> None:
+    # It is a hint of where to look: too high after a smaller k, too low after a larger one.
+    x = torch.randn(32, 12)
+
+    def entries(threshold: float) -> list[int]:
+        sae = random_sae("batchtopk", k=2, k_start=16, k_anneal=1.0)
+        assert isinstance(sae, BatchTopK)
+        sae.threshold.fill_(threshold)
+        return sae.select(*sae.pre_acts_and_scores(x), sae.config.k_at(progress)).indices.tolist()
+
+    assert entries(0.0) == entries(0.3) == entries(1.0) == entries(1e6)
+
+
 def test_the_inference_form_is_jumprelu_with_one_threshold() -> None:
     sae = batchtopk()
     sae.calibrate([X])
@@ -72,7 +96,7 @@ def test_inference_l0_is_k_after_any_number_of_steps(name: str, n_steps: int) ->
     result = train_run(run, stream_of(run, 8192))
     assert result.sae is not None
     inference = result.sae.to_inference()
-    inference.fold_scale(result.scale)
+    result.normalisation.build_into(inference)
     with torch.no_grad():
         l0 = (inference.encode(heldout(4096)) != 0).sum(dim=1).float().mean().item()
     assert l0 == pytest.approx(8, rel=0.05)

@@ -67,7 +67,8 @@ def test_the_exported_sae_takes_unscaled_activations(tmp_path: Path) -> None:
     RunFiles(tmp_path).finish(result, metadata={"model_name": "demo"}, facts=FACTS)
     loaded = SparseAutoencoder.from_pretrained(tmp_path / result.run.run_id / "sae")
     x = tokens(64)
-    torch.testing.assert_close(loaded(x), result.sae(x * result.scale) / result.scale, rtol=1e-4, atol=1e-5)
+    scale = result.normalisation(x)[0, 0] / x[0, 0]
+    torch.testing.assert_close(loaded(x), result.sae(x * scale) / scale, rtol=1e-4, atol=1e-5)
     cfg = json.loads((tmp_path / result.run.run_id / "sae" / "cfg.json").read_text())
     assert cfg["metadata"]["model_name"] == "demo" and cfg["metadata"]["training_architecture"] == "batchtopk"
     assert cfg["metadata"]["run_id"] == result.run.run_id and cfg["metadata"]["training_config"]["seed"] == 0

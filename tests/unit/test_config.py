@@ -9,6 +9,7 @@ from small_runs import run_of
 
 from sae_core.config import RunConfig, TrainConfig
 from sae_core.errors import ConfigError
+from sweeps import Sweep
 
 RAW: dict[str, Any] = {
     "activations": {"source": "synthetic", "train_tokens": 10_000, "eval_tokens": 100},
@@ -67,9 +68,79 @@ def test_too_few_tokens_for_one_step_are_refused() -> None:
         RunConfig.model_validate(RAW | {"train": {"batch_size": 20_000}})
 
 
-def test_phases_must_fit_into_the_run() -> None:
-    with pytest.raises(ValidationError, match=r"`lr_warm_up` \+ `lr_decay` must be <= 1 .* but got 0\.6 \+ 0\.5"):
-        TrainConfig(lr_warm_up=0.6, lr_decay=0.5)
+@pytest.mark.parametrize(
+    ("first", "second"), [(0.6, 0.5), (0.6, "17 steps"), ("24 steps", "4096 tokens"), ("6400 tokens", 0.5), ("40 steps", 0.0)]
+)
+@pytest.mark.parametrize("kind", ["lr", "sparsity"])
+def test_phases_must_fit_into_the_run(kind: str, first: float | str, second: float | str) -> None:
+    # 39 steps of 256 tokens.
+    sae = {"architecture": "standard", "d_sae": 64}
+    rule = rf"`{kind}_warm_up` \+ `{kind}_decay` must be <= 1 \(fractions of the run's 39 steps\), but got {first!r} \+ {second!r}"
+    with pytest.raises(ValidationError, match=rule):
+        RunConfig.model_validate(RAW | {"sae": sae, "train": {"batch_size": 256, f"{kind}_warm_up": first, f"{kind}_decay": second}})
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(0.3, 0.7), (0.1, 0.9), ("13 steps", "26 steps"), (0.0, "39 steps"), ("2560 tokens", "29 steps")]
+)
+def test_phases_may_fill_the_run(first: float | str, second: float | str) -> None:
+    RunConfig.model_validate(RAW | {"train": {"batch_size": 256, "lr_warm_up": first, "lr_decay": second}})
+
+
+def test_a_span_in_two_spellings_is_one_run() -> None:
+    def run_id(span: str) -> str:
+        return RunConfig.model_validate(RAW | {"train": {"batch_size": 256, "lr_warm_up": span}}).run_id
+
+    assert run_id("1_000 tokens") == run_id("1k tokens") != run_id("2k tokens")
+
+
+def test_sparsity_decays_where_there_is_a_coefficient_that_stays() -> None:
+    train = {"batch_size": 256, "sparsity_decay": 0.25}
+    standard = {"architecture": "standard", "d_sae": 64}
+    RunConfig.model_validate(RAW | {"sae": standard, "train": train})
+    with pytest.raises(ValidationError, match=r"`sparsity_decay` must be left to .* but got sparsity_decay=0\.25 for 'topk'"):
+        RunConfig.model_validate(RAW | {"train": train})
+    with pytest.raises(ValidationError, match=r"`sparsity_decay` must be 0 where .* but got sparsity_decay=0\.25 and target_l0=16\.0"):
+        RunConfig.model_validate(RAW | {"sae": standard | {"target_l0": 16}, "train": train})
+    quadratic = {"architecture": "jumprelu", "d_sae": 64, "sparsity_loss": "quadratic", "target_l0": 16}
+    RunConfig.model_validate(RAW | {"sae": quadratic, "train": train})  # the loss aims, not the coefficient
+
+
+def test_a_decay_needs_a_span() -> None:
+    with pytest.raises(ValidationError, match=r"`sparsity_decay_to` must come with .* but got sparsity_decay_to=0\.5 and sparsity_decay=0"):
+        TrainConfig(sparsity_decay_to=0.5)
+    assert TrainConfig.model_validate_json(TrainConfig().model_dump_json()) == TrainConfig()
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        ({"W_dce": 0.5}, r"`lr_factors`: a parameter of 'topk' must be one of \['W_dec', .* but got 'W_dce'\. Did you mean 'W_dec'"),
+        ({"threshold": 2.0}, "a parameter of 'topk' must be one of .* but got 'threshold'"),
+        ({"W_dec": 1.0}, "`lr_factors` must differ from 1, but got W_dec=1"),
+        ({"W_dec": 0.0}, r"lr_factors.W_dec\n.*input_value=0\.0"),
+    ],
+)
+def test_lr_factors_name_parameters_and_change_rates(factors: dict[str, float], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        RunConfig.model_validate(RAW | {"train": {"batch_size": 256, "lr_factors": factors}})
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({"W_dec": 0.5}, [{"W_dec": 0.5}]), ([{}, {"W_dec": 0.5}, {"W_dec": 2, "b_enc": 3}], [{}, {"W_dec": 0.5}, {"W_dec": 2, "b_enc": 3}])],
+)
+@pytest.mark.parametrize("own", [False, True])
+def test_a_definition_gives_lr_factors_as_a_mapping_or_as_an_axis_of_mappings(
+    given: Any, expected: list[dict[str, float]], own: bool
+) -> None:
+    sections = {
+        "architectures": {"topk": {"k": 4, **({"lr_factors": given} if own else {})}},
+        "train": {} if own else {"lr_factors": given},
+    }
+    activations = {"source": "synthetic", "train_tokens": 10_000, "eval_tokens": 100}
+    runs = Sweep(name="factors", activations=activations, sae={"d_sae": 64}, **sections).runs()
+    assert [run.train.lr_factors for run in runs] == expected
 
 
 @pytest.mark.parametrize(
@@ -91,3 +162,25 @@ def test_values_out_of_range_are_refused(field: str, value: object) -> None:
 
 def test_a_mistake_in_a_config_is_a_config_error() -> None:
     assert issubclass(ConfigError, ValueError)  # so that pydantic reports it with the others
+
+
+def test_resampling_must_be_able_to_happen() -> None:
+    # 20 steps of 64 tokens; the last multiple of 4 up to half of them is step 8, after 512 tokens.
+    assert run_of("topk", resample_every_steps=4, dead_after_tokens=512).last_resampling == 8
+    with pytest.raises(ValidationError, match=r"dead_after_tokens=513, .* the last resampling is at step 8 of 20, after 512 tokens"):
+        run_of("topk", resample_every_steps=4, dead_after_tokens=513)
+    with pytest.raises(ValidationError, match=r"resample_every_steps=11 and resample_until=0\.5: the last resampling is at step 0 of 20"):
+        run_of("topk", resample_every_steps=11, dead_after_tokens=1)
+    with pytest.raises(ValidationError, match=r"`resample_until` must come with `resample_every_steps`, but got {'resample_until': 0\.7}"):
+        run_of("topk", resample_until=0.7)
+
+
+def test_no_latent_is_resampled_after_the_last_step() -> None:
+    assert run_of("topk", resample_every_steps=5, resample_until=1.0, dead_after_tokens=64).last_resampling == 15
+    assert run_of("topk").last_resampling == 0
+
+
+@pytest.mark.parametrize("norm", [0.0, "serach"])
+def test_the_initial_norm_is_positive_or_searched_for(norm: object) -> None:
+    with pytest.raises(ValidationError, match=rf"decoder_init_norm.*\n.*input_value='?{norm}"):
+        RunConfig.model_validate(RAW | {"sae": RAW["sae"] | {"decoder_init_norm": norm}})

@@ -5,12 +5,14 @@ import torch
 from small_runs import D_IN, random_sae, run_of, stream_of, with_weights
 from torch import Tensor
 
-from sae_core.activations.source import EvalChunk, NextToken
+from sae_core.activations.source import EvalChunk, GroundTruth, NextToken
 from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
 from sae_core.evaluation import combine, evaluate, evaluate_chunk
 from sae_core.metrics import METRICS
 from sae_core.sae import SparseAutoencoder
 from sae_core.training import train_run
+
+GROUND_TRUTH = {"mcc", "uniqueness", "feature_precision", "feature_recall", "feature_f1"}
 
 # Latents relu(x - 1), decoded as they are: x = (3, 1) gives latents (2, 0) and x_hat = (2, 0).
 IDENTITY = {"W_enc": [[1.0, 0.0], [0.0, 1.0]], "b_enc": [-1.0, -1.0], "W_dec": [[1.0, 0.0], [0.0, 1.0]], "b_dec": [0.0, 0.0]}
@@ -44,13 +46,25 @@ def test_one_chunk_by_hand() -> None:
     expected |= {"ce_loss_clean": 2, "ce_loss_spliced": 3, "ce_loss_zero_ablated": 6, "ce_loss_mean_ablated": 5}
     expected |= {"delta_ce": 1, "ce_loss_recovered": 3 / 4, "kl": 0.5, "cosine": 3 / 10**0.5}
     assert values == {"run": pytest.approx(expected)}
-    assert set(expected) == set(METRICS)
+    assert set(expected) == set(METRICS) - GROUND_TRUTH
 
 
-def test_without_a_language_model_its_metrics_are_null() -> None:
+def test_without_a_language_model_its_metrics_are_left_out() -> None:
     values, _ = combine([evaluate_chunk(chunk([[3.0, 1.0], [1.0, 3.0]]), {"run": with_weights("standard", IDENTITY)})])
-    null = {name for name, value in values["run"].items() if value is None}
-    assert null == {name for name in METRICS if name.startswith("ce_loss") or name in ("delta_ce", "kl")}
+    left_out = {name for name in METRICS if name.startswith("ce_loss") or name in ("delta_ce", "kl")} | GROUND_TRUTH
+    assert set(values["run"]) == set(METRICS) - left_out
+
+
+def test_known_features_by_hand() -> None:
+    # The SAE's rows are the features; feature 0 is active with x_0 = 3 and feature 1 with x_1 = 3, but also, too weakly, on token 2.
+    truth = GroundTruth(torch.eye(2), torch.tensor([[True, False], [False, True], [False, True]]))
+    first = EvalChunk(torch.tensor([[3.0, 0.0]]), ground_truth=GroundTruth(truth.directions, truth.active[:1]))
+    second = EvalChunk(torch.tensor([[0.0, 3.0], [0.0, 0.5]]), ground_truth=GroundTruth(truth.directions, truth.active[1:]))
+    sae = with_weights("standard", IDENTITY)
+    values, _ = combine([evaluate_chunk(first, {"run": sae}, 0), evaluate_chunk(second, {"run": sae}, 1)])
+    # Latent 1 misses one of its two tokens: precision 1, recall 1/2, F1 2/3.
+    expected = {"mcc": 1, "uniqueness": 1, "feature_precision": 1, "feature_recall": 3 / 4, "feature_f1": 5 / 6}
+    assert {name: values["run"][name] for name in GROUND_TRUTH} == pytest.approx(expected)
 
 
 def test_chunks_add_up_to_the_same_values_in_any_order() -> None:
@@ -84,7 +98,7 @@ def test_a_source_is_evaluated_on_all_its_held_out_chunks(tmp_path: Path) -> Non
         result = train_run(run_of(name, n_steps=60, lr=3e-3), stream_of(run_of(name)))
         assert result.sae is not None
         saes[name] = result.sae.to_inference()
-        saes[name].fold_scale(result.scale)
+        result.normalisation.build_into(saes[name])
     values, n_tokens = evaluate(saes, source, tmp_path, torch.zeros(D_IN))
     assert n_tokens == 6000 and values.keys() == saes.keys()
     for found in values.values():

@@ -69,6 +69,12 @@ def test_runs_on_different_streams_are_not_grouped():
     assert all(len({(run.train.batch_size, run.data_seed) for run in group}) == 1 for group in groups)
 
 
+def test_runs_with_other_normalisations_are_not_grouped():
+    mixed = runs(train={"normalize_activations": ["none", "layer_norm"]}, architectures={"topk": {"k": [4, 8]}})
+    groups = group_runs(mixed, n_slots=1, d_in=width)
+    assert sorted(group[0].train.normalize_activations for group in groups) == ["layer_norm", "none"]
+
+
 def test_a_group_stays_within_memory():
     limit = group_bytes(runs()[:2], width)
     groups = group_runs(runs(), n_slots=1, d_in=width, memory_bytes=limit)

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from sae_core.architectures.jumprelu import JumpReLU, JumpReLUConfig
 from sae_core.sae import LossContext
+from sweeps import Sweep
 
 # Pre-activations [[3, 2, 6], [-1, -1, -1]]: latents 0 and 2 of the first token are above these thresholds.
 THRESHOLDS = [2.5, 2.0, 1.0]
@@ -70,6 +72,19 @@ def test_straight_through_gradients(to_input: bool, d_threshold: list[float], d_
     torch.testing.assert_close(sae.b_enc.grad, torch.tensor(d_b_enc))
 
 
+def test_the_tanh_loss_moves_thresholds_through_the_latents() -> None:
+    def d_threshold(coefficient: float) -> Tensor:
+        sae = jumprelu(l0_coefficient=coefficient, bandwidth=2.0, sparsity_loss="tanh", tanh_scale=0.01)
+        sae.loss(X, LossContext()).total.backward()
+        assert sae.threshold.grad is not None
+        return sae.threshold.grad
+
+    # The kernel is 1/2 at latents 0 (3, threshold 2.5, norm 1) and 1 (0, as it is not above its threshold 2, norm 2) of the first token:
+    # -1/2 threshold_i * coefficient * scale * norm_i * (1 - tanh^2) / B.
+    expected = [-0.5 * 2.5 * 10 * 0.01 * 1 * (1 - math.tanh(0.03) ** 2) / 2, -0.5 * 2 * 10 * 0.01 * 2 / 2, 0.0]
+    torch.testing.assert_close(d_threshold(10.0) - d_threshold(0.0), torch.tensor(expected), atol=1e-5, rtol=1e-5)
+
+
 def test_the_kernel_is_open_at_its_edges() -> None:
     def d_threshold(bandwidth: float) -> Tensor:
         sae = jumprelu(l0_coefficient=1.0, bandwidth=bandwidth)
@@ -101,6 +116,35 @@ def test_thresholds_start_equal_and_learn_faster() -> None:
 def test_the_quadratic_loss_needs_a_target() -> None:
     with pytest.raises(ValidationError, match="`target_l0` must be given where `sparsity_loss` is quadratic, but got target_l0=None"):
         JumpReLUConfig(d_sae=3, sparsity_loss="quadratic")
+
+
+@pytest.mark.parametrize("loss", ["step", "quadratic"])
+def test_a_scale_without_tanh_is_refused(loss: Any) -> None:
+    with pytest.raises(ValidationError, match=f"`tanh_scale` must come with .* but got tanh_scale=2 and sparsity_loss='{loss}'"):
+        JumpReLUConfig(d_sae=3, sparsity_loss=loss, target_l0=2.0, tanh_scale=2.0)
+
+
+def test_a_stored_config_with_all_its_fields_is_valid() -> None:
+    config = JumpReLUConfig(d_sae=3)
+    assert JumpReLUConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sparsity_loss": "step", "l0_coefficient": [0.1, 1]},
+        {"sparsity_loss": "quadratic", "target_l0": [16, 32]},
+        {"sparsity_loss": "tanh", "tanh_scale": [2, 4], "l0_coefficient": 1, "pre_act_loss_coefficient": 3e-6},
+        {"sparsity_loss": ["step", "tanh"], "ste_to_input": True, "threshold_lr_factor": 2.0, "bandwidth": 0.1, "init_threshold": 0.1},
+    ],
+)
+def test_every_variant_can_be_given_in_a_definition(fields: dict[str, Any]) -> None:
+    activations = {"source": "synthetic", "train_tokens": 10_000, "eval_tokens": 100}
+    runs = Sweep(name="variants", activations=activations, sae={"d_sae": 64}, architectures={"jumprelu": fields}).runs()
+    assert len(runs) == 2
+    for name, given in fields.items():
+        values = given if isinstance(given, list) else [given]
+        assert {getattr(run.sae, name) for run in runs} == set(values)
 
 
 def test_only_the_quadratic_loss_aims_by_itself() -> None:

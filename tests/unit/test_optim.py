@@ -5,7 +5,7 @@ import torch
 from small_runs import D_IN, D_SAE
 
 from sae_core.config import ARCHITECTURES, TrainConfig
-from sae_core.optim import lr_factor, make_optimizer, set_lr
+from sae_core.optim import lr_factor, make_optimizer, parameter_names, set_lr
 
 
 def factors(n_steps: int, **fields: object) -> list[float]:
@@ -17,6 +17,11 @@ def test_warm_up_and_decay_are_those_of_saelens() -> None:
     # 4 warm-up and 4 decay steps of 12, as SAELens' LinearLR pair sees them.
     expected = [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
     assert factors(12, lr_warm_up=4 / 12, lr_decay=4 / 12) == pytest.approx(expected)
+
+
+def test_phases_may_be_given_in_steps_or_tokens() -> None:
+    expected = factors(12, lr_warm_up=4 / 12, lr_decay=3 / 12, batch_size=64)
+    assert factors(12, lr_warm_up="4 steps", lr_decay="192 tokens", batch_size=64) == expected
 
 
 def test_constant() -> None:
@@ -71,6 +76,35 @@ def test_without_factors_there_is_one_group_with_every_parameter() -> None:
     sae = cls(cls.Config(d_sae=D_SAE), D_IN)
     (group,) = make_optimizer(sae, TrainConfig()).param_groups
     assert {id(p) for p in group["params"]} == {id(p) for p in sae.parameters()}
+
+
+def test_given_factors_multiply_those_of_the_architecture() -> None:
+    cls = ARCHITECTURES["jumprelu"]
+    sae = cls(cls.Config(d_sae=D_SAE, threshold_lr_factor=5.0), D_IN)
+    optimizer = make_optimizer(sae, TrainConfig(lr_factors={"threshold": 0.1, "W_dec": 0.25}))
+    set_lr(optimizer, 1.0)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert {name: rates[id(p)] for name, p in sae.named_parameters()} == {
+        "W_enc": 1.0, "W_dec": 0.25, "b_enc": 1.0, "b_dec": 1.0, "threshold": 0.5,
+    }  # fmt: skip
+
+
+def test_every_parameter_may_have_a_factor() -> None:
+    cls = ARCHITECTURES["standard"]
+    sae = cls(cls.Config(d_sae=D_SAE), D_IN)
+    optimizer = make_optimizer(sae, TrainConfig(lr_factors=dict.fromkeys(parameter_names("standard"), 0.5)))
+    set_lr(optimizer, 0.02)
+    for parameter in sae.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = [parameter.detach().clone() for parameter in sae.parameters()]
+    optimizer.step()
+    torch.testing.assert_close([parameter.detach() for parameter in sae.parameters()], [old - 0.01 for old in before])
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_parameter_names(name: str) -> None:
+    cls = ARCHITECTURES[name]
+    assert parameter_names(name) == tuple(dict(cls(cls.Config.example(D_IN, D_SAE), D_IN).named_parameters()))
 
 
 def test_a_first_adam_step_moves_by_the_rate() -> None:

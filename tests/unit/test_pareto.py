@@ -1,12 +1,15 @@
 """Fronts, hypervolume and matched L0, by hand."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from fake_results import metrics_at, record_of, target_record, write_sweep
 
-from analysis.pareto import common_window, hypervolume, interpolate_at_l0, l0_spans, nondominated, pareto_front
+from analysis.pareto import common_window, hypervolume, interpolate_at_l0, l0_spans, nondominated, pareto_front, settings_with_front
+from analysis.table import load_table
 from sae_core.errors import ConfigError
 
 DIRECTIONS = {"fvu": "min", "delta_ce": "min", "ce_loss_recovered": "max"}
@@ -121,11 +124,23 @@ def test_interpolation_follows_the_front_only() -> None:
     assert interpolate_at_l0(table_of((8, 0.2), (16, 0.9), (32, 0.05)), [16]).loc["topk", 16] == pytest.approx(0.1)
 
 
-def test_no_extrapolation_beyond_two_percent() -> None:
-    values = interpolate_at_l0(table_of((8, 0.2), (63.8, 0.05)), [7, 64, 70]).loc["topk"]
-    assert np.isnan(values[7])
-    assert values[64] == pytest.approx(0.05)  # 0.3 % beyond a k = 64 that measures 63.8
-    assert np.isnan(values[70])
+def test_a_front_is_read_up_to_ten_percent_beyond_its_ends() -> None:
+    # y = 1.6 / L0 again, so that the continued line is right.
+    values = interpolate_at_l0(table_of((17, 1.6 / 17), (32, 0.05), (60, 1.6 / 60)), [15, 16, 64, 67]).loc["topk"]
+    assert values[16] == pytest.approx(0.1)
+    assert values[64] == pytest.approx(0.025)
+    assert values[[15.0, 67.0]].isna().all()  # 17 / 15 and 67 / 60 are more than 1.1
+
+
+def test_close_neighbours_do_not_decide_the_slope_beyond_the_ends() -> None:
+    points = [(16, 0.1), (32, 0.05), (60, 1.6 / 60), (61, 1.5 / 60)]  # the last two alone: y falls by 6 % where L0 rises by 2 %
+    assert interpolate_at_l0(table_of(*points), [64]).loc["topk", 64] == pytest.approx(1.5 / 60 * (64 / 61) ** -1.075, rel=1e-3)
+
+
+def test_a_short_front_is_not_read_beyond_its_ends() -> None:
+    values = interpolate_at_l0(table_of((30, 0.06), (32, 0.05)), [29, 31, 32, 33]).loc["topk"]
+    assert list(values.isna()) == [True, False, False, True]
+    assert interpolate_at_l0(table_of((16, 0.1)), [16]).loc["topk", 16] == pytest.approx(0.1)
 
 
 def test_points_without_a_logarithm_are_left_out() -> None:
@@ -143,3 +158,18 @@ def test_interpolation_by_several_columns() -> None:
 
 def test_interpolation_of_no_finished_run_is_empty() -> None:
     assert interpolate_at_l0(table_of((8, math.nan)), [16], by=["architecture", "seed"]).empty
+
+
+def test_seeds_of_a_target_are_one_point_of_the_front(tmp_path: Path) -> None:
+    # Seeds of a target end at slightly different L0s with coefficients of their own. One by one, none would dominate another.
+    runs = [target_record("standard", 32, metrics_at(l0, fvu, 0.1), seed) for seed, (l0, fvu) in enumerate([(31, 0.06), (33, 0.04)])]
+    runs += [target_record("standard", 16, metrics_at(l0, fvu, 0.2), seed) for seed, (l0, fvu) in enumerate([(15, 0.12), (17, 0.10)])]
+    settings = settings_with_front(load_table(write_sweep(tmp_path / "demo", runs)))
+    assert settings[["l0", "fvu", "n_seeds", "on_front"]].to_numpy().tolist() == [[16, pytest.approx(0.11), 2, True], [32, 0.05, 2, True]]
+
+
+def test_means_are_over_the_seeds_that_have_the_metric(tmp_path: Path) -> None:
+    without = {**metrics_at(10, 0.3, 0.0), "delta_ce": None}
+    runs = [record_of("topk", 8, metrics_at(8, 0.1, 0.2), seed=0), record_of("topk", 8, without, seed=1)]
+    (setting,) = settings_with_front(load_table(write_sweep(tmp_path / "demo", runs)), "delta_ce").to_dict("records")
+    assert (setting["l0"], setting["delta_ce"], setting["run_ids"]) == (8, 0.2, ("topk-8-0",))

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from fake_results import failed, metrics_at, record_of, write_sweep
+from fake_results import failed, metrics_at, pruned, record_of, target_record, write_sweep
 
 from analysis.report import write_report
 from sae_core.errors import ConfigError
@@ -64,7 +64,7 @@ def test_points_link_to_rows_of_the_page(out: Path) -> None:
     targets = set(re.findall(r'xlink:href="#(topk-[^"]*|gated-[^"]*)"', html))
     assert targets == {f"{name}-{k}-0" for name in ("topk", "gated") for k in LEVELS}
     assert all(f'<tr id="{target}">' in html for target in targets)
-    assert "<title>TopK, k 16: L0 16.0, FVU 0.0800, delta CE 0.1300</title>" in html
+    assert "<title>TopK, k=16: L0 16.0, FVU 0.0800, delta CE 0.1300</title>" in html
 
 
 def test_svg_colours_are_the_page_s(out: Path) -> None:
@@ -139,15 +139,69 @@ def test_runs_without_a_language_model(tmp_path: Path, prefixes: list[str]) -> N
     assert "ΔCE at L0" not in text
 
 
-def test_notes_warn_of_tuned_rates_lone_points_and_collapse(tmp_path: Path, prefixes: list[str]) -> None:
+def test_tuned_rates_are_noted_and_lone_points_and_collapse_warned_of(tmp_path: Path, prefixes: list[str]) -> None:
     records = [record_of("topk", k, metrics_at(k, *values)) for k, values in LEVELS.items()]
     tuned = record_of("topk", 64, metrics_at(64, 0.02, 0.03), run_id="tuned")
     tuned.config["train"]["lr"] = 8e-3
     lone, dead = record_of("gated", 3, metrics_at(12, 0.1, 0.2)), record_of("standard", 9, metrics_at(0, 1.0, 3.0), run_id="dead")
     text = write_report(write_sweep(tmp_path / "demo", [*records, tuned, lone, dead]), tmp_path / "out").with_name("report.md").read_text()
     assert "The fronts of TopK run over several learning rates" in text
-    assert "Gated has a single finished sparsity level" in text
-    assert "No latent is ever active (L0 0) in dead" in text
+    assert "- Gated: 1 of 1 sparsity level finished." in text
+    assert "- Standard (L1): L0 is 0.0 at l1_coefficient=9: fewer than one active latent per token." in text
+
+
+def test_without_warnings_the_checks_are_named(tmp_path: Path, prefixes: list[str]) -> None:
+    records = [record_of("topk", k, metrics_at(k, *values)) for k, values in LEVELS.items()]
+    html = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out")
+    for text in (html.read_text(), html.with_name("report.md").read_text()):
+        assert "None of the checks found anything: best learning rate at the edge of its range, target L0 missed by more than 10 %," in text
+
+
+def test_warnings_stand_above_the_fronts_with_numbers_and_remedy(tmp_path: Path, prefixes: list[str]) -> None:
+    records = [target_record("gated", target, metrics_at(l0, 1 / l0, 0.1)) for target, l0 in ((16, 20), (32, 32), (64, 64))]
+    html = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out")
+    assert "<li>Gated: L0 is 20.0 (+25.0 %) at target L0 16.</li>" in html.read_text()
+    assert "<b>Target L0 missed by more than 10 %.</b> Train on more tokens" in html.read_text()
+    assert "<code>sparsity_value</code> in <code>table.csv</code>" in html.read_text()
+    text = html.with_name("report.md").read_text()
+    assert "None of the checks" not in text
+    assert text.index("- Gated: L0 is 20.0 (+25.0 %) at target L0 16.") < text.index("### Runs")
+
+
+def test_targets_their_error_and_the_coefficient_found_are_shown(tmp_path: Path, prefixes: list[str]) -> None:
+    records = [target_record("standard", 32, metrics_at(36, 0.1, 0.2)), record_of("topk", 16, metrics_at(16, 0.1, 0.2))]
+    text = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out").with_name("report.md").read_text()
+    assert "| ● | Standard (L1) | target L0 32 | 1.100 | 0 | 0.004 | 36.0 | +12.5 % | 0.1000 |" in text
+    assert "| ● | TopK | k=16 | – | 0 | 0.004 | 16.0 | – | 0.1000 |" in text
+    assert "| Target L0 | 32 |" in text
+
+
+def test_pruned_runs_are_counted_and_are_no_failures(tmp_path: Path, prefixes: list[str]) -> None:
+    records = [*(record_of("topk", k, metrics_at(k, *values)) for k, values in LEVELS.items()), pruned("topk", 64), pruned("topk", 128)]
+    html = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out")
+    assert "<span><b>2</b> pruned early</span>" in html.read_text()
+    text = html.with_name("report.md").read_text()
+    assert "3 of 5 runs finished, 2 pruned early; 1 seed." in text
+    assert "failed" not in text
+    assert "| pruned | StoppedEarly: others at L0 16 have an FVU 12 % lower after 25 % of the steps. |" in text
+
+
+def test_comparisons_with_all_in_common_but_the_text_are_told_apart(tmp_path: Path, prefixes: list[str]) -> None:
+    sweeps = [
+        write_sweep(tmp_path / name, [record_of("topk", 16, metrics_at(16, 0.08, 0.13), run_id=name, eval_hash=name * 3)]) for name in "ab"
+    ]
+    text = write_report(sweeps, tmp_path / "out").with_name("report.md").read_text()
+    assert "## demo · blocks.2.hook_resid_post · d_sae 1024 · 1 M training tokens · held-out text aaa" in text
+    assert "- TopK, held-out text bbb: 1 of 1 sparsity level finished." in text
+
+
+def test_a_run_that_one_of_two_sweeps_finished_is_that_one(tmp_path: Path, prefixes: list[str]) -> None:
+    done, lost = record_of("topk", 16, metrics_at(16, 0.08, 0.13)), failed("topk", 16)
+    for order in ("ab", "ba"):
+        sweeps = {name: write_sweep(tmp_path / order / name, [record]) for name, record in (("a", done), ("b", lost))}
+        text = write_report([sweeps[name] for name in order], tmp_path / order / "out").with_name("report.md").read_text()
+        assert "1 of 1 runs finished" in text
+        assert "| 21.5 s | a | `topk-16-0` |" in text
 
 
 def test_a_directory_that_is_no_sweep(tmp_path: Path) -> None:

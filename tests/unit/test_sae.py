@@ -7,6 +7,8 @@ from small_runs import random_sae, with_weights
 from torch import Tensor
 
 from sae_core.architectures.standard import Standard, StandardConfig
+from sae_core.errors import ConfigError
+from sae_core.normalisation import Affine, LayerNorm, layer_norm
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse, norm_weighted_l1
 
 
@@ -18,6 +20,16 @@ def test_initial_weights() -> None:
     assert not sae.b_dec.any() and not sae.b_enc.any()
 
 
+def test_an_independent_encoder_has_the_norms_of_the_decoder() -> None:
+    tied, free = (
+        Standard(StandardConfig(d_sae=40, encoder_init=init), 12, generator=torch.Generator().manual_seed(0))
+        for init in ("transpose", "independent")
+    )
+    assert torch.equal(free.W_dec, tied.W_dec) and free.W_enc.is_contiguous()
+    torch.testing.assert_close(free.W_enc.norm(dim=0), torch.full((40,), 0.1))
+    assert bool(torch.cosine_similarity(free.W_enc.T, free.W_dec).abs().mean() < 0.5)
+
+
 def test_decode() -> None:
     sae = with_weights("standard", WEIGHTS)
     # 2 * (1, 0) + 1 * (0, 2) + 1 * (3, 4) + b_dec (1, 0)
@@ -26,18 +38,45 @@ def test_decode() -> None:
 
 def test_folding_a_scale_moves_to_the_units_of_the_model() -> None:
     scaled, folded = with_weights("standard", WEIGHTS), with_weights("standard", WEIGHTS)
-    folded.fold_scale(4.0)
+    folded.fold(Affine("expected_norm", 4.0, 0.25))
     assert folded.b_dec.tolist() == [0.25, 0.0] and folded.W_dec[1].tolist() == [0.0, 0.5] and folded.W_enc[0].tolist() == [4.0, 0.0, 4.0]
     assert torch.equal(folded.b_enc, scaled.b_enc)
     torch.testing.assert_close(folded.encode(X), scaled.encode(4 * X))
     torch.testing.assert_close(folded(X), scaled(4 * X) / 4)
 
 
+def test_folding_a_whitening_moves_to_the_units_of_the_model() -> None:
+    whitened, folded = with_weights("standard", WEIGHTS), with_weights("standard", WEIGHTS)
+    matrix, mean = torch.tensor([[2.0, 1.0], [1.0, 1.0]]), torch.tensor([5.0, -3.0])
+    folded.fold(Affine("whitening", matrix, matrix.inverse(), mean))
+    y = (X - mean) @ matrix
+    torch.testing.assert_close(folded.encode(X), whitened.encode(y))
+    torch.testing.assert_close(folded(X), whitened(y) @ matrix.inverse() + mean)
+
+
+def test_layer_norm_is_not_folded() -> None:
+    sae, scale = random_sae("standard"), Affine("expected_norm", 2.0, 0.5)
+    with pytest.raises(ConfigError, match="but got normalize_activations='layer_norm' for an SAE with layer_norm=False"):
+        sae.fold(LayerNorm())
+    LayerNorm().build_into(sae)
+    with pytest.raises(ConfigError, match="but got normalize_activations='expected_norm' for an SAE with layer_norm=True"):
+        sae.fold(scale)
+
+
+def test_layer_norm_at_run_time() -> None:
+    sae, x = random_sae("standard"), 3 + 2 * torch.randn(5, 12)
+    y, mean, std = layer_norm(x)
+    latents, y_hat = sae.reconstruct(y)
+    LayerNorm().build_into(sae)
+    assert torch.equal(sae.reconstruct(x)[0], latents)
+    torch.testing.assert_close(sae(x), y_hat * std + mean)
+
+
 def test_the_inference_form_is_a_copy() -> None:
     sae = random_sae("gated").train()
     before = copy.deepcopy(sae.state_dict())
     inference = sae.to_inference()
-    inference.fold_scale(2.0)
+    inference.fold(Affine("expected_norm", 2.0, 0.5))
     assert not inference.training and sae.training
     assert all(torch.equal(value, before[key]) for key, value in sae.state_dict().items())
 
@@ -67,7 +106,7 @@ def test_concrete_classes_are_final() -> None:
             pass
 
 
-@pytest.mark.parametrize("method", ["decode", "forward"])
+@pytest.mark.parametrize("method", ["decode", "reconstruct", "forward"])
 def test_what_every_sae_shares_is_not_overridden(method: str) -> None:
     with pytest.raises(TypeError, match=f"`{method}` is the same for every SAE, but Own overrides it"):
         type("Own", (SparseAutoencoder,), {method: lambda self, x: x})

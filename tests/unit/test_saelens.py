@@ -104,11 +104,25 @@ def test_unknown_architectures_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("normalize_activations", "layer_norm"), ("apply_b_dec_to_input", False), ("normalize_activations", "constant_norm_rescale")],
+    [
+        ("normalize_activations", "expected_average_only_in"),
+        ("apply_b_dec_to_input", False),
+        ("normalize_activations", "constant_norm_rescale"),
+    ],
 )
 def test_what_is_not_folded_is_refused(tmp_path: Path, key: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=f"scale folded and b_dec subtracted from its input, but got .*{key}='?{value}"):
+    with pytest.raises(ConfigError, match=f"normalisation folded .* and b_dec subtracted from its input, but got .*{key}='?{value}"):
         load(changed_cfg(tmp_path, **{key: value}))
+
+
+def test_layer_norm_is_named_and_comes_back(tmp_path: Path) -> None:
+    sae = random_sae("standard")
+    sae.layer_norm = True
+    save(sae, tmp_path, {})
+    assert json.loads((tmp_path / "cfg.json").read_text())["normalize_activations"] == "layer_norm"
+    loaded, x = load(tmp_path), 3 + 2 * torch.randn(5, 12)
+    assert loaded.layer_norm and torch.equal(loaded(x), sae(x))
+    assert not torch.equal(loaded(x), loaded.decode(loaded.encode(x)))
 
 
 def test_tensors_must_fit(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import torch
 from sae_core.activations.shards import finish, harvest
 from sae_core.activations.stream import ActivationStream, Stream, TensorStream, shuffled_rows
 from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
+from sae_core.config import NormalizeActivations
+from sae_core.normalisation import Affine
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +85,36 @@ def test_batches_are_scaled_to_norm_sqrt_d_in(cache: Path) -> None:
     x = first(stream, 20)
     assert x.dtype == torch.float32
     assert float(x.norm(dim=1).mean()) == pytest.approx(stream.d_in**0.5, rel=1e-5)
-    assert torch.allclose(x.mean(dim=0) / stream.scale, stream.mean, atol=1e-5)
+    assert isinstance(stream.normalisation, Affine) and isinstance(stream.normalisation.inverse, float)
+    assert torch.allclose(x.mean(dim=0) * stream.normalisation.inverse, stream.mean, atol=1e-5)
 
 
 def test_tensor_stream_scale_and_mean_by_hand() -> None:
     stream = TensorStream(torch.tensor([[3.0, 4.0], [0.0, 5.0]]), batch_size=2)
     # both norms are 5, so the scale is sqrt(2) / 5
-    assert stream.scale == pytest.approx(2**0.5 / 5)
+    assert isinstance(stream.normalisation, Affine) and stream.normalisation.matrix == pytest.approx(2**0.5 / 5)
     assert stream.mean.tolist() == [1.5, 4.5]
     assert first(stream, 1).norm(dim=1).tolist() == pytest.approx([2**0.5, 2**0.5])
+
+
+@pytest.mark.parametrize("name", ["none", "layer_norm", "whitening"])
+def test_batches_are_normalised_as_asked(cache: Path, name: NormalizeActivations) -> None:
+    plain, stream = (Stream(cache, batch_size=500, normalize_activations=asked) for asked in ("none", name))
+    assert stream.normalisation.name == name
+    assert torch.equal(first(stream, 3), stream.normalisation(first(plain, 3)))
+
+
+def test_statistics_are_of_the_first_rows_whatever_is_asked_of_the_stream(cache: Path) -> None:
+    one, other = (
+        Stream(cache, batch_size=size, data_seed=seed, normalize_activations="whitening").normalisation for size, seed in ((10, 0), (99, 1))
+    )
+    assert isinstance(one, Affine) and isinstance(other, Affine)
+    assert torch.equal(one.matrix, other.matrix) and torch.equal(one.mean, other.mean)
+
+
+def test_a_normalisation_that_needs_no_statistics_reads_no_rows(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stream, "_shard", None)
+    Stream(cache, batch_size=10, normalize_activations="layer_norm")
 
 
 def test_both_are_activation_streams(cache: Path) -> None:

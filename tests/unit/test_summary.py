@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from fake_results import failed, metrics_at, realistic_records, record_of, write_sweep
+from fake_results import failed, metrics_at, realistic_records, record_of, target_record, write_sweep
 
+from analysis.style import TERMINAL_WIDTH
 from analysis.summary import Spread, at_matched_l0, compared_metrics, frontier_lines, hypervolumes
 from analysis.table import load_table
 
@@ -75,6 +76,23 @@ def test_frontier_lines_keep_widths_apart(tmp_path: Path) -> None:
     wide.config["sae"]["d_sae"] = 4096
     lines = frontier_lines(load_table(write_sweep(tmp_path / "demo", [record_of("topk", 16, metrics_at(16, 0.08, 0.1)), wide])))
     assert sum(line.startswith("Comparison ") for line in lines) == 2
+
+
+def test_targets_are_named_and_so_are_rates_that_differ(tmp_path: Path) -> None:
+    records = [target_record("standard", 32, metrics_at(32.4, fvu, 0.2), seed) for seed, fvu in enumerate((0.08, 0.1))]
+    lines = frontier_lines(load_table(write_sweep(tmp_path / "one", records)))
+    assert lines[3].split() == ["Standard", "(L1)", "32.4", "0.0900", "0.2000", "0.9683", "4.6", "%", "target", "L0", "32"]
+    records += [target_record("standard", 64, metrics_at(64, 0.04, 0.1), lr=1e-3)]
+    lines = frontier_lines(load_table(write_sweep(tmp_path / "two", records)))
+    assert lines[2].split()[-2:] == ["lr", "setting"]
+    assert lines[4].split()[-4:] == ["0.001", "target", "L0", "64"]
+
+
+def test_settings_too_long_for_the_terminal_are_cut(tmp_path: Path) -> None:
+    records = [target_record("gated", 32, metrics_at(32, 0.1, 0.2), lr=4e-3, lr_schedule_of_a_long_name=value) for value in (1.0, 2.0)]
+    (line, *_) = [line for line in frontier_lines(load_table(write_sweep(tmp_path / "demo", records))) if line.startswith("Gated")]
+    assert len(line) == TERMINAL_WIDTH
+    assert line.endswith("target L0 32 (lr_schedule_of…")
 
 
 def test_frontier_lines_of_nothing(tmp_path: Path) -> None:

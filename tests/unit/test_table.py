@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import config_of, failed, metrics_at, record_of, write_sweep
+from fake_results import config_of, failed, metrics_at, pruned, record_of, target_record, write_sweep
 
-from analysis.table import COLUMNS, load_table, metric_specs, orientation, over_seeds, specs_of, write_table
+from analysis.table import COLUMNS, by_comparison, load_table, metric_specs, orientation, over_seeds, specs_of, write_table
 from sae_core.errors import ConfigError
 from sae_core.records import MetricSpec
 
@@ -29,7 +29,7 @@ def test_columns_in_the_promised_order(sweep: Path) -> None:
     assert tuple(columns[: len(COLUMNS)]) == COLUMNS
     assert columns[len(COLUMNS) :] == [
         *("activations_hash", "eval_hash", "version_commit", "version_python", "version_ray", "version_sae_sweep", "version_torch"),
-        *("hardware", "finished_at", "error", "sweep", "setting_hash", "comparison_hash"),
+        *("hardware", "finished_at", "error", "sweep", "variant", "setting_hash", "comparison_hash"),
     ]
 
 
@@ -50,13 +50,49 @@ def test_unfinished_runs_have_nan_metrics_and_a_reason(sweep: Path) -> None:
     assert table["error"].isna().sum() == 3
 
 
-def test_further_metrics_and_target_l0_get_columns(tmp_path: Path) -> None:
-    config = config_of("jumprelu", 0.1, 0)
-    config["sae"]["target_l0"] = 32.0
-    record = record_of("jumprelu", 0.1, {**metrics_at(31, 0.05, 0.07), "absorption": 0.2}, config=config)
+def test_further_metrics_get_columns(tmp_path: Path) -> None:
+    record = record_of("jumprelu", 0.1, {**metrics_at(31, 0.05, 0.07), "absorption": 0.2})
     table = load_table(write_sweep(tmp_path / "demo", [record]))
-    assert list(table.columns[len(COLUMNS) : len(COLUMNS) + 3]) == ["target_l0", "absorption", "activations_hash"]
-    assert (table["target_l0"].item(), table["absorption"].item()) == (32.0, 0.2)
+    assert list(table.columns[len(COLUMNS) : len(COLUMNS) + 2]) == ["absorption", "activations_hash"]
+    assert table["absorption"].item() == 0.2
+
+
+def test_target_l0_its_error_and_the_coefficient_found(tmp_path: Path) -> None:
+    records = [target_record("standard", 32, metrics_at(l0, 0.1, 0.2), seed) for seed, l0 in enumerate((36.0, 28.0))]
+    given = record_of("standard", 0.5, metrics_at(30, 0.1, 0.2))
+    table = load_table(write_sweep(tmp_path / "demo", [*records, given], missing=[("standard", 1.0, 0)])).set_index("run_id")
+    runs = table.loc[["standard-target32-0", "standard-target32-1"]]
+    assert list(runs["target_l0"]) == [32, 32]
+    assert list(runs["l0_error"]) == [0.125, -0.125]  # 36 / 32 - 1, 28 / 32 - 1
+    assert list(runs["sparsity_value"]) == pytest.approx([1.1, 1.11])  # found, not the 1.0 it started from
+    assert table.loc[["standard-0.5-0", "standard-1-0"], ["target_l0", "l0_error"]].isna().all(axis=None)
+
+
+def test_seeds_of_a_target_are_one_setting_and_stay_together(tmp_path: Path) -> None:
+    records = [target_record("standard", target, metrics_at(target, 0.1, 0.2), seed) for seed in (0, 1) for target in (64, 16, 32)]
+    table = load_table(write_sweep(tmp_path / "demo", records))
+    assert list(zip(table["target_l0"], table["seed"], strict=True)) == [(16, 0), (16, 1), (32, 0), (32, 1), (64, 0), (64, 1)]
+    settings = over_seeds(table)
+    assert list(settings["target_l0"]) == [16, 32, 64]
+    assert list(settings["n_seeds"]) == [2, 2, 2]
+    assert settings["sparsity_value"].iloc[0] == pytest.approx((2.2 + 2.22) / 2)  # each seed's own
+
+
+def test_pruned_runs_are_not_finished_and_have_no_metrics(tmp_path: Path) -> None:
+    table = load_table(write_sweep(tmp_path / "demo", [pruned("topk", 16), record_of("topk", 8, metrics_at(8, 0.1, 0.2))]))
+    assert list(table["status"]) == ["finished", "pruned"]
+    assert np.isnan(table.loc[1, "fvu"])
+    assert list(over_seeds(table)["l0"]) == [8]
+    assert table["comparison_hash"].nunique() == 1
+
+
+def test_comparisons_are_told_narrow_before_wide(tmp_path: Path) -> None:
+    wide = config_of("batchtopk", 16, 0)
+    wide["sae"]["d_sae"] = 4096
+    records = [record_of("topk", 16, metrics_at(16, 0.1, 0.2)), record_of("batchtopk", 16, metrics_at(16, 0.1, 0.2), config=wide)]
+    table = load_table(write_sweep(tmp_path / "demo", records))
+    assert list(table["d_sae"]) == [4096, 1024]
+    assert [runs["d_sae"].item() for runs in by_comparison(table).values()] == [1024, 4096]
 
 
 def test_a_run_of_two_sweeps_is_one_row_and_the_finished_one(tmp_path: Path) -> None:
@@ -145,8 +181,8 @@ def test_written_tables_read_back(sweep: Path) -> None:
     pd.testing.assert_frame_equal(parquet, table)
     assert specs_of(parquet) == specs_of(table)
     lines = (sweep / "table.csv").read_text().splitlines()
-    assert lines[0].startswith("run_id,architecture,status,sparsity_parameter,sparsity_value,seed,lr,d_in,d_sae,train_tokens,")
-    assert lines[2].startswith("gated-3-0,gated,failed,l1_coefficient,3.0,0,0.004,128,1024,,,,,")  # missing is empty
+    assert lines[0].startswith("run_id,architecture,status,sparsity_parameter,sparsity_value,target_l0,seed,lr,d_in,d_sae,train_tokens,")
+    assert lines[2].startswith("gated-3-0,gated,failed,l1_coefficient,3.0,,0,0.004,128,1024,,,,,")  # missing is empty
     assert "nan" not in "".join(lines).lower().replace("loss=nan", "")
     assert sorted(file.name for file in sweep.glob("*table*")) == ["table.csv", "table.parquet"]  # no temporary file is left
 

@@ -36,6 +36,18 @@ def test_every_token_has_k_latents_where_enough_are_positive() -> None:
     assert (sae.encode(torch.randn(16, 12)) != 0).sum(dim=1).tolist() == [3] * 16
 
 
+def test_an_annealed_k_is_rounded() -> None:
+    sae = random_sae("topk", k=2, k_start=5, k_anneal=1.0)
+    sae.load_state_dict(sae.state_dict() | {"b_enc": torch.full((40,), 50.0)})
+    # 5, 4.25, 3.5, 2.75 and 2 latents a token; a half goes to the even neighbour.
+    assert [float(sae.loss(torch.randn(16, 12), LossContext(progress=i / 4)).l0) for i in range(5)] == [5, 4, 4, 3, 2]
+
+
+def test_k_start_is_a_whole_number() -> None:
+    with pytest.raises(ValidationError, match=r"k_start\n.*input_value=4\.5"):
+        TopKConfig(d_sae=40, k=2, k_start=4.5)  # type: ignore[arg-type]
+
+
 def test_the_inference_form_has_unit_rows_and_says_so() -> None:
     inference = with_weights("topk", WEIGHTS, k=2).to_inference()
     assert inference.saelens_fields() == {"k": 2, "rescale_acts_by_decoder_norm": False}

@@ -98,3 +98,11 @@ def test_a_stopped_trial_goes_on_from_its_checkpoint(
     train_trial(config)
     assert [told["progress"][run.run_id] for told in reports] == pytest.approx([4 / 6, 5 / 6, 1, 1])
     assert record(tmp_path, run).status == "trained"
+
+
+def test_the_stream_is_normalised_as_the_runs_ask(tmp_path: Path, reports: list[dict[str, Any]]) -> None:
+    run = run_of("topk", normalize_activations="layer_norm")
+    train_trial(trial(tmp_path, run))
+    assert record(tmp_path, run).status == "trained"
+    cfg = json.loads((tmp_path / "runs" / run.run_id / "sae" / "cfg.json").read_text())
+    assert cfg["normalize_activations"] == "layer_norm"

@@ -7,8 +7,12 @@ import torch
 from small_runs import D_IN, run_of, stream_of
 from torch import Tensor
 
+from sae_core import training
 from sae_core.activations.stream import ActivationStream
+from sae_core.architectures.topk import TopKConfig
 from sae_core.config import ARCHITECTURES, RunConfig
+from sae_core.errors import ConfigError
+from sae_core.normalisation import Affine
 from sae_core.training import HISTORY_ROWS, Learner, TrainResult, train_group, train_run
 
 DIVERGING = {"lr": 1e30, "lr_warm_up": 0.0}
@@ -35,7 +39,7 @@ class Recorded(ActivationStream):
 
     def __init__(self, run: RunConfig) -> None:
         self.stream = stream_of(run)
-        self.d_in, self.scale = self.stream.d_in, self.stream.scale
+        self.d_in, self.normalisation = self.stream.d_in, self.stream.normalisation
         self.starts: list[int] = []
 
     def batches(self, start: int = 0) -> Iterator[Tensor]:
@@ -46,7 +50,7 @@ class Recorded(ActivationStream):
 class Poisoned(ActivationStream):
     """Batch `bad` is NaN."""
 
-    d_in, scale = D_IN, 1.0
+    d_in, normalisation = D_IN, Affine("expected_norm", 1.0, 1.0)
 
     def __init__(self, bad: int) -> None:
         self.bad = bad
@@ -216,10 +220,48 @@ def test_autocast_leaves_parameters_in_float32() -> None:
     assert rounded.history != exact.history
 
 
+def test_a_stream_normalised_otherwise_is_refused() -> None:
+    with pytest.raises(ConfigError, match="but got normalize_activations='layer_norm' and a stream with 'expected_norm'"):
+        train_run(run_of("topk", normalize_activations="layer_norm"), stream_of(run_of("topk")))
+
+
+def test_initial_values_from_the_activations_are_not_made_again_on_resume(tmp_path: Path) -> None:
+    run = run_of(TopKConfig(d_sae=64, k=4, b_dec_init="mean"))
+    with pytest.raises(Interrupted):
+        train_run(run, stream_of(run), directory=tmp_path, checkpoint_seconds=0, on_step=Interrupt(after=7))
+    stream = Recorded(run)
+    train_run(run, stream, directory=tmp_path)
+    assert stream.starts == [7, 0]  # training and calibration, not the sample
+
+
+def test_the_sample_is_read_once_for_a_group_and_only_if_asked_for() -> None:
+    asking = [run_of(TopKConfig(d_sae=64, k=4, b_dec_init="mean"), n_steps=2, seed=seed) for seed in (0, 1)]
+    plain = Recorded(asking[0])
+    train_group([run_of("topk", n_steps=2)], plain)
+    assert plain.starts == [0, 0]  # training and calibration
+    stream = Recorded(asking[0])
+    train_group(asking, stream)
+    assert stream.starts == [0, 0, 0, 0]  # the sample, training, and calibration of each
+
+
+def test_latents_are_resampled_when_due_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of("standard", dead_after_tokens=3 * 64, resample_every_steps=4, resample_until=0.7)  # 20 steps of 64 tokens
+    learner, calls = Learner.start(run, D_IN, torch.device("cpu")), []
+    monkeypatch.setattr(training, "resample", lambda sae, optimizer, dead, x, seed: calls.append((learner.step, dead.nonzero().tolist())))
+    with torch.no_grad():
+        learner.sae.b_enc[7] = -1e6  # never active
+    seen = []
+    for x, _ in zip(stream_of(run).batches(), range(20), strict=False):
+        learner.train_step(x)
+        seen.append(int(learner.tokens_since_active[7]))
+    assert calls == [(4, [[7]]), (8, [[7]]), (12, [[7]])]
+    assert seen[:6] == [64, 128, 192, 0, 64, 128]
+
+
 def test_what_a_result_holds() -> None:
     run = run_of("topk", n_steps=2)
     stream = stream_of(run)
     result = train_run(run, stream)
-    assert result.run == run and result.d_in == D_IN and result.scale == stream.scale and result.error is None
+    assert result.run == run and result.d_in == D_IN and result.normalisation is stream.normalisation and result.error is None
     assert result.sae is not None and not result.sae.training
     assert result.seconds > 0

@@ -1,0 +1,69 @@
+"""What sets the runs of one architecture apart, beside their sparsity, learning rate and seed: `bandwidth=0.5`."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from analysis.stored import StoredRun
+
+_IN_OTHER_COLUMNS = {"seed", "train.lr", "sae.architecture", "sae.target_l0"}
+"""Fields that the table has a column for."""
+
+_Fields = dict[str, Any]
+
+
+def variants(runs: Sequence[StoredRun], comparisons: Sequence[str]) -> list[str]:
+    """A run's values of the fields in which the runs of its architecture and comparison differ; empty where they do not.
+
+    Args:
+        comparisons: the `comparison_hash` of each run.
+
+    Returns:
+        One text a run, e.g. "bandwidth=0.5, batch_size=4096". Fields that a run's version of the config did not have are left out.
+    """
+    fields = [_flat(run.config) for run in runs]
+    groups: dict[tuple[Any, str], list[int]] = defaultdict(list)
+    for place, (run, comparison) in enumerate(zip(runs, comparisons, strict=True)):
+        groups[run.record.architecture if run.record else run.planned.get("architecture"), comparison].append(place)
+    texts = [""] * len(runs)
+    for places in groups.values():
+        parameters = {_parameter(runs[place]) for place in places}
+        varied = _varied([fields[place] for place in places], parameters)
+        for place in places:
+            texts[place] = ", ".join(f"{name.rpartition('.')[2]}={_text(fields[place][name])}" for name in varied if name in fields[place])
+    return texts
+
+
+def _varied(configs: Sequence[_Fields], parameters: set[str]) -> list[str]:
+    """Names of the fields that differ. A sparsity parameter counts only if it differs between runs that were asked for one L0."""
+    names = list(dict.fromkeys(name for config in configs for name in config))
+    at_target: dict[float, list[_Fields]] = defaultdict(list)
+    for config in configs:
+        if config.get("sae.target_l0") is not None:
+            at_target[config["sae.target_l0"]].append(config)
+
+    def differs(name: str) -> bool:
+        compared = list(at_target.values()) if name in parameters else [configs]
+        return any(len(_distinct(group, name)) > 1 for group in compared)
+
+    return [name for name in names if name not in _IN_OTHER_COLUMNS and differs(name)]
+
+
+def _distinct(configs: Sequence[_Fields], name: str) -> set[str]:
+    return {_text(config[name]) for config in configs if name in config}
+
+
+def _parameter(run: StoredRun) -> str:
+    return f"sae.{run.record.sparsity_parameter if run.record else run.planned.get('sparsity_parameter')}"
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> _Fields:
+    flat: _Fields = {}
+    for name, value in nested.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value)

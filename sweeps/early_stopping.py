@@ -1,0 +1,159 @@
+"""Early stopping that understands sparsity: successive halving among runs of the same L0 only.
+
+A lower L0 costs reconstruction, so a rule that looks at errors alone stops the sparse end of a front first. Here a run is compared, at
+each rung (a fraction of its steps), with runs of its architecture, width and data whose L0 is in the same band, and stopped only if
+one of them is both no less sparse and better, and it is not itself among the best 1/reduction_factor of them. At a rung L0 is still on
+its way to where it will end, so what a run was asked for (a target, k, a coefficient) counts as well as what it shows: neither may
+be less sparse. As in ASHA (Li et al.
+2018, arXiv:1810.05934) the rule is asynchronous: a run is judged against those that were at the rung before it, and nobody waits.
+
+What runs showed at rungs is read from their histories, which are on disk before a run asks whether to go on: a relaunch decides
+with the same knowledge.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from sae_core.config import ArchitectureConfig, RunConfig
+from sae_core.records import write_json
+from sae_core.trainable import rung_step
+from sweeps.definition import EarlyStoppingConfig
+from sweeps.store import Store, record_without_result
+
+WINDOW = 0.05
+"""Part of a run, before a rung, over which its error and L0 are averaged."""
+L0_SLACK = 1.05
+"""A run up to this factor denser still counts as no less sparse."""
+
+
+@dataclass(frozen=True, slots=True)
+class AtRung:
+    """What a run, or the mean over the seeds of a point, showed at a rung."""
+
+    name: str
+    """Run id, for messages."""
+    comparable: str
+    """Only runs with the same are compared."""
+    asked_density: float
+    """What it was asked for: its target L0 or k, or 1 / coefficient."""
+    l0: float
+    mse: float
+    """Training error, in the units of training."""
+
+    def in_band(self, other: "AtRung", factor: float) -> bool:
+        """Whether two runs are about equally sparse, as asked and as shown."""
+        pairs = [(self.asked_density, other.asked_density), (self.l0, other.l0)]
+        return all(max(pair) <= factor * min(pair) for pair in pairs)
+
+    def no_denser(self, other: "AtRung") -> bool:
+        """Whether this run is no less sparse than another, as asked and as shown."""
+        return self.asked_density <= L0_SLACK * other.asked_density and self.l0 <= L0_SLACK * other.l0
+
+
+def dominating(mine: AtRung, others: Iterable[AtRung], config: EarlyStoppingConfig) -> AtRung | None:
+    """The run because of which `mine` should stop: the best of those that dominate it; None if it should go on.
+
+    Args:
+        others: what the runs that were at the same rung before showed there.
+    """
+    peers = [other for other in others if other.comparable == mine.comparable and mine.in_band(other, config.l0_band)]
+    kept = max(1, math.floor((len(peers) + 1) / config.reduction_factor))
+    if sum(peer.mse < mine.mse for peer in peers) < kept:
+        return None
+    better = [peer for peer in peers if peer.mse < mine.mse and peer.no_denser(mine)]
+    return min(better, key=lambda peer: peer.mse, default=None)
+
+
+def at_rung(runs: Sequence[RunConfig], histories: Sequence[Sequence[Mapping[str, float | None]]], rung: float) -> AtRung | None:
+    """Means over runs that differ in the seed alone; None where a history does not reach the rung, or is not finite there.
+
+    Args:
+        histories: of the runs, in their order; see `Learner.history`.
+    """
+    values = []
+    for run, history in zip(runs, histories, strict=True):
+        last = rung_step(rung, run.n_steps)
+        steps = [row["step"] or 0 for row in history]
+        rows = [row for row, step in zip(history, steps, strict=True) if last - WINDOW * run.n_steps < step <= last]
+        pairs = [(l0, mse) for row in rows if (l0 := row.get("l0")) is not None and (mse := row.get("mse_loss")) is not None]
+        if not pairs or len(pairs) < len(rows) or max(steps) < last:
+            return None
+        values.append([sum(column) / len(pairs) for column in zip(*pairs, strict=True)])
+    l0, mse = (sum(column) / len(values) for column in zip(*values, strict=True))
+    run, sae = runs[0], runs[0].sae
+    parameter = "target_l0" if sae.target_l0 else sae.sparsity_parameter
+    comparable = [sae.architecture, sae.d_sae, parameter, run.train.normalize_activations, run.activations.model_dump(mode="json")]
+    return AtRung(run.run_id, json.dumps(comparable), _asked_density(sae), l0, mse)
+
+
+def _asked_density(sae: ArchitectureConfig) -> float:
+    if sae.target_l0:
+        return sae.target_l0
+    if not sae.has_coefficient:
+        return sae.sparsity_value
+    return 1 / sae.sparsity_value if sae.sparsity_value else math.inf
+
+
+class EarlyStopping(FIFOScheduler):
+    """Ray Tune's scheduler: decides at rungs, and writes the records of the runs that it stops.
+
+    Args:
+        groups: the runs of each trial of this launch and of earlier ones.
+        facts: fields that every record gets; as for `TrialConfig`.
+    """
+
+    def __init__(self, config: EarlyStoppingConfig, store: Store, groups: Iterable[Sequence[RunConfig]]) -> None:
+        super().__init__()
+        self.config, self.store = config, store
+        self.seen: dict[float, dict[str, AtRung]] = {rung: {} for rung in config.rungs}
+        for runs in groups:
+            for rung in config.rungs:
+                self._look(runs, rung)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its schedulers for a restore that we never do: histories are on disk.
+        return {}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """STOP where the trial should stop, once its runs have their records."""
+        rung = result.get("rung")
+        if rung is None:
+            return TrialScheduler.CONTINUE
+        told = trial.config["trial"]
+        runs = [RunConfig.model_validate(run) for run in told["runs"]]
+        mine = self._look(runs, rung)
+        others = [other for name, other in self.seen[rung].items() if name != runs[0].run_id]
+        because = None if mine is None else dominating(mine, others, self.config)
+        if mine is None or because is None:
+            return TrialScheduler.CONTINUE
+        reason = (
+            f"dominated at {rung:.0%} of its tokens by {because.name}, whose error is {because.mse:.4g} at L0 {because.l0:.1f}; "
+            f"its own {mine.mse:.4g} at L0 {mine.l0:.1f}"
+        )
+        for run in runs:
+            self._prune(run, rung, reason, told["facts"])
+        return TrialScheduler.STOP
+
+    def _look(self, runs: Sequence[RunConfig], rung: float) -> AtRung | None:
+        """What runs showed at a rung, if they were there; remembered."""
+        # A run that diverged later showed a good error before: nobody should stop because of it.
+        records = [self.store.read_record(run.run_id) for run in runs]
+        if any(record is not None and record.status == "failed" for record in records):
+            return None
+        found = at_rung(runs, [self.store.read_history(run.run_id) for run in runs], rung)
+        if found is not None:
+            self.seen[rung][found.name] = found
+        return found
+
+    def _prune(self, run: RunConfig, rung: float, reason: str, facts: Mapping[str, Any]) -> None:
+        """Leave a record of a run that is stopped, and forget its checkpoint. Its trial waits for our answer and writes nothing."""
+        write_json(self.store.config_file(run.run_id), run.model_dump(mode="json"))
+        error = {"type": "StoppedEarly", "message": reason, "traceback": ""}
+        tokens = rung_step(rung, run.n_steps) * run.train.batch_size
+        self.store.write_record(record_without_result(run, "pruned", error, train_tokens=tokens, **facts))
+        self.store.checkpoint_file(run.run_id).unlink(missing_ok=True)

@@ -1,0 +1,220 @@
+"""The Optuna study of a search, on disk, and how Ray Tune asks it.
+
+The study lies in `results/<sweep>/search/` and outlives launches: a later one with more `trials` goes on with it. What a trial came
+to is read from its runs' records, never from what Ray was told: a trial whose runs were stopped early is PRUNED, one with a failed
+run or without a value is FAIL, and only one whose runs are all finished is COMPLETE. A FAIL that says nothing about the point (the
+launch was killed, a worker died) is not counted, and the same point is tried again: its runs have the same ids, so they go on from
+their checkpoints.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.search.optuna import OptunaSearch
+
+from sae_core.activations.seeds import seed_of
+from sae_core.config import RunConfig
+from sae_core.errors import ConfigError
+from sae_core.metrics import METRICS
+from sae_core.records import RunRecord
+from sweeps.definition import SearchConfig
+from sweeps.problems import Problems
+from sweeps.space import Space
+from sweeps.store import Store, may_recover
+
+AGAIN, INVALID = "again", "invalid"
+"""Why a failed trial is not counted: its point is tried again, or broke a rule of the config before anything was trained."""
+_UNCOUNTED = "uncounted"
+"""User attribute with one of these."""
+_REPEATS = "repeats"
+"""User attribute: number of the trial whose point is tried again."""
+_MOST_INVALID = 100
+"""Invalid points in a row after which a search gives up."""
+_POPULATION = (10, 50)
+"""Least and most points of a generation of NSGA-II; a fifth of the trials in between."""
+
+
+class Study:
+    """The study of a sweep's search.
+
+    Args:
+        directory: where studies are kept, one file each. It is made by `open`.
+    """
+
+    def __init__(self, space: Space, config: SearchConfig, directory: Path) -> None:
+        self.space, self.config = space, config
+        self.name = f"{'-'.join(config.objectives)}-{space.identity(config.objectives)}"
+        self.file = directory / f"{self.name}.log"
+        self.directions = [METRICS[name].spec.direction for name in config.objectives]
+
+    def trials(self) -> list[FrozenTrial]:
+        """Every trial so far, in order."""
+        return self._load().get_trials(deepcopy=False) if self.file.is_file() else []
+
+    def n_counted(self) -> int:
+        """Trials that count."""
+        return sum(trial.state.is_finished() and _UNCOUNTED not in trial.user_attrs for trial in self.trials())
+
+    def n_left(self) -> int:
+        """Trials still to be made."""
+        return max(0, self.config.trials - self.n_counted())
+
+    def groups(self) -> list[list[RunConfig]]:
+        """The runs of every point so far, but those that were never whole or valid."""
+        groups = []
+        for trial in self.trials():
+            if trial.state != TrialState.WAITING and trial.user_attrs.get(_UNCOUNTED) != INVALID:
+                with suppress(KeyError):  # killed before all of the point was proposed
+                    groups.append(self.space.runs(trial.params))
+        return groups
+
+    def runs(self) -> list[RunConfig]:
+        """The runs of every point so far, each once."""
+        return list({run.run_id: run for group in self.groups() for run in group}.values())
+
+    def open(self) -> None:
+        """Make ready for a launch: the file is there, what a killed launch left is mended, points that are to be tried first wait.
+
+        No other launch may be under way.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        _cut_off_torn_line(self.file)
+        storage = self.storage()
+        directions = [StudyDirection.MINIMIZE if direction == "min" else StudyDirection.MAXIMIZE for direction in self.directions]
+        study = optuna.create_study(storage=storage, study_name=self.name, directions=directions, load_if_exists=True)
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            storage.set_trial_user_attr(trial._trial_id, _UNCOUNTED, AGAIN)
+            storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        trials = study.get_trials(deepcopy=False)
+        tried_again = {trial.user_attrs.get(_REPEATS) for trial in trials}
+        for trial in trials:
+            if trial.user_attrs.get(_UNCOUNTED) == AGAIN and trial.number not in tried_again:
+                study.enqueue_trial(trial.params, user_attrs={_REPEATS: trial.number})
+        for given in self.config.points_to_evaluate:
+            study.enqueue_trial(self.space.fixed_point(given, Problems()), skip_if_exists=True)
+
+    def storage(self) -> JournalStorage:
+        """A file that is only ever appended to, also on storage without locks."""
+        return JournalStorage(JournalFileBackend(str(self.file)))
+
+    def sampler(self) -> BaseSampler:
+        """Who proposes. A later launch must not repeat the random numbers of the one before, so the seed depends on what is there."""
+        n_trials = len(self.trials())
+        seed = seed_of("search", self.config.seed, n_trials) % 2**32 if n_trials else self.config.seed
+        if self.config.sampler == "random":
+            return RandomSampler(seed=seed)
+        if self.config.sampler == "nsga2":
+            least, most = _POPULATION
+            return NSGAIISampler(population_size=min(max(self.config.trials // 5, least), most), seed=seed)
+        return TPESampler(seed=seed)
+
+    def _load(self) -> optuna.Study:
+        return optuna.load_study(study_name=self.name, storage=self.storage())
+
+
+class SweepSearch(OptunaSearch):
+    """Ray Tune's side of the study: proposes trials, and tells the study what became of them.
+
+    Args:
+        store: where the records are.
+        trial_config: what a Tune trial is to be given for the runs of a point.
+    """
+
+    def __init__(self, study: Study, store: Store, trial_config: Callable[[Sequence[RunConfig]], Mapping[str, Any]]) -> None:
+        self.study, self.store, self.trial_config = study, store, trial_config
+        self.points: dict[str, list[RunConfig]] = {}
+        super().__init__(
+            space=study.space,
+            metric=list(study.config.objectives),
+            mode=list(study.directions),
+            sampler=study.sampler(),
+            study_name=study.name,
+            storage=study.storage(),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its search algorithms for a restore that we never do: the study is on disk.
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: see `__getstate__`."""
+
+    @property
+    def metric(self) -> Any:
+        """None, or Tune would end the whole experiment at a report without the objectives: those come from the records."""
+        return None
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        """The config of the next trial.
+
+        Raises:
+            ConfigError: the space holds next to no valid points.
+        """
+        for _ in range(_MOST_INVALID):
+            point = super().suggest(trial_id)
+            assert point is not None
+            try:
+                runs = self.points[trial_id] = self.study.space.runs(point)
+            except ConfigError as error:
+                problem = error
+                self._tell(trial_id, TrialState.FAIL, None, INVALID)
+                del self._ot_trials[trial_id]
+            else:
+                self.store.add_runs(runs)
+                return {"trial": self.trial_config(runs)}
+        raise ConfigError(f"a search must find valid points, but got {_MOST_INVALID} invalid ones in a row. The last one:\n{problem}")
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: what a trial gives is known at its end."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the study what became of a trial."""
+        records = [self.store.read_record(run.run_id) for run in self.points.pop(trial_id)]
+        state, values = outcome(records, self.study.config.objectives)
+        lost = state == TrialState.FAIL and any(record is None or may_recover(record) for record in records)
+        self._tell(trial_id, state, values, AGAIN if lost else None)
+
+    def _tell(self, trial_id: str, state: TrialState, values: Sequence[float] | None, uncounted: str | None) -> None:
+        trial = self._ot_trials[trial_id]
+        if uncounted is not None:
+            trial.set_user_attr(_UNCOUNTED, uncounted)
+        assert self._ot_study is not None
+        self._ot_study.tell(trial, values, state=state)
+
+
+def outcome(records: Sequence[RunRecord | None], objectives: Sequence[str]) -> tuple[TrialState, list[float] | None]:
+    """What a trial came to.
+
+    Args:
+        records: of its runs, one a seed; None for a run that left none.
+
+    Returns:
+        COMPLETE and the means over the seeds, or another state and None.
+    """
+    found = [record for record in records if record is not None and record.status in ("finished", "pruned")]
+    if len(found) < len(records):
+        return TrialState.FAIL, None
+    if any(record.status == "pruned" for record in found):
+        return TrialState.PRUNED, None
+    values = [[record.metrics.get(name) for record in found] for name in objectives]
+    known = [[value for value in row if value is not None and math.isfinite(value)] for row in values]
+    if any(len(row) < len(records) for row in known):
+        return TrialState.FAIL, None
+    return TrialState.COMPLETE, [sum(row) / len(row) for row in known]
+
+
+def _cut_off_torn_line(file: Path) -> None:
+    """A killed launch may leave half a line at the end, which Optuna would append to."""
+    if file.is_file() and (content := file.read_bytes()) and not content.endswith(b"\n"):
+        os.truncate(file, content.rfind(b"\n") + 1)
