@@ -29,6 +29,7 @@ def facts(sweeps: Sequence[StoredSweep], table: pd.DataFrame) -> list[tuple[str,
         ("Hook point", _values(configs, "activations.model.hook_point")),
         ("Text", _values(configs, "activations.data.dataset")),
         ("Training tokens", _counts(_found(configs, "activations.train_tokens"))),
+        ("Training tokens spent", _spent(sweeps)),
         ("Held-out tokens", _counts(table["eval_tokens"].dropna().unique())),
         ("Activation width d_in", _join(table["d_in"].dropna().unique())),
         ("Latents d_sae", _join(table["d_sae"].dropna().unique())),
@@ -82,6 +83,19 @@ def _join(values: Iterable[Any]) -> str:
 
 def _counts(values: Iterable[Any]) -> str:
     return _join(f"{int(value):,}" for value in values)
+
+
+def _spent(sweeps: Sequence[StoredSweep]) -> str:
+    """How much of what its runs were asked for was trained; empty where no run was stopped early."""
+    records = {run.run_id: run.record for sweep in sweeps for run in sweep.runs if run.record}
+    trained = [record for record in records.values() if record.status != "failed"]
+    if all(record.status != "pruned" for record in trained):
+        return ""
+    sizes = [(_at(record.config, "activations.train_tokens"), _at(record.config, "train.batch_size")) for record in trained]
+    asked = sum(tokens // batch * batch for tokens, batch in sizes)
+    spent = sum(record.train_tokens or 0 for record in trained)
+    pruned = sum(record.status == "pruned" for record in trained)
+    return f"{spent:,} of {asked:,} ({spent / asked:.0%}): {pruned} of {len(trained)} runs were stopped early"
 
 
 def _learning_rates(table: pd.DataFrame) -> str:

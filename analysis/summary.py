@@ -8,7 +8,16 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.pareto import L0_WINDOW, REFERENCES, common_window, hypervolume, interpolate_at_l0, l0_spans, settings_with_front
+from analysis.pareto import (
+    END_TOLERANCE,
+    L0_WINDOW,
+    REFERENCES,
+    common_window,
+    hypervolume,
+    interpolate_at_l0,
+    l0_spans,
+    settings_with_front,
+)
 from analysis.style import TERMINAL_WIDTH, by_architecture, label, looks, metric, number, setting
 from analysis.table import by_comparison
 
@@ -123,7 +132,7 @@ def _matched_lines(runs: pd.DataFrame) -> list[str]:
     width = 9 * len(MATCHED_L0S)
     gap = " " * 5
     lines = [
-        "At matched L0, between neighbours on each front (–: the front does not reach)",
+        f"At matched L0, between neighbours on each front and up to {100 * END_TOLERANCE:g} % beyond (–: the front does not reach)",
         "",
         " " * 24 + gap.join(f"{headings[name]:^{width}}" for name in tables),
         " " * 24 + gap.join("".join(f"{l0:>9g}" for l0 in MATCHED_L0S) for _ in tables),

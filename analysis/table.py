@@ -24,11 +24,10 @@ from sae_core.errors import ConfigError
 from sae_core.records import MetricSpec, write_text, written_whole
 
 COLUMNS = (
-    *("run_id", "architecture", "status", "sparsity_parameter", "sparsity_value", "target_l0", "seed", "lr", "d_in", "d_sae"),
-    *("train_tokens", "eval_tokens", "l0", "l0_error"),
-    *("mse", "fvu", "explained_variance", "cosine", "reconstruction_bias", "dead_fraction"),
+    *("run_id", "architecture", "status", "sparsity_parameter", "sparsity_value", "seed", "lr", "d_in", "d_sae"),
+    *("train_tokens", "eval_tokens", "l0", "mse", "fvu", "explained_variance", "cosine", "reconstruction_bias", "dead_fraction"),
     *("ce_loss_clean", "ce_loss_spliced", "ce_loss_zero_ablated", "ce_loss_mean_ablated", "delta_ce", "ce_loss_recovered", "kl"),
-    *("train_seconds", "tokens_per_second"),
+    *("train_seconds", "tokens_per_second", "target_l0", "l0_error"),
 )
 """The columns every table starts with, in this order."""
 

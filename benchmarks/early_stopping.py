@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--tokens", type=int, default=1_000_000, help="training tokens of a run")
     parser.add_argument("--eval-tokens", type=int, default=100_000)
-    parser.add_argument("--rungs", nargs="+", type=float, default=[0.11, 0.33])
+    parser.add_argument("--rungs", nargs="+", type=float, default=[0.1, 0.3])
     parser.add_argument("--reduction-factor", type=float, default=3.0)
     parser.add_argument("--l0-band", type=float, default=1.5)
     parser.add_argument("--results", type=Path, required=True)

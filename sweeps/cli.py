@@ -74,11 +74,12 @@ def plan(
     """Say what `run` would do: every run, done or not, and what it takes. Nothing is started."""
     from sweeps import provenance
     from sweeps.definition import Sweep
-    from sweeps.plan import lines
+    from sweeps.plan import lines, search_lines
     from sweeps.plan import plan as make_plan
 
     sweep = Sweep.from_yaml(definition, settings or [])
-    typer.echo("\n".join(lines(make_plan(sweep, results, slots or provenance.n_cores()))))
+    told = lines(make_plan(sweep, results, slots or provenance.n_cores())) if sweep.search is None else search_lines(sweep, results)
+    typer.echo("\n".join(told))
 
 
 @app.command()
@@ -91,7 +92,7 @@ def status(results: Annotated[Path, typer.Argument(help="A sweep's own directory
     for run in runs:
         typer.echo(f"{run.run_id:<{width}}  {run.state:<8}  {run.reason}".rstrip())
     states = [run.state for run in runs]
-    typer.echo(", ".join(f"{states.count(state)} {state}" for state in ("finished", "trained", "failed", "missing")))
+    typer.echo(", ".join(f"{states.count(state)} {state}" for state in ("finished", "trained", "pruned", "failed", "missing")))
 
 
 @app.command()
@@ -118,6 +119,9 @@ def _tell(done: "LaunchResult") -> None:
         table = load_table(done.directory)
         typer.echo("\n".join([*frontier_lines(table), "", *warning_lines(table), ""]))
         typer.echo(f"Report: {done.directory / 'report' / 'report.html'}")
+    if done.pruned:
+        share = f"{done.tokens_spent:,} of {done.tokens_asked:,} training tokens spent"
+        typer.echo(f"{len(done.pruned)} runs stopped early: {share}")
     for run_id, reason in done.failed.items():
         typer.echo(f"failed: {run_id}: {reason}", err=True)
     for run_id in done.missing:

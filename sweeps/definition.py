@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator
 
-from sae_core.config import Config, Count, RunConfig
+from sae_core.config import ARCHITECTURES, Config, Count, RunConfig
 from sae_core.errors import ConfigError, UnknownNameError
 from sweeps.local_data import absolute
 from sweeps.problems import Problems, collect, shown
@@ -48,12 +48,12 @@ class SearchConfig(Config):
 class EarlyStoppingConfig(Config):
     """Runs that others of their sparsity dominate are stopped before their end."""
 
-    rungs: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)] = Field(default_factory=lambda: [0.11, 0.33])
+    rungs: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)] = Field(default_factory=lambda: [0.1, 0.3])
     """Fractions of a run's steps at which it is compared."""
     reduction_factor: Annotated[float, Field(gt=1)] = 3.0
     """The best 1/reduction_factor of the runs compared with each other go on in any case."""
     l0_band: Annotated[float, Field(gt=1)] = 1.5
-    """Runs are compared with each other where their L0 differ by at most this factor."""
+    """Runs are compared with each other where the L0 asked for, or else the coefficients, differ by at most this factor."""
 
     @field_validator("rungs")
     @classmethod
@@ -120,9 +120,13 @@ class Sweep(Config):
         """A sweep from what a YAML file holds.
 
         Args:
-            overrides: `key=value` settings, applied in order; the key is a dotted path and the value YAML.
+            overrides: `key=value` settings, applied in order; the key is a dotted path and the value YAML. One of `target_l0` takes the
+                place of the definition's coefficients and `k`.
         """
-        return cls(**with_overrides(definition, overrides))
+        content = with_overrides(definition, overrides)
+        if content.get("target_l0") is not None and any(override.partition("=")[0].strip() == "target_l0" for override in overrides):
+            content = with_overrides(_without_sparsity(definition), overrides)
+        return cls(**content)
 
     @classmethod
     def from_yaml(cls, path_or_name: str | Path, overrides: Sequence[str] = ()) -> Self:
@@ -171,6 +175,18 @@ class Sweep(Config):
         from sweeps.space import space_of
 
         return space_of(self)
+
+
+def _without_sparsity(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """A definition without the fields that set the sparsity of its architectures."""
+    parameters = {ARCHITECTURES[name].Config.sparsity_parameter for name in ARCHITECTURES}
+
+    def rest(section: Any) -> Any:
+        return {key: value for key, value in section.items() if key not in parameters} if isinstance(section, Mapping) else section
+
+    own = definition.get("architectures")
+    architectures = {name: rest(section) for name, section in own.items()} if isinstance(own, Mapping) else own
+    return {**definition, **{key: value for key, value in (("sae", rest(definition.get("sae"))), ("architectures", architectures)) if value}}
 
 
 def _read(path_or_name: str) -> tuple[str, str]:

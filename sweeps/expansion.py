@@ -178,10 +178,11 @@ def _architecture_axes(sweep: "Sweep", name: str, own: Mapping[str, Any], proble
     common = {key: value for key, value in sweep.sae.items() if key in fields}
     own_sae = {key: value for key, value in own.items() if key in fields}
     target: Grid = {}
-    if sweep.target_l0 is not None:
-        # The target takes the place of every list of coefficients.
-        for given in (common, own_sae):
-            given.pop(config.sparsity_parameter, None)
+    if sweep.target_l0 is not None and "target_l0" not in own_sae:
+        for where, given in (("sae", common), (place, own_sae)):
+            if given.pop(config.sparsity_parameter, None) is not None:
+                rule = f"`{config.sparsity_parameter}` must be left out where `target_l0` is given, but got both. Remove one of them."
+                problems.add(where, rule)
         target_type = config.model_fields["target_l0"].annotation
         target = {("sae", "target_l0"): read_axis(sweep.target_l0, target_type, place="target_l0", problems=problems)}
     own_train = {key: value for key, value in own.items() if key in TrainConfig.model_fields and key not in fields}
@@ -189,8 +190,8 @@ def _architecture_axes(sweep: "Sweep", name: str, own: Mapping[str, Any], proble
         {("sae", "architecture"): Axis(place, (name,))}
         | read_section(common, config, path=("sae",), place="sae", problems=problems)
         | read_section(sweep.train, TrainConfig, path=("train",), place="train", problems=problems)
-        | read_section(own_sae, config, path=("sae",), place=place, problems=problems)
         | target
+        | read_section(own_sae, config, path=("sae",), place=place, problems=problems)
         | read_section(own_train, TrainConfig, path=("train",), place=place, problems=problems)
     )
 

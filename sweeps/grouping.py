@@ -80,6 +80,21 @@ def group_runs(runs: Sequence[RunConfig], *, n_slots: int, d_in: Width, memory_b
     return [group.runs for group in sorted(groups, key=lambda group: -group.cost)]
 
 
+def lone_runs(runs: Sequence[RunConfig], *, d_in: Width, memory_bytes: int | None = None) -> list[list[RunConfig]]:
+    """Groups of one, so that each can be stopped by itself, in an order that is random but always the same: no learning rate comes first.
+
+    Args:
+        d_in: width of a run's activations.
+        memory_bytes: most memory a group may need; None for no limit.
+
+    Raises:
+        ConfigError: a run needs more than `memory_bytes`.
+    """
+    for run in runs:
+        _check_fits(run, d_in, memory_bytes)
+    return [[run] for run in sorted(runs, key=lambda run: run.run_id.rpartition("-")[2])]  # a hash is as good as a die
+
+
 @dataclass(slots=True, eq=False)
 class _Group:
     runs: list[RunConfig] = field(default_factory=list)

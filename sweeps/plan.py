@@ -7,7 +7,7 @@ from pathlib import Path
 from sae_core.config import SOURCES, ActivationsConfig, RunConfig
 from sweeps import provenance
 from sweeps.definition import Sweep
-from sweeps.grouping import group_bytes, group_runs, n_parameters, training_flops
+from sweeps.grouping import group_bytes, group_runs, lone_runs, n_parameters, training_flops
 from sweeps.local_data import demo_text_file, locate
 from sweeps.store import State, Store, may_recover
 
@@ -83,7 +83,10 @@ def plan(sweep: Sweep, results: Path, n_slots: int) -> Plan:
     states: dict[str, State] = {run.run_id: records[run.run_id].status if run.run_id in records else "missing" for run in runs}
     to_do = [run for run in runs if run.run_id not in records or may_recover(records[run.run_id])]
     memory = None if provenance.n_gpus() else provenance.slot_memory_bytes(n_slots)
-    groups = group_runs(to_do, n_slots=n_slots, d_in=d_in, memory_bytes=memory)
+    if sweep.early_stopping:
+        groups = lone_runs(to_do, d_in=d_in, memory_bytes=memory)
+    else:
+        groups = group_runs(to_do, n_slots=n_slots, d_in=d_in, memory_bytes=memory)
     number = {run.run_id: index for index, group in enumerate(groups, start=1) for run in group}
     return Plan(
         name=sweep.name,
@@ -121,6 +124,32 @@ def lines(plan: Plan) -> list[str]:
         f"training    {plan.flops:.1e} FLOPs in {plan.n_groups} groups on {plan.n_slots} slots",
         f"memory      {_size(plan.memory_bytes)} per slot for training, beside the program itself",
         f"disk        {_size(plan.activations_bytes)} for activations, {_size(plan.results_bytes)} for results",
+    ]
+
+
+def search_lines(sweep: Sweep, results: Path) -> list[str]:
+    """What `launch` would do for a search, as text.
+
+    Raises:
+        ConfigError: the definition, the model, the text or the results directory is not as it must be.
+    """
+    from sweeps.search import Study
+
+    assert sweep.search is not None, f"{sweep.search=}"
+    space, search = sweep.space(), sweep.search
+    store = Store(results / sweep.name)
+    store.check_ours(space.corners)
+    _survey({"": space.activations}, store.activations)
+    study = Study(space, search, store.search)
+    left, tokens, n_seeds = study.n_left(), space.activations.train_tokens, len(space.axes.seeds)
+    objectives = ", ".join(f"{name} ({direction})" for name, direction in zip(search.objectives, study.directions, strict=True))
+    return [
+        f"Search {sweep.name}: {search.trials} trials, {left} to make. Results in {store.directory}",
+        *(f"  {line}" for line in space.lines()),
+        f"objectives  {objectives}, proposed by {search.sampler}",
+        f"training    {n_seeds} x {tokens:,} tokens per trial (seeds x tokens), {left * n_seeds * tokens:,} tokens left",
+        f"harvest     {tokens:,} training tokens, once for all trials",
+        f"evaluation  {space.activations.eval_tokens:,} held-out tokens, in each trial",
     ]
 
 

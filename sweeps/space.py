@@ -96,9 +96,8 @@ class Space:
         names = list(self.axes.architectures)
         asked = given.get(ARCHITECTURES)
         if ARCHITECTURES in given and (asked not in names or len(names) == 1):
-            problems.add(
-                place, f"`architectures` must be one of the choices {names if len(names) > 1 else []}, but got {asked!r}. Correct it."
-            )
+            rule = f"must be one of {names}" if len(names) > 1 else "must be left out where there is only one"
+            problems.add(place, f"`architectures` {rule}, but got {asked!r}. Correct it.")
             return {}
         known = {key: axis for name in ([asked] if asked else names) for key, axis in self.parameters(name).items()}
         point = {ARCHITECTURES: asked} if asked else {}

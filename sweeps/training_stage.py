@@ -1,7 +1,6 @@
 """The training stage: groups of runs, or the points of a search, as trials of Ray Tune, their progress, and records for what Ray lost."""
 
 import dataclasses
-import random
 import tempfile
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from sweeps import provenance
 from sweeps.cluster import Cluster
 from sweeps.definition import EarlyStoppingConfig
 from sweeps.early_stopping import EarlyStopping
-from sweeps.grouping import group_runs
+from sweeps.grouping import group_runs, lone_runs
 from sweeps.progress import SweepProgress
 from sweeps.store import Store, record_without_result
 from sweeps.wandb_sink import WandbSink
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 RETRIES = 2
 """Times a trial whose process or node died is started again; its runs go on from their checkpoints."""
-_SHUFFLE_SEED = 0
-"""Decides the order of runs that may be stopped early."""
 
 
 class TrainingStage:
@@ -94,15 +91,13 @@ class TrainingStage:
         memory = None if self.cluster.gpus else provenance.slot_memory_bytes(self.cluster.n_slots)
         runs = [run for run, _ in work]
 
-        def groups_of(some: Sequence[RunConfig]) -> list[list[RunConfig]]:
-            return group_runs(some, n_slots=self.cluster.n_slots, d_in=lambda run: widths[id(inputs[run.run_id])], memory_bytes=memory)
+        def d_in(run: RunConfig) -> int:
+            return widths[id(inputs[run.run_id])]
 
-        if self.early_stopping is None:
-            groups = groups_of(runs)
+        if self.early_stopping:
+            groups = lone_runs(runs, d_in=d_in, memory_bytes=memory)
         else:
-            # One by one, so that one can stop; shuffled, because those that come first are compared with nobody.
-            random.Random(_SHUFFLE_SEED).shuffle(runs)
-            groups = [groups_of([run])[0] for run in runs]
+            groups = group_runs(runs, n_slots=self.cluster.n_slots, d_in=d_in, memory_bytes=memory)
         return [self._trial(group, inputs[group[0].run_id]) for group in groups]
 
     def _trial(self, group: Sequence[RunConfig], one: "Input") -> TrialConfig:

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_core.metrics.assignment import best_assignment
 from sae_core.metrics.metric import METRICS, Metric, Observation, Sums
 from sae_core.records import MetricSpec
 
@@ -40,8 +39,11 @@ class MeanCorrelationCoefficient(_OfDecoder):
     spec = MetricSpec("mcc", "MCC of latents and true features", "", "max")
 
     def of(self, cosines: Float[Tensor, "d_sae F"]) -> Float[Tensor, ""]:
-        latents, features = best_assignment(cosines.double().cpu().numpy())
-        return cosines.double().cpu()[latents, features].mean()
+        from scipy.optimize import linear_sum_assignment  # heavy, and only sources with known features need it
+
+        scores = cosines.double().cpu()
+        latents, features = linear_sum_assignment(scores.numpy(), maximize=True)
+        return scores[latents, features].mean()
 
 
 @METRICS.register("uniqueness")

@@ -38,7 +38,7 @@ def table(sweep: Path) -> pd.DataFrame:
 
 
 def test_the_registry_finds_them() -> None:
-    assert {"l0_fvu", "l0_delta_ce", "l0_ce_loss_recovered", "dead_fraction", "training_curves"} <= set(NAMES)
+    assert {"l0_fvu", "l0_delta_ce", "l0_ce_loss_recovered", "ground_truth", "dead_fraction", "training_curves"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,6 +1,8 @@
 """`launch` in this process: the same code, with what Ray runs elsewhere, workers and trials, as plain calls."""
 
 import dataclasses
+from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
@@ -49,10 +51,27 @@ def in_process():
     """No Ray: trials and workers one after another in this process."""
     with pytest.MonkeyPatch.context() as patch:
 
+        def train(stage, config, watcher):
+            trial = SimpleNamespace(config=config)
+
+            def report(result):
+                stop = stage.scheduler is not None and stage.scheduler.on_trial_result(None, trial, result) == "STOP"
+                watcher.on_trial_result(0, [], trial, result)
+                if stop:
+                    raise SystemExit
+
+            patch.setattr("ray.tune.report", report)
+            with suppress(SystemExit):
+                train_trial(config)
+
         def fit(stage, trials, scratch, watcher):
-            patch.setattr("ray.tune.report", lambda result: watcher.on_trial_result(0, [], None, result))
             for trial in trials:
-                train_trial({"trial": dataclasses.asdict(trial)})
+                train(stage, {"trial": dataclasses.asdict(trial)}, watcher)
+
+        def fit_search(stage, search, n_trials, scratch, watcher):
+            for number in range(n_trials):
+                train(stage, search.suggest(str(number)), watcher)
+                search.on_trial_complete(str(number), {})
 
         patch.setattr(Cluster, "__enter__", lambda self: self)
         patch.setattr(Cluster, "__exit__", lambda self, *error: None)
@@ -60,6 +79,7 @@ def in_process():
         patch.setattr("ray.get_gpu_ids", list)
         patch.setattr("sae_core.trainable.get_gpu_ids", list)
         patch.setattr(TrainingStage, "_fit", fit)
+        patch.setattr(TrainingStage, "_fit_search", fit_search)
         yield
 
 

@@ -75,7 +75,7 @@ def test_status(swept):
     done = call("status", here / "results" / "all")
     assert done.exit_code == 0
     n = len(ARCHITECTURES)
-    assert done.stdout.splitlines()[-1] == f"{n - 1} finished, 0 trained, 1 failed, 0 missing"
+    assert done.stdout.splitlines()[-1] == f"{n - 1} finished, 0 trained, 0 pruned, 1 failed, 0 missing"
     assert "failed    DivergedError: gradients must stay finite" in done.stdout
 
 

@@ -31,6 +31,9 @@ class Result:
     failed: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     interrupted: bool = False
+    pruned: dict[str, str] = field(default_factory=dict)
+    tokens_spent: int = 0
+    tokens_asked: int = 0
 
 
 @pytest.fixture
@@ -172,6 +175,22 @@ def test_plan(definition, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+def test_plan_of_a_search(tmp_path):
+    file = tmp_path / "search.yaml"
+    file.write_text(yaml.safe_dump({**DEFINITION, "train": {"lr": {"low": 1e-3, "high": 1e-2, "log": True}}, "search": {"trials": 5}}))
+    done = call("plan", file, "--results", tmp_path / "results")
+    assert done.exit_code == 0, done.output
+    assert "Search small: 5 trials, 5 to make." in done.stdout
+    assert "train.lr" in done.stdout and "0.001 to 0.01 (log)" in done.stdout
+    assert not (tmp_path / "results").exists()
+
+
+def test_run_tells_what_early_stopping_saved_and_it_is_no_error(definition, launched, tmp_path):
+    launched.outcome = Result(tmp_path, pruned={"topk-1": "StoppedEarly: dominated"}, tokens_spent=400, tokens_asked=1_000)
+    done = call("run", definition)
+    assert (done.exit_code, done.stdout) == (0, "1 runs stopped early: 400 of 1,000 training tokens spent\n")
+
+
 def test_status(tmp_path):
     store = finished(tmp_path)
     first, second = store.records()
@@ -179,7 +198,7 @@ def test_status(tmp_path):
     done = call("status", store.directory)
     assert done.exit_code == 0
     assert sorted(done.stdout.splitlines()) == sorted(
-        [f"{first}  finished", f"{second}  missing   interrupted", "1 finished, 0 trained, 0 failed, 1 missing"]
+        [f"{first}  finished", f"{second}  missing   interrupted", "1 finished, 0 trained, 0 pruned, 0 failed, 1 missing"]
     )
 
 

@@ -126,3 +126,17 @@ def test_the_package_offers_sweep():
     assert sweeps.Sweep is Sweep
     with pytest.raises(AttributeError, match="no attribute 'sweep'"):
         sweeps.sweep  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["demo", "gpt2-small", "pythia-160m"])
+def test_a_target_l0_takes_the_place_of_coefficients_in_a_ready_sweep(name):
+    found = Sweep.from_yaml(name, ["target_l0=[16, 32, 64]"]).runs()
+    asked = {(run.sae.architecture, run.sae.target_l0) for run in found}
+    assert asked == {(architecture, target) for architecture in Sweep.from_yaml(name).architectures for target in (16, 32, 64)}
+
+
+def test_a_target_l0_taken_away_leaves_room_for_coefficients():
+    found = Sweep.from_yaml("demo", ["target_l0=null", "architectures={topk: {k: [8, 16]}}"]).runs()
+    assert [run.sae.k for run in found] == [8, 16]
+    with pytest.raises(ConfigError, match="`k` must be left out where `target_l0` is given"):
+        Sweep.from_yaml("demo", ["architectures.topk.k=[8, 16]"]).runs()

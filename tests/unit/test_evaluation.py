@@ -12,7 +12,7 @@ from sae_core.metrics import METRICS
 from sae_core.sae import SparseAutoencoder
 from sae_core.training import train_run
 
-GROUND_TRUTH = {"mcc", "uniqueness", "feature_precision", "feature_recall", "feature_f1"}
+GROUND_TRUTH = {"mcc", "uniqueness", "feature_precision", "feature_recall", "feature_f1", "true_l0"}
 
 # Latents relu(x - 1), decoded as they are: x = (3, 1) gives latents (2, 0) and x_hat = (2, 0).
 IDENTITY = {"W_enc": [[1.0, 0.0], [0.0, 1.0]], "b_enc": [-1.0, -1.0], "W_dec": [[1.0, 0.0], [0.0, 1.0]], "b_dec": [0.0, 0.0]}
@@ -63,7 +63,7 @@ def test_known_features_by_hand() -> None:
     sae = with_weights("standard", IDENTITY)
     values, _ = combine([evaluate_chunk(first, {"run": sae}, 0), evaluate_chunk(second, {"run": sae}, 1)])
     # Latent 1 misses one of its two tokens: precision 1, recall 1/2, F1 2/3.
-    expected = {"mcc": 1, "uniqueness": 1, "feature_precision": 1, "feature_recall": 3 / 4, "feature_f1": 5 / 6}
+    expected = {"mcc": 1, "uniqueness": 1, "feature_precision": 1, "feature_recall": 3 / 4, "feature_f1": 5 / 6, "true_l0": 1}
     assert {name: values["run"][name] for name in GROUND_TRUTH} == pytest.approx(expected)
 
 

@@ -180,14 +180,14 @@ def test_all_problems_are_told_at_once_and_once():
     assert places == [
         "model",
         "data.dataset",
-        "data.train_tokens",
-        "model.hook_point",
         "seeds",
         "train",
+        "architectures",
+        "data.train_tokens",
+        "model.hook_point",
         "architectures.topk.k",
         "train.lr",
         "architectures.batchtopk.k",
-        "architectures",
     ]
 
 
@@ -198,3 +198,48 @@ def test_every_architecture_can_be_swept_by_its_sparsity_parameter(name):
     value = own.pop(example.sparsity_parameter)
     found = runs(architectures={name: {**own, example.sparsity_parameter: [value, value * 2]}})
     assert [run.sae.sparsity_value for run in found] == [value, value * 2]
+
+
+def asked(found):
+    return [(run.sae.architecture, run.sae.target_l0, run.sae.sparsity_value) for run in found]
+
+
+def test_a_target_l0_aims_every_architecture():
+    found = runs(target_l0=[8, 16], architectures={"topk": {}, "standard": {}, "jumprelu": {"sparsity_loss": "quadratic"}})
+    assert asked(found) == [
+        ("topk", 8.0, 8),
+        ("topk", 16.0, 16),
+        ("standard", 8.0, 22 / 8),
+        ("standard", 16.0, 22 / 16),
+        ("jumprelu", 8.0, 64 / 8),
+        ("jumprelu", 16.0, 64 / 16),
+    ]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_any_architecture_takes_a_target_l0(name):
+    (run,) = runs(target_l0=8, architectures={name: {}})
+    assert run.sae.target_l0 == 8
+    assert run.sae.controls_l0 or run.sae.sparsity_value == 8
+
+
+def test_an_architecture_may_have_a_target_of_its_own():
+    found = runs(target_l0=8, architectures={"topk": {}, "standard": {"target_l0": 32, "l1_coefficient": 0.5}})
+    assert asked(found) == [("topk", 8.0, 8), ("standard", 32.0, 0.5)]
+
+
+def test_a_target_l0_and_a_coefficient_do_not_go_together():
+    assert problems(target_l0=8) == ["architectures.topk: `k` must be left out where `target_l0` is given, but got both. Remove one of them."]
+    (line,) = problems(architectures={"topk": {"k": 8, "target_l0": 16}})
+    assert "`target_l0` must equal `k`" in line and "target_l0=16 and k=8" in line
+
+
+@pytest.mark.parametrize(("value", "message"), [(0, "greater than 0"), (-3, "greater than 0"), ("many", "number"), ([], "at least one value")])
+def test_a_target_l0_is_a_number_above_0(value, message):
+    lines = problems(target_l0=value, architectures={"standard": {}})
+    assert any("target_l0" in line and message in line for line in lines), lines
+
+
+def test_a_target_l0_above_the_width_is_refused_where_it_is_k():
+    (line,) = problems(target_l0=[8, 100], architectures={"topk": {}})
+    assert "k=100" in line and "d_sae=64" in line

@@ -3,7 +3,7 @@ import pytest
 from sae_core.config import ARCHITECTURES
 from sae_core.errors import ConfigError
 from sweeps.definition import Sweep
-from sweeps.grouping import GROUPS_PER_SLOT, group_bytes, group_runs, n_parameters, training_cost, training_flops
+from sweeps.grouping import GROUPS_PER_SLOT, group_bytes, group_runs, lone_runs, n_parameters, training_cost, training_flops
 
 
 def runs(**changes):
@@ -19,6 +19,15 @@ def runs(**changes):
 
 def width(_):
     return 32
+
+
+def test_lone_runs_come_in_a_random_order_that_is_always_the_same():
+    groups = lone_runs(runs(), d_in=width)
+    assert sorted(run.sae.k for (run,) in groups) == [1, 2, 4, 8, 16, 32]
+    assert [run.sae.k for (run,) in groups] != [1, 2, 4, 8, 16, 32]
+    assert groups == lone_runs(runs()[::-1], d_in=width)
+    with pytest.raises(ConfigError, match="a run must fit into a slot's memory"):
+        lone_runs(runs(), d_in=width, memory_bytes=1)
 
 
 def test_estimates():

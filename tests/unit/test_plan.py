@@ -79,6 +79,17 @@ def test_what_is_done_is_not_trained_again(tmp_path):
     assert words[4].startswith("to do (group ")
 
 
+def test_with_early_stopping_every_run_is_a_group(tmp_path):
+    made = plan(sweep(early_stopping={}), tmp_path, n_slots=1)
+    assert made.n_groups == len(made.runs) == 5
+    store = Store(tmp_path / "small")
+    store.begin(sweep(), sweep().runs())
+    write_record(store, sweep().runs()[0], "pruned", "StoppedEarly")
+    made = plan(sweep(early_stopping={}), tmp_path, n_slots=1)
+    assert (made.runs[0].state, made.runs[0].group, made.n_groups) == ("pruned", None, 4)
+    assert lines(made)[1].endswith(" FLOPs  pruned")
+
+
 def test_all_done(tmp_path):
     store = Store(tmp_path / "small")
     store.begin(sweep(), sweep().runs())

@@ -87,18 +87,35 @@ def test_stages_and_launches_add_up(store):
     assert [launch["ended_at"] is None for launch in facts["launches"]] == [True, False]
 
 
+def test_a_search_adds_runs_each_once(store):
+    first, second = begin(store, sweep(architectures={"topk": {"k": 4}})), sweep().runs()
+    store.add_runs(second)
+    store.add_runs(second)
+    assert [entry["run_id"] for entry in store.facts()["runs"]] == [first[0].run_id, second[1].run_id]
+
+
+def test_history_of_a_run(store):
+    assert store.read_history("a") == []
+    store.run("a").mkdir(parents=True)
+    store.history_file("a").write_text('{"step": 1, "l0": 2.0}\n{"step": 2, "l0": null}\n')
+    assert store.read_history("a") == [{"step": 1, "l0": 2.0}, {"step": 2, "l0": None}]
+
+
 def test_status_tells_why(store):
-    runs = begin(store, sweep(architectures={"topk": {"k": [1, 2, 4, 8, 16]}}))
+    runs = begin(store, sweep(architectures={"topk": {"k": [1, 2, 4, 8, 16, 32]}}))
     store.write_record(record(runs[0]))
     store.write_record(record(runs[1], status="trained"))
     store.write_record(record(runs[2], status="failed", error={"type": "DivergedError", "message": "loss is nan\nat step 3"}))
     store.run(runs[3].run_id).mkdir(parents=True)
+    stopped = {"type": "StoppedEarly", "message": "dominated at 10% of its tokens"}
+    store.write_record(record(runs[5], status="pruned", error=stopped))
     assert [(status.run_id, status.state, status.reason) for status in store.status()] == [
         (runs[0].run_id, "finished", ""),
         (runs[1].run_id, "trained", "not evaluated yet"),
         (runs[2].run_id, "failed", "DivergedError: loss is nan"),
         (runs[3].run_id, "missing", "interrupted"),
         (runs[4].run_id, "missing", "not started"),
+        (runs[5].run_id, "pruned", "StoppedEarly: dominated at 10% of its tokens"),
     ]
 
 

@@ -181,8 +181,8 @@ def test_written_tables_read_back(sweep: Path) -> None:
     pd.testing.assert_frame_equal(parquet, table)
     assert specs_of(parquet) == specs_of(table)
     lines = (sweep / "table.csv").read_text().splitlines()
-    assert lines[0].startswith("run_id,architecture,status,sparsity_parameter,sparsity_value,target_l0,seed,lr,d_in,d_sae,train_tokens,")
-    assert lines[2].startswith("gated-3-0,gated,failed,l1_coefficient,3.0,,0,0.004,128,1024,,,,,")  # missing is empty
+    assert lines[0].startswith("run_id,architecture,status,sparsity_parameter,sparsity_value,seed,lr,d_in,d_sae,train_tokens,")
+    assert lines[2].startswith("gated-3-0,gated,failed,l1_coefficient,3.0,0,0.004,128,1024,,,,,")  # missing is empty
     assert "nan" not in "".join(lines).lower().replace("loss=nan", "")
     assert sorted(file.name for file in sweep.glob("*table*")) == ["table.csv", "table.parquet"]  # no temporary file is left
 

@@ -106,3 +106,51 @@ def test_the_stream_is_normalised_as_the_runs_ask(tmp_path: Path, reports: list[
     assert record(tmp_path, run).status == "trained"
     cfg = json.loads((tmp_path / "runs" / run.run_id / "sae" / "cfg.json").read_text())
     assert cfg["normalize_activations"] == "layer_norm"
+
+
+def test_rungs_are_told_once_each_with_the_history_on_disk(
+    tmp_path: Path, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of("topk", n_steps=10)
+    history = tmp_path / "runs" / run.run_id / "history.jsonl"
+    rows: list[int] = []
+
+    def report(told: dict[str, Any]) -> None:
+        reports.append(told)
+        rows.append(len(history.read_text().splitlines()))
+
+    monkeypatch.setattr(trainable.tune, "report", report)
+    train_trial(trial(tmp_path, run, rungs=[0.3, 0.5]))
+    assert [told for told in reports if "rung" in told] == [
+        {"progress": {run.run_id: 0.3}, "rung": 0.3},
+        {"progress": {run.run_id: 0.5}, "rung": 0.5},
+    ]
+    assert rows[:2] == [3, 5]
+
+
+def test_a_trial_that_tune_stops_writes_no_record(tmp_path: Path, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of("topk", n_steps=10)
+
+    def stop(told: dict[str, Any]) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(trainable.tune, "report", stop)
+    with pytest.raises(SystemExit):
+        train_trial(trial(tmp_path, run, rungs=[0.5]))
+    assert not (tmp_path / "runs" / run.run_id / "record.json").exists()
+
+
+def test_a_trial_with_a_source_evaluates_what_it_trained(tmp_path: Path, reports: list[dict[str, Any]]) -> None:
+    runs = [run_of("topk"), run_of("topk", seed=1)]
+    config = trial(tmp_path, *runs, source=runs[0].activations.model_dump(mode="json"))
+    train_trial(config)
+    records = [record(tmp_path, run) for run in runs]
+    assert [one.status for one in records] == ["finished", "finished"]
+    assert [one.eval_tokens for one in records] == [512, 512]
+    assert all(one.metrics["fvu"] is not None for one in records)
+    # A launch that was killed between training and evaluating.
+    records[0].__class__(**{**asdict(records[0]), "status": "trained", "metrics": {}}).write(
+        tmp_path / "runs" / runs[0].run_id / "record.json"
+    )
+    train_trial(config)
+    assert record(tmp_path, runs[0]).metrics == records[0].metrics

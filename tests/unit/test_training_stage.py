@@ -69,6 +69,8 @@ def test_a_trial_says_all_that_a_worker_needs(store, progress, tuner):
             "checkpoint_seconds": 30.0,
             "metadata": {"model_name": "m"},
             "facts": {**FACTS, "activations_hash": "abc"},
+            "rungs": [],
+            "source": None,
         }
     ]
     assert tuner.options["tune_config"].max_concurrent_trials == 2

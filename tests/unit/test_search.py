@@ -1,0 +1,202 @@
+"""The study's bookkeeping, with Optuna itself and without Ray's loop around it; tests/ray has the real thing."""
+
+import dataclasses
+import math
+
+import pytest
+from optuna.trial import TrialState
+from small_sweep import small_sweep
+
+from sae_core.errors import ConfigError
+from sae_core.records import RunRecord
+from sweeps.search import Study, SweepSearch, outcome
+from sweeps.store import Store
+
+LR = {"low": 1e-3, "high": 3e-2, "log": True}
+
+
+def sweep_of(**search):
+    changes = {"train": {"batch_size": 256, "lr": LR}, "architectures": {"topk": {"k": [2, 4]}, "standard": {"l1_coefficient": 0.5}}}
+    return small_sweep(**changes, search={"trials": 4, **search})
+
+
+def record(run, status="finished", error=None, **metrics):
+    told = error and {"type": error, "message": "told", "traceback": ""}
+    return RunRecord(run.run_id, status, run.model_dump(mode="json"), "topk", "k", 2.0, run.seed, metrics=metrics, error=told)
+
+
+class Launch:
+    """What a launch does with a study, one trial after another."""
+
+    def __init__(self, directory, **search):
+        sweep = sweep_of(**search)
+        self.store = Store(directory / "small")
+        self.study = Study(sweep.space(), sweep.search, self.store.search)
+        self.store.begin(sweep, self.study.runs())
+        self.study.open()
+        self.search = SweepSearch(self.study, self.store, lambda runs: {"runs": [run.run_id for run in runs]})
+        self.n = 0
+
+    def propose(self):
+        self.n += 1
+        trial_id = f"{id(self)}-{self.n}"
+        self.search.suggest(trial_id)
+        return trial_id, self.search.points[trial_id]
+
+    def trial(self, status="finished", error=None, l0=2.0, fvu=0.5):
+        """Propose a point, leave its records, and tell the study; returns the runs."""
+        trial_id, runs = self.propose()
+        for run in runs:
+            self.store.write_record(record(run, status, error, l0=l0, fvu=fvu))
+        self.search.on_trial_complete(trial_id, {})
+        return runs
+
+    def states(self):
+        return [trial.state.name for trial in self.study.trials()]
+
+
+def test_a_trial_is_complete_with_the_values_of_its_record(tmp_path):
+    launch = Launch(tmp_path)
+    launch.trial(l0=3.5, fvu=0.25)
+    (trial,) = launch.study.trials()
+    assert (trial.state, trial.values) == (TrialState.COMPLETE, [3.5, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "metrics", "state"),
+    [
+        ("pruned", "StoppedEarly", {}, "PRUNED"),
+        ("failed", "DivergedError", {}, "FAIL"),
+        ("finished", None, {"fvu": None}, "FAIL"),
+        ("finished", None, {"fvu": math.nan}, "FAIL"),
+    ],
+)
+def test_what_has_no_values_is_never_complete_and_counts(tmp_path, status, error, metrics, state):
+    launch = Launch(tmp_path)
+    launch.trial(status, error, **metrics)
+    assert launch.states() == [state]
+    assert (launch.study.n_counted(), launch.study.n_left()) == (1, 3)
+
+
+def test_means_over_the_seeds():
+    first, second = small_sweep(seeds=[0, 1], architectures={"topk": {"k": 2}}).runs()
+    done = [record(first, l0=2.0, fvu=0.2), record(second, l0=4.0, fvu=0.4)]
+    assert outcome(done, ["l0", "fvu"]) == (TrialState.COMPLETE, [3.0, pytest.approx(0.3)])
+    assert outcome([done[0], dataclasses.replace(done[1], status="pruned")], ["l0"]) == (TrialState.PRUNED, None)
+    assert outcome([done[0], dataclasses.replace(done[1], status="trained")], ["l0"]) == (TrialState.FAIL, None)
+    assert outcome([done[0], None], ["l0"]) == (TrialState.FAIL, None)
+
+
+def test_a_later_launch_goes_on_and_a_longer_one_extends(tmp_path):
+    first = Launch(tmp_path)
+    made = [run.run_id for _ in range(4) for run in first.trial()]
+    assert first.study.n_left() == 0
+    assert Launch(tmp_path).study.n_left() == 0
+    longer = Launch(tmp_path, trials=6)
+    assert longer.study.n_left() == 2
+    made += [run.run_id for _ in range(2) for run in longer.trial()]
+    assert longer.study.n_left() == 0
+    assert [run.run_id for run in longer.study.runs()] == list(dict.fromkeys(made))
+    assert [entry["run_id"] for entry in longer.store.facts()["runs"]] == list(dict.fromkeys(made))
+
+
+def test_a_later_launch_does_not_repeat_the_random_numbers(tmp_path):
+    first = Launch(tmp_path, trials=9, sampler="random")
+    points = [first.trial()[0].train.lr for _ in range(3)]
+    second = Launch(tmp_path, trials=9, sampler="random")
+    points += [second.trial()[0].train.lr for _ in range(3)]
+    assert len(set(points)) == 6
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_the_seed_decides_the_proposals(tmp_path, sampler):
+    def proposed(name, seed):
+        launch = Launch(tmp_path / name, trials=20, sampler=sampler, seed=seed)
+        return [launch.trial(l0=float(n), fvu=1 / (n + 1))[0].run_id for n in range(12)]
+
+    assert proposed("a", 0) == proposed("b", 0) != proposed("c", 1)
+
+
+def test_the_random_start_is_the_same_for_all_samplers(tmp_path):
+    starts = [[Launch(tmp_path / sampler, sampler=sampler).trial()[0].run_id for _ in range(1)] for sampler in ("tpe", "nsga2", "random")]
+    assert starts[0] == starts[1] == starts[2]
+
+
+def test_what_a_killed_launch_left_is_tried_again_and_not_counted(tmp_path):
+    killed = Launch(tmp_path)
+    killed.trial()
+    _, runs = killed.propose()
+    again = Launch(tmp_path)
+    assert again.states() == ["COMPLETE", "FAIL", "WAITING"]
+    assert again.study.n_left() == 3
+    assert again.trial() == runs
+    # Once is enough.
+    third = Launch(tmp_path)
+    assert third.states() == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert third.study.n_left() == 2
+
+
+def test_a_failure_that_may_not_happen_again_is_tried_again(tmp_path):
+    first = Launch(tmp_path)
+    runs = first.trial("failed", "ActorDiedError")
+    trial_id, lost = first.propose()
+    first.search.on_trial_complete(trial_id, error=True)
+    assert first.study.n_left() == 4
+    again = Launch(tmp_path)
+    assert [again.trial(), again.trial()] == [runs, lost]
+    assert again.study.n_left() == 2
+
+
+def test_points_to_evaluate_come_first_and_once(tmp_path):
+    point = {"architectures": "topk", "architectures.topk.k": 4, "train.lr": 4e-3}
+    first = Launch(tmp_path, points_to_evaluate=[point, {"architectures": "standard"}])
+    (run,), (other,) = first.trial(), first.trial()
+    assert (run.sae.architecture, run.sae.sparsity_value, run.train.lr) == ("topk", 4, 4e-3)
+    assert other.sae.architecture == "standard"
+    again = Launch(tmp_path, points_to_evaluate=[point, {"architectures": "standard"}])
+    assert again.states() == ["COMPLETE", "COMPLETE"]
+
+
+def test_invalid_points_are_not_trained_and_not_counted(tmp_path, monkeypatch):
+    launch = Launch(tmp_path)
+    real, calls = type(launch.study.space).runs, []
+
+    def runs(space, point):
+        calls.append(point)
+        if len(calls) <= 2:
+            raise ConfigError("train.lr: no")
+        return real(space, point)
+
+    monkeypatch.setattr(type(launch.study.space), "runs", runs)
+    launch.trial()
+    assert launch.states() == ["FAIL", "FAIL", "COMPLETE"]
+    assert launch.study.n_left() == 3
+    calls[:] = []
+    monkeypatch.setattr(type(launch.study.space), "runs", lambda space, point: runs(space, calls.clear() or point))
+    with pytest.raises(ConfigError, match=r"but got 100 invalid ones in a row\. The last one:\ntrain\.lr: no"):
+        launch.propose()
+
+
+def test_half_a_line_at_the_end_does_not_disturb(tmp_path):
+    launch = Launch(tmp_path)
+    launch.trial()
+    with launch.study.file.open("a") as file:
+        file.write('{"op_code":')
+    again = Launch(tmp_path)
+    again.trial()
+    assert Launch(tmp_path).states() == ["COMPLETE", "COMPLETE"]
+
+
+def test_another_space_is_another_study(tmp_path):
+    Launch(tmp_path).trial()
+    sweep = sweep_of()
+    other = Study(sweep.model_copy(update={"train": {"batch_size": 128, "lr": LR}}).space(), sweep.search, Store(tmp_path / "small").search)
+    assert (other.n_left(), other.runs()) == (4, [])
+
+
+def test_ray_neither_saves_the_search_nor_asks_for_metrics(tmp_path):
+    search = Launch(tmp_path).search
+    assert search.metric is None
+    search.save(str(tmp_path / "state"))
+    assert not (tmp_path / "state").exists()
+    assert search.__getstate__() == {}
