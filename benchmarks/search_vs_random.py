@@ -20,6 +20,7 @@ from sweeps.definition import Sweep
 from sweeps.launcher import launch
 
 ARCHITECTURES = ("standard", "gated", "topk", "batchtopk", "jumprelu", "matryoshka_batchtopk")
+TARGETS = [8, 16, 32, 64, 128]
 LEARNING_RATES = {"low": 1e-3, "high": 3e-2, "log": True}
 
 
@@ -54,7 +55,7 @@ def search_of(options: argparse.Namespace, sampler: str, seed: int) -> Sweep:
             "name": f"{sampler}-{seed}",
             "data": demo["data"] | {"train_tokens": options.tokens, "eval_tokens": options.eval_tokens},
             "train": demo["train"] | {"lr": LEARNING_RATES},
-            "target_l0": {"low": int(L0_WINDOW[0]), "high": int(L0_WINDOW[1]), "log": True},
+            "target_l0": TARGETS,
             "architectures": {name: own[name] for name in options.architectures},
             "search": {"trials": options.trials, "sampler": sampler, "objectives": ["l0", "fvu"], "seed": seed},
         }

@@ -14,7 +14,7 @@ L0 and FVU are of the inference form on the last tenth of the training tokens, w
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -59,7 +59,7 @@ class Comparison:
 
     def show(self, architectures: Sequence[str]) -> None:
         console = Console(width=120)
-        console.print(f"{'architecture':<12}{'target':>7}  {'way':<11}{'coefficient':>12}{'L0':>8}{'error':>8}{'FVU':>8}{'runs':>6}{'cost':>7}")
+        console.print("architecture target  way         coefficient      L0   error     FVU   cost")
         for architecture in architectures:
             runs = [run for run in self.runs if run.sae.architecture == architecture]
             controlled = train_group(runs, self.stream)
@@ -69,22 +69,24 @@ class Comparison:
             line = self.probe_line(runs)
             probed = train_group([fixed(run, math.exp(line(math.log(target_of(run))))) for run in runs], self.stream)
             ruled = train_group([fixed(run, run.sae.sparsity_value) for run in runs], self.stream)
-            ways = {"controller": (controlled, cost), "replay": (replays, 1.0), "probe": (probed, 1 + 2 * PROBE_FRACTION / len(runs)), "rule": (ruled, 1.0)}
+            probes = 2 * PROBE_FRACTION / len(runs)
+            ways = {"controller": (controlled, cost), "replay": (replays, 1.0), "probe": (probed, 1 + probes), "rule": (ruled, 1.0)}
             for index, run in enumerate(runs):
                 for way, (results, ratio) in ways.items():
                     one = results[index]
                     l0, fvu = self.measure(one)
                     error = l0 / target_of(run) - 1
                     console.print(
-                        f"{architecture:<12}{target_of(run):>7g}  {way:<11}{one.sparsity_value:>12.4g}{l0:>8.2f}{error:>+8.1%}{fvu:>8.4f}"
-                        f"{1 + (way == 'probe') * 2:>6}{ratio:>7.2f}"
+                        f"{architecture:<12}{target_of(run):>7g}  {way:<11}{one.sparsity_value:>12.4g}{l0:>8.2f}"
+                        f"{error:>+8.1%}{fvu:>8.4f}{ratio:>7.2f}"
                     )
 
-    def probe_line(self, runs: Sequence[RunConfig]):  # type: ignore[no-untyped-def]
+    def probe_line(self, runs: Sequence[RunConfig]) -> Callable[[float], float]:
         """ln L0 -> ln coefficient, through two short runs."""
         middle = math.exp(sum(math.log(run.sae.sparsity_value) for run in runs) / len(runs))
-        short = [with_tokens(fixed(runs[0], factor * middle), round(PROBE_FRACTION * runs[0].activations.train_tokens)) for factor in (0.5, 2.0)]
-        (x0, y0), (x1, y1) = [(math.log(self.measure(one)[0]), math.log(one.sparsity_value)) for one in train_group(short, self.stream)]
+        n_tokens = round(PROBE_FRACTION * runs[0].activations.train_tokens)
+        short = train_group([with_tokens(fixed(runs[0], factor * middle), n_tokens) for factor in (0.5, 2.0)], self.stream)
+        (x0, y0), (x1, y1) = [(math.log(self.measure(one)[0]), math.log(one.sparsity_value)) for one in short]
         return lambda x: y0 + (y1 - y0) * (x - x0) / (x1 - x0)
 
     @torch.no_grad()

@@ -184,9 +184,12 @@ def _without_sparsity(definition: Mapping[str, Any]) -> dict[str, Any]:
     def rest(section: Any) -> Any:
         return {key: value for key, value in section.items() if key not in parameters} if isinstance(section, Mapping) else section
 
-    own = definition.get("architectures")
-    architectures = {name: rest(section) for name, section in own.items()} if isinstance(own, Mapping) else own
-    return {**definition, **{key: value for key, value in (("sae", rest(definition.get("sae"))), ("architectures", architectures)) if value}}
+    content = dict(definition)
+    if "sae" in content:
+        content["sae"] = rest(content["sae"])
+    if isinstance(own := content.get("architectures"), Mapping):
+        content["architectures"] = {name: rest(section) for name, section in own.items()}
+    return content
 
 
 def _read(path_or_name: str) -> tuple[str, str]:

@@ -42,6 +42,8 @@ _MOST_INVALID = 100
 """Invalid points in a row after which a search gives up."""
 _POPULATION = (10, 50)
 """Least and most points of a generation of NSGA-II; a fifth of the trials in between."""
+_LEAST_L0 = 0.1
+"""Taken for the L0 of an SAE without active latents."""
 
 
 class Study:
@@ -200,7 +202,7 @@ def outcome(records: Sequence[RunRecord | None], objectives: Sequence[str]) -> t
         records: of its runs, one a seed; None for a run that left none.
 
     Returns:
-        COMPLETE and the means over the seeds, or another state and None.
+        COMPLETE and the means over the seeds, L0 as log2; or another state and None.
     """
     found = [record for record in records if record is not None and record.status in ("finished", "pruned")]
     if len(found) < len(records):
@@ -211,7 +213,9 @@ def outcome(records: Sequence[RunRecord | None], objectives: Sequence[str]) -> t
     known = [[value for value in row if value is not None and math.isfinite(value)] for row in values]
     if any(len(row) < len(records) for row in known):
         return TrialState.FAIL, None
-    return TrialState.COMPLETE, [sum(row) / len(row) for row in known]
+    means = {name: sum(row) / len(row) for name, row in zip(objectives, known, strict=True)}
+    # In octaves, as in our hypervolumes: a sampler that sees L0 itself cares for the dense end of the front only.
+    return TrialState.COMPLETE, [math.log2(max(mean, _LEAST_L0)) if name == "l0" else mean for name, mean in means.items()]
 
 
 def _cut_off_torn_line(file: Path) -> None:

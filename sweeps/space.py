@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sae_core.config import ActivationsConfig, RunConfig
+from sae_core.config import SOURCES, ActivationsConfig, RunConfig
 from sae_core.errors import UnknownNameError
 from sae_core.metrics import METRICS
 from sweeps.expansion import Axes, check_rungs, read_axes, runs_of
@@ -137,7 +137,7 @@ def space_of(sweep: "Sweep") -> Space:
         problems.add("data_seed", f"a search must have one order of the tokens, but got data_seed={list(axes.data_seeds)}. Choose one.")
     corners = runs_of(axes, problems, MOST_CHECKED)
     check_rungs(sweep, corners, problems)
-    _check_objectives(sweep.search.objectives, problems)
+    _check_objectives(sweep.search.objectives, corners, problems)
     space = Space(axes, tuple(corners))
     if not problems:
         if not any(space.parameters(name) for name in axes.architectures) and len(axes.architectures) == 1:
@@ -149,8 +149,9 @@ def space_of(sweep: "Sweep") -> Space:
     return space
 
 
-def _check_objectives(objectives: Sequence[str], problems: Problems) -> None:
+def _check_objectives(objectives: Sequence[str], corners: Sequence[RunConfig], problems: Problems) -> None:
     place = "search.objectives"
+    sources = {run.activations.source for run in corners}
     if len(set(objectives)) < len(objectives):
         problems.add(place, f"`objectives` must be listed once each, but got {list(objectives)}. Remove one.")
     for name in objectives:
@@ -159,6 +160,11 @@ def _check_objectives(objectives: Sequence[str], problems: Problems) -> None:
         elif METRICS[name].spec.direction == "none":
             ranked = [other for other in METRICS if METRICS[other].spec.direction != "none"]
             problems.add(place, f"an objective must have a better end, but got {name!r}. Choose among {ranked}.")
+        elif (needs := METRICS[name].needs) is not None:
+            for source in sorted(one for one in sources if needs not in SOURCES[one].offers):
+                problems.add(
+                    place, f"an objective must be a metric of the source of activations, but got {name!r} for {source!r}. Choose another."
+                )
 
 
 def _label(value: Any) -> Any:

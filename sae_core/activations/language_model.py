@@ -53,6 +53,7 @@ class LanguageModelSource(ActivationSource):
     """Makes `LanguageModelActivations`. The model is loaded when it is first needed, and kept."""
 
     Config = LanguageModelActivations
+    offers = frozenset({"splice", "clean", "zero_ablated", "mean_ablated"})
     config: LanguageModelActivations
 
     @property

@@ -57,6 +57,8 @@ class ActivationSource(ABC):
     """Makes the activations of one config. Everything is a function of the config: the same on every worker."""
 
     Config: ClassVar[type[ActivationsConfig]]
+    offers: ClassVar[frozenset[str]] = frozenset()
+    """Optional fields of `EvalChunk` that every held-out chunk has."""
 
     def __init__(self, config: Any, *, device: str = "cpu") -> None:
         """Nothing is read or loaded yet.

@@ -124,6 +124,7 @@ class SyntheticSource(ActivationSource):
     """Makes `SyntheticActivations`; what is held out are further tokens with the same features."""
 
     Config = SyntheticActivations
+    offers = frozenset({"ground_truth"})
     config: SyntheticActivations
 
     @property

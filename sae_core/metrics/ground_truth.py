@@ -19,6 +19,8 @@ from sae_core.records import MetricSpec
 class _OfDecoder(Metric):
     """A metric that tokens have no say in: measured on the first chunk, whatever their number."""
 
+    needs = "ground_truth"
+
     def sums(self, seen: Observation) -> Sums:
         if seen.feature_cosines is None or seen.index > 0:
             return {}
@@ -59,6 +61,7 @@ class Uniqueness(_OfDecoder):
 class _Detection(Metric):
     """Mean over latents of how well "the latent is active" says that its most similar feature is; 0 for a latent that never is right."""
 
+    needs = "ground_truth"
     wrong: ClassVar[tuple[str, ...]]
     """Which mistakes count: a latent has true_positives / (true_positives + mean of these)."""
 
@@ -107,6 +110,7 @@ class FeatureF1(_Detection):
 class TrueL0(Metric):
     """Mean over tokens of the number of active features: the L0 of an SAE that has found them all."""
 
+    needs = "ground_truth"
     spec = MetricSpec("true_l0", "Active features per token", "features", "none")
 
     def sums(self, seen: Observation) -> Sums:

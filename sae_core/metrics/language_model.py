@@ -13,6 +13,7 @@ class _CrossEntropy(Metric):
     """Mean next-token cross-entropy, in nats, over non-special positions that have a next token."""
 
     condition: ClassVar[str]
+    needs = "splice"
 
     def sums(self, seen: Observation) -> Sums:
         return ce_sums(seen)
@@ -90,6 +91,7 @@ class CELossRecovered(_CrossEntropy):
 class KL(Metric):
     """Mean over non-special positions of KL(clean || spliced)."""
 
+    needs = "splice"
     spec = MetricSpec("kl", "KL from the untouched model", "nats per token", "min")
 
     def sums(self, seen: Observation) -> Sums:

@@ -55,6 +55,8 @@ class Metric(ABC):
     """One column of the table."""
 
     spec: ClassVar[MetricSpec]
+    needs: ClassVar[str | None] = None
+    """Optional field of `EvalChunk` without which there is no value."""
 
     @abstractmethod
     def sums(self, seen: Observation) -> Sums:

@@ -90,6 +90,11 @@ def test_without_a_language_model_or_features_it_has_a_value_or_none_but_never_n
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_without_what_it_needs_it_has_no_value(name: str) -> None:
+    assert (value(name, made_up(), bare=True) is None) == (METRICS[name].needs is not None)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_what_does_not_apply_is_left_out(name: str) -> None:
     sums = METRICS[name]().sums(made_up().observation(bare=True))
     values, _ = combine([ChunkSums(0, 60, {"run": {other: sums if other == name else {} for other in NAMES}})])

@@ -1,5 +1,6 @@
 """What every activation source promises, whichever it is. A new source is tested from its `Config.example()`."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -75,6 +76,13 @@ def test_held_out_rows_are_not_trained_on(prepared: tuple[ActivationSource, Path
     trained = {tuple(row) for row in source.shard(directory, 0)[:, :8].round(decimals=3).tolist()}
     held_out = [tuple(row) for row in source.eval_chunk(directory, 0, torch.zeros(source.d_in)).x[:, :8].round(decimals=3).tolist()]
     assert sum(row in trained for row in held_out) < 0.05 * len(held_out)
+
+
+def test_chunks_hold_what_the_source_offers(prepared: tuple[ActivationSource, Path]) -> None:
+    source, directory = prepared
+    chunk = source.eval_chunk(directory, 0, torch.zeros(source.d_in))
+    optional = {field.name for field in dataclasses.fields(chunk) if field.name != "x"}
+    assert source.offers == {name for name in optional if getattr(chunk, name) is not None}
 
 
 def test_chunks_with_a_model_can_be_spliced(prepared: tuple[ActivationSource, Path]) -> None:

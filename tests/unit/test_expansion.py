@@ -229,12 +229,16 @@ def test_an_architecture_may_have_a_target_of_its_own():
 
 
 def test_a_target_l0_and_a_coefficient_do_not_go_together():
-    assert problems(target_l0=8) == ["architectures.topk: `k` must be left out where `target_l0` is given, but got both. Remove one of them."]
+    assert problems(target_l0=8) == [
+        "architectures.topk: `k` must be left out where `target_l0` is given, but got both. Remove one of them."
+    ]
     (line,) = problems(architectures={"topk": {"k": 8, "target_l0": 16}})
     assert "`target_l0` must equal `k`" in line and "target_l0=16 and k=8" in line
 
 
-@pytest.mark.parametrize(("value", "message"), [(0, "greater than 0"), (-3, "greater than 0"), ("many", "number"), ([], "at least one value")])
+@pytest.mark.parametrize(
+    ("value", "message"), [(0, "greater than 0"), (-3, "greater than 0"), ("many", "number"), ([], "at least one value")]
+)
 def test_a_target_l0_is_a_number_above_0(value, message):
     lines = problems(target_l0=value, architectures={"standard": {}})
     assert any("target_l0" in line and message in line for line in lines), lines

@@ -59,7 +59,7 @@ def test_a_trial_is_complete_with_the_values_of_its_record(tmp_path):
     launch = Launch(tmp_path)
     launch.trial(l0=3.5, fvu=0.25)
     (trial,) = launch.study.trials()
-    assert (trial.state, trial.values) == (TrialState.COMPLETE, [3.5, 0.25])
+    assert (trial.state, trial.values) == (TrialState.COMPLETE, [math.log2(3.5), 0.25])
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,8 @@ def test_what_has_no_values_is_never_complete_and_counts(tmp_path, status, error
 def test_means_over_the_seeds():
     first, second = small_sweep(seeds=[0, 1], architectures={"topk": {"k": 2}}).runs()
     done = [record(first, l0=2.0, fvu=0.2), record(second, l0=4.0, fvu=0.4)]
-    assert outcome(done, ["l0", "fvu"]) == (TrialState.COMPLETE, [3.0, pytest.approx(0.3)])
+    assert outcome(done, ["l0", "fvu"]) == (TrialState.COMPLETE, [pytest.approx(math.log2(3.0)), pytest.approx(0.3)])
+    assert outcome([record(first, l0=0.0, fvu=1.0)], ["fvu", "l0"]) == (TrialState.COMPLETE, [1.0, math.log2(0.1)])
     assert outcome([done[0], dataclasses.replace(done[1], status="pruned")], ["l0"]) == (TrialState.PRUNED, None)
     assert outcome([done[0], dataclasses.replace(done[1], status="trained")], ["l0"]) == (TrialState.FAIL, None)
     assert outcome([done[0], None], ["l0"]) == (TrialState.FAIL, None)

@@ -139,6 +139,10 @@ def test_identity_is_that_of_what_can_be_tried():
             "search.objectives: an objective must have a better end, but got 'ce_loss_clean'.",
         ),
         (
+            {"search": {"trials": 1, "objectives": ["l0", "delta_ce"]}},
+            "search.objectives: an objective must be a metric of the source of activations, but got 'delta_ce' for 'synthetic'.",
+        ),
+        (
             {"search": {"trials": 1, "objectives": ["l0", "l0"]}},
             "search.objectives: `objectives` must be listed once each, but got ['l0', 'l0'].",
         ),
