@@ -25,16 +25,16 @@ from sae_core.records import write_text
 
 SHOWN = {
     "l0": "L0",
+    "l0_error": "L0 error",
     "fvu": "FVU",
     "delta_ce": "ΔCE",
     "ce_loss_recovered": "CE rec.",
     "kl": "KL",
+    "mcc": "MCC",
+    "feature_f1": "F1",
     "dead_fraction": "dead",
 }
-"""Metrics in the report's table of runs, with their headings; `table.csv` has all of them."""
-
-SHOWN_OF_TARGETS = {"l0": "L0", "l0_error": "L0 error"}
-"""The first of them where an L0 was asked for."""
+"""Metrics in the report's table of runs, where runs have them, with their headings; `table.csv` has all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ def _comparisons(runs: Mapping[str, StoredRun], table: pd.DataFrame, titles: Map
 def _comparison(table: pd.DataFrame, title: Title, histories: Mapping[str, Path], plots: Path, prefix: str) -> Comparison:
     finished = table[table["status"] == "finished"]
     metrics = compared_metrics(table)
-    shown = SHOWN_OF_TARGETS | SHOWN if finished["target_l0"].notna().any() else SHOWN
+    shown = {name: heading for name, heading in SHOWN.items() if name in finished and finished[name].notna().any()}
     return Comparison(
         title=title.full,
         short_title=title.short or "Frontiers",

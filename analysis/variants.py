@@ -36,18 +36,15 @@ def variants(runs: Sequence[StoredRun], comparisons: Sequence[str]) -> list[str]
 
 
 def _varied(configs: Sequence[_Fields], parameters: set[str]) -> list[str]:
-    """Names of the fields that differ. A sparsity parameter counts only if it differs between runs that were asked for one L0."""
-    names = list(dict.fromkeys(name for config in configs for name in config))
-    at_target: dict[float, list[_Fields]] = defaultdict(list)
+    """Names of the fields that differ. A sparsity parameter counts only if it differs between runs asked for one L0 and alike otherwise."""
+    names = [name for name in dict.fromkeys(name for config in configs for name in config) if name not in _IN_OTHER_COLUMNS]
+    varied = {name for name in names if name not in parameters and len(_distinct(configs, name)) > 1}
+    alike: dict[tuple[str, ...], list[_Fields]] = defaultdict(list)
     for config in configs:
         if config.get("sae.target_l0") is not None:
-            at_target[config["sae.target_l0"]].append(config)
-
-    def differs(name: str) -> bool:
-        compared = list(at_target.values()) if name in parameters else [configs]
-        return any(len(_distinct(group, name)) > 1 for group in compared)
-
-    return [name for name in names if name not in _IN_OTHER_COLUMNS and differs(name)]
+            alike[tuple(_text(config.get(name)) for name in ("sae.target_l0", *sorted(varied)))].append(config)
+    varied |= {name for name in parameters if any(len(_distinct(group, name)) > 1 for group in alike.values())}
+    return [name for name in names if name in varied]
 
 
 def _distinct(configs: Sequence[_Fields], name: str) -> set[str]:

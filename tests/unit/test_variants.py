@@ -48,6 +48,13 @@ def test_the_start_of_a_search_for_a_target_is_told_only_where_it_varies_at_that
     assert variant_of(tmp_path, *records, other)["standard-target16-1"] == "l1_coefficient=7"
 
 
+def test_a_start_that_another_field_decides_is_not_told(tmp_path: Path) -> None:
+    step, quadratic = (target_record("jumprelu", 16, metrics_at(16, 0.1, 0.2), seed=seed) for seed in (0, 1))
+    step.config["sae"] |= {"sparsity_loss": "step", "l0_coefficient": 0.2}
+    quadratic.config["sae"] |= {"sparsity_loss": "quadratic", "l0_coefficient": 4.0}
+    assert set(variant_of(tmp_path, step, quadratic).values()) == {"sparsity_loss=step", "sparsity_loss=quadratic"}
+
+
 def test_lists_and_nothing_are_written_as_json(tmp_path: Path) -> None:
     runs = [run("a", sae={"widths": [64, 128]}), run("b", sae={"widths": None})]
     assert variant_of(tmp_path, *runs) == {"a": "widths=[64, 128]", "b": "widths=null"}
