@@ -6,7 +6,7 @@ read back: a relaunch starts a new experiment with the runs that have no record,
 
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,23 +100,30 @@ def launch(
         one.source.check()
     for one in todo:
         one.source.prepare(one.cache)
-    store.begin(sweep, runs)
-    _retry_failed(runs, store)
-    interrupted = False
-    with progress or SweepProgress() as shown:
-        if todo:
-            try:
-                with _sigterm_as_ctrl_c(), cluster:
-                    training = TrainingStage(store, cluster, shown, sink, _facts(), checkpoint_seconds, sweep.early_stopping)
-                    _run_stages(todo, store, cluster, shown, sink, training, study)
-            except KeyboardInterrupt:
-                interrupted = True
-            finally:
-                if sink:
-                    sink.close()
-        _write_report(store, shown)
-    store.end()
+    with store.locked():
+        store.begin(sweep, runs)
+        _retry_failed(runs, store)
+        with progress or SweepProgress() as shown:
+            training = TrainingStage(store, cluster, shown, sink, _facts(), checkpoint_seconds, sweep.early_stopping)
+            interrupted = bool(todo) and not _finishes(
+                lambda: _run_stages(todo, store, cluster, shown, sink, training, study), cluster, sink
+            )
+            _write_report(store, shown)
+        store.end()
     return _result(store, runs if study is None else study.runs(), interrupted)
+
+
+def _finishes(work: Callable[[], None], cluster: Cluster, sink: WandbSink | None) -> bool:
+    """Do the work on the cluster. Whether it came to its end, or was interrupted."""
+    try:
+        with _sigterm_as_ctrl_c(), cluster:
+            work()
+    except KeyboardInterrupt:
+        return False
+    finally:
+        if sink:
+            sink.close()
+    return True
 
 
 def _study(sweep: Sweep, store: Store) -> "Study | None":

@@ -7,8 +7,11 @@ Beside the sweeps, `.activations/<hash>/` holds activations, shared by sweeps ov
 atomically, so whatever was killed left whole files, or temporary ones whose names start with a dot.
 """
 
+import fcntl
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +22,9 @@ from sae_core.errors import ConfigError
 from sae_core.records import RunRecord, Status, write_json, write_text
 from sweeps import provenance
 from sweeps.definition import Sweep
+
+SCRATCH_PREFIX = ".ray-"
+"""Of the directory that Ray Tune writes to during a launch."""
 
 State = Literal["finished", "trained", "pruned", "failed", "missing"]
 
@@ -83,8 +89,37 @@ class Store:
         """Directory of the exported SAE."""
         return self.run(run_id) / "sae"
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory for one launch. Whoever dies lets go of it.
+
+        Raises:
+            ConfigError: another launch is under way, or the directory cannot be written to.
+        """
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            file = (self.directory / ".lock").open("w")
+        except OSError as error:
+            raise self._not_writable(error) from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"a sweep must be launched once at a time, but another launch is writing to {str(self.directory)!r}. "
+                    "Wait until it has ended, or stop it."
+                ) from None
+            yield
+
+    def _not_writable(self, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"a results directory must be writable, but got {str(self.directory)!r}: {error.strerror}. Choose another with `--results`."
+        )
+
     def begin(self, sweep: Sweep, runs: Sequence[RunConfig]) -> None:
         """Open the directory for a launch of `sweep`; records that stand there stay, also those of runs no longer asked for.
+
+        What a killed launch left of Ray's own files is removed.
 
         Raises:
             ConfigError: the directory holds something else, or another sweep, or cannot be written to.
@@ -93,9 +128,9 @@ class Store:
         try:
             write_text(self.definition_file, sweep.to_yaml())
         except OSError as error:
-            raise ConfigError(
-                f"a results directory must be writable, but got {str(self.directory)!r}: {error.strerror}. Choose another with `--results`."
-            ) from None
+            raise self._not_writable(error) from None
+        for scratch in self.directory.glob(f"{SCRATCH_PREFIX}*"):
+            shutil.rmtree(scratch, ignore_errors=True)
         before = self.facts()
         facts = {
             "name": sweep.name,

@@ -16,7 +16,7 @@ from sweeps.definition import EarlyStoppingConfig
 from sweeps.early_stopping import EarlyStopping
 from sweeps.grouping import group_runs, lone_runs
 from sweeps.progress import SweepProgress
-from sweeps.store import Store, record_without_result
+from sweeps.store import SCRATCH_PREFIX, Store, record_without_result
 from sweeps.wandb_sink import WandbSink
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class TrainingStage:
             trials = self._trials(work)
             # Also runs that are done: whoever trains now is compared with them.
             self._stop_early([run] for one in {id(one): one for _, one in work}.values() for run in one.runs)
-            with tempfile.TemporaryDirectory(prefix=".ray-", dir=self.store.directory) as scratch:
+            with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=self.store.directory) as scratch:
                 self._fit(trials, scratch, _Watcher([run for run, _ in work], self.progress, self.store, self.sink))
         return self.progress.end_stage(f"{len(work)} SAEs, {total:,} tokens{self._exceptions([run for run, _ in work])}")
 
@@ -80,7 +80,7 @@ class TrainingStage:
             return dataclasses.asdict(dataclasses.replace(self._trial(runs, one), source=one.source.config.model_dump(mode="json")))
 
         self._stop_early(study.groups())
-        with tempfile.TemporaryDirectory(prefix=".ray-", dir=self.store.directory) as scratch:
+        with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=self.store.directory) as scratch:
             self._fit_search(SweepSearch(study, self.store, trial_config), n_trials, scratch, watcher)
         return self.progress.end_stage(f"{n_trials} trials{self._exceptions(list(watcher.runs.values()))}")
 

@@ -168,6 +168,19 @@ def test_a_directory_that_is_a_file(tmp_path):
         begin(Store(tmp_path / "small"), sweep())
 
 
+def test_only_one_launch_at_a_time(store):
+    with store.locked(), pytest.raises(ConfigError, match=r"once at a time, but another launch is writing to '.*small'"), store.locked():
+        pass
+    with store.locked():  # let go of
+        begin(store, sweep())
+
+
+def test_what_a_killed_launch_left_of_ray_is_removed(store):
+    (store.directory / ".ray-x1" / "trials").mkdir(parents=True)
+    begin(store, sweep())
+    assert not list(store.directory.glob(".ray-*"))
+
+
 def test_left_over_temporary_files_do_not_disturb(store):
     store.directory.mkdir(parents=True)
     (store.directory / ".definition.yaml.x1").write_text("name: sm")
