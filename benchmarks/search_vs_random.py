@@ -21,7 +21,8 @@ from sweeps.launcher import launch
 
 ARCHITECTURES = ("standard", "gated", "topk", "batchtopk", "jumprelu", "matryoshka_batchtopk")
 TARGETS = [8, 16, 32, 64, 128]
-LEARNING_RATES = {"low": 1e-3, "high": 3e-2, "log": True}
+LEARNING_RATES = {"low": 1e-4, "high": 1e-1, "log": True}
+"""Three decades around nothing in particular: what one asks for who does not know."""
 
 
 def main() -> None:
