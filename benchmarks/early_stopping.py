@@ -21,7 +21,7 @@ from sweeps.launcher import LaunchResult, launch
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architectures", nargs="+", default=["standard", "topk", "jumprelu"])
-    parser.add_argument("--targets", nargs="+", type=int, default=[16, 32, 64])
+    parser.add_argument("--targets", nargs="+", type=int, default=[8, 16, 32, 64])
     parser.add_argument("--lrs", nargs="+", type=float, default=[1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--tokens", type=int, default=1_000_000, help="training tokens of a run")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = "architectures"
 """The parameter that says which architecture a point is of, where there are several."""
+TARGET_L0 = "target_l0"
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 MOST_CHECKED = 2_000
 """Most corner points of an architecture that are validated before work."""
 
@@ -44,6 +46,21 @@ class Space:
     def activations(self) -> ActivationsConfig:
         """The activations that all points share."""
         return self.corners[0].activations
+
+    @property
+    def target_l0(self) -> Axis | None:
+        """The searched L0 that all architectures are asked for; None where there is none."""
+        axes = [self.parameters(name).get(TARGET_L0) for name in self.axes.architectures]
+        return axes[0] if all(axis is not None for axis in axes) else None
+
+    def level(self, axis: Axis, turn: int) -> Any:
+        """A value of an axis in the words of Optuna, such that successive turns spread over all of it."""
+        if axis.range is None:
+            return _label(axis.values[turn % len(axis.values)])
+        one, fraction = axis.range, turn * GOLDEN_RATIO % 1
+        value = one.low * (one.high / one.low) ** fraction if one.log else one.low + (one.high - one.low) * fraction
+        step = one.step or (1 if axis.whole else 0)
+        return one.low + round((value - one.low) / step) * step if step else value
 
     def parameters(self, architecture: str) -> dict[str, Axis]:
         """What a search decides about the points of an architecture, by place."""

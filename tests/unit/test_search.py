@@ -28,8 +28,8 @@ def record(run, status="finished", error=None, **metrics):
 class Launch:
     """What a launch does with a study, one trial after another."""
 
-    def __init__(self, directory, **search):
-        sweep = sweep_of(**search)
+    def __init__(self, directory, sweep=None, **search):
+        sweep = sweep or sweep_of(**search)
         self.store = Store(directory / "small")
         self.study = Study(sweep.space(), sweep.search, self.store.search)
         self.store.begin(sweep, self.study.runs())
@@ -201,3 +201,11 @@ def test_ray_neither_saves_the_search_nor_asks_for_metrics(tmp_path):
     search.save(str(tmp_path / "state"))
     assert not (tmp_path / "state").exists()
     assert search.__getstate__() == {}
+
+
+def test_after_the_random_start_targets_take_turns(tmp_path):
+    sweep = small_sweep(train={"batch_size": 256, "lr": LR}, target_l0=[2, 4, 8], architectures={"topk": {}}, search={"trials": 16})
+    launch = Launch(tmp_path, sweep)
+    for n in range(16):
+        launch.trial(l0=float(n + 1), fvu=1 / (n + 1))
+    assert [trial.params["target_l0"] for trial in launch.study.trials()][10:] == [4, 8, 2, 4, 8, 2]

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import optuna
 import pytest
 from optuna.trial import FixedTrial
@@ -195,3 +197,14 @@ def test_a_range_needs_a_search():
 def test_a_search_has_no_list_of_runs():
     with pytest.raises(ConfigError, match="but got search=trials=10"):
         Sweep(**BASE).runs()
+
+
+def test_turns_spread_over_the_targets():
+    listed = space(target_l0=[4, 8, 16], architectures={"topk": {}, "standard": {}})
+    assert [listed.level(listed.target_l0, turn) for turn in range(4)] == [4, 8, 16, 4]
+    ranged = space(target_l0={"low": 2, "high": 16, "log": True}, architectures={"topk": {}, "standard": {}})
+    levels = sorted(ranged.level(ranged.target_l0, turn) for turn in range(9))
+    assert levels[0] == 2 and levels[-1] >= 14 and all(isinstance(level, int) for level in levels)
+    assert max(later / earlier for earlier, later in pairwise(levels)) <= 2
+    assert space().target_l0 is None
+    assert space(target_l0=8, architectures={"topk": {}}).target_l0 is None
