@@ -2,20 +2,26 @@
 
     python benchmarks/early_stopping.py --results DIR
 
+Then the full grid's histories are replayed in other orders: which runs are stopped depends on who reaches a rung first.
+
 Both sweeps are the same runs: architectures x L0 targets x learning rates. Printed: training tokens spent, and the hypervolume of each
 architecture's front and of the front over all of them in (log2 L0, FVU), L0 8 to 128, held-out text. An interrupted benchmark goes on
 where it stopped.
 """
 
 import argparse
+import random
 from pathlib import Path
 
 from rich.console import Console
 
 from analysis.pareto import L0_WINDOW, hypervolume
 from analysis.table import load_table
-from sweeps.definition import Sweep
+from sae_core.config import RunConfig
+from sweeps.definition import EarlyStoppingConfig, Sweep
+from sweeps.early_stopping import AtRung, at_rung, dominating
 from sweeps.launcher import LaunchResult, launch
+from sweeps.store import Store
 
 
 def main() -> None:
@@ -29,12 +35,14 @@ def main() -> None:
     parser.add_argument("--rungs", nargs="+", type=float, default=[0.1, 0.3])
     parser.add_argument("--reduction-factor", type=float, default=3.0)
     parser.add_argument("--l0-band", type=float, default=1.5)
+    parser.add_argument("--orders", type=int, default=12, help="random orders to replay, one run at a time")
     parser.add_argument("--results", type=Path, required=True)
     options = parser.parse_args()
     stopping = {"rungs": options.rungs, "reduction_factor": options.reduction_factor, "l0_band": options.l0_band}
     full = launched(grid_of(options, "full", None), options.results)
     stopped = launched(grid_of(options, "stopped", stopping), options.results)
     show(full, stopped, options.architectures)
+    replay(full, EarlyStoppingConfig(**stopping), options.orders)
 
 
 def grid_of(options: argparse.Namespace, name: str, stopping: dict[str, object] | None) -> Sweep:
@@ -77,6 +85,39 @@ def show(full: LaunchResult, stopped: LaunchResult, architectures: list[str]) ->
             for table in tables
         ]
         console.print(f"{name:<22}{volumes[0]:>9.4f}{volumes[1]:>9.4f}{1 - volumes[1] / volumes[0]:>9.3%}")
+
+
+def replay(full: LaunchResult, config: EarlyStoppingConfig, n_orders: int) -> None:
+    """Tokens and lost hypervolume of the front over all architectures, had the runs of the full grid come in other orders."""
+    store, table = Store(full.directory), load_table(full.directory).set_index("run_id")
+    runs = {run_id: RunConfig.model_validate(record.config) for run_id, record in store.records().items()}
+    at = {rung: {name: at_rung([run], [store.read_history(name)], rung) for name, run in runs.items()} for rung in config.rungs}
+    spent, lost, whole = [], [], hypervolume(table, y="fvu", window=L0_WINDOW, direction="min")
+    for order in range(n_orders):
+        names = random.Random(order).sample(sorted(runs), len(runs))
+        stopped = _stopped(names, at, config)
+        spent.append(sum(stopped.get(name, 1.0) for name in names) / len(names))
+        finished = table[~table.index.isin(list(stopped))]
+        lost.append(1 - hypervolume(finished, y="fvu", window=L0_WINDOW, direction="min") / whole)
+    spending = f"{sum(spent) / n_orders:.1%} of the tokens, at most {max(spent):.1%}"
+    loss = f"{sum(lost) / n_orders:.2%}, at most {max(lost):.2%}"
+    Console(soft_wrap=True, highlight=False).print(f"replayed in {n_orders} orders: {spending}; hypervolume lost, pooled: {loss}")
+
+
+def _stopped(names: list[str], at: dict[float, dict[str, AtRung | None]], config: EarlyStoppingConfig) -> dict[str, float]:
+    """Run -> the rung at which it is stopped, of those that are, when they come in this order."""
+    seen: dict[float, list[AtRung]] = {rung: [] for rung in config.rungs}
+    stopped: dict[str, float] = {}
+    for name in names:
+        for rung in config.rungs:
+            if (mine := at[rung][name]) is None:
+                continue
+            because = dominating(mine, seen[rung], config)
+            seen[rung].append(mine)
+            if because is not None:
+                stopped[name] = rung
+                break
+    return stopped
 
 
 if __name__ == "__main__":
