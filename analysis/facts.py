@@ -102,9 +102,17 @@ def _learning_rates(table: pd.DataFrame) -> str:
     """One value where all runs share it, else per architecture."""
     known = table.dropna(subset=["lr"])
     if known["lr"].nunique() <= 1:
-        return _join(f"{lr:g}" for lr in known["lr"].unique())
-    rates = {name: _join(f"{lr:g}" for lr in sorted(rows["lr"].unique())) for name, rows in by_architecture(known).items()}
+        return _rates(known["lr"])
+    rates = {name: _rates(rows["lr"]) for name, rows in by_architecture(known).items()}
     return "; ".join(f"{label(name)} {values}" for name, values in rates.items())
+
+
+def _rates(rates: "pd.Series[float]") -> str:
+    """Every rate, or where a search tried many, from which to which."""
+    different = sorted(rates.unique())
+    if len(different) <= MOST_LISTED:
+        return _join(f"{rate:g}" for rate in different)
+    return f"{different[0]:.3g} to {different[-1]:.3g} ({len(different)} values)"
 
 
 def _versions(table: pd.DataFrame) -> str:

@@ -207,7 +207,7 @@ def _run_row(row: "pd.Series[Any]", front: set[str], shown: Iterable[str]) -> Ru
         setting=style.setting(row),
         coefficient=style.number(coefficient),
         seed=str(row["seed"]),
-        lr=f"{row['lr']:g}" if pd.notna(row["lr"]) else style.number(None),
+        lr=f"{row['lr']:.3g}" if pd.notna(row["lr"]) else style.number(None),
         on_front=row["run_id"] in front,
         metrics=tuple(style.metric(name, row[name]) for name in shown),
         train_time=style.duration(row["train_seconds"]) if pd.notna(row["train_seconds"]) else style.number(None),

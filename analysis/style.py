@@ -93,7 +93,7 @@ def setting(row: "Mapping[str, Any] | pd.Series[Any]", *, with_lr: bool = False)
         with_lr: name the learning rate too, where settings differ in it.
     """
     asked = f"target L0 {row['target_l0']:g}" if pd.notna(row["target_l0"]) else f"{row['sparsity_parameter']}={row['sparsity_value']:g}"
-    further = ", ".join(part for part in (f"lr={row['lr']:g}" if with_lr else "", row["variant"]) if part)
+    further = ", ".join(part for part in (f"lr={row['lr']:.3g}" if with_lr else "", row["variant"]) if part)
     return f"{asked} ({further})" if further else asked
 
 

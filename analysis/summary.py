@@ -115,7 +115,7 @@ def _front_lines(runs: pd.DataFrame) -> list[str]:
     ]
     for name, rows in by_architecture(front).items():
         for place, (_, row) in enumerate(rows.iterrows()):
-            lr = f"{row['lr']:>{lr_width}g}" if lr_width else ""
+            lr = f"{row['lr']:>{lr_width}.3g}" if lr_width else ""
             cells = {column: metric(column, row[column]) for column in ("l0", "fvu", "delta_ce", "ce_loss_recovered", "dead_fraction")}
             line = (
                 f"{label(name) if place == 0 else '':<22}{cells['l0']:>7}{cells['fvu']:>8}{cells['delta_ce']:>10}"
