@@ -8,6 +8,9 @@ import pandas as pd
 from analysis.stored import StoredRun, StoredSweep
 from analysis.style import by_architecture, count, duration, label
 
+MOST_LISTED = 8
+"""Learning rates that are listed one by one."""
+
 
 def comparison_parts(run: StoredRun) -> list[str]:
     """What the runs that may be compared with `run` have in common, in words."""
