@@ -35,6 +35,11 @@ CALIBRATION_TOKENS = 65_536
 """Training tokens that inference thresholds are calibrated on."""
 
 
+def steps_per_row(n_steps: int) -> int:
+    """Steps from one row of a run's history to the next."""
+    return max(1, n_steps // HISTORY_ROWS)
+
+
 @dataclass(frozen=True, slots=True)
 class TrainResult:
     """What training leaves behind."""
@@ -119,7 +124,7 @@ class Learner:
         if config.resample_every_steps and self.step % config.resample_every_steps == 0 and self.step <= self.run.last_resampling:
             self._resample(x)
         self.seconds += time.perf_counter() - started
-        if self.step % max(1, n_steps // HISTORY_ROWS) == 0 or self.step == n_steps:
+        if self.step % steps_per_row(n_steps) == 0 or self.step == n_steps:
             self._record(loss, lr, scale, int(dead.sum()))
 
     def _resample(self, x: Float[Tensor, "B d_in"]) -> None:

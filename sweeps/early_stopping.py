@@ -21,7 +21,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from sae_core.config import ArchitectureConfig, RunConfig
 from sae_core.records import write_json
 from sae_core.trainable import rung_step
-from sae_core.training import HISTORY_ROWS
+from sae_core.training import steps_per_row
 from sweeps.definition import EarlyStoppingConfig
 from sweeps.store import Store, record_without_result
 
@@ -91,7 +91,7 @@ def at_rung(runs: Sequence[RunConfig], histories: Sequence[Sequence[Mapping[str,
         rows = [row for row in history if last - WINDOW * run.n_steps < (row["step"] or 0) <= last]
         pairs = [(l0, mse) for row in rows if (l0 := row.get("l0")) is not None and (mse := row.get("mse_loss")) is not None]
         # The next row after these would lie beyond the rung.
-        reached = bool(rows) and (rows[-1]["step"] or 0) > last - max(1, run.n_steps // HISTORY_ROWS)
+        reached = bool(rows) and (rows[-1]["step"] or 0) > last - steps_per_row(run.n_steps)
         if not reached or len(pairs) < len(rows):
             return None
         values.append([sum(column) / len(pairs) for column in zip(*pairs, strict=True)])
@@ -116,7 +116,6 @@ class EarlyStopping(FIFOScheduler):
 
     Args:
         groups: the runs of each trial of this launch and of earlier ones.
-        facts: fields that every record gets; as for `TrialConfig`.
     """
 
     def __init__(self, config: EarlyStoppingConfig, store: Store, groups: Iterable[Sequence[RunConfig]]) -> None:
@@ -124,8 +123,7 @@ class EarlyStopping(FIFOScheduler):
         self.config, self.store = config, store
         self.seen: dict[float, dict[str, AtRung]] = {rung: {} for rung in config.rungs}
         for runs in groups:
-            for rung in config.rungs:
-                self._look(runs, rung)
+            self._look(runs, config.rungs)
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its schedulers for a restore that we never do: histories are on disk.
@@ -138,9 +136,10 @@ class EarlyStopping(FIFOScheduler):
             return TrialScheduler.CONTINUE
         told = trial.config["trial"]
         runs = [RunConfig.model_validate(run) for run in told["runs"]]
-        mine = self._look(runs, rung)
-        others = [other for name, other in self.seen[rung].items() if name != runs[0].run_id]
-        because = None if mine is None else dominating(mine, others, self.config)
+        self._look(runs, [rung])
+        others = dict(self.seen[rung])
+        mine = others.pop(runs[0].run_id, None)
+        because = None if mine is None else dominating(mine, others.values(), self.config)
         if mine is None or because is None:
             return TrialScheduler.CONTINUE
         reason = (
@@ -151,16 +150,16 @@ class EarlyStopping(FIFOScheduler):
             self._prune(run, rung, reason, told["facts"])
         return TrialScheduler.STOP
 
-    def _look(self, runs: Sequence[RunConfig], rung: float) -> AtRung | None:
-        """What runs showed at a rung, if they were there; remembered."""
+    def _look(self, runs: Sequence[RunConfig], rungs: Iterable[float]) -> None:
+        """Remember what runs showed at those of the rungs that they reached."""
         # A run that diverged later showed a good error before: nobody should stop because of it.
         records = [self.store.read_record(run.run_id) for run in runs]
         if any(record is not None and record.status == "failed" for record in records):
-            return None
-        found = at_rung(runs, [self.store.read_history(run.run_id) for run in runs], rung)
-        if found is not None:
-            self.seen[rung][found.name] = found
-        return found
+            return
+        histories = [self.store.read_history(run.run_id) for run in runs]
+        for rung in rungs:
+            if (found := at_rung(runs, histories, rung)) is not None:
+                self.seen[rung][found.name] = found
 
     def _prune(self, run: RunConfig, rung: float, reason: str, facts: Mapping[str, Any]) -> None:
         """Leave a record of a run that is stopped, and forget its checkpoint. Its trial waits for our answer and writes nothing."""
