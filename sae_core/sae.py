@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sae_core.config import ArchitectureConfig
 from sae_core.errors import ConfigError
 from sae_core.normalisation import Affine, Normalisation, layer_norm
+from sae_core.sparse.entries import Entries
 
 SEARCH_START_NORM = 0.1
 """Norm of the decoder rows until a search has found a better one."""
@@ -49,10 +50,9 @@ class LossTerms:
     """Latents active for at least one token of the batch."""
 
     @classmethod
-    def of(cls, terms: dict[str, Tensor], latents: Float[Tensor, "B d_sae"]) -> "LossTerms":
-        """Sum the terms; read sparsity off dense latents."""
-        nonzero = latents.detach() != 0
-        return cls(torch.stack(list(terms.values())).sum(), terms, torch.count_nonzero(nonzero) / latents.shape[0], nonzero.any(dim=0))
+    def of(cls, terms: dict[str, Tensor], entries: Entries, latents: Float[Tensor, "*E"]) -> "LossTerms":
+        """Sum the terms; read sparsity off the latents at the entries of the batch."""
+        return cls(torch.stack(list(terms.values())).sum(), terms, *entries.sparsity(latents))
 
 
 class SparseAutoencoder(nn.Module, ABC):
@@ -104,7 +104,8 @@ class SparseAutoencoder(nn.Module, ABC):
             _draw_rows(W_dec, config, generator)
         self.W_dec = nn.Parameter(W_dec)
         rows = W_dec if config.encoder_init == "transpose" or W_dec.is_meta else _draw_rows(torch.empty_like(W_dec), config, generator)
-        self.W_enc = nn.Parameter(rows.T.clone(memory_format=torch.contiguous_format))
+        # (d_in, d_sae), but latent by latent in memory, like W_dec: sparse gradients are sums of rows.
+        self.W_enc = nn.Parameter(rows.clone().T)
         self.b_dec = nn.Parameter(torch.zeros(d_in))
 
     @abstractmethod
@@ -209,8 +210,3 @@ def _draw_rows(rows: Float[Tensor, "d_sae d_in"], config: ArchitectureConfig, ge
 def mse(x_hat: Float[Tensor, "B d_in"], x: Float[Tensor, "B d_in"]) -> Float[Tensor, ""]:
     """Mean over tokens of the squared error summed over d_in: the reconstruction term of every loss here."""
     return (x_hat.to(x.dtype) - x).pow(2).sum() / x.shape[0]
-
-
-def norm_weighted_l1(latents: Float[Tensor, "B d_sae"], W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, ""]:
-    """Mean over tokens of sum_i latents_i * ||W_dec_i||, for latents that are not negative. The norms get gradients too."""
-    return (latents @ W_dec.norm(dim=1).to(latents.dtype)).float().mean()

@@ -18,7 +18,7 @@ from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
 from sae_core.config import ARCHITECTURES
 from sae_core.errors import ConfigError
 from sae_core.sae import SparseAutoencoder
-from sae_core.sparse.latents import SparseLatents
+from sae_core.sparse.latents import Pattern
 from sae_core.sparse.topk import topk_batch
 
 HINT_FACTOR = 0.9
@@ -52,30 +52,24 @@ class BatchTopKFamily(TopKFamily):
         super().__init__(config, d_in, generator=generator)
         self.register_buffer("threshold", torch.zeros(()))
 
-    def _largest(self, scores: Tensor, k: float) -> Tensor:
-        n = max(1, int(k * scores.shape[0]))
-        positions, smallest = topk_batch(scores, n, hint=HINT_FACTOR * float(self.threshold))
+    def select(self, pre_acts: Float[Tensor, "B d_sae"], k: float) -> tuple[Pattern, Float[Tensor, " N"]]:
+        n = max(1, int(k * len(pre_acts)))
+        pattern, values, smallest = topk_batch(pre_acts, self.score_factors(), n, hint=HINT_FACTOR * float(self.threshold))
         self.threshold.fill_(smallest)
-        return positions
-
-    def select(self, pre_acts: Float[Tensor, "B d_sae"], scores: Float[Tensor, "B d_sae"], k: float) -> SparseLatents:
-        positions = self._largest(scores, k)
-        per_token = torch.bincount(positions // self.d_sae, minlength=scores.shape[0])
-        offsets = torch.nn.functional.pad(per_token.cumsum(0), (1, 0))
-        return SparseLatents(pre_acts.flatten()[positions].float(), positions % self.d_sae, offsets, self.d_sae)
+        return pattern, values
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        pre_acts, scores = self.pre_acts_and_scores(x)
+        pre_acts = self.pre_acts(x)
         if self.training:
-            return self.select(pre_acts, scores, self.config.k).dense()
-        return pre_acts.relu() * (scores > self.threshold)
+            return pre_acts * self.select(pre_acts, self.config.k)[0].mask()
+        return pre_acts.relu() * (pre_acts * self.score_factors() > self.threshold)
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Float[Tensor, "B d_in"]]) -> None:
         """Set the threshold to the mean, over batches, of the score that batch top-k would cut at (the paper's equation 5)."""
         cuts = []
         for x in batches:
-            self._largest(self.pre_acts_and_scores(x)[1], self.config.k)
+            self.select(self.pre_acts(x), self.config.k)
             cuts.append(self.threshold.clone())
         self.threshold.copy_(torch.stack(cuts).mean())
 

@@ -13,7 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sae_core.config import ARCHITECTURES, ArchitectureConfig
-from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse, norm_weighted_l1
+from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
+from sae_core.sparse.entries import AllEntries, Entries, encoder_product, entries_above
 
 
 class GatedConfig(ArchitectureConfig):
@@ -47,22 +48,21 @@ class Gated(SparseAutoencoder):
         self.b_mag = nn.Parameter(torch.zeros(self.d_sae))
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        return self._gate_and_latents(x)[1]
+        return self._gate_and_latents(AllEntries(encoder_product(x, self.b_dec, self.W_enc, None)))[1]
 
-    def _gate_and_latents(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        u = (x - self.b_dec) @ self.W_enc
-        # In the precision of u: under autocast a float32 bias would turn every (B, d_sae) matrix below into float32.
-        b_gate, r_mag, b_mag = (p.to(u.dtype) for p in (self.b_gate, self.r_mag, self.b_mag))
-        gate_pre_acts = u + b_gate
-        magnitude = (u * r_mag.exp() + b_mag).relu()
-        return gate_pre_acts, magnitude * (gate_pre_acts > 0)
+    def _gate_and_latents(self, entries: Entries) -> tuple[Float[Tensor, "*E"], Float[Tensor, "*E"]]:
+        u = entries.pre_acts
+        gate_pre_acts = u + entries.of_latent(self.b_gate)
+        magnitude = (u * entries.of_latent(self.r_mag).exp() + entries.of_latent(self.b_mag)).relu()
+        return gate_pre_acts.relu(), magnitude * (gate_pre_acts > 0)
 
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
-        gate_pre_acts, latents = self._gate_and_latents(x)
-        gate = gate_pre_acts.relu()
+        # Where the gate is shut neither path has a gradient.
+        entries = entries_above(-self.b_gate.detach(), x, self.b_dec, self.W_enc, None)
+        gate, latents = self._gate_and_latents(entries)
         terms = {
-            "mse_loss": mse(self.decode(latents), x),
-            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * norm_weighted_l1(gate, self.W_dec),
-            "auxiliary_reconstruction_loss": mse(self.decode(gate), x),
+            "mse_loss": mse(entries.decode(latents, self.W_dec) + self.b_dec, x),
+            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * entries.weighted_mean(gate, self.W_dec.norm(dim=1)),
+            "auxiliary_reconstruction_loss": mse(entries.decode(gate, self.W_dec) + self.b_dec, x),
         }
-        return LossTerms.of(terms, latents)
+        return LossTerms.of(terms, entries, latents)

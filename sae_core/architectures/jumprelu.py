@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sae_core.config import ARCHITECTURES, ArchitectureConfig
 from sae_core.errors import ConfigError
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
+from sae_core.sparse.entries import AllEntries, Entries, encoder_product, entries_above
 
 QUADRATIC_TIMES_L0 = 64.0
 """`coefficient_times_l0` of the quadratic loss: the loss is then 128 (L0 / target - 1)^2."""
@@ -97,11 +98,8 @@ class JumpReLU(SparseAutoencoder):
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
         self.threshold = nn.Parameter(torch.full((self.d_sae,), config.init_threshold))
 
-    def pre_acts(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
-
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        pre_acts = self.pre_acts(x)
+        pre_acts = encoder_product(x, self.b_dec, self.W_enc, self.b_enc)
         return pre_acts * (pre_acts > self.threshold)
 
     def lr_factors(self) -> dict[str, float]:
@@ -116,56 +114,62 @@ class JumpReLU(SparseAutoencoder):
         cfg = self.config
         with torch.no_grad():
             self.threshold.clamp_(min=0)
-        pre_acts = self.pre_acts(x)
-        latents, l0 = _JumpReLU.apply(pre_acts, self.threshold, cfg.bandwidth, cfg.ste_to_input)
+        entries = self._entries(x, ctx.dead)
+        threshold = entries.of_latent(self.threshold)
+        latents, active = _JumpReLU.apply(entries.pre_acts, threshold, cfg.bandwidth, cfg.ste_to_input)
         terms = {
-            "mse_loss": mse(self.decode(latents), x),
-            "l0_loss": cfg.l0_coefficient * ctx.sparsity_scale * self._sparsity(latents, l0),
+            "mse_loss": mse(entries.decode(latents, self.W_dec) + self.b_dec, x),
+            "l0_loss": cfg.l0_coefficient * ctx.sparsity_scale * self._sparsity(entries, latents, active),
         }
         if cfg.pre_act_loss_coefficient > 0:
-            terms["pre_act_loss"] = cfg.pre_act_loss_coefficient * self._pre_act_loss(pre_acts, ctx.dead)
-        return LossTerms.of(terms, latents)
+            terms["pre_act_loss"] = cfg.pre_act_loss_coefficient * self._pre_act_loss(entries, ctx.dead)
+        return LossTerms.of(terms, entries, latents)
 
-    def _sparsity(self, latents: Tensor, l0: Tensor) -> Tensor:
+    def _entries(self, x: Tensor, dead: Tensor | None) -> Entries:
+        if dead is not None and self.config.pre_act_loss_coefficient > 0:  # a dead latent is far below its threshold
+            return AllEntries(encoder_product(x, self.b_dec, self.W_enc, self.b_enc))
+        # Below the kernel a pre-activation is inactive, and moves no threshold.
+        return entries_above(self.threshold.detach() - self.config.bandwidth / 2, x, self.b_dec, self.W_enc, self.b_enc)
+
+    def _sparsity(self, entries: Entries, latents: Tensor, active: Tensor) -> Tensor:
+        if self.config.sparsity_loss == "tanh":
+            norms = entries.of_latent(self.W_dec.norm(dim=1))
+            return entries.per_token(torch.tanh(self.config.tanh_scale * latents * norms)).mean()
+        l0 = entries.per_token(active)
         if self.config.sparsity_loss == "step":
             return l0.mean()
-        if self.config.sparsity_loss == "quadratic":
-            target = self.config.target_l0
-            assert target is not None, "the config is checked: a quadratic loss has a target"
-            return (2 / target * (l0 - target) ** 2).mean()
-        return torch.tanh(self.config.tanh_scale * latents * self.W_dec.norm(dim=1)).sum(dim=-1).mean()
+        target = self.config.target_l0
+        assert target is not None, "the config is checked: a quadratic loss has a target"
+        return (2 / target * (l0 - target) ** 2).mean()
 
-    def _pre_act_loss(self, pre_acts: Tensor, dead: Tensor | None) -> Tensor:
+    def _pre_act_loss(self, entries: Entries, dead: Tensor | None) -> Tensor:
         if dead is None:
-            return pre_acts.new_zeros(())
-        return ((self.threshold - pre_acts).relu() * dead * self.W_dec.norm(dim=1)).sum(dim=-1).mean()
+            return entries.pre_acts.new_zeros(())
+        below = (entries.of_latent(self.threshold) - entries.pre_acts).relu()
+        return entries.weighted_mean(below, dead * self.W_dec.norm(dim=1))
 
 
 class _JumpReLU(torch.autograd.Function):
-    """(z, threshold) -> latents (B, d_sae) and L0 per token (B,), with the straight-through gradients of the paper's section 3.
+    """(z, threshold) -> latents and 1[z > threshold], with the straight-through gradients of the paper's section 3.
 
-    With K = 1[|z - threshold| < bandwidth / 2] / bandwidth and g, h the gradients of latents and L0:
-    d threshold = -sum_b K * (threshold * g + h);   d z = 1[z > threshold] * g   (+ K * (threshold * g + h) with `to_input`).
+    With K = 1[|z - threshold| < bandwidth / 2] / bandwidth and g, h the gradients of latents and of 1[z > threshold]:
+    d threshold = -K * (threshold * g + h), summed over tokens; d z = 1[z > threshold] * g   (+ K * (threshold * g + h) with `to_input`).
     """
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float, to_input: bool) -> tuple[Tensor, Tensor]:
-        threshold = threshold.to(z.dtype)  # under autocast a float32 threshold would make every (B, d_sae) matrix float32
-        active = z > threshold
+        active = (z > threshold).to(z.dtype)
         ctx.save_for_backward(z, threshold, active)
         ctx.bandwidth, ctx.to_input = bandwidth, to_input
-        return z * active, torch.count_nonzero(active, dim=-1).to(torch.promote_types(z.dtype, torch.float32))
+        return z * active, active
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         z, threshold, active = ctx.saved_tensors
-        g, h = grads[0], grads[1].to(grads[0].dtype).unsqueeze(-1)
+        g, h = grads
         near = (z - threshold).abs() < ctx.bandwidth / 2
         kernel = (threshold * g + h) * near / ctx.bandwidth
         d_z = active * g
-        return (
-            (d_z + kernel if ctx.to_input else d_z),
-            -(kernel.new_ones(1, len(kernel)) @ kernel).squeeze(0).to(grads[1].dtype),
-            None,
-            None,
-        )
+        # A product with ones is the fastest sum over tokens. In a list a threshold belongs to one entry.
+        d_threshold = kernel if threshold.shape == z.shape else (kernel.new_ones(1, len(kernel)) @ kernel).squeeze(0)
+        return d_z + kernel if ctx.to_input else d_z, -d_threshold, None, None

@@ -6,6 +6,7 @@ that prefix alone; the widths are summed without weights, as in SAELens.
 
 from typing import Annotated, Literal, Self
 
+from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -13,7 +14,8 @@ from sae_core.architectures.batchtopk import BatchTopKFamily, BatchTopKFamilyCon
 from sae_core.config import ARCHITECTURES, Count
 from sae_core.errors import ConfigError
 from sae_core.sae import mse
-from sae_core.sparse.latents import LatentOrder, SparseLatents, sparse_decode
+from sae_core.sparse.entries import ListedEntries
+from sae_core.sparse.latents import sparse_decode
 
 DEFAULT_FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Prefixes of the paper, beside the whole width."""
@@ -57,14 +59,16 @@ class MatryoshkaBatchTopK(BatchTopKFamily):
     saelens_architecture = "jumprelu"
     config: MatryoshkaBatchTopKConfig
 
-    def reconstruction_terms(self, latents: SparseLatents, order: LatentOrder, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def reconstruction_terms(
+        self, entries: ListedEntries, latents: Float[Tensor, " N"], x: Float[Tensor, "B d_in"]
+    ) -> tuple[Float[Tensor, "B d_in"], dict[str, Tensor]]:
         """Decode ring by ring (the latents between two widths) and add up, so that every latent is decoded once."""
         terms: dict[str, Tensor] = {}
         x_hat = self.b_dec.expand_as(x)
         inner = 0
         for width in (*self.config.inner_widths, self.d_sae):
-            ring = latents.where((latents.indices >= inner) & (latents.indices < width))
-            x_hat = x_hat + sparse_decode(ring, self.W_dec, LatentOrder.of(ring))
+            ring, kept = entries.pattern.where((entries.pattern.indices >= inner) & (entries.pattern.indices < width))
+            x_hat = x_hat + sparse_decode(latents[kept], self.W_dec, ring)
             terms["mse_loss" if width == self.d_sae else f"inner_mse_loss_{width}"] = mse(x_hat, x)
             inner = width
         return x_hat, terms

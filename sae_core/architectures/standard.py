@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sae_core.config import ARCHITECTURES, ArchitectureConfig
-from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse, norm_weighted_l1
+from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
+from sae_core.sparse.entries import encoder_product, entries_above
 
 
 class StandardConfig(ArchitectureConfig):
@@ -43,9 +44,13 @@ class Standard(SparseAutoencoder):
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc).relu()
+        return encoder_product(x, self.b_dec, self.W_enc, self.b_enc).relu()
 
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
-        latents = self.encode(x)
-        l1 = self.config.l1_coefficient * ctx.sparsity_scale * norm_weighted_l1(latents, self.W_dec)
-        return LossTerms.of({"mse_loss": mse(self.decode(latents), x), "l1_loss": l1}, latents)
+        entries = entries_above(torch.zeros_like(self.b_enc), x, self.b_dec, self.W_enc, self.b_enc)
+        latents = entries.pre_acts.relu()
+        terms = {
+            "mse_loss": mse(entries.decode(latents, self.W_dec) + self.b_dec, x),
+            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * entries.weighted_mean(latents, self.W_dec.norm(dim=1)),
+        }
+        return LossTerms.of(terms, entries, latents)

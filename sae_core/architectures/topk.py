@@ -11,7 +11,7 @@ from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
 from sae_core.config import ARCHITECTURES, Count
 from sae_core.errors import ConfigError
 from sae_core.sae import SparseAutoencoder
-from sae_core.sparse.latents import SparseLatents
+from sae_core.sparse.latents import Pattern
 from sae_core.sparse.topk import topk_rows
 
 
@@ -46,14 +46,13 @@ class TopK(TopKFamily):
     saelens_architecture = "topk"
     config: TopKConfig
 
-    def select(self, pre_acts: Float[Tensor, "B d_sae"], scores: Float[Tensor, "B d_sae"], k: float) -> SparseLatents:
-        indices = topk_rows(scores, round(k))
-        offsets = torch.arange(0, indices.numel() + 1, round(k), device=indices.device)
-        return SparseLatents(pre_acts.gather(-1, indices).float().flatten(), indices.flatten(), offsets, self.d_sae)
+    def select(self, pre_acts: Float[Tensor, "B d_sae"], k: float) -> tuple[Pattern, Float[Tensor, " N"]]:
+        return topk_rows(pre_acts, self.score_factors(), round(k))
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        pre_acts, scores = self.pre_acts_and_scores(x)
-        indices = topk_rows(scores, self.config.k)
+        pre_acts = self.pre_acts(x)
+        pattern, _ = topk_rows(pre_acts, self.score_factors(), self.config.k)
+        indices = pattern.indices.view(len(x), self.config.k)
         return torch.zeros_like(pre_acts).scatter(-1, indices, pre_acts.gather(-1, indices).relu())
 
     def to_inference(self) -> SparseAutoencoder:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from sae_core.config import ArchitectureConfig, Fraction
 from sae_core.errors import ConfigError
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
-from sae_core.sparse.latents import LatentOrder, SparseLatents, pre_acts_at, sparse_decode
+from sae_core.sparse.entries import ListedEntries, encoder_product, listed
+from sae_core.sparse.latents import Pattern
 
 
 class TopKFamilyConfig(ArchitectureConfig):
@@ -97,30 +98,32 @@ class TopKFamily(SparseAutoencoder):
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
 
     @abstractmethod
-    def select(self, pre_acts: Float[Tensor, "B d_sae"], scores: Float[Tensor, "B d_sae"], k: float) -> SparseLatents:
-        """The pre-activations kept in training, chosen by `scores`, about k a token. Called without gradient."""
+    def select(self, pre_acts: Float[Tensor, "B d_sae"], k: float) -> tuple[Pattern, Float[Tensor, " N"]]:
+        """The entries kept in training, chosen by score, about k a token, and their pre-activations. Without gradient."""
 
-    def pre_acts_and_scores(self, x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_sae"], Float[Tensor, "B d_sae"]]:
-        pre_acts = torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
-        scores = pre_acts * self.W_dec.norm(dim=1).to(pre_acts.dtype) if self.config.rescale_acts_by_decoder_norm else pre_acts
-        return pre_acts, scores
+    def pre_acts(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
+        return encoder_product(x, self.b_dec, self.W_enc, self.b_enc)
 
-    def reconstruction_terms(self, latents: SparseLatents, order: LatentOrder, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def score_factors(self) -> Float[Tensor, " d_sae"]:
+        """Score / pre-activation of each latent. Without gradient."""
+        return self.W_dec.detach().norm(dim=1) if self.config.rescale_acts_by_decoder_norm else torch.ones_like(self.b_enc)
+
+    def reconstruction_terms(
+        self, entries: ListedEntries, latents: Float[Tensor, " N"], x: Float[Tensor, "B d_in"]
+    ) -> tuple[Float[Tensor, "B d_in"], dict[str, Tensor]]:
         """x_hat of all latents, and the reconstruction terms of the loss."""
-        x_hat = sparse_decode(latents, self.W_dec, order) + self.b_dec
+        x_hat = entries.decode(latents, self.W_dec) + self.b_dec
         return x_hat, {"mse_loss": mse(x_hat, x)}
 
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
         with torch.no_grad():
-            entries = self.select(*self.pre_acts_and_scores(x), self.config.k_at(ctx.progress))
-        order = LatentOrder.of(entries)
-        values = pre_acts_at(entries, x, self.b_dec, self.W_enc, self.b_enc, order).relu()
-        latents = SparseLatents(values, entries.indices, entries.offsets, self.d_sae)
-        x_hat, terms = self.reconstruction_terms(latents, order, x)
+            pattern, values = self.select(self.pre_acts(x), self.config.k_at(ctx.progress))
+        entries = listed(pattern, values, x, self.b_dec, self.W_enc, self.b_enc)
+        latents = entries.pre_acts.relu()
+        x_hat, terms = self.reconstruction_terms(entries, latents, x)
         if ctx.dead is not None and self.config.auxk_coefficient > 0:
             terms["auxiliary_reconstruction_loss"] = self.config.auxk_coefficient * self.auxk_loss(x, (x - x_hat).detach(), ctx.dead)
-        active = latents.active()
-        return LossTerms(torch.stack(list(terms.values())).sum(), terms, (values > 0).sum() / x.shape[0], active)
+        return LossTerms.of(terms, entries, latents)
 
     def auxk_loss(self, x: Float[Tensor, "B d_in"], residual: Float[Tensor, "B d_in"], dead: Bool[Tensor, " d_sae"]) -> Float[Tensor, ""]:
         """Reconstruct the residual with the k_aux = d_in / 2 dead latents of largest score, per token.

@@ -1,32 +1,29 @@
-"""Latents kept as lists of active entries, with a decoder and an encoder whose gradients touch only those.
+"""Latents kept as lists of entries, with a decoder and an encoder whose gradients touch only those.
 
-A TopK SAE has k active latents in thousands. Only the product x @ W_enc has to be dense; decoding is a weighted sum of k
+A sparse SAE has tens of active latents in thousands. Only the product x @ W_enc has to be dense; decoding is a weighted sum of a few
 decoder rows, and the gradients of W_dec and W_enc are sums over the tokens where a latent was active. Nothing of size
-(active entries, d_in) is ever made. `dense()` is the reference each path is tested against.
+(entries, d_in) is ever made. `Pattern.dense` is the reference each path is tested against.
 
-Shape letters: B tokens in the batch, N active entries in the whole batch, d_in, d_sae.
+Shape letters: B tokens in the batch, N entries in the whole batch, d_in, d_sae.
 """
 
-import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
-# The CSR layout has been "in beta" since PyTorch 1.8; the one product we ask of it is tested against the dense one.
-warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state", category=UserWarning)
+from sae_core.sparse.kernels import kernels_for
 
 
-@dataclass(frozen=True, slots=True)
-class SparseLatents:
-    """The active latents of a batch, token by token (the layout of a CSR matrix)."""
+@dataclass(frozen=True)
+class Pattern:
+    """Which latents of which tokens are listed, token by token (the layout of a CSR matrix)."""
 
-    values: Float[Tensor, " N"]
     indices: Int[Tensor, " N"]
-    """Which latent each value belongs to; ascending within a token."""
+    """The latent of each entry; ascending within a token."""
     offsets: Int[Tensor, " B_plus_1"]
     """Entries of token b are `offsets[b]:offsets[b + 1]`."""
     d_sae: int
@@ -35,28 +32,31 @@ class SparseLatents:
     def n_tokens(self) -> int:
         return self.offsets.numel() - 1
 
-    def tokens(self) -> Int[Tensor, " N"]:
-        """Which token each value belongs to."""
-        counts = self.offsets.diff()
-        return torch.repeat_interleave(torch.arange(self.n_tokens, device=counts.device), counts, output_size=self.values.numel())
+    @cached_property
+    def by_latent(self) -> "LatentOrder":
+        """The same entries, latent by latent."""
+        return LatentOrder(*kernels_for(self.indices).sort_columns(self.indices, self.offsets, self.d_sae))
 
-    def where(self, keep: Bool[Tensor, " N"]) -> "SparseLatents":
-        """Only the entries marked in `keep`."""
+    @cached_property
+    def tokens(self) -> Int[Tensor, " N"]:
+        """The token of each entry."""
+        all_tokens = torch.arange(self.n_tokens, device=self.offsets.device)
+        return torch.repeat_interleave(all_tokens, self.offsets.diff(), output_size=self.indices.numel())
+
+    def where(self, keep: Bool[Tensor, " N"]) -> tuple["Pattern", Int[Tensor, " M"]]:
+        """The pattern of the entries marked in `keep`, and their places in this one."""
         kept_before = torch.nn.functional.pad(keep.cumsum(0), (1, 0))
         kept = keep.nonzero().squeeze(1)
-        return SparseLatents(self.values[kept], self.indices[kept], kept_before[self.offsets], self.d_sae)
+        return Pattern(self.indices[kept], kept_before[self.offsets], self.d_sae), kept
 
-    def dense(self) -> Float[Tensor, "B d_sae"]:
-        """The same latents as a dense matrix."""
-        flat = self.tokens() * self.d_sae + self.indices
-        out = self.values.new_zeros(self.n_tokens * self.d_sae)
-        return out.index_add(0, flat, self.values).view(self.n_tokens, self.d_sae)
+    def mask(self) -> Bool[Tensor, "B d_sae"]:
+        """True at the entries."""
+        return self.dense(torch.ones(self.indices.shape, device=self.indices.device)) > 0
 
-    def active(self) -> Bool[Tensor, " d_sae"]:
-        """Latents that are non-zero for at least one token."""
-        seen = torch.zeros(self.d_sae, dtype=torch.bool, device=self.indices.device)
-        seen[self.indices[self.values != 0]] = True
-        return seen
+    def dense(self, values: Float[Tensor, " N"]) -> Float[Tensor, "B d_sae"]:
+        """A matrix with these values at the entries and 0 elsewhere."""
+        flat = self.tokens * self.d_sae + self.indices
+        return values.new_zeros(self.n_tokens * self.d_sae).index_add(0, flat, values).view(self.n_tokens, self.d_sae)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,71 +67,60 @@ class LatentOrder:
     tokens: Int[Tensor, " N"]
     offsets: Int[Tensor, " d_sae_plus_1"]
 
-    @classmethod
-    def of(cls, latents: SparseLatents) -> "LatentOrder":
-        order = torch.argsort(latents.indices, stable=True)
-        counts = torch.bincount(latents.indices, minlength=latents.d_sae)
-        return cls(order, latents.tokens()[order], torch.nn.functional.pad(counts.cumsum(0), (1, 0)))
-
-    def scatter_rows(self, weights: Float[Tensor, " N"], rows: Float[Tensor, "B d_in"]) -> Float[Tensor, "d_sae d_in"]:
-        """Row i: the sum over entries of latent i of weight * rows[token]; that is `latents.T @ rows`."""
-        return embedding_bag(self.tokens, rows, self.offsets, mode="sum", per_sample_weights=weights[self.order], include_last_offset=True)
+    def sum_rows(self, weights: Float[Tensor, " N"], rows: Float[Tensor, "B d_in"]) -> Float[Tensor, "d_sae d_in"]:
+        """Row i: the sum over the entries of latent i of weight * rows[token]; that is `pattern.dense(weights).T @ rows`."""
+        return kernels_for(rows).weighted_sums(self.offsets, self.tokens, weights[self.order], rows)
 
 
-def sparse_decode(latents: SparseLatents, W_dec: Float[Tensor, "d_sae d_in"], order: LatentOrder) -> Float[Tensor, "B d_in"]:
-    """`latents.dense() @ W_dec`, with gradients for the values and for W_dec. `order` is `LatentOrder.of(latents)`."""
-    return _Decode.apply(latents.values, W_dec, latents, order)
+def sparse_decode(values: Float[Tensor, " N"], W_dec: Float[Tensor, "d_sae d_in"], pattern: Pattern) -> Float[Tensor, "B d_in"]:
+    """`pattern.dense(values) @ W_dec`, with gradients for the values and for W_dec."""
+    return _Decode.apply(values, W_dec, pattern)
 
 
 def pre_acts_at(
-    entries: SparseLatents,
+    pattern: Pattern,
+    values: Float[Tensor, " N"],
     x: Float[Tensor, "B d_in"],
     b_dec: Float[Tensor, " d_in"],
     W_enc: Float[Tensor, "d_in d_sae"],
-    b_enc: Float[Tensor, " d_sae"],
-    order: LatentOrder,
+    bias: Float[Tensor, " d_sae"] | None,
 ) -> Float[Tensor, " N"]:
-    """The pre-activations `(x - b_dec) @ W_enc + b_enc` at chosen entries, with gradients only there.
+    """The pre-activations `(x - b_dec) @ W_enc + bias` at the entries, with gradients only there.
 
     Args:
-        entries: where; its `values` are those pre-activations, computed without gradient.
+        values: those pre-activations, computed without gradient.
         x: the batch; it gets no gradient.
     """
-    return _PreActs.apply(entries.values, x, b_dec, W_enc, b_enc, entries, order)
+    return _PreActs.apply(values, x, b_dec, W_enc, bias, pattern)
 
 
 class _Decode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, W_dec: Tensor, latents: SparseLatents, order: LatentOrder) -> Tensor:
+    def forward(ctx: Any, values: Tensor, W_dec: Tensor, pattern: Pattern) -> Tensor:
         ctx.save_for_backward(values, W_dec)
-        ctx.latents, ctx.order = latents, order
-        return embedding_bag(latents.indices, W_dec, latents.offsets, mode="sum", per_sample_weights=values, include_last_offset=True)
+        ctx.pattern = pattern
+        return kernels_for(values).weighted_sums(pattern.offsets, pattern.indices, values, W_dec)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         values, W_dec = ctx.saved_tensors
-        latents, grad = ctx.latents, grads[0].contiguous()
-        # d value = <grad of its token, its decoder row>: a product sampled at the active entries.
-        pattern = torch.sparse_csr_tensor(
-            latents.offsets, latents.indices, torch.zeros_like(values), (latents.n_tokens, latents.d_sae), check_invariants=False
-        )
-        d_values = torch.sparse.sampled_addmm(pattern, grad, W_dec.T, beta=0.0).values()
-        return d_values, ctx.order.scatter_rows(values, grad), None, None
+        pattern, grad = ctx.pattern, grads[0].contiguous()
+        d_values = kernels_for(grad).dots(pattern.offsets, pattern.indices, grad, W_dec)
+        return d_values, pattern.by_latent.sum_rows(values, grad), None
 
 
 class _PreActs(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, values: Tensor, x: Tensor, b_dec: Tensor, W_enc: Tensor, b_enc: Tensor, entries: SparseLatents, order: LatentOrder
-    ) -> Tensor:
+    def forward(ctx: Any, values: Tensor, x: Tensor, b_dec: Tensor, W_enc: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:
         ctx.save_for_backward(x, b_dec, W_enc)
-        ctx.entries, ctx.order = entries, order
-        return values.clone()
+        ctx.pattern, ctx.has_bias = pattern, bias is not None
+        return values.view_as(values)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, Tensor, Tensor, Tensor | None, None]:
         x, b_dec, W_enc = ctx.saved_tensors
-        grad = grads[0]
-        d_W_enc = ctx.order.scatter_rows(grad, x - b_dec).T.contiguous()
-        d_b_enc = grad.new_zeros(W_enc.shape[1]).index_add(0, ctx.entries.indices, grad)
-        return None, None, -(W_enc @ d_b_enc), d_W_enc, d_b_enc, None, None
+        grad = grads[0].contiguous()
+        # Transposed: the layout that W_enc is kept in.
+        d_W_enc = ctx.pattern.by_latent.sum_rows(grad, x - b_dec).T
+        d_bias = grad.new_zeros(W_enc.shape[1]).index_add(0, ctx.pattern.indices, grad)
+        return None, None, -(W_enc @ d_bias), d_W_enc, d_bias if ctx.has_bias else None, None

@@ -1,41 +1,53 @@
 """Selecting the largest pre-activations: per token (TopK) and over the whole batch (BatchTopK).
 
-Both return the indices of the selected entries in token order; values are gathered by the caller, so that gradients flow
-through the caller's own graph. Shape letters: B tokens in the batch, d_sae latents, N selected entries.
+What is compared is pre-activation times a factor of its latent, the score. Nothing here has a gradient.
+Shape letters: B tokens in the batch, d_sae latents, N selected entries.
 """
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
-
-def topk_rows(scores: Float[Tensor, "B d_sae"], k: int) -> Int[Tensor, "B k"]:
-    """The k largest entries of every row, indices ascending within the row."""
-    return scores.topk(k, dim=-1, sorted=False).indices.sort(dim=-1).values
+from sae_core.sparse.kernels import kernels_for
+from sae_core.sparse.latents import Pattern
 
 
-def topk_batch(scores: Float[Tensor, "B d_sae"], n: int, hint: float = 0.0) -> tuple[Int[Tensor, " N"], float]:
-    """The n largest positive entries of the whole batch, as ascending positions in the flattened batch.
+@torch.no_grad()
+def topk_rows(pre_acts: Float[Tensor, "B d_sae"], factors: Float[Tensor, " d_sae"], k: int) -> tuple[Pattern, Float[Tensor, " N"]]:
+    """The k entries of every token with the largest scores, and their pre-activations."""
+    indices, values = kernels_for(pre_acts).topk_rows(pre_acts, factors, k)
+    offsets = torch.arange(0, indices.numel() + 1, k, device=indices.device)
+    return Pattern(indices.flatten(), offsets, pre_acts.shape[1]), values.flatten()
 
-    Sorting all B * d_sae entries is the slow part of BatchTopK. Only entries above `hint` are looked at; where that
-    leaves fewer than n, all positive ones are. The result does not depend on the hint. Entries equal to the smallest
-    selected one are all selected, so N can exceed n when values tie.
+
+@torch.no_grad()
+def topk_batch(
+    pre_acts: Float[Tensor, "B d_sae"], factors: Float[Tensor, " d_sae"], n: int, hint: float = 0.0
+) -> tuple[Pattern, Float[Tensor, " N"], float]:
+    """The n entries of the whole batch with the largest positive scores.
+
+    Sorting all B * d_sae scores is the slow part of BatchTopK. Only those above `hint` are looked at; where that leaves fewer than n, all
+    positive ones are. The result does not depend on the hint. Entries equal to the smallest selected one are all selected, so N can
+    exceed n when scores tie.
 
     Args:
-        hint: a guess somewhat below the n-th largest value, e.g. from the previous batch; at least 0.
+        factors: 0 or above.
+        hint: a guess somewhat below the n-th largest score, e.g. from the previous batch; at least 0.
 
     Returns:
-        The positions, and the smallest selected value (0.0 when nothing is positive).
+        The entries, their pre-activations, and the smallest selected score (0.0 when nothing is positive).
     """
-    flat = scores.detach().flatten()
-    positions = (flat > hint).nonzero().squeeze(1)
-    if positions.numel() < n and hint > 0:
-        positions = (flat > 0).nonzero().squeeze(1)
-    if positions.numel() == 0:
-        return positions, 0.0
-    candidates = flat[positions]
-    if positions.numel() > n:
-        smallest = candidates.kthvalue(candidates.numel() - n + 1).values
-        keep = candidates >= smallest
-        positions, candidates = positions[keep], candidates[keep]
-        return positions, float(smallest)
-    return positions, float(candidates.min())
+    everything = pre_acts.numel()
+    found = kernels_for(pre_acts).entries_above(pre_acts, hint / factors if hint > 0 else torch.zeros_like(factors), everything)
+    assert found is not None, "no limit was given"
+    if len(found[0]) < n and hint > 0:
+        return topk_batch(pre_acts, factors, n)
+    indices, values, offsets = found
+    pattern, scores = Pattern(indices, offsets, pre_acts.shape[1]), values * factors[indices]
+    if not len(scores):
+        return pattern, values, 0.0
+    if len(scores) <= n:
+        return pattern, values, float(scores.min())
+    smallest = scores.kthvalue(len(scores) - n + 1).values
+    pattern, kept = pattern.where(scores >= smallest)
+    return pattern, values[kept], float(smallest)

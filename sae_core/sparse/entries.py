@@ -1,0 +1,135 @@
+"""The pre-activations of a batch as a loss sees them: all of them, or a list of those that can matter.
+
+A loss is written once, in terms of `Entries`. Where few pre-activations are above the bound an architecture gives, it runs on the list, and
+everything after the encoder product costs what the active latents cost; early in training, when hundreds are active, it runs on the
+whole matrix. Both give the same loss and the same gradients.
+
+Shape letters: B tokens in the batch, N entries in the list, E either (N) or (B, d_sae), d_in, d_sae.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sae_core.sparse.kernels import has_fast_kernels, kernels_for
+from sae_core.sparse.latents import Pattern, pre_acts_at, sparse_decode
+
+LISTED_FRACTION = 1 / 8
+"""Largest fraction of the pre-activations that is listed; above it products of whole matrices are faster."""
+
+
+class Entries(ABC):
+    """Pre-activations with gradients, and what a loss does with values at the same places."""
+
+    pre_acts: Float[Tensor, "*E"]
+
+    @abstractmethod
+    def of_latent(self, parameter: Float[Tensor, " d_sae"]) -> Float[Tensor, "*E"]:
+        """A parameter with one number a latent, as it is at each entry; broadcasts against `pre_acts`."""
+
+    @abstractmethod
+    def decode(self, latents: Float[Tensor, "*E"], W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "B d_in"]:
+        """latents @ W_dec."""
+
+    @abstractmethod
+    def per_token(self, values: Float[Tensor, "*E"]) -> Float[Tensor, " B"]:
+        """The sum over the entries of each token."""
+
+    @abstractmethod
+    def weighted_mean(self, values: Float[Tensor, "*E"], weights: Float[Tensor, " d_sae"]) -> Float[Tensor, ""]:
+        """The mean over tokens of the sum over latents of value * weight."""
+
+    @abstractmethod
+    def sparsity(self, latents: Float[Tensor, "*E"]) -> tuple[Float[Tensor, ""], Bool[Tensor, " d_sae"]]:
+        """Mean number of latents that are not 0 per token, and which are not 0 for at least one. Without gradients."""
+
+
+@dataclass(frozen=True)
+class AllEntries(Entries):
+    """Every pre-activation, (B, d_sae), in the precision of the encoder product."""
+
+    pre_acts: Float[Tensor, "B d_sae"]
+
+    def of_latent(self, parameter: Tensor) -> Tensor:
+        # In the same precision: under autocast a float32 parameter would turn every (B, d_sae) matrix into float32.
+        return parameter.to(self.pre_acts.dtype)
+
+    def decode(self, latents: Tensor, W_dec: Tensor) -> Tensor:
+        return latents @ W_dec
+
+    def per_token(self, values: Tensor) -> Tensor:
+        return values.sum(dim=-1, dtype=torch.promote_types(values.dtype, torch.float32))
+
+    def weighted_mean(self, values: Tensor, weights: Tensor) -> Tensor:
+        return (values @ self.of_latent(weights)).float().mean()
+
+    def sparsity(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        nonzero = latents.detach() != 0
+        return torch.count_nonzero(nonzero) / len(latents), nonzero.any(dim=0)
+
+
+@dataclass(frozen=True)
+class ListedEntries(Entries):
+    """The pre-activations of a pattern, (N,), float32."""
+
+    pre_acts: Float[Tensor, " N"]
+    pattern: Pattern
+
+    def of_latent(self, parameter: Tensor) -> Tensor:
+        return parameter.index_select(0, self.pattern.indices)
+
+    def decode(self, latents: Tensor, W_dec: Tensor) -> Tensor:
+        return sparse_decode(latents, W_dec, self.pattern)
+
+    def per_token(self, values: Tensor) -> Tensor:
+        return values.new_zeros(self.pattern.n_tokens).index_add(0, self.pattern.tokens, values)
+
+    def weighted_mean(self, values: Tensor, weights: Tensor) -> Tensor:
+        return (values * self.of_latent(weights)).sum() / self.pattern.n_tokens
+
+    def sparsity(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        nonzero = latents.detach() != 0
+        active = torch.zeros(self.pattern.d_sae, dtype=torch.bool, device=latents.device)
+        active[self.pattern.indices[nonzero]] = True
+        return torch.count_nonzero(nonzero) / self.pattern.n_tokens, active
+
+
+def entries_above(
+    bound: Float[Tensor, " d_sae"],
+    x: Float[Tensor, "B d_in"],
+    b_dec: Float[Tensor, " d_in"],
+    W_enc: Float[Tensor, "d_in d_sae"],
+    bias: Float[Tensor, " d_sae"] | None,
+) -> Entries:
+    """The pre-activations (x - b_dec) @ W_enc + bias: a list of those above their latent's bound where they are few, else all.
+
+    Args:
+        bound: below it a pre-activation has no part in the loss: neither its value nor a gradient.
+    """
+    pre_acts = encoder_product(x, b_dec, W_enc, bias)
+    most = int(LISTED_FRACTION * pre_acts.numel())
+    found = kernels_for(x).entries_above(pre_acts, bound, most) if has_fast_kernels(x) else None
+    if found is None:
+        return AllEntries(pre_acts)
+    indices, values, offsets = found
+    return listed(Pattern(indices, offsets, W_enc.shape[1]), values, x, b_dec, W_enc, bias)
+
+
+def listed(
+    pattern: Pattern,
+    values: Float[Tensor, " N"],
+    x: Float[Tensor, "B d_in"],
+    b_dec: Float[Tensor, " d_in"],
+    W_enc: Float[Tensor, "d_in d_sae"],
+    bias: Float[Tensor, " d_sae"] | None,
+) -> ListedEntries:
+    """Pre-activations at chosen places; `values` are those pre-activations, computed without gradient."""
+    return ListedEntries(pre_acts_at(pattern, values, x, b_dec, W_enc, bias), pattern)
+
+
+def encoder_product(x: Tensor, b_dec: Tensor, W_enc: Tensor, bias: Tensor | None) -> Float[Tensor, "B d_sae"]:
+    """(x - b_dec) @ W_enc + bias."""
+    return (x - b_dec) @ W_enc if bias is None else torch.addmm(bias, x - b_dec, W_enc)
