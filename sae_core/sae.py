@@ -209,4 +209,4 @@ def _draw_rows(rows: Float[Tensor, "d_sae d_in"], config: ArchitectureConfig, ge
 
 def mse(x_hat: Float[Tensor, "B d_in"], x: Float[Tensor, "B d_in"]) -> Float[Tensor, ""]:
     """Mean over tokens of the squared error summed over d_in: the reconstruction term of every loss here."""
-    return (x_hat.to(x.dtype) - x).pow(2).sum() / x.shape[0]
+    return torch.nn.functional.mse_loss(x_hat.to(x.dtype), x, reduction="sum") / x.shape[0]

@@ -18,6 +18,7 @@ from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
 from sae_core.config import ARCHITECTURES
 from sae_core.errors import ConfigError
 from sae_core.sae import SparseAutoencoder
+from sae_core.sparse.entries import encoder_products
 from sae_core.sparse.latents import Pattern
 from sae_core.sparse.topk import topk_batch
 
@@ -52,16 +53,18 @@ class BatchTopKFamily(TopKFamily):
         super().__init__(config, d_in, generator=generator)
         self.register_buffer("threshold", torch.zeros(()))
 
-    def select(self, pre_acts: Float[Tensor, "B d_sae"], k: float) -> tuple[Pattern, Float[Tensor, " N"]]:
-        n = max(1, int(k * len(pre_acts)))
-        pattern, values, smallest = topk_batch(pre_acts, self.score_factors(), n, hint=HINT_FACTOR * float(self.threshold))
+    @torch.no_grad()
+    def select(self, x: Float[Tensor, "B d_in"], k: float) -> tuple[Pattern, Float[Tensor, " N"]]:
+        products, n = encoder_products(x, self.b_dec, self.W_enc), max(1, int(k * len(x)))
+        hint = HINT_FACTOR * float(self.threshold)
+        pattern, values, smallest = topk_batch(products, self.b_enc, self.score_factors(), n, hint)
         self.threshold.fill_(smallest)
         return pattern, values
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
         pre_acts = self.pre_acts(x)
         if self.training:
-            return pre_acts * self.select(pre_acts, self.config.k)[0].mask()
+            return pre_acts * self.select(x, self.config.k)[0].mask()
         return pre_acts.relu() * (pre_acts * self.score_factors() > self.threshold)
 
     @torch.no_grad()
@@ -69,7 +72,7 @@ class BatchTopKFamily(TopKFamily):
         """Set the threshold to the mean, over batches, of the score that batch top-k would cut at (the paper's equation 5)."""
         cuts = []
         for x in batches:
-            self.select(self.pre_acts(x), self.config.k)
+            self.select(x, self.config.k)
             cuts.append(self.threshold.clone())
         self.threshold.copy_(torch.stack(cuts).mean())
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sae_core.config import ARCHITECTURES, ArchitectureConfig
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
-from sae_core.sparse.entries import AllEntries, Entries, encoder_product, entries_above
+from sae_core.sparse.entries import AllEntries, Entries, encoder_products, entries_above
 
 
 class GatedConfig(ArchitectureConfig):
@@ -48,7 +48,7 @@ class Gated(SparseAutoencoder):
         self.b_mag = nn.Parameter(torch.zeros(self.d_sae))
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        return self._gate_and_latents(AllEntries(encoder_product(x, self.b_dec, self.W_enc, None)))[1]
+        return self._gate_and_latents(AllEntries(encoder_products(x, self.b_dec, self.W_enc)))[1]
 
     def _gate_and_latents(self, entries: Entries) -> tuple[Float[Tensor, "*E"], Float[Tensor, "*E"]]:
         u = entries.pre_acts

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sae_core.config import ARCHITECTURES, ArchitectureConfig
 from sae_core.errors import ConfigError
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
-from sae_core.sparse.entries import AllEntries, Entries, encoder_product, entries_above
+from sae_core.sparse.entries import AllEntries, Entries, encoder_products, entries_above
 
 QUADRATIC_TIMES_L0 = 64.0
 """`coefficient_times_l0` of the quadratic loss: the loss is then 128 (L0 / target - 1)^2."""
@@ -98,8 +98,11 @@ class JumpReLU(SparseAutoencoder):
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
         self.threshold = nn.Parameter(torch.full((self.d_sae,), config.init_threshold))
 
+    def pre_acts(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
+        return encoder_products(x, self.b_dec, self.W_enc) + self.b_enc
+
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        pre_acts = encoder_product(x, self.b_dec, self.W_enc, self.b_enc)
+        pre_acts = self.pre_acts(x)
         return pre_acts * (pre_acts > self.threshold)
 
     def lr_factors(self) -> dict[str, float]:
@@ -127,7 +130,7 @@ class JumpReLU(SparseAutoencoder):
 
     def _entries(self, x: Tensor, dead: Tensor | None) -> Entries:
         if dead is not None and self.config.pre_act_loss_coefficient > 0:  # a dead latent is far below its threshold
-            return AllEntries(encoder_product(x, self.b_dec, self.W_enc, self.b_enc))
+            return AllEntries(self.pre_acts(x))
         # Below the kernel a pre-activation is inactive, and moves no threshold.
         return entries_above(self.threshold.detach() - self.config.bandwidth / 2, x, self.b_dec, self.W_enc, self.b_enc)
 

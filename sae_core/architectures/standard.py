@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sae_core.config import ARCHITECTURES, ArchitectureConfig
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
-from sae_core.sparse.entries import encoder_product, entries_above
+from sae_core.sparse.entries import encoder_products, entries_above
 
 
 class StandardConfig(ArchitectureConfig):
@@ -44,7 +44,7 @@ class Standard(SparseAutoencoder):
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        return encoder_product(x, self.b_dec, self.W_enc, self.b_enc).relu()
+        return (encoder_products(x, self.b_dec, self.W_enc) + self.b_enc).relu()
 
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
         entries = entries_above(torch.zeros_like(self.b_enc), x, self.b_dec, self.W_enc, self.b_enc)

@@ -11,6 +11,7 @@ from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
 from sae_core.config import ARCHITECTURES, Count
 from sae_core.errors import ConfigError
 from sae_core.sae import SparseAutoencoder
+from sae_core.sparse.entries import encoder_products
 from sae_core.sparse.latents import Pattern
 from sae_core.sparse.topk import topk_rows
 
@@ -46,14 +47,12 @@ class TopK(TopKFamily):
     saelens_architecture = "topk"
     config: TopKConfig
 
-    def select(self, pre_acts: Float[Tensor, "B d_sae"], k: float) -> tuple[Pattern, Float[Tensor, " N"]]:
-        return topk_rows(pre_acts, self.score_factors(), round(k))
+    @torch.no_grad()
+    def select(self, x: Float[Tensor, "B d_in"], k: float) -> tuple[Pattern, Float[Tensor, " N"]]:
+        return topk_rows(encoder_products(x, self.b_dec, self.W_enc), self.b_enc, self.score_factors(), round(k))
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        pre_acts = self.pre_acts(x)
-        pattern, _ = topk_rows(pre_acts, self.score_factors(), self.config.k)
-        indices = pattern.indices.view(len(x), self.config.k)
-        return torch.zeros_like(pre_acts).scatter(-1, indices, pre_acts.gather(-1, indices).relu())
+        return self.pre_acts(x).relu() * self.select(x, self.config.k)[0].mask()
 
     def to_inference(self) -> SparseAutoencoder:
         folded = TopK(self.config.model_copy(update={"rescale_acts_by_decoder_norm": False}), self.d_in)

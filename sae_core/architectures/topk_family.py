@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sae_core.config import ArchitectureConfig, Fraction
 from sae_core.errors import ConfigError
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
-from sae_core.sparse.entries import ListedEntries, encoder_product, listed
+from sae_core.sparse.entries import ListedEntries, encoder_products, listed
 from sae_core.sparse.latents import Pattern
 
 
@@ -98,11 +98,11 @@ class TopKFamily(SparseAutoencoder):
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
 
     @abstractmethod
-    def select(self, pre_acts: Float[Tensor, "B d_sae"], k: float) -> tuple[Pattern, Float[Tensor, " N"]]:
+    def select(self, x: Float[Tensor, "B d_in"], k: float) -> tuple[Pattern, Float[Tensor, " N"]]:
         """The entries kept in training, chosen by score, about k a token, and their pre-activations. Without gradient."""
 
     def pre_acts(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        return encoder_product(x, self.b_dec, self.W_enc, self.b_enc)
+        return encoder_products(x, self.b_dec, self.W_enc) + self.b_enc
 
     def score_factors(self) -> Float[Tensor, " d_sae"]:
         """Score / pre-activation of each latent. Without gradient."""
@@ -116,8 +116,7 @@ class TopKFamily(SparseAutoencoder):
         return x_hat, {"mse_loss": mse(x_hat, x)}
 
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
-        with torch.no_grad():
-            pattern, values = self.select(self.pre_acts(x), self.config.k_at(ctx.progress))
+        pattern, values = self.select(x, self.config.k_at(ctx.progress))
         entries = listed(pattern, values, x, self.b_dec, self.W_enc, self.b_enc)
         latents = entries.pre_acts.relu()
         x_hat, terms = self.reconstruction_terms(entries, latents, x)
@@ -136,7 +135,7 @@ class TopKFamily(SparseAutoencoder):
         n_dead = int(dead.sum())
         k_aux = max(self.d_in // 2, 1)
         W_dec = self.W_dec[dead]
-        pre_acts = (x - self.b_dec) @ self.W_enc[:, dead] + self.b_enc[dead]
+        pre_acts = (x - self.b_dec) @ self.W_enc.T[dead].T + self.b_enc[dead]
         scores = pre_acts * W_dec.norm(dim=1) if self.config.rescale_acts_by_decoder_norm else pre_acts
         kept = scores.topk(min(k_aux, n_dead), dim=-1, sorted=False).indices
         latents = torch.zeros_like(pre_acts).scatter(-1, kept, pre_acts.gather(-1, kept))

@@ -19,8 +19,8 @@ from torch import Tensor
 
 ROWS_PER_THREAD = 256
 """Fewer are not worth waking a thread for."""
-BISECTIONS = 64
-"""More than enough: an interval of float32 cannot be halved more often."""
+BISECTIONS = 200
+"""More than enough for any float32."""
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -30,24 +30,26 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def entries_above(
-    scores: Float[Tensor, "B D"], bound: Float[Tensor, " D"], most: int
+    products: Float[Tensor, "B D"], bias: Float[Tensor, " D"], bound: Float[Tensor, " D"], most: int
 ) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Int[Tensor, " B_plus_1"]] | None:
-    bits, shift = _bits(scores)
+    bits, shift = _bits(products)
     offsets = np.zeros(len(bits) + 1, np.int64)
-    bounds = bound.detach().float().numpy()
-    _over_rows(_count_above, len(bits), bits, shift, bounds, offsets[1:])
+    inputs = bits, shift, _array(bias), _array(bound)
+    _over_rows(_count_above, len(bits), *inputs, offsets[1:])
     np.cumsum(offsets, out=offsets)
     if offsets[-1] > most:
         return None
     columns, values = np.empty(offsets[-1], np.int64), np.empty(offsets[-1], np.float32)
-    _over_rows(_list_above, len(bits), bits, shift, bounds, offsets, columns, values)
+    _over_rows(_list_above, len(bits), *inputs, offsets, columns, values)
     return torch.from_numpy(columns), torch.from_numpy(values), torch.from_numpy(offsets)
 
 
-def topk_rows(scores: Float[Tensor, "B D"], factors: Float[Tensor, " D"], k: int) -> tuple[Int[Tensor, "B k"], Float[Tensor, "B k"]]:
-    bits, shift = _bits(scores)
+def topk_rows(
+    products: Float[Tensor, "B D"], bias: Float[Tensor, " D"], factors: Float[Tensor, " D"], k: int
+) -> tuple[Int[Tensor, "B k"], Float[Tensor, "B k"]]:
+    bits, shift = _bits(products)
     columns, values = np.empty((len(bits), k), np.int64), np.empty((len(bits), k), np.float32)
-    _over_rows(_topk_rows, len(bits), bits, shift, factors.detach().float().numpy(), columns, values)
+    _over_rows(_topk_rows, len(bits), bits, shift, _array(bias), _array(factors), columns, values)
     return torch.from_numpy(columns), torch.from_numpy(values)
 
 
@@ -55,7 +57,7 @@ def sort_columns(
     columns: Int[Tensor, " N"], offsets: Int[Tensor, " B_plus_1"], n_columns: int
 ) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"], Int[Tensor, " D_plus_1"]]:
     order, rows, starts = np.empty(len(columns), np.int64), np.empty(len(columns), np.int64), np.zeros(n_columns + 1, np.int64)
-    _sort_columns(columns.numpy(), offsets.numpy(), order, rows, starts)
+    _sort_columns(_array(columns), _array(offsets), order, rows, starts)
     return torch.from_numpy(order), torch.from_numpy(rows), torch.from_numpy(starts)
 
 
@@ -63,7 +65,7 @@ def weighted_sums(
     offsets: Int[Tensor, " R_plus_1"], which: Int[Tensor, " N"], weights: Float[Tensor, " N"], source: Float[Tensor, "M d"]
 ) -> Float[Tensor, "R d"]:
     sums = torch.empty(len(offsets) - 1, source.shape[1])
-    _over_rows(_weighted_sums, len(sums), offsets.numpy(), which.numpy(), _rows(weights), _rows(source), sums.numpy())
+    _over_rows(_weighted_sums, len(sums), _array(offsets), _array(which), _array(weights), _array(source), _array(sums))
     return sums
 
 
@@ -71,19 +73,18 @@ def dots(
     offsets: Int[Tensor, " R_plus_1"], which: Int[Tensor, " N"], rows: Float[Tensor, "R d"], source: Float[Tensor, "M d"]
 ) -> Float[Tensor, " N"]:
     products = torch.empty(len(which))
-    _over_rows(_dots, len(rows), offsets.numpy(), which.numpy(), _rows(rows), _rows(source), products.numpy())
+    _over_rows(_dots, len(rows), _array(offsets), _array(which), _array(rows), _array(source), _array(products))
     return products
 
 
-def _rows(x: Tensor) -> np.ndarray:
+def _array(x: Tensor) -> np.ndarray:
     array: np.ndarray = x.detach().contiguous().numpy()
     return array
 
 
-def _bits(scores: Tensor) -> tuple[np.ndarray, int]:
-    """Scores as integers, and by how much to shift them to have the bits of a float32."""
-    scores = scores.detach().contiguous()
-    return (scores.view(torch.int16).numpy(), 16) if scores.dtype == torch.bfloat16 else (scores.view(torch.int32).numpy(), 0)
+def _bits(products: Tensor) -> tuple[np.ndarray, int]:
+    """Products as integers, and by how much to shift them to have the bits of a float32."""
+    return (_array(products.view(torch.int16)), 16) if products.dtype == torch.bfloat16 else (_array(products.view(torch.int32)), 0)
 
 
 def _over_rows(kernel: Callable[..., None], n_rows: int, *arguments: Any) -> None:
@@ -105,18 +106,21 @@ def _threads(n: int) -> ThreadPoolExecutor:
 
 
 @_compiled
-def _to_float(row: Any, shift: int, bits: Any) -> None:
-    for j in range(len(row)):
-        bits[j] = np.int32(row[j]) << shift
+def _values(products: Any, shift: int, bias: Any, values: Any, bits: Any) -> None:
+    """One row of product + bias; `bits` is the memory of `values` as integers."""
+    for j in range(len(products)):
+        bits[j] = np.int32(products[j]) << shift
+    for j in range(len(products)):
+        values[j] += bias[j]
 
 
 @_compiled
-def _count_above(first: int, last: int, scores: Any, shift: int, bound: Any, counts: Any) -> None:
-    n_columns = scores.shape[1]
+def _count_above(first: int, last: int, products: Any, shift: int, bias: Any, bound: Any, counts: Any) -> None:
+    n_columns = products.shape[1]
     bits = np.empty(n_columns, np.int32)
     row = bits.view(np.float32)
     for b in range(first, last):
-        _to_float(scores[b], shift, bits)
+        _values(products[b], shift, bias, row, bits)
         count = np.int32(0)
         for j in range(n_columns):
             count += np.int32(row[j] > bound[j])
@@ -124,12 +128,12 @@ def _count_above(first: int, last: int, scores: Any, shift: int, bound: Any, cou
 
 
 @_compiled
-def _list_above(first: int, last: int, scores: Any, shift: int, bound: Any, offsets: Any, columns: Any, values: Any) -> None:
-    n_columns = scores.shape[1]
+def _list_above(first: int, last: int, products: Any, shift: int, bias: Any, bound: Any, offsets: Any, columns: Any, values: Any) -> None:
+    n_columns = products.shape[1]
     bits, found = np.empty(n_columns, np.int32), np.empty(n_columns + 1, np.int32)
     row = bits.view(np.float32)
     for b in range(first, last):
-        _to_float(scores[b], shift, bits)
+        _values(products[b], shift, bias, row, bits)
         n = 0
         for j in range(n_columns):  # without a branch: the next entry overwrites one that does not count
             found[n] = j
@@ -140,17 +144,46 @@ def _list_above(first: int, last: int, scores: Any, shift: int, bound: Any, offs
 
 
 @_compiled
-def _kth_largest(scores: Any, k: int, guess: np.float32) -> np.float32:
-    """A number that exactly k scores reach; where ties allow none, the k-th largest score itself.
+def _topk_rows(first: int, last: int, products: Any, shift: int, bias: Any, factors: Any, columns: Any, values: Any) -> None:
+    n_columns, k = products.shape[1], columns.shape[1]
+    bits, found = np.empty(n_columns, np.int32), np.empty(n_columns + 1, np.int32)
+    row, scores = bits.view(np.float32), np.empty(n_columns, np.float32)
+    cut = width = np.float32(np.nan)
+    for b in range(first, last):
+        _values(products[b], shift, bias, row, bits)
+        for j in range(n_columns):
+            scores[j] = row[j] * factors[j]
+        if not np.isfinite(cut):
+            largest = np.float32(scores.max())
+            cut, width = np.float32(0.5) * largest, np.float32(0.1) * abs(largest)
+        cut = _kth_largest(scores, k, cut, width)
+        n = 0
+        for j in range(n_columns):
+            found[n] = j
+            n += scores[j] >= cut
+        if n < k:  # scores that are not numbers reach nothing: any columns will do, the run has diverged
+            found[:k] = np.arange(k)
+        elif n > k:
+            _drop_ties(scores, cut, found, n, k)
+        for entry in range(k):
+            columns[b, entry] = found[entry]
+            values[b, entry] = row[found[entry]]
 
-    Bisection on how many scores reach a number, interpolated in the logarithm of the count. Counting is vectorised, so that a handful
-    of passes over a row in the cache beat any sorting; a guess from the row before saves some of them.
+
+@_compiled
+def _kth_largest(scores: Any, k: int, guess: np.float32, width: np.float32) -> np.float32:
+    """A number that exactly k scores reach; where ties allow none, the k-th largest score itself; NaN where too few are numbers.
+
+    Counting is vectorised, so that a handful of passes over a row in the cache beat any sorting. The count falls about exponentially
+    where k is small: steps are linear in its logarithm, from a guess, such as the cut of the row before, until it is between two
+    numbers tried, then within these.
+
+    Args:
+        width: about by how much a number must rise for a factor e fewer scores to reach it.
     """
-    low, high = scores.min(), scores.max()
+    low, high = np.float32(-np.inf), np.float32(np.inf)
     n_low: Any = len(scores)
     n_high: Any = 1
-    if not low < guess < high:
-        guess = np.float32(low + (high - low) * np.float32(0.8))
     for step in range(BISECTIONS):
         count = np.int32(0)
         for j in range(len(scores)):
@@ -161,40 +194,20 @@ def _kth_largest(scores: Any, k: int, guess: np.float32) -> np.float32:
             low, n_low = guess, count
         else:
             high, n_high = guess, max(1, count)
+        if low == -np.inf or high == np.inf:
+            too_many = np.float32(np.log(np.maximum(1, count) / k))
+            guess += width * (too_many + np.copysign(np.float32(0.05), too_many)) * np.float32(1 << min(step, 20))
+            continue
         fraction = np.float32(0.5)
-        if step % 3 != 2:
-            fraction = np.float32((np.log(n_low) - np.log(k)) / (np.log(n_low) - np.log(np.float32(0.9) * n_high)))
+        if step % 4 != 3:
+            fraction = np.float32(np.log(n_low / k) / np.log(n_low / (0.9 * n_high)))
             fraction = min(max(fraction, np.float32(0.02)), np.float32(0.98))
-        guess = np.float32(low + (high - low) * fraction)
+        guess = low + (high - low) * fraction
         if not low < guess < high:
-            guess = np.float32(low + (high - low) * np.float32(0.5))
+            guess = low + (high - low) * np.float32(0.5)
         if not low < guess < high:  # neighbours in float32: more than k scores reach `low`, fewer than k the next number
-            break
+            return low
     return low
-
-
-@_compiled
-def _topk_rows(first: int, last: int, scores: Any, shift: int, factors: Any, columns: Any, values: Any) -> None:
-    n_columns, k = scores.shape[1], columns.shape[1]
-    bits, found = np.empty(n_columns, np.int32), np.empty(n_columns + 1, np.int32)
-    row, scaled = bits.view(np.float32), np.empty(n_columns, np.float32)
-    cut = np.float32(np.inf)
-    for b in range(first, last):
-        _to_float(scores[b], shift, bits)
-        for j in range(n_columns):
-            scaled[j] = row[j] * factors[j]
-        cut = _kth_largest(scaled, k, cut)
-        n = 0
-        for j in range(n_columns):
-            found[n] = j
-            n += scaled[j] >= cut
-        if n < k:  # scores that are not numbers reach nothing: any columns will do, the run has diverged
-            found[:k] = np.arange(k)
-        elif n > k:
-            _drop_ties(scaled, cut, found, n, k)
-        for entry in range(k):
-            columns[b, entry] = found[entry]
-            values[b, entry] = row[found[entry]]
 
 
 @_compiled

@@ -22,12 +22,15 @@ class Kernels(Protocol):
     """Shape letters: B rows (tokens), D columns (latents), N entries, R rows of a sum, M rows of a source of width d."""
 
     def entries_above(
-        self, scores: Float[Tensor, "B D"], bound: Float[Tensor, " D"], most: int
+        self, products: Float[Tensor, "B D"], bias: Float[Tensor, " D"], bound: Float[Tensor, " D"], most: int
     ) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Int[Tensor, " B_plus_1"]] | None:
-        """Columns, values and row offsets of all entries above their column's bound; None where there are more than `most`."""
+        """Columns, values and row offsets of all values above their column's bound; None where there are more than `most`.
+
+        A value is product + bias, in float32.
+        """
 
     def topk_rows(
-        self, scores: Float[Tensor, "B D"], factors: Float[Tensor, " D"], k: int
+        self, products: Float[Tensor, "B D"], bias: Float[Tensor, " D"], factors: Float[Tensor, " D"], k: int
     ) -> tuple[Int[Tensor, "B k"], Float[Tensor, "B k"]]:
         """Columns, ascending, and values of the k entries of every row for which value * factor is largest."""
 

@@ -15,19 +15,23 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta 
 
 
 def entries_above(
-    scores: Float[Tensor, "B D"], bound: Float[Tensor, " D"], most: int
+    products: Float[Tensor, "B D"], bias: Float[Tensor, " D"], bound: Float[Tensor, " D"], most: int
 ) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Int[Tensor, " B_plus_1"]] | None:
-    above = scores.float() > bound
+    values = products.float() + bias
+    above = values > bound
     offsets = _offsets(above.sum(dim=1))
     if int(offsets[-1]) > most:
         return None
     positions = above.flatten().nonzero().squeeze(1)
-    return positions % scores.shape[1], scores.flatten()[positions].float(), offsets
+    return positions % products.shape[1], values.flatten()[positions], offsets
 
 
-def topk_rows(scores: Float[Tensor, "B D"], factors: Float[Tensor, " D"], k: int) -> tuple[Int[Tensor, "B k"], Float[Tensor, "B k"]]:
-    columns = (scores.float() * factors).topk(k, dim=-1, sorted=False).indices.sort(dim=-1).values
-    return columns, scores.gather(-1, columns).float()
+def topk_rows(
+    products: Float[Tensor, "B D"], bias: Float[Tensor, " D"], factors: Float[Tensor, " D"], k: int
+) -> tuple[Int[Tensor, "B k"], Float[Tensor, "B k"]]:
+    values = products.float() + bias
+    columns = (values * factors).topk(k, dim=-1, sorted=False).indices.sort(dim=-1).values
+    return columns, values.gather(-1, columns)
 
 
 def sort_columns(

@@ -1,6 +1,7 @@
 """Selecting the largest pre-activations: per token (TopK) and over the whole batch (BatchTopK).
 
-What is compared is pre-activation times a factor of its latent, the score. Nothing here has a gradient.
+A pre-activation is a product plus the bias of its latent; what is compared is its score, the pre-activation times a factor of the
+latent. Nothing here has a gradient.
 Shape letters: B tokens in the batch, d_sae latents, N selected entries.
 """
 
@@ -13,16 +14,18 @@ from sae_core.sparse.latents import Pattern
 
 
 @torch.no_grad()
-def topk_rows(pre_acts: Float[Tensor, "B d_sae"], factors: Float[Tensor, " d_sae"], k: int) -> tuple[Pattern, Float[Tensor, " N"]]:
+def topk_rows(
+    products: Float[Tensor, "B d_sae"], bias: Float[Tensor, " d_sae"], factors: Float[Tensor, " d_sae"], k: int
+) -> tuple[Pattern, Float[Tensor, " N"]]:
     """The k entries of every token with the largest scores, and their pre-activations."""
-    indices, values = kernels_for(pre_acts).topk_rows(pre_acts, factors, k)
+    indices, values = kernels_for(products).topk_rows(products, bias, factors, k)
     offsets = torch.arange(0, indices.numel() + 1, k, device=indices.device)
-    return Pattern(indices.flatten(), offsets, pre_acts.shape[1]), values.flatten()
+    return Pattern(indices.flatten(), offsets, products.shape[1]), values.flatten()
 
 
 @torch.no_grad()
 def topk_batch(
-    pre_acts: Float[Tensor, "B d_sae"], factors: Float[Tensor, " d_sae"], n: int, hint: float = 0.0
+    products: Float[Tensor, "B d_sae"], bias: Float[Tensor, " d_sae"], factors: Float[Tensor, " d_sae"], n: int, hint: float = 0.0
 ) -> tuple[Pattern, Float[Tensor, " N"], float]:
     """The n entries of the whole batch with the largest positive scores.
 
@@ -37,13 +40,13 @@ def topk_batch(
     Returns:
         The entries, their pre-activations, and the smallest selected score (0.0 when nothing is positive).
     """
-    everything = pre_acts.numel()
-    found = kernels_for(pre_acts).entries_above(pre_acts, hint / factors if hint > 0 else torch.zeros_like(factors), everything)
+    bound = hint / factors if hint > 0 else torch.zeros_like(factors)
+    found = kernels_for(products).entries_above(products, bias, bound, products.numel())
     assert found is not None, "no limit was given"
     if len(found[0]) < n and hint > 0:
-        return topk_batch(pre_acts, factors, n)
+        return topk_batch(products, bias, factors, n)
     indices, values, offsets = found
-    pattern, scores = Pattern(indices, offsets, pre_acts.shape[1]), values * factors[indices]
+    pattern, scores = Pattern(indices, offsets, products.shape[1]), values * factors[indices]
     if not len(scores):
         return pattern, values, 0.0
     if len(scores) <= n:
