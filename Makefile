@@ -5,7 +5,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
-.PHONY: demo test check golden clean
+# SAELens, for benchmarks side by side, has an environment of its own: it wants other versions than we do.
+PEERS := benchmarks/.peers
+PEERS_PYTHON ?= $(PEERS)/bin/python
+BENCHMARKS := steps growth sweep harvest evaluation overhead one_more
+
+.PHONY: demo test check golden bench bench-peers clean
 
 demo: $(INSTALLED)
 	$(BIN)/sae-sweep run demo --results results/local
@@ -21,6 +26,17 @@ check: $(INSTALLED_DEV)
 golden: $(INSTALLED_DEV)  ## rewrite the golden losses; say why in CHANGELOG.md
 	$(BIN)/python -m tests.golden.record
 
+bench: $(INSTALLED)  ## every speed benchmark, under 20 minutes on 2 cores; beside SAELens where `make bench-peers` installed it
+	set -e; for name in $(BENCHMARKS); do echo "== $$name"; PEERS_PYTHON=$(PEERS_PYTHON) $(BIN)/python benchmarks/$$name.py; done
+
+bench-peers: $(PEERS)/.installed
+
+$(PEERS)/.installed:
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install -q torch==2.13.0
+	$(PEERS)/bin/pip install -q torch==2.13.0 sae-lens==6.54.12
+	touch $@
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -33,4 +49,4 @@ $(INSTALLED_DEV): pyproject.toml constraints.txt | $(BIN)/python
 	touch $@ $(INSTALLED)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(PEERS)

@@ -72,14 +72,28 @@ def plan(
     slots: Annotated[int | None, typer.Option(metavar="N", min=1, help="Trials side by side; default: this machine's cores.")] = None,
 ) -> None:
     """Say what `run` would do: every run, done or not, and what it takes. Nothing is started."""
-    from sweeps import provenance
+    from sweeps import calibration, provenance
     from sweeps.definition import Sweep
     from sweeps.plan import lines, search_lines
     from sweeps.plan import plan as make_plan
 
-    sweep = Sweep.from_yaml(definition, settings or [])
-    told = lines(make_plan(sweep, results, slots or provenance.n_cores())) if sweep.search is None else search_lines(sweep, results)
-    typer.echo("\n".join(told))
+    sweep, n_slots = Sweep.from_yaml(definition, settings or []), slots or provenance.n_cores()
+    try:
+        costs, unknown = calibration.read(), ""
+    except ConfigError as error:
+        costs, unknown = None, f"\ntime        unknown: {error}"
+    told = lines(make_plan(sweep, results, n_slots, costs)) if sweep.search is None else search_lines(sweep, results, n_slots, costs)
+    typer.echo("\n".join(told) + unknown)
+
+
+@app.command()
+def calibrate() -> None:
+    """Measure this machine once, in about a minute and a half, so that `plan` can say how long a sweep takes. Leave it idle meanwhile."""
+    from sweeps import calibration
+    from sweeps.calibrate import calibrate as measure
+
+    made = measure(lambda text: typer.echo(text, err=True))
+    typer.echo(f"Calibration: {calibration.write(made)}")
 
 
 @app.command()

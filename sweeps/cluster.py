@@ -42,6 +42,8 @@ class Cluster:
 
     def __init__(self, *, address: str | None, cpus: int, gpus: float) -> None:
         self.address, self.cpus, self.gpus = address, cpus, gpus
+        self.keeps_workers = False
+        """Whether workers may wait, beside trials, for the next stage: they hold no GPU, and need none to be spread over nodes."""
         if address is None:
             self.n_slots = _slots([{"CPU": provenance.n_cores(), "GPU": provenance.n_gpus()}], cpus, gpus)
         else:
@@ -56,7 +58,9 @@ class Cluster:
         try:
             if self.ours:
                 _start(self.address)
-            self.n_slots = _slots([node["Resources"] for node in ray.nodes() if node["Alive"]], self.cpus, self.gpus)
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            self.n_slots = _slots(nodes, self.cpus, self.gpus)
+            self.keeps_workers = self.gpus == 0 and len(nodes) == 1
         except BaseException:
             self._stop()
             raise

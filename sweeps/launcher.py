@@ -18,16 +18,18 @@ from sae_core.activations.source import ActivationSource
 from sae_core.config import SOURCES, ActivationsConfig, RunConfig
 from sae_core.evaluation import ChunkSums, combine, evaluated
 from sweeps import provenance
+from sweeps.aside import Aside
 from sweeps.cluster import Cluster
 from sweeps.definition import Sweep
 from sweeps.local_data import locate
 from sweeps.progress import SweepProgress
 from sweeps.store import Store, may_recover
-from sweeps.training_stage import TrainingStage
 from sweeps.wandb_sink import WandbSink
 
 if TYPE_CHECKING:
     from sweeps.search import Study
+    from sweeps.training_stage import TrainingStage
+    from sweeps.workers import WorkerPools
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,11 @@ class Input:
         records = [(run, store.read_record(run.run_id)) for run in self.runs]
         return [run for run, record in records if record is None or record.status == "trained" or may_recover(record)]
 
+    @property
+    def is_harvested(self) -> bool:
+        """Whether the cache was complete once; shards may have been removed since."""
+        return (self.cache / "manifest.json").exists()
+
 
 def launch(
     sweep: Sweep,
@@ -96,28 +103,49 @@ def launch(
     sink = WandbSink(sweep.wandb, sweep.name, store) if sweep.wandb and sweep.wandb.mode != "disabled" else None
     inputs = _inputs(runs, [run.activations for run in runs] if study is None else [study.space.activations], store)
     todo = [one for one in inputs if (one.todo(store) if study is None else study.n_left())]
-    for one in todo:
-        one.source.check()
-    for one in todo:
-        one.source.prepare(one.cache)
-    with store.locked():
-        store.begin(sweep, runs)
-        _retry_failed(runs, store)
-        with progress or SweepProgress() as shown:
-            training = TrainingStage(store, cluster, shown, sink, _facts(), checkpoint_seconds, sweep.early_stopping)
-            interrupted = bool(todo) and not _finishes(
-                lambda: _run_stages(todo, store, cluster, shown, sink, training, study), cluster, sink
-            )
-            _write_report(store, shown)
-        store.end()
+    with _sigterm_as_ctrl_c(), Aside(_workers(cluster, todo)) as workers:
+        for one in todo:
+            one.source.check()
+        for one in todo:
+            one.source.prepare(one.cache)
+        with store.locked():
+            store.begin(sweep, runs)
+            _retry_failed(runs, store)
+            with progress or SweepProgress() as shown:
+                interrupted = False
+                if (pools := workers.value()) is not None:
+                    from sweeps.training_stage import TrainingStage
+
+                    training = TrainingStage(store, cluster, shown, sink, _facts(), checkpoint_seconds, sweep.early_stopping)
+                    interrupted = not _finishes(lambda: _run_stages(todo, store, pools, shown, sink, training, study), sink)
+                workers.leave()
+                _write_report(store, shown)
+            store.end()
     return _result(store, runs if study is None else study.runs(), interrupted)
 
 
-def _finishes(work: Callable[[], None], cluster: Cluster, sink: WandbSink | None) -> bool:
-    """Do the work on the cluster. Whether it came to its end, or was interrupted."""
+@contextmanager
+def _workers(cluster: Cluster, todo: Sequence[Input]) -> Iterator["WorkerPools | None"]:
+    """Ray, and the workers of the first harvest, which begin to load; None, and nothing started, if nothing is to be done."""
+    if not todo:
+        yield None
+        return
+    with cluster:
+        from sweeps.workers import WorkerPools
+
+        pools = WorkerPools(cluster)
+        try:
+            if to_harvest := [one for one in todo if not one.is_harvested]:
+                pools.load(to_harvest[0].source.config, to_harvest[0].cache)
+            yield pools
+        finally:
+            pools.close()
+
+
+def _finishes(work: Callable[[], None], sink: WandbSink | None) -> bool:
+    """Do the work. Whether it came to its end, or was interrupted."""
     try:
-        with _sigterm_as_ctrl_c(), cluster:
-            work()
+        work()
     except KeyboardInterrupt:
         return False
     finally:
@@ -170,24 +198,25 @@ def _facts() -> dict[str, Any]:
 def _run_stages(
     inputs: list[Input],
     store: Store,
-    cluster: Cluster,
+    pools: "WorkerPools",
     progress: SweepProgress,
     sink: WandbSink | None,
-    training: TrainingStage,
+    training: "TrainingStage",
     study: "Study | None",
 ) -> None:
     done = {run_id for run_id, record in store.records().items() if record.status != "trained"}
     for one in inputs:
-        seconds = _harvest(one, cluster, progress)
+        seconds = _harvest(one, pools, progress)
         store.note_stage("harvest", seconds)
     if study is None:
         runs = [(run, one) for one in inputs for run in one.runs]
         seconds = training.run([(run, one) for run, one in runs if store.read_record(run.run_id) is None])
         store.note_stage("train", seconds)
         for one in inputs:
-            seconds = _evaluate(one, store, cluster, progress)
+            seconds = _evaluate(one, store, pools, progress)
             store.note_stage("evaluate", seconds)
     else:
+        pools.close()  # its trials evaluate by themselves
         study.open()
         seconds = training.search(study, inputs[0])
         store.note_stage("search", seconds)
@@ -197,10 +226,8 @@ def _run_stages(
                 sink.finish(run, record)
 
 
-def _harvest(one: Input, cluster: Cluster, progress: SweepProgress) -> float:
+def _harvest(one: Input, pools: "WorkerPools", progress: SweepProgress) -> float:
     """Make the shards that are missing, on all slots. Returns seconds."""
-    from sweeps.workers import WorkerPool
-
     n_shards = one.source.n_shards(one.cache)
     missing = [index for index in range(n_shards) if not is_complete(one.cache, index)]
     progress.stage("harvest", one.source.config.train_tokens, "tokens")
@@ -212,17 +239,15 @@ def _harvest(one: Input, cluster: Cluster, progress: SweepProgress) -> float:
         progress.advance_to(tokens)
 
     if missing:
-        with WorkerPool(one.source.config, one.cache, n_workers=min(cluster.n_slots, len(missing)), resources=cluster.actor) as pool:
-            pool.map("harvest", missing, done)
+        pools.of(one.source.config, one.cache, len(missing)).map("harvest", missing, done)
+    pools.rest()
     manifest = finish_harvest(one.source, one.cache)
     cached = "" if missing else ", all cached"
     return progress.end_stage(f"{manifest.n_tokens:,} tokens of width {manifest.d_in}{cached}")
 
 
-def _evaluate(one: Input, store: Store, cluster: Cluster, progress: SweepProgress) -> float:
+def _evaluate(one: Input, store: Store, pools: "WorkerPools", progress: SweepProgress) -> float:
     """Measure the trained runs on held-out text, all in one pass, and finish their records. Returns seconds."""
-    from sweeps.workers import WorkerPool
-
     records = {run.run_id: store.read_record(run.run_id) for run in one.runs}
     trained = {run_id: record for run_id, record in records.items() if record is not None and record.status == "trained"}
     n_chunks = one.source.n_eval_chunks(one.cache)
@@ -234,10 +259,9 @@ def _evaluate(one: Input, store: Store, cluster: Cluster, progress: SweepProgres
             chunks.append(sums)
             progress.advance_to(len(chunks))
 
-        saes = {run_id: store.sae(run_id) for run_id in trained}
-        n_workers = min(cluster.n_slots, n_chunks)
-        with WorkerPool(one.source.config, one.cache, n_workers=n_workers, resources=cluster.actor, saes=saes) as pool:
-            pool.map("evaluate", range(n_chunks), done)
+        saes = {run_id: str(store.sae(run_id)) for run_id in trained}
+        pools.of(one.source.config, one.cache, n_chunks).map("evaluate", range(n_chunks), done, saes)
+        pools.rest()
         values, n_tokens = combine(chunks)
         eval_hash = one.source.eval_fingerprint(one.cache)
         for run_id, record in trained.items():

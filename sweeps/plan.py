@@ -1,12 +1,18 @@
 """The dry run: what a launch would do, and what it would take. Nothing is started and nothing is left on disk."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from sae_core.activations.language_model import CHUNK_WINDOWS, SHARD_TOKENS
+from sae_core.activations.model_work import model_work
 from sae_core.config import SOURCES, ActivationsConfig, RunConfig
 from sweeps import provenance
+from sweeps.calibration import Calibration
 from sweeps.definition import Sweep
+from sweeps.forecast import Forecast, Text, forecast, forecast_search
 from sweeps.grouping import group_bytes, group_runs, lone_runs, n_parameters, training_flops
 from sweeps.local_data import demo_text_file, locate
 from sweeps.store import State, Store, may_recover
@@ -51,21 +57,44 @@ class Plan:
     """Disk for the cached activations."""
     results_bytes: int
     """Disk for the exported SAEs."""
+    forecast: Forecast | None
+    """How long it will take; None without a calibration."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Activations:
+    config: ActivationsConfig
+    """With real paths."""
     d_in: int
     n_bytes: int
     """Of the cached training activations."""
+    cached: bool
+    """Whether they are there already."""
+
+    def text(self, saes: Sequence[RunConfig]) -> Text:
+        """As a forecast needs it, with the runs that are to be evaluated."""
+        config: Any = self.config
+        work = model_work(config.model) if config.source == "language_model" else None
+        chunk_tokens = CHUNK_WINDOWS * config.model.context_size if work else 1  # other sources always have work for every slot
+        return Text(
+            d_in=self.d_in,
+            train_tokens=config.train_tokens,
+            eval_tokens=config.eval_tokens,
+            n_shards=-(-config.train_tokens // SHARD_TOKENS),
+            n_chunks=-(-config.eval_tokens // chunk_tokens),
+            cached=self.cached,
+            model=work,
+            saes=tuple(saes),
+        )
 
 
-def plan(sweep: Sweep, results: Path, n_slots: int) -> Plan:
+def plan(sweep: Sweep, results: Path, n_slots: int, calibration: Calibration | None = None) -> Plan:
     """What `launch` would do.
 
     Args:
         results: the directory in which the sweep's own one is, or would be.
         n_slots: groups that train at the same time.
+        calibration: what the machine costs; None: no time is predicted.
 
     Raises:
         ConfigError: the definition, the model, the text or the results directory is not as it must be.
@@ -87,6 +116,12 @@ def plan(sweep: Sweep, results: Path, n_slots: int) -> Plan:
         groups = lone_runs(to_do, d_in=d_in, memory_bytes=memory)
     else:
         groups = group_runs(to_do, n_slots=n_slots, d_in=d_in, memory_bytes=memory)
+    to_evaluate = [run for run in runs if run in to_do or states[run.run_id] == "trained"]
+    expected = None
+    if calibration:
+        texts = [found.text([run for run in to_evaluate if _key(run) == key]) for key, found in activations.items()]
+        left = [text for text in texts if text.saes]
+        expected = forecast(groups, left, d_in, calibration, n_slots, at_most=sweep.early_stopping is not None)
     number = {run.run_id: index for index, group in enumerate(groups, start=1) for run in group}
     return Plan(
         name=sweep.name,
@@ -100,6 +135,7 @@ def plan(sweep: Sweep, results: Path, n_slots: int) -> Plan:
         memory_bytes=max((group_bytes(group, d_in) for group in groups), default=0),
         activations_bytes=sum(found.n_bytes for found in activations.values()),
         results_bytes=sum(n_parameters(run, d_in(run)) * _FLOAT_BYTES for run in runs),
+        forecast=expected,
     )
 
 
@@ -124,11 +160,16 @@ def lines(plan: Plan) -> list[str]:
         f"training    {plan.flops:.1e} FLOPs in {plan.n_groups} groups on {plan.n_slots} slots",
         f"memory      {_size(plan.memory_bytes)} per slot for training, beside the program itself",
         f"disk        {_size(plan.activations_bytes)} for activations, {_size(plan.results_bytes)} for results",
+        *([f"time        {plan.forecast.line()}"] if plan.forecast else []),
     ]
 
 
-def search_lines(sweep: Sweep, results: Path) -> list[str]:
+def search_lines(sweep: Sweep, results: Path, n_slots: int, calibration: Calibration | None = None) -> list[str]:
     """What `launch` would do for a search, as text.
+
+    Args:
+        n_slots: trials that are made at the same time.
+        calibration: what the machine costs; None: no time is predicted.
 
     Raises:
         ConfigError: the definition, the model, the text or the results directory is not as it must be.
@@ -139,10 +180,15 @@ def search_lines(sweep: Sweep, results: Path) -> list[str]:
     space, search = sweep.space(), sweep.search
     store = Store(results / sweep.name)
     store.check_ours(space.corners)
-    _survey({"": space.activations}, store.activations)
+    activations = _survey({"": space.activations}, store.activations)[""]
     study = Study(space, search, store.search)
     left, tokens, n_seeds = study.n_left(), space.activations.train_tokens, len(space.axes.seeds)
     objectives = ", ".join(f"{name} ({direction})" for name, direction in zip(search.objectives, study.directions, strict=True))
+    expected = None
+    if calibration:
+        trials = [[corner] * n_seeds for corner in space.corners]
+        at_most = sweep.early_stopping is not None
+        expected = forecast_search(trials, left, activations.text(()), calibration, n_slots, at_most=at_most)
     return [
         f"Search {sweep.name}: {search.trials} trials, {left} to make. Results in {store.directory}",
         *(f"  {line}" for line in space.lines()),
@@ -150,6 +196,7 @@ def search_lines(sweep: Sweep, results: Path) -> list[str]:
         f"training    {n_seeds} x {tokens:,} tokens per trial (seeds x tokens), {left * n_seeds * tokens:,} tokens left",
         f"harvest     {tokens:,} training tokens, once for all trials",
         f"evaluation  {space.activations.eval_tokens:,} held-out tokens, in each trial",
+        *([f"time        {expected.line()}"] if expected else []),
     ]
 
 
@@ -177,5 +224,6 @@ def _survey(configs: dict[str, ActivationsConfig], cache: Path) -> dict[str, _Ac
             source = SOURCES[located.source](located)
             source.check()
             width = 4 if source.activations_dtype == "float32" else 2
-            found[key] = _Activations(source.d_in, config.train_tokens * source.d_in * width)
+            cached = (cache / source.fingerprint()[:24] / "manifest.json").is_file()
+            found[key] = _Activations(located, source.d_in, config.train_tokens * source.d_in * width, cached)
     return found

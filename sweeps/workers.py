@@ -3,8 +3,10 @@
 The jobs are fixed by the source, so results do not depend on how many workers share them.
 """
 
+import resource
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +15,39 @@ from ray.exceptions import RayTaskError
 
 from sae_core.config import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError
+from sweeps import provenance
+from sweeps.cluster import Cluster
 
 RESTARTS = 2
 """Times a worker whose process or node died is started again; its job is then done anew."""
+KEPT_MEMORY_SHARE = 0.15
+"""Part of the machine's memory that idle workers may keep while trials, which plan with 0.7 of it, run."""
 
 
 class SourceWorker:
-    """One activation source in a process of its own."""
+    """One activation source in a process of its own.
 
-    def __init__(self, config: dict[str, Any], cache: str, sae_directories: dict[str, str]) -> None:
+    Args:
+        threads: of its matrix products.
+    """
+
+    def __init__(self, config: dict[str, Any], cache: str, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)  # Ray would give one to a worker that reserves no core
         # Ray leaves every GPU visible to an actor that asked for none.
         self.device = "cuda:0" if ray.get_gpu_ids() else "cpu"
         source = SOURCES[config["source"]]
         self.source = source(source.Config.model_validate(config), device=self.device)
         self.cache = Path(cache)
-        self.sae_directories = sae_directories
 
-    @cached_property
-    def saes(self) -> dict[str, Any]:
-        """The exported SAEs to evaluate. Read when first needed, so also by a worker that was started again."""
-        from sae_core.sae import SparseAutoencoder
+    def load(self) -> None:
+        """Import what the source needs, which for a language model takes seconds, before there is a job."""
+        _ = self.source.d_in
 
-        return {run_id: SparseAutoencoder.from_pretrained(path).to(self.device) for run_id, path in self.sae_directories.items()}
+    def memory_bytes(self) -> int:
+        """The most memory that this process has had."""
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
     def harvest(self, index: int) -> int:
         """Make one training shard; a finished one is not made again. Returns its number of tokens."""
@@ -44,36 +57,101 @@ class SourceWorker:
         harvest(self.source, self.cache, indices=[index], on_shard=lambda _, n_tokens: tokens.append(n_tokens))
         return tokens[0]
 
-    def evaluate(self, index: int) -> Any:
-        """Sums of one held-out chunk for the SAEs."""
+    def evaluate(self, index: int, saes: Mapping[str, str]) -> Any:
+        """Sums of one held-out chunk.
+
+        Args:
+            saes: run id -> directory of the exported SAE.
+        """
         import torch
 
         from sae_core.activations.shards import read_manifest
         from sae_core.evaluation import evaluate_chunk
 
         mean = torch.tensor(read_manifest(self.cache).mean)
-        return evaluate_chunk(self.source.eval_chunk(self.cache, index, mean), self.saes, index)
+        loaded = _loaded(tuple(saes.items()), self.device)
+        return evaluate_chunk(self.source.eval_chunk(self.cache, index, mean), loaded, index)
+
+
+@lru_cache(maxsize=1)
+def _loaded(saes: tuple[tuple[str, str], ...], device: str) -> dict[str, Any]:
+    """The SAEs to evaluate: the same ones for every chunk."""
+    from sae_core.sae import SparseAutoencoder
+
+    return {run_id: SparseAutoencoder.from_pretrained(path).to(device) for run_id, path in saes}
+
+
+class WorkerPools:
+    """The workers of a launch: a pool for each source.
+
+    A pool is kept from one stage to the next, with its model loaded, where that takes nothing from the trials in between: on one
+    machine, without GPUs, if it needs little memory. Else it ends with the stage, and the next one starts another.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.pools: dict[Path, WorkerPool] = {}
+
+    def load(self, config: ActivationsConfig, cache: Path) -> None:
+        """Start the workers of a source on all slots, ahead of the stage that needs them. Does not wait for them."""
+        self._pool(config, cache, self.cluster.n_slots).load()
+
+    def of(self, config: ActivationsConfig, cache: Path, n_jobs: int) -> "WorkerPool":
+        """The workers of a source, for a stage: as many as there are slots, or jobs where those are fewer."""
+        return self._pool(config, cache, min(self.cluster.n_slots, n_jobs))
+
+    def rest(self) -> None:
+        """A stage has ended: end the workers that may not be kept."""
+        if not self.cluster.keeps_workers or self._memory_bytes() > KEPT_MEMORY_SHARE * provenance.memory_bytes():
+            self.close()
+
+    def close(self) -> None:
+        """End all workers and free what they reserve."""
+        while self.pools:
+            self.pools.popitem()[1].close()
+
+    def _pool(self, config: ActivationsConfig, cache: Path, n_workers: int) -> "WorkerPool":
+        if cache not in self.pools:
+            resources = {"num_cpus": 0.0} if self.cluster.keeps_workers else self.cluster.actor
+            self.pools[cache] = WorkerPool(config, cache, threads=self.cluster.cpus, resources=resources)
+        self.pools[cache].grow(n_workers)
+        return self.pools[cache]
+
+    def _memory_bytes(self) -> int:
+        return sum(pool.memory_bytes() for pool in self.pools.values())
 
 
 class WorkerPool:
-    """As many workers as there are slots (or jobs, where those are fewer).
+    """Workers of one source.
 
     Args:
-        resources: of each worker, e.g. {"num_cpus": 1, "num_gpus": 0}.
-        saes: run id -> directory of the exported SAEs to evaluate.
+        threads: of each worker.
+        resources: that each worker reserves as long as it lives, e.g. {"num_cpus": 1, "num_gpus": 0}.
     """
 
-    def __init__(
-        self, config: ActivationsConfig, cache: Path, *, n_workers: int, resources: dict[str, float], saes: Mapping[str, Path] | None = None
-    ) -> None:
-        actor = ray.remote(SourceWorker).options(max_restarts=RESTARTS, max_task_retries=RESTARTS, **resources)
-        directories = {run_id: str(path) for run_id, path in (saes or {}).items()}
-        self.workers: list[Any] = [actor.remote(config.model_dump(mode="json"), str(cache), directories) for _ in range(n_workers)]
+    def __init__(self, config: ActivationsConfig, cache: Path, *, threads: int, resources: dict[str, float]) -> None:
+        self._actor = ray.remote(SourceWorker).options(max_restarts=RESTARTS, max_task_retries=RESTARTS, **resources)
+        self._arguments = (config.model_dump(mode="json"), str(cache), threads)
+        self.workers: list[Any] = []
 
-    def map(self, job: str, indices: Iterable[int], done: Callable[[Any], None]) -> None:
+    def grow(self, n_workers: int) -> None:
+        """Have at least so many workers."""
+        self.workers += [self._actor.remote(*self._arguments) for _ in range(n_workers - len(self.workers))]
+
+    def load(self) -> None:
+        """Have every worker load; does not wait for it. What goes wrong there goes wrong in the first job again."""
+        for worker in self.workers:
+            worker.load.remote()
+
+    def memory_bytes(self) -> int:
+        """Memory of all workers together."""
+        return sum(ray.get([worker.memory_bytes.remote() for worker in self.workers]))
+
+    def map(self, job: str, indices: Iterable[int], done: Callable[[Any], None], *arguments: Any) -> None:
         """Call the method `job` for every index; each worker takes the next one when it is free.
 
         Args:
+            arguments: of every call, after the index.
             done: called with each result, in order of completion.
 
         Raises:
@@ -85,7 +163,7 @@ class WorkerPool:
         while True:
             for worker in idle:
                 if (index := next(waiting, None)) is not None:
-                    running[getattr(worker, job).remote(index)] = worker
+                    running[getattr(worker, job).remote(index, *arguments)] = worker
             if not running:
                 return
             finished, _ = ray.wait(list(running), num_returns=1)
@@ -97,12 +175,6 @@ class WorkerPool:
         """End the workers and free what they reserve."""
         for worker in self.workers:
             ray.kill(worker)
-
-    def __enter__(self) -> "WorkerPool":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _result(ref: Any) -> Any:

@@ -1,13 +1,13 @@
 """A language model cut at one hook point: read the activations there, or go on from others.
 
 The blocks below a replaced activation need not run again, which is most of the cost of measuring many SAEs on one text.
-Shape letters: W windows, T positions in a window, V vocabulary, d_in width of the hook point.
+Shape letters: W windows, T positions in a window, N positions, V vocabulary, d_in width of the hook point, d_model of the residual stream.
 """
 
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ from sae_core.activations.bridge import reach
 logger = logging.getLogger(__name__)
 
 RESUME_TOLERANCE = 1e-4
-"""Largest difference allowed between going on from the hook point and running the whole model, as a fraction of the largest logit."""
+"""Largest difference allowed between going on from the hook point and running the whole model, as a fraction of the largest value. Likewise
+for computing logits outside of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,19 @@ class CleanRun:
     """Activations at the hook point, in the model's precision."""
     below: Float[Tensor, "W T d_model"] | None
     """Residual stream entering the block of the hook point; None where `x` replaces all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unembedding:
+    """The last layer of a model whose logits are h @ W_U + bias."""
+
+    W_U: Float[Tensor, "d_model V"]
+    bias: Float[Tensor, " V"] | None
+    """None where it is 0, as in most models."""
+
+    def logits(self, h: Float[Tensor, "N d_model"]) -> Float[Tensor, "N V"]:
+        """h @ W_U + bias."""
+        return h @ self.W_U if self.bias is None else torch.addmm(self.bias, h, self.W_U)
 
 
 class HookedModel:
@@ -53,6 +67,8 @@ class HookedModel:
         self._n_skipped = layer + ends_block
         self._blocks_return_tuples = False
         self._resume_verified = False
+        self._unembedding: Unembedding | None = None
+        self._unembedding_verified = False
 
     @property
     def d_vocab(self) -> int:
@@ -66,7 +82,10 @@ class HookedModel:
 
     @torch.no_grad()
     def run(self, tokens: Int[Tensor, "W T"]) -> tuple[CleanRun, Float[Tensor, "W T V"]]:
-        """Run the whole model unchanged; its logits come second."""
+        """Run the whole model unchanged; its logits come second.
+
+        Within `before_unembedding`, what enters the unembedding comes in place of logits, here and in `run_from`.
+        """
         seen: dict[str, Tensor] = {}
 
         def save(name: str) -> Any:
@@ -98,6 +117,34 @@ class HookedModel:
             logits = self._verified(logits, self._replaced(clean.tokens, x))
         return logits
 
+    @torch.no_grad()
+    def unembedding(self, tokens: Int[Tensor, "W T"]) -> Unembedding | None:
+        """The last layer, where logits are no more than that (capped ones are more) and float32.
+
+        In half precision None, too: logits are then rounded to three digits, and what is computed around them is not what the model says.
+
+        Args:
+            tokens: the first call compares logits made outside of the model with the model's own on these.
+        """
+        if not self._unembedding_verified:
+            self._unembedding_verified = True
+            self._unembedding = self._verified_unembedding(tokens)
+        return self._unembedding
+
+    def _verified_unembedding(self, tokens: Tensor) -> Unembedding | None:
+        bridge = self._bridge
+        W_U, bias = bridge.unembed.W_U.detach(), bridge.unembed.b_U.detach()
+        if W_U.dtype != torch.float32:
+            return None
+        found = Unembedding(W_U, bias if bool(bias.any()) else None)
+        with self.before_unembedding():
+            h = bridge(tokens, return_type="logits", use_cache=False)
+        logits = bridge(tokens, return_type="logits", use_cache=False).flatten(0, 1)
+        if h.shape[-1] != len(W_U) or not _difference(found.logits(h.flatten(0, 1)), logits) <= RESUME_TOLERANCE:
+            logger.info("logits of this model are not a linear function of what enters the unembedding: they are computed by the model.")
+            return None
+        return found
+
     def _replaced(self, tokens: Tensor, x: Tensor) -> Tensor:
         """Logits of the whole model with `x` at the hook point."""
 
@@ -109,16 +156,22 @@ class HookedModel:
         return logits
 
     def _verified(self, resumed: Tensor, whole: Tensor) -> Tensor:
-        difference = float((resumed - whole).abs().max() / whole.abs().max())
+        difference = _difference(resumed, whole)
         self._resume_verified = True
         if difference > RESUME_TOLERANCE:
             logger.warning(
-                "going on from %s differs from running the whole model by %.1e of the largest logit: whole runs are used, which is slower.",
+                "going on from %s differs from running the whole model by %.1e of the largest value: whole runs are used, which is slower.",
                 self._hook_point,
                 difference,
             )
             self._n_skipped = 0
         return whole
+
+    @contextmanager
+    def before_unembedding(self) -> Iterator[None]:
+        """Let runs return what enters the unembedding, [W, T, d_model], in place of logits."""
+        with _forward_is(self._bridge.unembed, lambda h, **kwargs: h):
+            yield
 
     @contextmanager
     def _watching_blocks(self) -> Iterator[None]:
@@ -139,13 +192,24 @@ class HookedModel:
     @contextmanager
     def _skipping_blocks(self, stream: Tensor) -> Iterator[None]:
         """Let the blocks below the cut return `stream` at once."""
-        skipped = list(self._bridge.blocks)[: self._n_skipped]
         output = (stream, None) if self._blocks_return_tuples else stream
-        for block in skipped:
-            # Not by assignment: a bridge component passes that on to the module it wraps.
-            vars(block)["forward"] = lambda *args, **kwargs: output
-        try:
+        with ExitStack() as stack:
+            for block in list(self._bridge.blocks)[: self._n_skipped]:
+                stack.enter_context(_forward_is(block, lambda *args, **kwargs: output))
             yield
-        finally:
-            for block in skipped:
-                del vars(block)["forward"]
+
+
+@contextmanager
+def _forward_is(component: Any, forward: Callable[..., Any]) -> Iterator[None]:
+    """Replace what a component of the bridge computes."""
+    # Not by assignment: a bridge component passes that on to the module it wraps.
+    vars(component)["forward"] = forward
+    try:
+        yield
+    finally:
+        del vars(component)["forward"]
+
+
+def _difference(value: Tensor, reference: Tensor) -> float:
+    """Largest difference, as a fraction of the largest value of `reference`."""
+    return float((value - reference).abs().max() / reference.abs().max())

@@ -7,9 +7,11 @@ Shape letters: N tokens (special tokens excluded), P predicted positions, F feat
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -36,7 +38,7 @@ class GroundTruth:
     """Which features are active on which token."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class EvalChunk:
     """A fixed slice of the held-out text: chunks are the same however many workers share them."""
 
@@ -51,6 +53,21 @@ class EvalChunk:
     """Every non-special position set to the mean training activation."""
     ground_truth: GroundTruth | None = None
     """None for sources that do not know their features."""
+
+    @cached_property
+    def x_double(self) -> Float[Tensor, "N d_in"]:
+        """`x` in float64, for the sums of metrics: one for all SAEs, as the next two."""
+        return self.x.double()
+
+    @cached_property
+    def squared_norm(self) -> Float[Tensor, " N"]:
+        """||x||^2 per token, float64."""
+        return torch.linalg.vecdot(self.x_double, self.x_double)
+
+    @cached_property
+    def x_sum(self) -> Float[Tensor, " d_in"]:
+        """Sum of x over tokens, float64."""
+        return self.x_double.sum(dim=0)
 
 
 class ActivationSource(ABC):

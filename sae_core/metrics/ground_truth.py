@@ -68,7 +68,7 @@ class _Detection(Metric):
     def sums(self, seen: Observation) -> Sums:
         if seen.feature_cosines is None or seen.chunk.ground_truth is None:
             return {}
-        fired = seen.latents != 0
+        fired = seen.active
         present = seen.chunk.ground_truth.active[:, seen.feature_cosines.argmax(dim=1)]
         counts = {"true_positives": fired & present, "false_positives": fired & ~present, "false_negatives": ~fired & present}
         return {name: where.sum(dim=0).double() for name, where in counts.items()}

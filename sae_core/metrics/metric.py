@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.linalg import vecdot
 from torch.nn.functional import normalize
 
 from sae_core.activations.source import EvalChunk, NextToken
@@ -29,8 +31,8 @@ class Observation:
     """One SAE on one chunk of held-out text."""
 
     chunk: EvalChunk
-    latents: Float[Tensor, "N d_sae"]
-    """In inference form."""
+    active: Bool[Tensor, "N d_sae"]
+    """Latents that are not 0, in inference form."""
     x_hat: Float[Tensor, "N d_in"]
     spliced: NextToken | None
     """The language model with x_hat in place of x."""
@@ -38,10 +40,36 @@ class Observation:
     index: int = 0
     """Place of the chunk, from 0: what needs no tokens is measured on the first."""
 
+    # What several metrics sum up is computed once for all of them.
+
+    @cached_property
+    def times_active(self) -> Float[Tensor, " d_sae"]:
+        """Tokens each latent is active on."""
+        ones = torch.ones(
+            len(self.active), device=self.active.device
+        )  # a product sums over rows faster than count_nonzero; exact below 2^24
+        return (ones @ self.active.float()).double()
+
+    @cached_property
+    def x_hat_double(self) -> Float[Tensor, "N d_in"]:
+        """`x_hat` in float64."""
+        return self.x_hat.double()
+
     @cached_property
     def squared_error(self) -> Float[Tensor, " N"]:
         """||x - x_hat||^2 per token."""
-        return (self.chunk.x.double() - self.x_hat.double()).pow(2).sum(dim=-1)
+        error = self.chunk.x_double - self.x_hat_double
+        return vecdot(error, error)
+
+    @cached_property
+    def dot(self) -> Float[Tensor, " N"]:
+        """x . x_hat per token."""
+        return vecdot(self.chunk.x_double, self.x_hat_double)
+
+    @cached_property
+    def squared_norm(self) -> Float[Tensor, " N"]:
+        """||x_hat||^2 per token."""
+        return vecdot(self.x_hat_double, self.x_hat_double)
 
     @cached_property
     def feature_cosines(self) -> Float[Tensor, "d_sae F"] | None:

@@ -26,8 +26,8 @@ class FractionOfVarianceUnexplained(Metric):
     spec = MetricSpec("fvu", "Fraction of variance unexplained", "", "min")
 
     def sums(self, seen: Observation) -> Sums:
-        x = seen.chunk.x.double()
-        return {"error": seen.squared_error.sum(), "squared_norm": x.pow(2).sum(), "x": x.sum(dim=0)}
+        chunk = seen.chunk
+        return {"error": seen.squared_error.sum(), "squared_norm": chunk.squared_norm.sum(), "x": chunk.x_sum}
 
     def value(self, sums: Sums, n_tokens: int) -> float | None:
         variance = float(sums["squared_norm"] - sums["x"].pow(2).sum() / n_tokens)
@@ -53,7 +53,8 @@ class Cosine(Metric):
     spec = MetricSpec("cosine", "Cosine similarity", "", "max")
 
     def sums(self, seen: Observation) -> Sums:
-        return {"cosine": torch.cosine_similarity(seen.chunk.x.double(), seen.x_hat.double(), dim=-1).sum()}
+        norms = (seen.chunk.squared_norm * seen.squared_norm).sqrt()
+        return {"cosine": (seen.dot / norms.clamp_min(torch.finfo(norms.dtype).tiny)).sum()}
 
     def value(self, sums: Sums, n_tokens: int) -> float | None:
         return float(sums["cosine"]) / n_tokens
@@ -66,8 +67,7 @@ class ReconstructionBias(Metric):
     spec = MetricSpec("reconstruction_bias", "Relative reconstruction bias", "", "none")
 
     def sums(self, seen: Observation) -> Sums:
-        x, x_hat = seen.chunk.x.double(), seen.x_hat.double()
-        return {"squared_norm": x_hat.pow(2).sum(), "dot": (x * x_hat).sum()}
+        return {"squared_norm": seen.squared_norm.sum(), "dot": seen.dot.sum()}
 
     def value(self, sums: Sums, n_tokens: int) -> float | None:
         dot = float(sums["dot"])

@@ -1,7 +1,5 @@
 """How sparse the latents are, in inference form. Formulas: docs/formulas.md."""
 
-import torch
-
 from sae_core.metrics.metric import METRICS, Metric, Observation, Sums
 from sae_core.records import MetricSpec
 
@@ -13,7 +11,7 @@ class L0(Metric):
     spec = MetricSpec("l0", "L0 (active latents per token)", "latents", "min")
 
     def sums(self, seen: Observation) -> Sums:
-        return {"active": torch.count_nonzero(seen.latents).double()}
+        return {"active": seen.times_active.sum()}
 
     def value(self, sums: Sums, n_tokens: int) -> float | None:
         return float(sums["active"]) / n_tokens
@@ -26,7 +24,7 @@ class DeadFraction(Metric):
     spec = MetricSpec("dead_fraction", "Dead latents (never active on the held-out tokens)", "", "min")
 
     def sums(self, seen: Observation) -> Sums:
-        return {"times_active": torch.count_nonzero(seen.latents, dim=0).double()}
+        return {"times_active": seen.times_active}
 
     def value(self, sums: Sums, n_tokens: int) -> float | None:
         return float((sums["times_active"] == 0).double().mean())

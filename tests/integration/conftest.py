@@ -16,12 +16,18 @@ from sweeps.training_stage import TrainingStage
 class InProcessPool(sweeps.workers.WorkerPool):
     """One worker, in this process."""
 
-    def __init__(self, config, cache, *, n_workers, resources, saes=None):
-        self.worker = sweeps.workers.SourceWorker(config.model_dump(mode="json"), str(cache), saes or {})
+    def __init__(self, config, cache, *, threads, resources):
+        self.worker = sweeps.workers.SourceWorker(config.model_dump(mode="json"), str(cache), threads)
 
-    def map(self, job, indices, done):
+    def grow(self, n_workers):
+        pass
+
+    def load(self):
+        self.worker.load()
+
+    def map(self, job, indices, done, *arguments):
         for index in indices:
-            done(getattr(self.worker, job)(index))
+            done(getattr(self.worker, job)(index, *arguments))
 
     def close(self):
         pass

@@ -58,7 +58,7 @@ def test_a_worker_that_dies_is_started_again(undisturbed, results):
     """With its SAEs, and its job is done anew."""
     run = sweep_of("undisturbed").runs()[0]
     (cache,) = (results / ".activations").iterdir()
-    saes = {run.run_id: undisturbed.directory / "runs" / run.run_id / "sae"}
+    saes = {run.run_id: str(undisturbed.directory / "runs" / run.run_id / "sae")}
     answers = []
 
     def kill_after_the_first(sums):
@@ -68,8 +68,10 @@ def test_a_worker_that_dies_is_started_again(undisturbed, results):
                 if "SourceWorker" in " ".join(process.cmdline()):
                     process.kill()
 
-    with WorkerPool(run.activations, cache, n_workers=1, resources={"num_cpus": 1}, saes=saes) as pool:
-        pool.map("evaluate", [0, 0], kill_after_the_first)
+    pool = WorkerPool(run.activations, cache, threads=1, resources={"num_cpus": 1})
+    pool.grow(1)
+    pool.map("evaluate", [0, 0], kill_after_the_first, saes)
+    pool.close()
     first, second = answers
     assert first.by_sae.keys() == second.by_sae.keys() == saes.keys()
     assert str(first) == str(second)

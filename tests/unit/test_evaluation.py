@@ -5,6 +5,7 @@ import torch
 from small_runs import D_IN, random_sae, run_of, stream_of, with_weights
 from torch import Tensor
 
+from sae_core import evaluation
 from sae_core.activations.source import EvalChunk, GroundTruth, NextToken
 from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
 from sae_core.evaluation import combine, evaluate, evaluate_chunk
@@ -78,6 +79,16 @@ def test_chunks_add_up_to_the_same_values_in_any_order() -> None:
     for name, values in whole.items():
         known = {key: value for key, value in values.items() if value is not None}
         assert {key: forward[name][key] for key in known} == pytest.approx(known, rel=1e-5)
+
+
+def test_rows_encoded_at_a_time_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(40, 12)
+    saes = {"a": random_sae("topk"), "b": random_sae("jumprelu")}
+    whole, _ = combine([evaluate_chunk(EvalChunk(x), saes)])
+    monkeypatch.setitem(evaluation.ROWS, "cpu", 7)
+    in_parts, _ = combine([evaluate_chunk(EvalChunk(x), saes)])
+    for name in saes:
+        assert in_parts[name] == pytest.approx(whole[name], rel=1e-5)
 
 
 def test_no_gradient_is_kept() -> None:

@@ -17,7 +17,7 @@ def measured(name: str, W_dec: Tensor, directions: Tensor, fired: Tensor | None 
     truth = GroundTruth(directions, torch.zeros(1, len(directions), dtype=torch.bool) if active is None else active)
     x = torch.zeros(len(latents), W_dec.shape[1])
     metric = METRICS[name]()
-    found = metric.value(metric.sums(Observation(EvalChunk(x, ground_truth=truth), latents, x, None, W_dec)), len(x))
+    found = metric.value(metric.sums(Observation(EvalChunk(x, ground_truth=truth), latents != 0, x, None, W_dec)), len(x))
     assert found is not None
     return found
 

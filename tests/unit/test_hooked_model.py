@@ -83,6 +83,34 @@ def test_where_going_on_is_wrong_whole_runs_are_used(caplog: pytest.LogCaptureFi
     assert torch.equal(model.run_from(clean, clean.x * 2), whole)
 
 
+def test_logits_are_a_product_of_what_enters_the_unembedding(bridge: Any) -> None:
+    model = HookedModel(bridge, "blocks.1.hook_resid_post")
+    clean, logits = model.run(TOKENS)
+    unembedding = model.unembedding(TOKENS[:1])
+    if getattr(bridge.original_model.config, "final_logit_softcapping", None):
+        assert unembedding is None
+        return
+    assert unembedding is not None
+    with model.before_unembedding():
+        h = model.run(TOKENS)[1]
+        resumed = model.run_from(clean, clean.x)
+    assert h.shape == (3, 20, bridge.cfg.d_model)
+    assert torch.allclose(unembedding.logits(h.flatten(0, 1)), logits.flatten(0, 1), atol=1e-5 * float(logits.abs().max()))
+    assert torch.allclose(resumed, h, atol=1e-4 * float(h.abs().max()))
+    assert torch.equal(model.run(TOKENS)[1], logits)  # whole again
+
+
+def test_a_bias_of_the_unembedding_counts() -> None:
+    model = hooked("blocks.2.hook_resid_post")
+    model._bridge.unembed.original_component.bias.copy_(torch.randn(4096, generator=torch.Generator().manual_seed(0)))
+    unembedding = model.unembedding(TOKENS)
+    assert unembedding is not None and unembedding.bias is not None
+
+
+def test_half_precision_logits_are_left_to_the_model() -> None:
+    assert hooked("blocks.2.hook_resid_post", dtype="bfloat16").unembedding(TOKENS) is None
+
+
 def test_half_precision_models_take_float32_rows() -> None:
     model = hooked("blocks.2.hook_resid_post", dtype="bfloat16")
     clean, logits = model.run(TOKENS)

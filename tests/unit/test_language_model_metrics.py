@@ -18,7 +18,7 @@ def sums(name: str, clean: list[float], spliced: list[float], zero: list[float],
 
     x = torch.zeros(len(kl), 2)
     chunk = EvalChunk(x, clean=next_token(clean), zero_ablated=next_token(zero), mean_ablated=next_token([z - 1 for z in zero]))
-    return METRICS[name]().sums(Observation(chunk, torch.zeros(len(kl), 3), x, next_token(spliced), torch.zeros(3, 2)))
+    return METRICS[name]().sums(Observation(chunk, torch.zeros(len(kl), 3, dtype=torch.bool), x, next_token(spliced), torch.zeros(3, 2)))
 
 
 def value(name: str) -> float | None:
@@ -49,7 +49,7 @@ def test_by_hand(name: str, expected: float) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_without_a_language_model_there_is_no_value(name: str) -> None:
     metric, x = METRICS[name](), torch.zeros(3, 2)
-    assert metric.value(metric.sums(Observation(EvalChunk(x), torch.zeros(3, 3), x, None, torch.zeros(3, 2))), 3) is None
+    assert metric.value(metric.sums(Observation(EvalChunk(x), torch.zeros(3, 3, dtype=torch.bool), x, None, torch.zeros(3, 2))), 3) is None
 
 
 def test_nothing_is_recovered_where_nothing_was_lost() -> None:

@@ -10,10 +10,11 @@ from small_sweep import small_sweep
 
 from sae_core.errors import ConfigError
 from sae_core.records import RunRecord
-from sweeps import launcher
+from sweeps import launcher, training_stage
 from sweeps.cluster import Cluster
 from sweeps.launcher import launch
 from sweeps.store import Store
+from sweeps.workers import WorkerPools
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +22,7 @@ def no_ray(monkeypatch):
     """Ray is neither started nor stopped, and the report is not drawn."""
     monkeypatch.setattr(Cluster, "__enter__", lambda self: self)
     monkeypatch.setattr(Cluster, "__exit__", lambda self, *error: None)
+    monkeypatch.setattr(WorkerPools, "load", lambda *_: None)
     monkeypatch.setattr(launcher, "_write_report", lambda *_: None)
 
 
@@ -132,7 +134,7 @@ def test_wandb_gets_the_runs_of_this_launch_only(tmp_path, monkeypatch):
                 write_record(store, run, "finished")
             return 0.0
 
-    monkeypatch.setattr(launcher, "TrainingStage", Stage)
+    monkeypatch.setattr(training_stage, "TrainingStage", Stage)
     launch(small_sweep(wandb={"mode": "offline"}), results=tmp_path)
     assert trained == Sink.last.finished == [run.run_id for run in runs[1:]]
 

@@ -13,7 +13,8 @@ X_HAT = [[2.0, 3.0], [1.0, 0.0]]
 
 def value(name: str, x: list[list[float]], x_hat: list[list[float]]) -> float | None:
     metric = METRICS[name]()
-    seen = Observation(EvalChunk(torch.tensor(x)), torch.zeros(len(x), 4), torch.tensor(x_hat), None, torch.zeros(4, len(x[0])))
+    inactive = torch.zeros(len(x), 4, dtype=torch.bool)
+    seen = Observation(EvalChunk(torch.tensor(x)), inactive, torch.tensor(x_hat), None, torch.zeros(4, len(x[0])))
     return metric.value(metric.sums(seen), len(x))
 
 

@@ -11,7 +11,8 @@ LATENTS = torch.tensor([[1.0, 0.0, 0.0, -2.0], [0.5, 0.0, 0.0, 0.0], [0.0, 0.0, 
 def value(name: str, latents: torch.Tensor) -> float | None:
     metric = METRICS[name]()
     x = torch.ones(len(latents), 2)
-    return metric.value(metric.sums(Observation(EvalChunk(x), latents, x, None, torch.zeros(latents.shape[1], x.shape[1]))), len(latents))
+    seen = Observation(EvalChunk(x), latents != 0, x, None, torch.zeros(latents.shape[1], x.shape[1]))
+    return metric.value(metric.sums(seen), len(latents))
 
 
 def test_l0_counts_what_is_not_0() -> None:

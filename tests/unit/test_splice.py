@@ -63,6 +63,21 @@ def test_ablations_equal_plain_runs(model: HookedModel, text: SplicedText, token
     assert torch.allclose(text.mean_ablated(mean).ce, mean_ce, atol=1e-4)
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_without_an_unembedding_of_its_own_the_model_computes_logits(with_bias: bool, tokens: torch.Tensor) -> None:
+    model = HookedModel(load_model(ModelConfig(name=DEMO_MODEL, hook_point=HOOK_POINT)), HOOK_POINT)
+    if with_bias:
+        model._bridge.unembed.original_component.bias.copy_(torch.randn(4096, generator=torch.Generator().manual_seed(0)))
+    fast = SplicedText(model, tokens, tokens != 0)
+    assert model._unembedding is not None and (model._unembedding.bias is not None) == with_bias
+    model._unembedding = None  # as for a model with capped logits, or in half precision
+    plain = SplicedText(model, tokens, tokens != 0)
+    other = fast.x * 0.7 + 0.1
+    assert torch.allclose(plain.clean.ce, fast.clean.ce, atol=1e-5)
+    assert torch.allclose(plain.splice(other).ce, fast.splice(other).ce, atol=1e-5)
+    assert torch.allclose(plain.splice(other).kl, fast.splice(other).kl, atol=1e-5)
+
+
 def test_counts(text: SplicedText) -> None:
     # 5 x 16 positions, less 5 first BOS and 2 others; of the kept ones, 4 are last in their window (the fifth is a BOS)
     assert text.x.shape == (73, 128)
@@ -77,8 +92,11 @@ def test_putting_x_back_changes_nothing(text: SplicedText) -> None:
 
 
 def test_parts_change_nothing(model: HookedModel, text: SplicedText, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(splice.PART_LOGITS, "cpu", 1)  # one window at a time
+    monkeypatch.setitem(splice.RUN_TOKENS, "cpu", 1)  # one window at a time
+    monkeypatch.setattr(splice, "PART_POSITIONS", 7)
+    monkeypatch.setitem(splice.PART_LOGITS, "cpu", 1)
     in_parts = SplicedText(model, tokens, tokens != 0)
+    assert in_parts._positions == 7
     assert len(in_parts._parts) == 5
     assert len(text._parts) == 1
     assert torch.allclose(in_parts.x, text.x, atol=1e-5)

@@ -8,7 +8,7 @@ from small_runs import activations_config, random_sae
 from sae_core.activations.shards import finish, read_manifest
 from sae_core.errors import ConfigError
 from sweeps import workers
-from sweeps.workers import SourceWorker, WorkerPool
+from sweeps.workers import SourceWorker, WorkerPool, WorkerPools
 
 
 class Job:
@@ -17,22 +17,26 @@ class Job:
     def __init__(self, ray, worker):
         self.ray, self.worker = ray, worker
 
-    def remote(self, index):
-        ref = (self.worker.number, index)
+    def remote(self, index, *arguments):
+        ref = (self.worker.number, index, *arguments)
         self.ray.started.append(ref)
         return ref
 
 
 class Worker:
+    """Stands in for a Ray actor; its memory is `ray.memory`."""
+
     def __init__(self, ray, number, arguments):
-        self.number, self.arguments, self.killed = number, arguments, False
+        self.number, self.arguments, self.killed, self.loads = number, arguments, False, 0
         self.square = Job(ray, self)
+        self.memory_bytes = SimpleNamespace(remote=lambda: ray.memory)
+        self.load = SimpleNamespace(remote=lambda: setattr(self, "loads", self.loads + 1))
 
 
 @pytest.fixture
 def ray(monkeypatch):
     """Stands in for Ray: the job started last is finished first; it returns its index squared, or `ray.failure`."""
-    ray = SimpleNamespace(started=[], workers=[], options=None, failure=None)
+    ray = SimpleNamespace(started=[], workers=[], options=None, failure=None, memory=10)
 
     def options(**options):
         ray.options = options
@@ -41,7 +45,7 @@ def ray(monkeypatch):
     def get(ref):
         if ray.failure:
             raise ray.failure
-        return ref[1] ** 2
+        return ref if isinstance(ref, list) else ref[1] ** 2
 
     monkeypatch.setattr(workers.ray, "remote", lambda cls: SimpleNamespace(options=options))
     monkeypatch.setattr(workers.ray, "wait", lambda refs, num_returns: (refs[-1:], refs[:-1]))
@@ -52,13 +56,20 @@ def ray(monkeypatch):
 
 
 def pool_of(tmp_path, n_workers):
-    return WorkerPool(activations_config(100), tmp_path, n_workers=n_workers, resources={"num_cpus": 1}, saes={"topk-1": tmp_path / "sae"})
+    pool = WorkerPool(activations_config(100), tmp_path, threads=3, resources={"num_cpus": 1})
+    pool.grow(n_workers)
+    return pool
+
+
+def pools_of(keeps_workers, n_slots=2):
+    return WorkerPools(SimpleNamespace(n_slots=n_slots, cpus=1, keeps_workers=keeps_workers, actor={"num_cpus": 1, "num_gpus": 1.0}))
 
 
 def test_each_worker_takes_the_next_job_when_it_is_free(tmp_path, ray):
     results = []
-    with pool_of(tmp_path, 2) as pool:
-        pool.map("square", range(5), results.append)
+    pool = pool_of(tmp_path, 2)
+    pool.map("square", range(5), results.append)
+    pool.close()
     assert sorted(results) == [0, 1, 4, 9, 16]
     # Worker 1 is always the one that finishes; worker 0 keeps its first job to the end.
     assert ray.started == [(0, 0), (1, 1), (1, 2), (1, 3), (1, 4)]
@@ -67,9 +78,9 @@ def test_each_worker_takes_the_next_job_when_it_is_free(tmp_path, ray):
 
 def test_workers_are_told_what_they_need_and_started_again_when_they_die(tmp_path, ray):
     pool_of(tmp_path, 1)
-    config, cache, saes = ray.workers[0].arguments
+    config, cache, threads = ray.workers[0].arguments
     assert config == activations_config(100).model_dump(mode="json")
-    assert (cache, saes) == (str(tmp_path), {"topk-1": str(tmp_path / "sae")})
+    assert (cache, threads) == (str(tmp_path), 3)
     assert ray.options == {"max_restarts": 2, "max_task_retries": 2, "num_cpus": 1}
 
 
@@ -80,10 +91,9 @@ def test_no_jobs(tmp_path, ray):
 
 def test_what_a_user_can_mend_comes_without_the_workers_traceback(tmp_path, ray):
     ray.failure = RayTaskError("square", "Traceback ...", ConfigError("`x` must be 1, but got x=2. Lower it.")).as_instanceof_cause()
-    with pytest.raises(ConfigError) as error, pool_of(tmp_path, 1) as pool:
-        pool.map("square", [0], lambda _: None)
+    with pytest.raises(ConfigError) as error:
+        pool_of(tmp_path, 1).map("square", [0], lambda _: None)
     assert str(error.value) == "`x` must be 1, but got x=2. Lower it."
-    assert ray.workers[0].killed
 
 
 def test_other_errors_keep_it(tmp_path, ray):
@@ -92,23 +102,74 @@ def test_other_errors_keep_it(tmp_path, ray):
         pool_of(tmp_path, 1).map("square", [0], lambda _: None)
 
 
+def test_every_call_gets_what_all_jobs_share(tmp_path, ray):
+    pool_of(tmp_path, 1).map("square", [1, 2], lambda _: None, "shared")
+    assert ray.started == [(0, 1, "shared"), (0, 2, "shared")]
+
+
+def test_workers_that_take_nothing_from_trials_are_kept(tmp_path, ray, monkeypatch):
+    monkeypatch.setattr(workers.provenance, "memory_bytes", lambda: 200)
+    pools = pools_of(keeps_workers=True)
+    pools.load(activations_config(100), tmp_path)
+    assert [worker.loads for worker in ray.workers] == [1, 1]
+    assert ray.options["num_cpus"] == 0
+    pool = pools.of(activations_config(100), tmp_path, 1)
+    pools.rest()  # 2 workers of 10 bytes are less than 15 % of 200
+    assert pools.of(activations_config(100), tmp_path, 5) is pool
+    assert len(ray.workers) == 2
+    assert not any(worker.killed for worker in ray.workers)
+    pools.close()
+    assert all(worker.killed for worker in ray.workers)
+
+
+def test_a_pool_grows_to_the_slots(tmp_path, ray):
+    pools = pools_of(keeps_workers=True)
+    pools.of(activations_config(100), tmp_path, 1)
+    assert len(ray.workers) == 1
+    pools.of(activations_config(100), tmp_path, 5)
+    assert len(ray.workers) == 2
+
+
+@pytest.mark.parametrize(("keeps_workers", "memory"), [(True, 16), (False, 0)])
+def test_workers_that_trials_need_the_room_of_end(tmp_path, ray, monkeypatch, keeps_workers, memory):
+    monkeypatch.setattr(workers.provenance, "memory_bytes", lambda: 200)
+    ray.memory = memory
+    pools = pools_of(keeps_workers)
+    pool = pools.of(activations_config(100), tmp_path, 2)
+    assert ray.options["num_cpus"] == (0 if keeps_workers else 1)
+    pools.rest()
+    assert all(worker.killed for worker in ray.workers)
+    assert pools.of(activations_config(100), tmp_path, 2) is not pool
+
+
 def test_a_worker_harvests_and_evaluates(tmp_path, ray):
     config = activations_config(20_000)
     for run_id, name in (("a", "topk"), ("b", "standard")):
         random_sae(name, d_in=config.d_in).eval().save_pretrained(tmp_path / run_id)
     cache = tmp_path / "cache"
-    worker = SourceWorker(config.model_dump(mode="json"), str(cache), {run_id: str(tmp_path / run_id) for run_id in ("a", "b")})
+    worker = SourceWorker(config.model_dump(mode="json"), str(cache), 1)
+    worker.load()
+    assert worker.memory_bytes() > 2**20
     assert [worker.harvest(0), worker.harvest(1)] == [16_384, 3_616]
     assert worker.harvest(1) == 3_616  # there already
     finish(worker.source, cache)
     assert read_manifest(cache).n_tokens == 20_000
-    sums = worker.evaluate(0)
+    sums = worker.evaluate(0, {run_id: str(tmp_path / run_id) for run_id in ("a", "b")})
     assert (sums.index, sums.n_tokens, set(sums.by_sae)) == (0, 512, {"a", "b"})
+
+
+def test_a_worker_has_the_threads_of_a_slot(tmp_path, ray):
+    before = torch.get_num_threads()
+    try:
+        SourceWorker(activations_config(100).model_dump(mode="json"), str(tmp_path), before + 1)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_worker_uses_the_gpu_that_ray_gave_it(tmp_path, monkeypatch):
     monkeypatch.setattr(workers.ray, "get_gpu_ids", lambda: [3])
-    assert SourceWorker(activations_config(100).model_dump(mode="json"), str(tmp_path), {}).source.device == "cuda:0"
+    assert SourceWorker(activations_config(100).model_dump(mode="json"), str(tmp_path), 1).source.device == "cuda:0"
     monkeypatch.setattr(workers.ray, "get_gpu_ids", list)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert SourceWorker(activations_config(100).model_dump(mode="json"), str(tmp_path), {}).source.device == "cpu"
+    assert SourceWorker(activations_config(100).model_dump(mode="json"), str(tmp_path), 1).source.device == "cpu"

@@ -1,0 +1,125 @@
+"""Evaluating the SAEs of a sweep together, against each alone with its own baselines, on one thread.
+
+    python benchmarks/evaluation.py --results results/local/demo     # a finished sweep; its SAEs and its held-out text
+
+Three ways, alternating, each on the same chunk of held-out text:
+- together: what a sweep does. Clean run and ablations once, then every SAE.
+- alone: `evaluate_chunk` for one SAE at a time. Clean run and ablations for each, with the same fast splices.
+- whole runs: each SAE alone as evaluators usually do it. The whole model runs four times (clean, spliced, zero- and mean-ablated), with
+  log-probabilities of the whole vocabulary for each. Its cross-entropies and KL are compared with those of `together`.
+Loading models and SAEs is not counted. Printed: milliseconds per SAE and chunk, and median ratios to `together` with their range.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import Spread, console, parser, ratio, write_result
+from safetensors import safe_open
+from torch import Tensor
+
+from sae_core.activations.bridge import ModelConfig, load_model
+from sae_core.activations.shards import read_manifest
+from sae_core.config import SOURCES
+from sae_core.evaluation import combine, evaluate_chunk
+from sae_core.sae import SparseAutoencoder
+from sweeps.definition import Sweep
+from sweeps.local_data import locate
+
+Values = dict[str, dict[str, float | None]]
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.set_defaults(threads=1)
+    options.add_argument("--results", type=Path, default=Path("results/local/demo"), help="directory of a finished sweep")
+    options.add_argument("--rounds", type=int, default=3, help="chunks of held-out text, each measured in all ways")
+    arguments = options.parse_args()
+    torch.set_num_threads(arguments.threads)
+    results = Comparison(arguments.results.absolute()).measure(arguments.rounds)
+    write_result(arguments.out, "evaluation", results)
+
+
+class Comparison:
+    def __init__(self, directory: Path) -> None:
+        runs = Sweep.from_yaml(directory / "definition.yaml").runs()
+        config = locate(runs[0].activations, directory.parent / ".activations")
+        self.source = SOURCES[config.source](config)
+        self.cache = directory.parent / ".activations" / self.source.fingerprint()[:24]
+        self.mean = torch.tensor(read_manifest(self.cache).mean)
+        self.saes = {run.run_id: SparseAutoencoder.from_pretrained(directory / "runs" / run.run_id / "sae") for run in runs}
+        self.whole = WholeRuns(config.model, self.cache, self.mean)
+
+    def measure(self, n_rounds: int) -> dict[str, Any]:
+        """Seconds per SAE and chunk, ratios to `together`, and the largest difference of a metric; also told."""
+        told = console()
+        self.together(0)  # loads the model, and checks the fast ways against the plain ones
+        ways: dict[str, Callable[[int], Values]] = {"together": self.together, "alone": self.alone, "whole runs": self.whole_runs}
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        difference = 0.0
+        for index in range(n_rounds):
+            found: dict[str, Values] = {}
+            for name, way in ways.items():
+                start = time.perf_counter()
+                found[name] = way(index)
+                seconds[name].append(time.perf_counter() - start)
+            for run_id, plain in found["whole runs"].items():
+                difference = max(difference, *(abs(value - found["together"][run_id][name]) for name, value in plain.items()))
+        told.print(f"{len(self.saes)} SAEs; per SAE and chunk of held-out text: time, and ratio to together")
+        times = {name: [one / len(self.saes) for one in values] for name, values in seconds.items()}
+        ratios = {name: ratio(values, times["together"]) for name, values in times.items()}
+        for name, values in times.items():
+            told.print(f"{name:<12}{Spread.of(values).text('ms', scale=1e3):<24}{ratios[name].text(digits=2)}")
+        told.print(f"largest difference of cross-entropies and KL, together and whole runs: {difference:.1e} nats per token")
+        return {"seconds": times, "ratios": ratios, "largest_difference": difference, "saes": len(self.saes)}
+
+    def together(self, index: int) -> Values:
+        return combine([evaluate_chunk(self.source.eval_chunk(self.cache, index, self.mean), self.saes)])[0]
+
+    def alone(self, index: int) -> Values:
+        return self.each(lambda one: combine([evaluate_chunk(self.source.eval_chunk(self.cache, index, self.mean), one)])[0])
+
+    def whole_runs(self, index: int) -> Values:
+        return self.each(lambda one: {name: self.whole.evaluate(index, sae) for name, sae in one.items()})
+
+    def each(self, evaluate: Callable[[Mapping[str, SparseAutoencoder]], Values]) -> Values:
+        return {run_id: evaluate({run_id: sae})[run_id] for run_id, sae in self.saes.items()}
+
+
+class WholeRuns:
+    """Cross-entropies and KL by plain runs of the whole model; positions that hold a special token are left as they are, and out."""
+
+    def __init__(self, model: ModelConfig, cache: Path, mean: Tensor) -> None:
+        self.hook_point, self.mean, self.model = model.hook_point, mean, load_model(model)
+        with safe_open(cache / "tokens.safetensors", framework="pt") as file:
+            self.chunks = file.get_tensor("heldout").long().split(int(file.metadata()["chunk_windows"]))
+            self.special_ids = file.get_tensor("special_ids")
+
+    @torch.no_grad()
+    def evaluate(self, index: int, sae: SparseAutoencoder) -> dict[str, float]:
+        tokens = self.chunks[index]
+        keep = ~torch.isin(tokens, self.special_ids)[..., None]
+        sums = dict.fromkeys(("ce_loss_clean", "ce_loss_spliced", "ce_loss_zero_ablated", "ce_loss_mean_ablated", "kl"), 0.0)
+        for some, at in zip(tokens.split(4), keep.split(4), strict=True):  # as many windows as are fastest here
+            log_p = self.log_p(some, lambda x: x)
+            log_q = self.log_p(some, lambda x, at=at: torch.where(at, sae.reconstruct(x.flatten(0, 1))[1].view_as(x), x))
+            sums["kl"] += float((log_p.exp() * (log_p - log_q)).sum(-1)[at[..., 0]].double().sum())
+            sums["ce_loss_clean"] += ce(log_p, some, at)
+            sums["ce_loss_spliced"] += ce(log_q, some, at)
+            sums["ce_loss_zero_ablated"] += ce(self.log_p(some, torch.zeros_like), some, at)
+            sums["ce_loss_mean_ablated"] += ce(self.log_p(some, lambda x, at=at: torch.where(at, self.mean, x)), some, at)
+        return {name: value / int((keep if name == "kl" else keep[:, :-1]).sum()) for name, value in sums.items()}
+
+    def log_p(self, tokens: Tensor, replace: Callable[[Tensor], Tensor]) -> Tensor:
+        hooks = [(self.hook_point, lambda x, hook: replace(x.flatten(2)).view(x.shape))]
+        return self.model.run_with_hooks(tokens, fwd_hooks=hooks, return_type="logits", use_cache=False).log_softmax(-1)
+
+
+def ce(log_p: Tensor, tokens: Tensor, keep: Tensor) -> float:
+    return -float(log_p[:, :-1].gather(-1, tokens[:, 1:, None])[keep[:, :-1]].double().sum())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Harvesting activations, against the model's own forward pass over the same tokens, on one thread.
+
+    python benchmarks/harvest.py --results results/local/demo     # a finished sweep; its model and its training tokens
+
+Three ways, alternating, each on the tokens of the same shard:
+- harvest: what a sweep does. `source.shard` (run, select, shuffle) and `write_shard` (statistics, file).
+- to the hook point: the bare model up to the hook point, results thrown away.
+- whole model: its bare forward pass, logits included, results thrown away.
+Both bare ways run on as many tokens at a time as the harvest. Printed: seconds per shard, and median ratios of `harvest` to each with
+their range.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import Spread, console, parser, ratio, write_result
+from safetensors.torch import load_file
+
+from sae_core.activations.bridge import load_model, reach
+from sae_core.activations.language_model import MODEL_TOKENS, SHARD_TOKENS
+from sae_core.activations.shards import write_shard
+from sae_core.config import SOURCES
+from sweeps.definition import Sweep
+from sweeps.local_data import locate
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.set_defaults(threads=1)
+    options.add_argument("--results", type=Path, default=Path("results/local/demo"), help="directory of a finished sweep")
+    options.add_argument("--rounds", type=int, default=5, help="shards, each measured in all ways")
+    arguments = options.parse_args()
+    torch.set_num_threads(arguments.threads)
+    results = Comparison(arguments.results.absolute()).measure(arguments.rounds)
+    write_result(arguments.out, "harvest", results)
+
+
+class Comparison:
+    def __init__(self, directory: Path) -> None:
+        config = locate(Sweep.from_yaml(directory / "definition.yaml").runs()[0].activations, directory.parent / ".activations")
+        self.source = SOURCES[config.source](config)
+        self.cache = directory.parent / ".activations" / self.source.fingerprint()[:24]
+        self.hook_point = config.model.hook_point
+        self.model = load_model(config.model)
+        self.windows = load_file(self.cache / "tokens.safetensors")["train"].long()
+        self.per_shard, self.at_a_time = (tokens // config.model.context_size for tokens in (SHARD_TOKENS, MODEL_TOKENS["cpu"]))
+
+    def measure(self, n_rounds: int) -> dict[str, Any]:
+        """Seconds per shard, and ratios of the harvest to the bare ways; also told."""
+        told = console()
+        ways = {"harvest": self.harvest, "to the hook point": self.to_hook_point, "whole model": self.whole_model}
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for way in ways.values():
+            way(0)  # loads and warms up
+        for index in range(n_rounds):
+            for name, way in ways.items():
+                start = time.perf_counter()
+                way(index % self.source.n_shards(self.cache))
+                seconds[name].append(time.perf_counter() - start)
+        ratios = {name: ratio(seconds["harvest"], times) for name, times in seconds.items()}
+        told.print("per shard: time, and ratio of harvest to it")
+        for name, times in seconds.items():
+            told.print(f"{name:<20}{Spread.of(times).text('s', digits=2):<24}{ratios[name].text(digits=2)}")
+        return {"seconds": seconds, "ratios": ratios}
+
+    def harvest(self, index: int) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            write_shard(Path(directory), index, self.source.shard(self.cache, index), self.source.activations_dtype)
+
+    def to_hook_point(self, index: int) -> None:
+        self.bare(index, lambda tokens: reach(self.model, self.hook_point, tokens))
+
+    def whole_model(self, index: int) -> None:
+        self.bare(index, lambda tokens: self.model(tokens, return_type="logits", use_cache=False))
+
+    @torch.no_grad()
+    def bare(self, index: int, run: Callable[[torch.Tensor], object]) -> None:
+        for tokens in self.windows[index * self.per_shard : (index + 1) * self.per_shard].split(self.at_a_time):
+            run(tokens)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Worker of steps.py: our training steps. Run by it, not by hand."""
+
+import itertools
+import os
+import time
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from worker import load_parameters, serve
+
+from sae_core.activations.synthetic import SyntheticActivations
+from sae_core.config import ARCHITECTURES, RunConfig, TrainConfig
+from sae_core.training import Learner
+
+N_STEPS = 10_000
+"""Of the run whose steps these are: schedules and rows of history are spread over it."""
+
+
+class Steps:
+    """Learners of one architecture, one for each precision."""
+
+    def open(
+        self, architecture: str, fields: dict[str, Any], batch_size: int, lr: float, x: str, state: str, precisions: list[str]
+    ) -> None:
+        batches = load_file(x)["x"].split(batch_size)
+        self.batches = itertools.cycle(batches)
+        config = ARCHITECTURES[architecture].Config.model_validate(fields)
+        weights = load_file(state)
+        self.learners = {}
+        for precision in precisions:
+            train = TrainConfig(lr=lr, batch_size=batch_size, autocast="bfloat16" if precision == "bfloat16" else "off")
+            activations = SyntheticActivations(d_in=batches[0].shape[1], train_tokens=N_STEPS * batch_size, eval_tokens=1)
+            run = RunConfig(activations=activations, sae=config, train=train)
+            learner = Learner.start(run, activations.d_in, torch.device("cpu"))
+            load_parameters(learner.sae, weights)
+            self.learners[precision] = learner
+
+    def measure(self, precision: str, n_steps: int) -> list[float]:
+        """Seconds of each of the next steps."""
+        learner, seconds = self.learners[precision], []
+        for x in itertools.islice(self.batches, n_steps):
+            started = time.perf_counter()
+            learner.train_step(x)
+            seconds.append(time.perf_counter() - started)
+        return seconds
+
+    def l0(self, precision: str) -> float:
+        """Of a batch, in the state that training has reached."""
+        sae = self.learners[precision].sae
+        with torch.no_grad():
+            return float((sae.encode(next(self.batches)) != 0).sum(dim=-1).float().mean())
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(os.environ["BENCHMARK_THREADS"]))
+    steps = Steps()
+    serve({"open": steps.open, "measure": steps.measure, "l0": steps.l0})
