@@ -2,8 +2,11 @@
 
 import math
 from functools import cache
+from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from sae_core.config import ARCHITECTURES, TrainConfig
 from sae_core.sae import SparseAutoencoder
@@ -42,7 +45,30 @@ def parameter_names(architecture: str) -> tuple[str, ...]:
     return tuple(name for name, _ in sae.named_parameters())
 
 
-def make_optimizer(sae: SparseAutoencoder, config: TrainConfig) -> torch.optim.Adam:
+class ClippingAdam(torch.optim.Adam):
+    """Adam in one pass over the parameters, which clips the gradients on its way."""
+
+    def clip_and_step(self, max_norm: float | None) -> Float[Tensor, ""]:
+        """Scale the gradients down to `max_norm`, as `torch.nn.utils.clip_grad_norm_` does, and step.
+
+        Returns:
+            The norm of all gradients together, before.
+        """
+        norm = torch.nn.utils.get_total_norm([p.grad for group in self.param_groups for p in group["params"] if p.grad is not None])
+        # What a GradScaler sets: the fused kernel divides gradients by it as it reads them.
+        self.grad_scale = None if max_norm is None else ((norm + 1e-6) / max_norm).clamp_min(1.0)
+        self.step()
+        return norm
+
+    def _init_group(self, group: dict[str, Any], *lists: Any) -> bool:
+        """The fused kernel copies matrices that lie transposed in memory, as W_enc does, at seven times its cost: it gets their views."""
+        has_complex = super()._init_group(group, *lists)
+        for tensors in lists[:4]:  # parameters, gradients, and both moments
+            tensors[:] = [t.T if t.ndim == 2 and t.T.is_contiguous() else t for t in tensors]
+        return has_complex
+
+
+def make_optimizer(sae: SparseAutoencoder, config: TrainConfig) -> ClippingAdam:
     """Adam without weight decay; parameters named in `sae.lr_factors()` or `config.lr_factors` have a group, and a rate, of their own.
 
     Named in both, a parameter's factors multiply.
@@ -53,7 +79,7 @@ def make_optimizer(sae: SparseAutoencoder, config: TrainConfig) -> torch.optim.A
     groups = [{"params": common, "lr_factor": 1.0}]
     groups += [{"params": [p], "lr_factor": factors[name]} for name, p in sae.named_parameters() if name in factors]
     betas = (config.adam_beta1, config.adam_beta2)
-    return torch.optim.Adam(groups, lr=config.lr, betas=betas, eps=config.adam_eps, fused=True)
+    return ClippingAdam(groups, lr=config.lr, betas=betas, eps=config.adam_eps, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

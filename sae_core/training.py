@@ -24,7 +24,7 @@ from sae_core.config import ARCHITECTURES, RunConfig
 from sae_core.errors import ConfigError
 from sae_core.initialisation import Sample, initialise, needs_sample
 from sae_core.normalisation import Normalisation
-from sae_core.optim import lr_factor, make_optimizer, set_lr
+from sae_core.optim import ClippingAdam, lr_factor, make_optimizer, set_lr
 from sae_core.resampling import resample
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder
 from sae_core.sparsity import L0Controller, sparsity_scale
@@ -69,7 +69,7 @@ class Learner:
 
     run: RunConfig
     sae: SparseAutoencoder
-    optimizer: torch.optim.Adam
+    optimizer: ClippingAdam
     tokens_since_active: Tensor
     finite: Tensor
     """Whether every gradient so far was finite; stays on the device, read at history rows only."""
@@ -111,10 +111,7 @@ class Learner:
             any_dead = self._may_have_dead() and bool(dead.any())
             loss = self.sae.loss(x, LossContext(scale, dead if any_dead else None, self.step / n_steps))
         loss.total.backward()
-        max_norm = config.max_grad_norm if config.max_grad_norm is not None else float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.sae.parameters(), max_norm)
-        self.finite &= norm.isfinite()
-        self.optimizer.step()
+        self.finite &= self.optimizer.clip_and_step(config.max_grad_norm).isfinite()
         self.optimizer.zero_grad(set_to_none=True)
         self.tokens_since_active += x.shape[0]
         self.tokens_since_active[loss.active] = 0

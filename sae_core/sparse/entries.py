@@ -134,4 +134,5 @@ def encoder_products(
     x: Float[Tensor, "B d_in"], b_dec: Float[Tensor, " d_in"], W_enc: Float[Tensor, "d_in d_sae"]
 ) -> Float[Tensor, "B d_sae"]:
     """(x - b_dec) @ W_enc, without the bias: PyTorch would first write it into every row of the result, which takes half as long again."""
-    return (x - b_dec) @ W_enc
+    # W_enc.T is contiguous, so that autocast rounds it at the speed of memory.
+    return torch.nn.functional.linear(x - b_dec, W_enc.T)

@@ -52,9 +52,7 @@ def dots(
     offsets: Int[Tensor, " R_plus_1"], which: Int[Tensor, " N"], rows: Float[Tensor, "R d"], source: Float[Tensor, "M d"]
 ) -> Float[Tensor, " N"]:
     # A product sampled at the entries.
-    pattern = torch.sparse_csr_tensor(
-        offsets, which, torch.zeros(len(which), device=rows.device), (len(rows), len(source)), check_invariants=False
-    )
+    pattern = torch.sparse_csr_tensor(offsets, which, rows.new_zeros(len(which)), (len(rows), len(source)), check_invariants=False)
     return torch.sparse.sampled_addmm(pattern, rows, source.T, beta=0.0).values()
 
 

@@ -40,7 +40,7 @@ def topk_batch(
     Returns:
         The entries, their pre-activations, and the smallest selected score (0.0 when nothing is positive).
     """
-    bound = hint / factors if hint > 0 else torch.zeros_like(factors)
+    bound = torch.where(factors > 0, hint / factors, torch.inf)  # a factor of 0 makes no score positive
     found = kernels_for(products).entries_above(products, bias, bound, products.numel())
     assert found is not None, "no limit was given"
     if len(found[0]) < n and hint > 0:
