@@ -5,6 +5,7 @@ Validators check and nothing else: no derived state, no files read. Derived valu
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -61,6 +62,16 @@ class ArchitectureConfig(Config):
     def sparsity_value(self) -> float:
         """Value of the field named by `sparsity_parameter`."""
         return float(getattr(self, self.sparsity_parameter))
+
+    @property
+    def expected_l0(self) -> float:
+        """L0 at the end of training, at most d_sae: what is asked for, or about what the coefficient leads to."""
+        l0 = self.sparsity_value
+        if self.target_l0 is not None:
+            l0 = self.target_l0
+        elif self.has_coefficient:
+            l0 = self.coefficient_times_l0 / l0 if l0 else math.inf
+        return min(l0, float(self.d_sae))
 
     @property
     def controls_l0(self) -> bool:

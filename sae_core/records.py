@@ -66,6 +66,8 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=dict)
     """Version of this package (`sae_sweep`), its git commit where known (`commit`), and of python, torch, ray ..."""
     hardware: str | None = None
+    kernels: str | None = None
+    """`fast` where the sparse work of training was done by kernels made for the device, `reference` where by plain PyTorch."""
     finished_at: str | None = None
     """UTC, ISO 8601."""
     error: dict[str, str] | None = None

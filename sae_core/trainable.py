@@ -26,6 +26,7 @@ from sae_core.config import SOURCES, RunConfig
 from sae_core.evaluation import evaluate, evaluated
 from sae_core.records import RunRecord
 from sae_core.sae import SparseAutoencoder
+from sae_core.sparse.kernels import Choice, use_kernels
 from sae_core.training import Learner, train_group
 
 REPORT_SECONDS = 1.0
@@ -43,6 +44,8 @@ class TrialConfig:
     """Absolute path that holds a folder a run."""
     checkpoint_seconds: float = 60.0
     """Least time between two checkpoints."""
+    kernels: Choice = "fast"
+    """See `sparse.kernels`."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """For the exported cfg.json; see `RunFiles.finish`."""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -68,6 +71,7 @@ def train_trial(config: dict[str, Any]) -> None:
     directory = Path(trial.directory)
     runs = [RunConfig.model_validate(run) for run in trial.runs]
     todo = [run for run in runs if not (directory / run.run_id / "record.json").exists()]
+    use_kernels(trial.kernels)
     # Ray leaves every GPU visible to a trial that asked for none, so torch.cuda.is_available() says nothing here.
     device = "cuda:0" if get_gpu_ids() else "cpu"
     if todo:
@@ -91,7 +95,7 @@ def _train(trial: TrialConfig, runs: Sequence[RunConfig], device: str) -> None:
     results = train_group(runs, stream, device=device, directory=directory, checkpoint_seconds=trial.checkpoint_seconds, on_step=on_step)
     for result in results:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        files.finish(result, metadata=trial.metadata, facts={**trial.facts, "finished_at": now})
+        files.finish(result, metadata=trial.metadata, facts={**trial.facts, "kernels": trial.kernels, "finished_at": now})
 
 
 def _evaluate(trial: TrialConfig, runs: Sequence[RunConfig], device: str) -> None:

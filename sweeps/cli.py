@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from sae_core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from sae_core.sparse.kernels import Choice
     from sweeps.launcher import LaunchResult
 
 
@@ -50,13 +51,17 @@ def run(
     address: Annotated[str | None, typer.Option(metavar="ADDR", help="A running Ray cluster; default: this machine.")] = None,
     cpus_per_trial: Annotated[int, typer.Option(metavar="N", min=1, help="Cores of a trial.")] = 1,
     gpus_per_trial: Annotated[float, typer.Option(metavar="X", min=0, help="GPUs of a trial; a fraction shares one.")] = 0.0,
+    reference_kernels: Annotated[
+        bool, typer.Option("--reference-kernels", help="Train with plain PyTorch only: slower, to check.")
+    ] = False,
 ) -> None:
     """Train and evaluate what is missing of a sweep, then write its table and report."""
     from sweeps.definition import Sweep
     from sweeps.launcher import launch
 
     sweep = Sweep.from_yaml(definition, settings or [])
-    done = launch(sweep, results=results, address=address, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial)
+    kernels: "Choice" = "reference" if reference_kernels else "fast"
+    done = launch(sweep, results=results, address=address, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, kernels=kernels)
     if done.interrupted:
         raise KeyboardInterrupt
     _tell(done)

@@ -14,8 +14,12 @@ from sae_core.errors import ConfigError
 Width = Callable[[RunConfig], int]
 """Width of a run's activations: a sweep may have an axis over models."""
 
-GROUPS_PER_SLOT = 2
+GROUPS_PER_SLOT = 3
 """Groups each slot gets, when there are enough runs: fewer share a stream better, more balance better."""
+_ENTRY_COST = 10
+"""Time of an active latent relative to one that is not, for which only the encoder product is made; measured on the demo's sizes."""
+_DENSE_SHARE = 0.2
+"""Share of active latents above which more cost nothing: whole matrices are multiplied then."""
 _FLOPS_PER_WEIGHT = 12
 """Per token: 2 for the forward pass and 4 for the backward pass, in each of encoder and decoder."""
 _COPIES_OF_PARAMETERS = 4
@@ -36,8 +40,9 @@ def training_flops(run: RunConfig, d_in: int) -> float:
 
 
 def training_cost(run: RunConfig, d_in: int) -> float:
-    """Relative time of a run's training: its FLOPs times what the architecture says its steps cost beside a standard SAE's."""
-    return training_flops(run, d_in) * float(ARCHITECTURES[run.sae.architecture].relative_cost)
+    """Relative time of a run's training: the encoder product and the work at active latents, times what the architecture adds."""
+    latents = run.sae.d_sae + _ENTRY_COST * min(run.sae.expected_l0, _DENSE_SHARE * run.sae.d_sae)
+    return run.n_steps * run.train.batch_size * d_in * latents * float(ARCHITECTURES[run.sae.architecture].relative_cost)
 
 
 def group_bytes(group: Sequence[RunConfig], d_in: Width) -> int:

@@ -17,6 +17,7 @@ from sae_core.activations.shards import is_complete
 from sae_core.activations.source import ActivationSource
 from sae_core.config import SOURCES, ActivationsConfig, RunConfig
 from sae_core.evaluation import ChunkSums, combine, evaluated
+from sae_core.sparse.kernels import Choice
 from sweeps import provenance
 from sweeps.aside import Aside
 from sweeps.cluster import Cluster
@@ -82,6 +83,7 @@ def launch(
     cpus_per_trial: int = 1,
     gpus_per_trial: float = 0.0,
     checkpoint_seconds: float = 60.0,
+    kernels: Choice = "fast",
     progress: SweepProgress | None = None,
 ) -> LaunchResult:
     """Train and evaluate what is missing of a sweep, then write its table and report.
@@ -90,10 +92,11 @@ def launch(
         results: the directory in which the sweep's own one is made.
         address: of a running Ray cluster; None starts Ray on this machine. `results` must then be on storage all nodes share.
         checkpoint_seconds: least time between two checkpoints of a run: the most training that an interruption can cost.
+        kernels: `reference` trains with plain PyTorch only, several times slower on CPU: the check that the fast kernels change nothing.
         progress: what shows progress; the terminal by default.
 
     Raises:
-        ConfigError: what is asked for is not possible. Nothing was started.
+        ConfigError: what is asked for is not possible. No work was begun.
     """
     store = Store(Path(results) / sweep.name)
     study = _study(sweep, store)
@@ -116,7 +119,7 @@ def launch(
                 if (pools := workers.value()) is not None:
                     from sweeps.training_stage import TrainingStage
 
-                    training = TrainingStage(store, cluster, shown, sink, _facts(), checkpoint_seconds, sweep.early_stopping)
+                    training = TrainingStage(store, cluster, shown, sink, _facts(), checkpoint_seconds, sweep.early_stopping, kernels)
                     interrupted = not _finishes(lambda: _run_stages(todo, store, pools, shown, sink, training, study), sink)
                 workers.leave()
                 _write_report(store, shown)

@@ -9,7 +9,6 @@ growing where a dense path takes over.
 Letters: B tokens in a batch, d_in width of the activations, d_sae latents.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -130,21 +129,10 @@ def l0_at(run: RunConfig, position: float) -> float:
     Where a coefficient sets the sparsity, most latents are active at first and L0 falls by equal ratios to what is wanted; how long that
     takes depends on the warm-up and on the learning rate. Elsewhere it is what the config says.
     """
-    wanted = wanted_l0(run)
+    wanted = run.sae.expected_l0
     if not run.sae.has_coefficient:
         return wanted
     warm_up = steps_of(run.train.sparsity_warm_up, run.n_steps, run.train.batch_size)
     settled = (SETTLING_WARM_UP * warm_up + SETTLING / run.train.lr) / run.n_steps
     start = max(START_SHARE * run.sae.d_sae, wanted)
     return start * (wanted / start) ** min(position / settled, 1.0)
-
-
-def wanted_l0(run: RunConfig) -> float:
-    """L0 at the end of training: what is asked for, or about what the coefficient leads to."""
-    if run.sae.target_l0 is not None:
-        wanted = run.sae.target_l0
-    elif run.sae.has_coefficient:
-        wanted = run.sae.coefficient_times_l0 / run.sae.sparsity_value if run.sae.sparsity_value else math.inf
-    else:
-        wanted = run.sae.sparsity_value
-    return min(wanted, float(run.sae.d_sae))

@@ -9,6 +9,7 @@ from ray import tune
 
 from sae_core.activations.shards import read_manifest
 from sae_core.config import RunConfig
+from sae_core.sparse.kernels import Choice
 from sae_core.trainable import TrialConfig, train_trial
 from sweeps import provenance
 from sweeps.cluster import Cluster
@@ -34,6 +35,7 @@ class TrainingStage:
         facts: fields that every record gets, e.g. versions and hardware.
         checkpoint_seconds: least time between two checkpoints of a run.
         early_stopping: which runs to stop before their end; None: none.
+        kernels: that train, see `sae_core.sparse.kernels`.
     """
 
     def __init__(
@@ -45,9 +47,10 @@ class TrainingStage:
         facts: dict[str, Any],
         checkpoint_seconds: float,
         early_stopping: EarlyStoppingConfig | None = None,
+        kernels: Choice = "fast",
     ) -> None:
         self.store, self.cluster, self.progress, self.sink = store, cluster, progress, sink
-        self.facts, self.checkpoint_seconds, self.early_stopping = facts, checkpoint_seconds, early_stopping
+        self.facts, self.checkpoint_seconds, self.early_stopping, self.kernels = facts, checkpoint_seconds, early_stopping, kernels
         self.scheduler: EarlyStopping | None = None
 
     def run(self, work: Sequence[tuple[RunConfig, "Input"]]) -> float:
@@ -106,6 +109,7 @@ class TrainingStage:
             cache=str(one.cache),
             directory=str(self.store.directory / "runs"),
             checkpoint_seconds=self.checkpoint_seconds,
+            kernels=self.kernels,
             metadata=one.metadata,
             facts={**self.facts, "activations_hash": one.activations_hash},
             rungs=self.early_stopping.rungs if self.early_stopping else [],

@@ -18,7 +18,6 @@ from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
 from sae_core.config import ARCHITECTURES
 from sae_core.errors import ConfigError
 from sae_core.sae import SparseAutoencoder
-from sae_core.sparse.entries import encoder_products
 from sae_core.sparse.latents import Pattern
 from sae_core.sparse.topk import topk_batch
 
@@ -53,18 +52,18 @@ class BatchTopKFamily(TopKFamily):
         super().__init__(config, d_in, generator=generator)
         self.register_buffer("threshold", torch.zeros(()))
 
-    @torch.no_grad()
-    def select(self, x: Float[Tensor, "B d_in"], k: float) -> tuple[Pattern, Float[Tensor, " N"]]:
-        products, n = encoder_products(x, self.b_dec, self.W_enc), max(1, int(k * len(x)))
+    def select(self, products: Float[Tensor, "B d_sae"], k: float) -> tuple[Pattern, Float[Tensor, " N"]]:
+        n = max(1, int(k * len(products)))
         hint = HINT_FACTOR * float(self.threshold)
         pattern, values, smallest = topk_batch(products, self.b_enc, self.score_factors(), n, hint)
         self.threshold.fill_(smallest)
         return pattern, values
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        pre_acts = self.pre_acts(x)
+        products = self.products(x)
+        pre_acts = products + self.b_enc
         if self.training:
-            return pre_acts * self.select(x, self.config.k)[0].mask()
+            return pre_acts * self.select(products, self.config.k)[0].mask()
         return pre_acts.relu() * (pre_acts * self.score_factors() > self.threshold)
 
     @torch.no_grad()
@@ -72,7 +71,7 @@ class BatchTopKFamily(TopKFamily):
         """Set the threshold to the mean, over batches, of the score that batch top-k would cut at (the paper's equation 5)."""
         cuts = []
         for x in batches:
-            self.select(x, self.config.k)
+            self.select(self.products(x), self.config.k)
             cuts.append(self.threshold.clone())
         self.threshold.copy_(torch.stack(cuts).mean())
 
@@ -100,6 +99,6 @@ class BatchTopK(BatchTopKFamily):
     """latents = relu of the k * B pre-activations of largest score in the batch, zero elsewhere."""
 
     Config = BatchTopKConfig
-    relative_cost = 0.75
+    relative_cost = 1.2
     saelens_architecture = "jumprelu"
     config: BatchTopKConfig

@@ -37,7 +37,7 @@ class Gated(SparseAutoencoder):
     """latents = 1[u + b_gate > 0] * relu(u * exp(r_mag) + b_mag), with u = (x - b_dec) @ W_enc."""
 
     Config = GatedConfig
-    relative_cost = 1.9
+    relative_cost = 1.35
     saelens_architecture = "gated"
     config: GatedConfig
 

@@ -2,7 +2,6 @@
 
 from typing import ClassVar, Literal, Self
 
-import torch
 from jaxtyping import Float
 from pydantic import model_validator
 from torch import Tensor
@@ -11,7 +10,6 @@ from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
 from sae_core.config import ARCHITECTURES, Count
 from sae_core.errors import ConfigError
 from sae_core.sae import SparseAutoencoder
-from sae_core.sparse.entries import encoder_products
 from sae_core.sparse.latents import Pattern
 from sae_core.sparse.topk import topk_rows
 
@@ -47,12 +45,12 @@ class TopK(TopKFamily):
     saelens_architecture = "topk"
     config: TopKConfig
 
-    @torch.no_grad()
-    def select(self, x: Float[Tensor, "B d_in"], k: float) -> tuple[Pattern, Float[Tensor, " N"]]:
-        return topk_rows(encoder_products(x, self.b_dec, self.W_enc), self.b_enc, self.score_factors(), round(k))
+    def select(self, products: Float[Tensor, "B d_sae"], k: float) -> tuple[Pattern, Float[Tensor, " N"]]:
+        return topk_rows(products, self.b_enc, self.score_factors(), round(k))
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        return self.pre_acts(x).relu() * self.select(x, self.config.k)[0].mask()
+        products = self.products(x)
+        return (products + self.b_enc).relu() * self.select(products, self.config.k)[0].mask()
 
     def to_inference(self) -> SparseAutoencoder:
         folded = TopK(self.config.model_copy(update={"rescale_acts_by_decoder_norm": False}), self.d_in)

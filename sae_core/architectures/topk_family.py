@@ -98,11 +98,16 @@ class TopKFamily(SparseAutoencoder):
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
 
     @abstractmethod
-    def select(self, x: Float[Tensor, "B d_in"], k: float) -> tuple[Pattern, Float[Tensor, " N"]]:
-        """The entries kept in training, chosen by score, about k a token, and their pre-activations. Without gradient."""
+    def select(self, products: Float[Tensor, "B d_sae"], k: float) -> tuple[Pattern, Float[Tensor, " N"]]:
+        """The entries kept in training, chosen by score, about k a token, and their pre-activations. Without gradient.
 
-    def pre_acts(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        return encoder_products(x, self.b_dec, self.W_enc) + self.b_enc
+        Args:
+            products: pre-activations without b_enc.
+        """
+
+    def products(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
+        """Pre-activations without b_enc."""
+        return encoder_products(x, self.b_dec, self.W_enc)
 
     def score_factors(self) -> Float[Tensor, " d_sae"]:
         """Score / pre-activation of each latent. Without gradient."""
@@ -116,7 +121,8 @@ class TopKFamily(SparseAutoencoder):
         return x_hat, {"mse_loss": mse(x_hat, x)}
 
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
-        pattern, values = self.select(x, self.config.k_at(ctx.progress))
+        with torch.no_grad():
+            pattern, values = self.select(self.products(x), self.config.k_at(ctx.progress))
         entries = listed(pattern, values, x, self.b_dec, self.W_enc, self.b_enc)
         latents = entries.pre_acts.relu()
         x_hat, terms = self.reconstruction_terms(entries, latents, x)

@@ -19,8 +19,9 @@ from torch import Tensor
 
 ROWS_PER_THREAD = 256
 """Fewer are not worth waking a thread for."""
-BISECTIONS = 200
-"""More than enough for any float32."""
+COUNTS = 60
+"""After so many a search for the k-th largest of a row stops guessing; ties and outliers can make guesses useless."""
+INFINITY_BITS = 0x7F800000
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,6 +85,7 @@ def _array(x: Tensor) -> np.ndarray:
 
 def _bits(products: Tensor) -> tuple[np.ndarray, int]:
     """Products as integers, and by how much to shift them to have the bits of a float32."""
+    assert products.dtype in (torch.float32, torch.bfloat16), f"{products.dtype=}"
     return (_array(products.view(torch.int16)), 16) if products.dtype == torch.bfloat16 else (_array(products.view(torch.int32)), 0)
 
 
@@ -153,7 +155,7 @@ def _topk_rows(first: int, last: int, products: Any, shift: int, bias: Any, fact
         _values(products[b], shift, bias, row, bits)
         for j in range(n_columns):
             scores[j] = row[j] * factors[j]
-        if not np.isfinite(cut):
+        if not (np.isfinite(cut) and 0 < width < np.inf):
             largest = np.float32(scores.max())
             cut, width = np.float32(0.5) * largest, np.float32(0.1) * abs(largest)
         cut = _kth_largest(scores, k, cut, width)
@@ -184,7 +186,7 @@ def _kth_largest(scores: Any, k: int, guess: np.float32, width: np.float32) -> n
     low, high = np.float32(-np.inf), np.float32(np.inf)
     n_low: Any = len(scores)
     n_high: Any = 1
-    for step in range(BISECTIONS):
+    for step in range(COUNTS):
         count = np.int32(0)
         for j in range(len(scores)):
             count += np.int32(scores[j] >= guess)
@@ -196,7 +198,7 @@ def _kth_largest(scores: Any, k: int, guess: np.float32, width: np.float32) -> n
             high, n_high = guess, max(1, count)
         if low == -np.inf or high == np.inf:
             too_many = np.float32(np.log(np.maximum(1, count) / k))
-            guess += width * (too_many + np.copysign(np.float32(0.05), too_many)) * np.float32(1 << min(step, 20))
+            guess += width * (too_many + np.copysign(np.float32(0.05), np.float32(count - k))) * np.float32(1 << min(step, 20))
             continue
         fraction = np.float32(0.5)
         if step % 4 != 3:
@@ -207,7 +209,30 @@ def _kth_largest(scores: Any, k: int, guess: np.float32, width: np.float32) -> n
             guess = low + (high - low) * np.float32(0.5)
         if not low < guess < high:  # neighbours in float32: more than k scores reach `low`, fewer than k the next number
             return low
-    return low
+    return _kth_largest_by_bits(scores, k)
+
+
+@_compiled
+def _kth_largest_by_bits(scores: Any, k: int) -> np.float32:
+    """The k-th largest score itself, by halving the range of the float32s there are: 32 counts, whatever the scores.
+
+    The bits of a float32, without the sign, read as an integer, order as magnitudes do.
+    """
+    bits = np.empty(1, np.int32)
+    guess = bits.view(np.float32)
+    low, high = -INFINITY_BITS, INFINITY_BITS + 1  # at least k scores reach `low`, fewer than k reach `high`
+    while high - low > 1:
+        middle = (low + high) // 2
+        bits[0] = middle if middle >= 0 else -middle - 2**31
+        count = np.int32(0)
+        for j in range(len(scores)):
+            count += np.int32(scores[j] >= guess[0])
+        if count >= k:
+            low = middle
+        else:
+            high = middle
+    bits[0] = low if low >= 0 else -low - 2**31
+    return guess[0]
 
 
 @_compiled

@@ -184,3 +184,18 @@ def test_no_latent_is_resampled_after_the_last_step() -> None:
 def test_the_initial_norm_is_positive_or_searched_for(norm: object) -> None:
     with pytest.raises(ValidationError, match=rf"decoder_init_norm.*\n.*input_value='?{norm}"):
         RunConfig.model_validate(RAW | {"sae": RAW["sae"] | {"decoder_init_norm": norm}})
+
+
+@pytest.mark.parametrize(
+    ("sae", "expected"),
+    [
+        ({"architecture": "topk", "k": 8}, 8),
+        ({"architecture": "standard", "target_l0": 24.0}, 24),
+        ({"architecture": "standard", "l1_coefficient": 0.5}, 44),  # its coefficient times L0 is about 22
+        ({"architecture": "standard", "l1_coefficient": 1e-9}, 64),
+        ({"architecture": "standard", "l1_coefficient": 0.0}, 64),
+    ],
+)
+def test_expected_l0_is_what_is_asked_for_or_what_the_coefficient_leads_to(sae: dict[str, Any], expected: float) -> None:
+    run = RunConfig.model_validate(RAW | {"sae": {"d_sae": 64} | sae})
+    assert run.sae.expected_l0 == pytest.approx(expected)

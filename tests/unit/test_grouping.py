@@ -35,7 +35,8 @@ def test_estimates():
     assert n_parameters(run, 32) == 2 * 32 * 64 + 64 + 32
     # 10,000 tokens are 19 whole batches of 512.
     assert training_flops(run, 32) == 12 * 32 * 64 * 19 * 512
-    assert training_cost(run, 32) == training_flops(run, 32) * ARCHITECTURES["topk"].relative_cost
+    # k is 1: 64 latents and 1 active one, which counts as ten.
+    assert training_cost(run, 32) == 19 * 512 * 32 * (64 + 10) * ARCHITECTURES["topk"].relative_cost
     # 4,192 parameters in four copies, and six tensors of 512 x 64, all of 4 bytes.
     assert group_bytes([run], width) == 4 * (4 * 4_192 + 6 * 512 * 64)
 
@@ -46,16 +47,25 @@ def test_a_group_holds_all_parameters_and_one_step():
 
 
 def test_a_few_groups_per_slot():
-    groups = group_runs(runs(), n_slots=2, d_in=width)
+    groups = group_runs(runs(seeds=[0, 1]), n_slots=2, d_in=width)
     assert len(groups) == 2 * GROUPS_PER_SLOT
-    assert sorted(len(group) for group in groups) == [1, 1, 2, 2]
+    assert sorted(len(group) for group in groups) == [2] * 6
+
+
+def test_denser_runs_cost_more_until_whole_matrices_are_multiplied():
+    costs = [training_cost(run, 32) for run in runs()]
+    assert costs[0] < costs[1] < costs[2] < costs[3] < costs[4] == costs[5]
+
+
+def test_costly_runs_are_spread_over_the_groups():
+    several = runs(architectures={"topk": {"k": [1, 2, 10, 11, 12]}})
+    groups = group_runs(several, n_slots=1, d_in=width)
+    assert [sum(run.sae.k >= 10 for run in group) for group in groups] == [1, 1, 1]
 
 
 def test_equal_runs_are_dealt_back_and_forth():
-    several = runs(architectures={"topk": {"k": [1, 2, 4, 8]}, "standard": {"l1_coefficient": [1, 2, 4, 8]}})
-    groups = group_runs(several, n_slots=2, d_in=width)
-    values = sorted(sorted(run.sae.sparsity_value for run in group) for group in groups)
-    assert values == [[1, 8], [1, 8], [2, 4], [2, 4]]
+    several = runs(architectures={"topk": {"k": 4}}, seeds=[0, 1, 2, 3, 4, 5, 6])
+    assert sorted(len(group) for group in group_runs(several, n_slots=1, d_in=width)) == [2, 2, 3]
 
 
 def test_fewer_runs_than_slots_train_alone():
@@ -81,7 +91,8 @@ def test_runs_on_different_streams_are_not_grouped():
 def test_runs_with_other_normalisations_are_not_grouped():
     mixed = runs(train={"normalize_activations": ["none", "layer_norm"]}, architectures={"topk": {"k": [4, 8]}})
     groups = group_runs(mixed, n_slots=1, d_in=width)
-    assert sorted(group[0].train.normalize_activations for group in groups) == ["layer_norm", "none"]
+    assert all(len({run.train.normalize_activations for run in group}) == 1 for group in groups)
+    assert {group[0].train.normalize_activations for group in groups} == {"layer_norm", "none"}
 
 
 def test_a_group_stays_within_memory():

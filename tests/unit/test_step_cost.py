@@ -5,7 +5,7 @@ import pytest
 
 from sweeps.definition import Sweep
 from sweeps.measuring import SIZES
-from sweeps.step_cost import START_SHARE, Step, StepCost, l0_at, run_seconds, wanted_l0
+from sweeps.step_cost import START_SHARE, Step, StepCost, l0_at, run_seconds
 
 COST = StepCost(
     fixed=1e-3,
@@ -90,11 +90,3 @@ def test_where_a_coefficient_sets_the_sparsity_l0_falls_to_what_is_wanted():
     assert l0_at(standard, 0.31) > 8.5 and l0_at(standard, 0.32) == pytest.approx(8)
     assert l0_at(run("standard", target_l0=8, lr=2e-3), 0.32) > 50
     assert run_seconds(standard, 32, COST, 0) > run_seconds(run(k=8), 32, COST, 0)
-
-
-def test_wanted_l0():
-    assert wanted_l0(run(k=8)) == 8
-    assert wanted_l0(run("standard", target_l0=24)) == 24
-    standard = run("standard", l1_coefficient=0.5)
-    assert wanted_l0(standard) == pytest.approx(type(standard.sae).coefficient_times_l0 / 0.5)
-    assert wanted_l0(run("standard", l1_coefficient=1e-9)) == 512
