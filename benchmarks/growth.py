@@ -28,6 +28,7 @@ from our_growth import BATCH_SIZE
 from worker import MISSING_PEER, Worker, peers_python
 
 from sweeps import provenance
+from sweeps.cluster import WORKER_ENVIRONMENT
 
 BASE = {"d_in": 768, "d_sae": 6144, "k": 32}
 STEP_BATCH, STEPS = 2048, 4
@@ -121,7 +122,7 @@ def _step_seconds(size: Size, python: str | Path, script: str, threads: int) -> 
 
 def _saes() -> Iterator[Point]:
     """One batch for a whole group."""
-    with Worker(sys.executable, "our_growth.py", threads=1) as worker:
+    with Worker(sys.executable, "our_growth.py", threads=1, settings=WORKER_ENVIRONMENT) as worker:
         worker.call("open")
         for n_saes in SAES:
             moments = worker.call("train", n_saes=n_saes, n_steps=GROUP_STEPS)
@@ -131,7 +132,7 @@ def _saes() -> Iterator[Point]:
 
 def _tokens() -> Iterator[Point]:
     """One SAE, from its first step to its last."""
-    with Worker(sys.executable, "our_growth.py", threads=1) as worker:
+    with Worker(sys.executable, "our_growth.py", threads=1, settings=WORKER_ENVIRONMENT) as worker:
         worker.call("open")
         for n_tokens in TOKENS:
             seconds = worker.call("train", n_saes=1, n_steps=n_tokens // BATCH_SIZE)[-1]
@@ -148,7 +149,7 @@ def _workers() -> Iterator[Point]:
 
 def _shared_out(n_workers: int) -> list[float]:
     """Seconds until the last of the processes has trained its share, in each round."""
-    workers = [Worker(sys.executable, "our_growth.py", threads=1) for _ in range(n_workers)]
+    workers = [Worker(sys.executable, "our_growth.py", threads=1, settings=WORKER_ENVIRONMENT) for _ in range(n_workers)]
     seconds = []
     with ThreadPoolExecutor(n_workers) as pool:
         list(pool.map(lambda worker: worker.call("open"), workers))

@@ -23,6 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from worker import MISSING_PEER, Worker, peers_python
 
+from sweeps.cluster import WORKER_ENVIRONMENT
+
 ARCHITECTURES = ("topk", "batchtopk", "matryoshka_batchtopk", "standard", "gated", "jumprelu")
 PRECISIONS = ["float32", "bfloat16"]
 LR = 1e-6
@@ -46,7 +48,7 @@ def main() -> None:
     screen, peer = console(), peers_python()
     with tempfile.TemporaryDirectory() as scratch:
         inputs = Inputs(Path(scratch), options.d_in, options.d_sae, options.batch_size, options.l0)
-        workers = {"ours": Worker(sys.executable, "our_steps.py", threads=options.threads)}
+        workers = {"ours": Worker(sys.executable, "our_steps.py", threads=options.threads, settings=WORKER_ENVIRONMENT)}
         if peer:
             workers["saelens"] = Worker(peer, "peers/saelens_steps.py", threads=options.threads)
         else:

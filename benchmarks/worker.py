@@ -53,9 +53,10 @@ class Worker:
         python: the interpreter to run it with.
         script: relative to this directory.
         threads: cores that its libraries may use.
+        settings: further environment variables.
     """
 
-    def __init__(self, python: Path | str, script: str, *, threads: int) -> None:
+    def __init__(self, python: Path | str, script: str, *, threads: int, settings: Mapping[str, str] | None = None) -> None:
         limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "BENCHMARK_THREADS")}
         quiet = {
             "WANDB_MODE": "disabled",
@@ -64,7 +65,7 @@ class Worker:
             "PYTHONWARNINGS": "ignore",
             "TQDM_DISABLE": "1",
         }
-        environment = os.environ | limits | quiet | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
+        environment = os.environ | limits | quiet | dict(settings or {}) | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
         self.script = script
         self._process = subprocess.Popen(
             [str(python), str(HERE / script)],

@@ -21,11 +21,16 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C reaches us instead of ending fit() as if all were well
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the behaviour to come; trials ask Ray for their GPUs anyway
-    # glibc of the workers: keep freed memory. Else each batch-sized tensor is mapped, and its pages cleared, anew: a tenth of a CPU step.
+}
+
+# Of the processes that train and evaluate: C libraries read it when a process starts. Measured in docs/performance.md.
+WORKER_ENVIRONMENT = {
+    # glibc keeps freed memory. Else each batch-sized tensor is mapped, and its pages cleared, anew: a tenth of a CPU step.
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
     "MALLOC_TOP_PAD_": str(2**26),
-    "OMP_WAIT_POLICY": "PASSIVE",  # PyTorch's threads do not spin on the cores that the kernels' threads need: a sixth of a step on 2 cores
+    # PyTorch's threads do not spin on the cores that the kernels' threads need: a sixth of a step on 2 cores.
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 _HERE = str(Path(__file__).resolve().parent.parent)
@@ -55,7 +60,7 @@ class Cluster:
             _check_answers(address)
 
     def __enter__(self) -> "Cluster":
-        for name, value in _ENVIRONMENT.items():
+        for name, value in (_ENVIRONMENT | WORKER_ENVIRONMENT).items():
             os.environ.setdefault(name, value)
         import ray
 
@@ -110,7 +115,7 @@ def _start(address: str | None) -> None:
             ray.init(address="local", num_cpus=provenance.n_cores(), num_gpus=provenance.n_gpus(), include_dashboard=False, **options)
             return
         try:
-            ray.init(address=address, runtime_env={"env_vars": paths}, **options)
+            ray.init(address=address, runtime_env={"env_vars": paths | WORKER_ENVIRONMENT}, **options)
         except (ConnectionError, ValueError) as error:
             raise _no_cluster(address, str(error).strip().partition("\n")[0]) from None
 

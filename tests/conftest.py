@@ -5,6 +5,7 @@ pytest puts this file's folder on `sys.path`, so tests import its modules by nam
 
 import os
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -33,6 +34,15 @@ def _seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=["fast", "reference"])
+def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run a test twice: with the kernels made for this device, and with the reference."""
+    from sae_core.sparse.kernels import using_kernels  # not before the import hook is at work
+
+    with using_kernels(request.param):
+        yield
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from sae_core.sae import LossContext
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 D_IN, D_SAE, K = 12, 40, 5
 Parameters = dict[str, Tensor]
 Terms = dict[str, Tensor]

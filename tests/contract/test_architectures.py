@@ -1,6 +1,6 @@
 """What every architecture owes: run from the registry, so a new one is tested without a line here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import get_args
@@ -18,7 +18,9 @@ from sae_core.config import ARCHITECTURES, ArchitectureConfig, NormalizeActivati
 from sae_core.normalisation import Affine, Normalisation, layer_norm
 from sae_core.resampling import resample
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder
-from sae_core.sparse.latents import SparseLatents
+from sae_core.sparse import entries
+from sae_core.sparse.kernels import using_kernels
+from sae_core.sparse.latents import Pattern
 from sae_core.training import Learner, TrainResult, train_group
 
 NAMES = list(ARCHITECTURES)
@@ -77,12 +79,14 @@ def test_shapes(name: str) -> None:
     assert 0 <= float(loss.l0) <= 40
 
 
+@pytest.mark.usefixtures("kernels")
 def test_the_loss_is_the_sum_of_its_terms(name: str) -> None:
     loss = random_sae(name).loss(batch(), LossContext(dead=some_dead()))
     assert "mse_loss" in loss.terms
     torch.testing.assert_close(loss.total, sum(loss.terms.values(), torch.zeros(())))
 
 
+@pytest.mark.usefixtures("kernels")
 def test_the_loss_changes_nothing_but_gradients(name: str) -> None:
     sae, x = random_sae(name), batch()
     before = {key: value.clone() for key, value in sae.named_parameters()}
@@ -91,6 +95,7 @@ def test_the_loss_changes_nothing_but_gradients(name: str) -> None:
     assert all(torch.equal(value, before[key]) for key, value in sae.named_parameters())
 
 
+@pytest.mark.usefixtures("kernels")
 def test_every_parameter_gets_a_finite_gradient(name: str) -> None:
     sae = random_sae(name)
     sae.loss(batch(), LossContext(dead=some_dead())).total.backward()
@@ -110,21 +115,30 @@ class LossOf(nn.Module):
         return self.sae.loss(x, ctx).total
 
 
-def fixed_selection(sae: TopKFamily, x: Tensor) -> Callable[[Tensor, Tensor, float], SparseLatents]:
+def fixed_selection(sae: TopKFamily, x: Tensor) -> Callable[[Tensor, float], tuple[Pattern, Tensor]]:
     """A `select` that keeps the entries chosen now: which entries win is piecewise constant, and its jumps have no derivative."""
-    with torch.no_grad():
-        entries = sae.select(*sae.pre_acts_and_scores(x), sae.config.sparsity_value)
-    positions = entries.tokens() * sae.d_sae + entries.indices
+    pattern = sae.select(sae.products(x), sae.config.sparsity_value)[0]
 
-    def select(pre_acts: Tensor, scores: Tensor, k: float) -> SparseLatents:
-        return SparseLatents(pre_acts.flatten()[positions], entries.indices, entries.offsets, sae.d_sae)
+    def select(products: Tensor, k: float) -> tuple[Pattern, Tensor]:
+        return pattern, (products + sae.b_enc)[pattern.tokens, pattern.indices].detach()
 
     return select
 
 
-def test_gradients_are_derivatives_of_the_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Losses round to float32 on purpose, which finite differences cannot see through.
+@pytest.fixture(params=["matrix", "list"])
+def float64(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What finite differences need: no rounding to float32, which losses do on purpose, and kernels that know float64."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    monkeypatch.setattr(entries, "has_fast_kernels", lambda x: request.param == "list")
+    monkeypatch.setattr(entries, "LISTED_FRACTION", 1.0)
+    torch.set_default_dtype(torch.float64)
+    with using_kernels("reference"):
+        yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("float64")
+def test_gradients_are_derivatives_of_the_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sae, x = random_sae(name, d_in=8, d_sae=20).double(), batch(6, 8).double()
     if isinstance(sae, TopKFamily):
         monkeypatch.setattr(sae, "select", fixed_selection(sae, x))
@@ -140,6 +154,7 @@ def test_gradients_are_derivatives_of_the_loss(name: str, monkeypatch: pytest.Mo
     assert torch.autograd.gradcheck(loss, tuple(parameters.values()), fast_mode=True)
 
 
+@pytest.mark.usefixtures("kernels")
 def test_inference_on_a_token_ignores_the_rest_of_the_batch(name: str) -> None:
     sae, x = random_sae(name).eval(), batch()
     other = torch.cat([x[:1], 10 * batch(31)])
@@ -222,6 +237,7 @@ def test_the_loss_falls(name: str) -> None:
     assert first is not None and last is not None and last < 0.8 * first
 
 
+@pytest.mark.usefixtures("kernels")
 def test_autocast_gives_nearly_the_same_loss(name: str) -> None:
     def loss(autocast: bool) -> LossTerms:
         sae = random_sae(name)

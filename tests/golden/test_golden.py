@@ -12,6 +12,7 @@ TOLERANCE = 1e-5
 at most (measured with SSE4.2 in place of AVX-512). The rest is margin for CPUs not tried."""
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_losses_are_those_recorded(architecture: str) -> None:
     path = path_of(architecture)

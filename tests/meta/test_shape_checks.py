@@ -5,7 +5,7 @@ import torch
 from jaxtyping import TypeCheckError
 from small_runs import random_sae
 
-from sae_core.sae import LossTerms, norm_weighted_l1
+from sae_core.sae import LossTerms, mse
 from sae_core.sparse.topk import topk_batch
 
 
@@ -20,9 +20,9 @@ def test_results_are_checked() -> None:
 
 
 def test_shapes_have_to_agree_with_each_other() -> None:
-    with pytest.raises(TypeCheckError, match="d_sae=3"):
-        norm_weighted_l1(torch.zeros(2, 3), torch.zeros(4, 5))
+    with pytest.raises(TypeCheckError, match="d_in=3"):
+        mse(torch.zeros(2, 3), torch.zeros(2, 5))
 
 
 def test_an_int_is_a_float() -> None:
-    assert topk_batch(torch.ones(2, 3), 1, 0)[1] == 1
+    assert topk_batch(torch.ones(2, 3), torch.zeros(3), torch.ones(3), 1, 0)[2] == 1

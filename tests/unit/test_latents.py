@@ -1,4 +1,4 @@
-"""sae_core/sparse/latents.py, against the dense reference."""
+"""sae_core/sparse/latents.py, against the dense reference, with the kernels of this device and with the reference ones."""
 
 from collections.abc import Callable
 
@@ -6,22 +6,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_core.sparse.latents import LatentOrder, SparseLatents, pre_acts_at, sparse_decode
+from sae_core.sparse.kernels import using_kernels
+from sae_core.sparse.latents import Pattern, pre_acts_at, sparse_decode
+
+pytestmark = pytest.mark.usefixtures("kernels")
 
 # Three tokens, four latents; the second token has none, latent 3 is never active:
 # [[1, 0, 2, 0],
 #  [0, 0, 0, 0],
 #  [0, -3, 4, 0]]
-INDICES, OFFSETS = torch.tensor([0, 2, 1, 2]), torch.tensor([0, 2, 2, 4])
+TOKENS, INDICES, OFFSETS = torch.tensor([0, 0, 2, 2]), torch.tensor([0, 2, 1, 2]), torch.tensor([0, 2, 2, 4])
+VALUES = torch.tensor([1.0, 2.0, -3.0, 4.0])
 DENSE = torch.tensor([[1.0, 0.0, 2.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, -3.0, 4.0, 0.0]])
 
 
-def latents(values: Tensor | None = None) -> SparseLatents:
-    return SparseLatents(torch.tensor([1.0, 2.0, -3.0, 4.0]) if values is None else values, INDICES, OFFSETS, 4)
+def pattern() -> Pattern:
+    return Pattern(INDICES, OFFSETS, 4)
 
 
-def nothing() -> SparseLatents:
-    return SparseLatents(torch.zeros(0), torch.zeros(0, dtype=torch.int64), torch.zeros(4, dtype=torch.int64), 4)
+def nothing() -> Pattern:
+    return Pattern(torch.zeros(0, dtype=torch.int64), torch.zeros(4, dtype=torch.int64), 4)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -29,24 +33,33 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def test_dense_is_the_same_matrix() -> None:
-    assert torch.equal(latents().dense(), DENSE)
-    assert latents().n_tokens == 3
-    assert latents().tokens().tolist() == [0, 0, 2, 2]
+    assert torch.equal(pattern().dense(VALUES), DENSE)
+    assert torch.equal(pattern().mask(), DENSE != 0)
+    assert pattern().n_tokens == 3
+    assert pattern().tokens.tolist() == TOKENS.tolist()
+
+
+def test_a_mask_has_entries_of_value_0() -> None:
+    kept = pattern().where(torch.tensor([True, False, False, False]))[0]
+    assert kept.mask().nonzero().tolist() == [[0, 0]]
 
 
 def test_where_keeps_the_marked_entries() -> None:
-    kept = latents().where(torch.tensor([False, True, True, False]))
-    assert kept.dense().tolist() == [[0, 0, 2, 0], [0, 0, 0, 0], [0, -3, 0, 0]]
-    assert kept.offsets.tolist() == [0, 1, 1, 2]
+    kept, places = pattern().where(torch.tensor([False, True, True, False]))
+    assert kept.dense(VALUES[places]).tolist() == [[0, 0, 2, 0], [0, 0, 0, 0], [0, -3, 0, 0]]
+    assert kept.offsets.tolist() == [0, 1, 1, 2] and places.tolist() == [1, 2]
 
 
-def test_active_latents_are_those_not_0() -> None:
-    assert latents(torch.tensor([0.0, 2.0, -3.0, 4.0])).active().tolist() == [False, True, True, False]
+def test_by_latent_are_the_same_entries_sorted() -> None:
+    by_latent = pattern().by_latent
+    assert by_latent.order.tolist() == [0, 2, 1, 3]
+    assert by_latent.tokens.tolist() == [0, 2, 0, 2]
+    assert by_latent.offsets.tolist() == [0, 1, 2, 4, 4]
 
 
-def test_scatter_rows_is_the_transposed_product() -> None:
-    sparse, rows = latents(), random(3, 5)
-    torch.testing.assert_close(LatentOrder.of(sparse).scatter_rows(sparse.values, rows), DENSE.T @ rows)
+def test_sum_rows_is_the_transposed_product() -> None:
+    rows = random(3, 5)
+    torch.testing.assert_close(pattern().by_latent.sum_rows(VALUES, rows), DENSE.T @ rows)
 
 
 def gradients(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
@@ -58,48 +71,48 @@ def gradients(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
 
 
 def to_dense(values: Tensor) -> Tensor:
-    return torch.zeros(3, 4).index_put((torch.tensor([0, 0, 2, 2]), INDICES), values)
+    return torch.zeros(3, 4, dtype=values.dtype).index_put((TOKENS, INDICES), values)
 
 
 def test_sparse_decode_is_the_dense_product_with_its_gradients() -> None:
     values, W_dec = random(4), random(4, 5)
-
-    def sparse(values: Tensor, W_dec: Tensor) -> Tensor:
-        entries = latents(values)
-        return sparse_decode(entries, W_dec, LatentOrder.of(entries))
-
-    torch.testing.assert_close(gradients(sparse, values, W_dec), gradients(lambda v, W: to_dense(v) @ W, values, W_dec))
+    sparse = gradients(lambda v, W: sparse_decode(v, W, pattern()), values, W_dec)
+    torch.testing.assert_close(sparse, gradients(lambda v, W: to_dense(v) @ W, values, W_dec))
 
 
-def test_pre_acts_at_are_the_dense_ones_with_their_gradients() -> None:
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_pre_acts_at_are_the_dense_ones_with_their_gradients(has_bias: bool) -> None:
     x, b_dec, W_enc, b_enc = random(3, 5), random(5, seed=1), random(5, 4, seed=2), random(4, seed=3)
 
-    def dense(b_dec: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
-        return ((x - b_dec) @ W_enc + b_enc)[torch.tensor([0, 0, 2, 2]), INDICES]
+    def dense(b_dec: Tensor, W_enc: Tensor, bias: Tensor | None = None) -> Tensor:
+        products = (x - b_dec) @ W_enc
+        return (products if bias is None else products + bias)[TOKENS, INDICES]
 
-    def sparse(b_dec: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
-        entries = latents(dense(b_dec, W_enc, b_enc).detach())
-        return pre_acts_at(entries, x, b_dec, W_enc, b_enc, LatentOrder.of(entries))
+    def sparse(b_dec: Tensor, W_enc: Tensor, bias: Tensor | None = None) -> Tensor:
+        return pre_acts_at(pattern(), dense(b_dec, W_enc, bias).detach(), x, b_dec, W_enc, bias)
 
-    torch.testing.assert_close(gradients(sparse, b_dec, W_enc, b_enc), gradients(dense, b_dec, W_enc, b_enc))
+    parameters = (b_dec, W_enc, b_enc) if has_bias else (b_dec, W_enc)
+    torch.testing.assert_close(gradients(sparse, *parameters), gradients(dense, *parameters))
+
+
+def test_a_gradient_of_the_encoder_lies_in_memory_like_the_encoder() -> None:
+    # Latent by latent; in another order every optimizer step would have to turn it around.
+    W_enc = random(4, 5).T.requires_grad_()
+    pre_acts_at(pattern(), VALUES, random(3, 5), random(5), W_enc, None).sum().backward()
+    assert W_enc.grad is not None and W_enc.grad.stride() == W_enc.stride() == (1, 5)
 
 
 def test_gradients_are_derivatives() -> None:
-    W_dec = random(4, 5).double().requires_grad_()
-    values = random(4).double().requires_grad_()
-
-    def decode(values: Tensor, W_dec: Tensor) -> Tensor:
-        entries = latents(values)
-        return sparse_decode(entries, W_dec, LatentOrder.of(entries))
-
-    assert torch.autograd.gradcheck(decode, (values, W_dec))
+    # Finite differences need float64, which only the reference knows.
+    values, W_dec = random(4).double().requires_grad_(), random(4, 5).double().requires_grad_()
+    with using_kernels("reference"):
+        assert torch.autograd.gradcheck(lambda v, W: sparse_decode(v, W, pattern()), (values, W_dec))
 
 
-@pytest.mark.parametrize("entries", [nothing(), latents(torch.zeros(4))], ids=["no entries", "zeros"])
-def test_inactive_latents_decode_to_0(entries: SparseLatents) -> None:
+@pytest.mark.parametrize(("entries", "values"), [(nothing(), torch.zeros(0)), (pattern(), torch.zeros(4))], ids=["no entries", "zeros"])
+def test_what_is_not_active_decodes_to_0(entries: Pattern, values: Tensor) -> None:
     W_dec = random(4, 5).requires_grad_()
-    out = sparse_decode(entries, W_dec, LatentOrder.of(entries))
-    assert torch.equal(out, torch.zeros(3, 5))
-    assert torch.equal(entries.dense(), torch.zeros(3, 4)) and not entries.active().any()
+    out = sparse_decode(values, W_dec, entries)
+    assert torch.equal(out, torch.zeros(3, 5)) and torch.equal(entries.dense(values), torch.zeros(3, 4))
     out.sum().backward()
     assert W_dec.grad is not None and not W_dec.grad.any()

@@ -2,10 +2,12 @@ import math
 
 import pytest
 import torch
-from small_runs import D_IN, D_SAE
+from small_runs import D_IN, D_SAE, random_sae
+from torch.nn.utils import clip_grad_norm_
 
 from sae_core.config import ARCHITECTURES, TrainConfig
 from sae_core.optim import lr_factor, make_optimizer, parameter_names, set_lr
+from sae_core.sae import LossContext
 
 
 def factors(n_steps: int, **fields: object) -> list[float]:
@@ -117,3 +119,37 @@ def test_a_first_adam_step_moves_by_the_rate() -> None:
     before = sae.b_dec.detach().clone()
     optimizer.step()
     torch.testing.assert_close(sae.b_dec.detach(), before - 0.01)
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.5, 1e6])
+def test_clipping_on_the_way_is_clipping_first(max_norm: float | None) -> None:
+    ours, theirs = random_sae("jumprelu"), random_sae("jumprelu")
+    config = TrainConfig(lr=1e-2)
+    optimizer = make_optimizer(ours, config)
+    plain = torch.optim.Adam(theirs.parameters(), lr=1e-2, betas=(config.adam_beta1, config.adam_beta2), eps=config.adam_eps)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            gradient = torch.randn(mine.shape, generator=generator)
+            # In memory as `backward` leaves them: like their parameters.
+            mine.grad, other.grad = (torch.empty_like(p).copy_(gradient) for p in (mine, other))
+        norm = clip_grad_norm_(theirs.parameters(), math.inf if max_norm is None else max_norm)
+        plain.step()
+        torch.testing.assert_close(optimizer.clip_and_step(max_norm), norm)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_moments_lie_in_memory_like_their_parameters(name: str) -> None:
+    # Also where the gradient is of whole matrices, and the optimizer was loaded from a file.
+    sae, x = random_sae(name), torch.randn(8, 12)
+    optimizer = make_optimizer(sae, TrainConfig())
+    for _ in range(2):
+        sae.loss(x, LossContext()).total.backward()
+        optimizer.clip_and_step(1.0)
+        optimizer.load_state_dict(optimizer.state_dict())
+    for parameter in sae.parameters():
+        state = optimizer.state[parameter]
+        assert parameter.grad is not None
+        assert parameter.grad.stride() == state["exp_avg"].stride() == state["exp_avg_sq"].stride() == parameter.stride()

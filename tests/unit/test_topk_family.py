@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sae_core.architectures.batchtopk import BatchTopKConfig
 from sae_core.architectures.topk import TopK, TopKConfig
+from sae_core.architectures.topk_family import TopKFamily
 from sae_core.config import ARCHITECTURES
 from sae_core.sae import LossContext
 from sae_core.training import train_run
@@ -25,10 +26,25 @@ def topk(**fields: object) -> TopK:
     return sae
 
 
+def pre_acts_of(sae: TopKFamily, x: Tensor) -> Tensor:
+    return sae.products(x) + sae.b_enc
+
+
 def test_pre_activations_and_scores() -> None:
-    pre_acts, scores = topk().pre_acts_and_scores(X)
+    pre_acts = pre_acts_of(topk(), X)
     assert pre_acts.tolist() == [[3, 2, 6], [-1, -1, -1]]
-    assert scores.tolist() == [[3, 4, 30], [-1, -2, -5]]
+    assert (pre_acts * topk().score_factors()).tolist() == [[3, 4, 30], [-1, -2, -5]]
+    assert topk(rescale_acts_by_decoder_norm=False).score_factors().tolist() == [1, 1, 1]
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("name", FAMILY)
+def test_what_is_selected_are_pre_activations(name: str) -> None:
+    sae, x = random_sae(name, k=3), torch.randn(16, 12)
+    assert isinstance(sae, TopKFamily)
+    pattern, values = sae.select(sae.products(x), 3)
+    torch.testing.assert_close(values, pre_acts_of(sae, x).detach()[pattern.tokens, pattern.indices])
+    assert values.numel() == 3 * 16 and not values.requires_grad
 
 
 @pytest.mark.parametrize(
@@ -55,7 +71,7 @@ def test_few_dead_latents_scale_the_auxiliary_loss_down() -> None:
     x, residual = torch.randn(8, 12), torch.randn(8, 12)
     dead = torch.zeros(40, dtype=torch.bool)
     dead[:3] = True
-    pre_acts = sae.pre_acts_and_scores(x)[0][:, :3]
+    pre_acts = pre_acts_of(sae, x)[:, :3]
     error = (pre_acts @ sae.W_dec[:3] - residual).pow(2).sum(dim=1).mean()
     torch.testing.assert_close(sae.auxk_loss(x, residual, dead), 3 / 6 * error)  # 3 of k_aux = 6
 
@@ -83,7 +99,7 @@ def test_without_dead_latents_or_coefficient_there_is_no_auxiliary_loss() -> Non
 def test_folded_weights_make_the_latents_the_scores() -> None:
     sae = topk()
     folded = sae.folded_weights()
-    torch.testing.assert_close((X - folded["b_dec"]) @ folded["W_enc"] + folded["b_enc"], sae.pre_acts_and_scores(X)[1])
+    torch.testing.assert_close((X - folded["b_dec"]) @ folded["W_enc"] + folded["b_enc"], pre_acts_of(sae, X) * sae.score_factors())
     torch.testing.assert_close(folded["W_dec"].norm(dim=1), torch.ones(3))
 
 
