@@ -89,8 +89,10 @@ def measure(tokens: int, targets: list[int]) -> Size:
         definition.write_text(sweep.to_yaml(), encoding="utf-8")
         command = [sys.executable, "-m", "sweeps.cli", "run", str(definition), "--results", str(directory)]
         started = time.perf_counter()
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
         seconds = time.perf_counter() - started
+        if done.returncode:
+            raise RuntimeError(f"the sweep must come to its end, but got exit code {done.returncode}:\n{done.stderr[-3000:]}")
         store = Store(directory / sweep.name)
         stages = {stage["stage"]: stage["seconds"] for stage in store.facts()["stages"]}
         # Noted to the second only, as it is told on the terminal.

@@ -1,6 +1,6 @@
-"""A context that is entered and left while something else is done."""
+"""A context that is entered while something else is done."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Generic, TypeVar
 
@@ -8,15 +8,16 @@ T = TypeVar("T")
 
 
 class Aside(Generic[T]):
-    """Enters a context on a thread of its own and leaves it there, because starting and stopping Ray are seconds of waiting.
+    """Enters a context on a thread of its own, because starting Ray is seconds of waiting, and leaves it there.
 
     One thread for both, which lives as long as the context: on Linux, Ray's processes are killed when the thread that started them ends.
+    Leaving is waited for: a process in which a reference of Ray is dropped while Ray stops on another thread is ended by Ray, with exit code 1.
     """
 
     def __init__(self, context: AbstractContextManager[T]) -> None:
         self._context = context
         self._thread = ThreadPoolExecutor(max_workers=1)
-        self._left: Future[None] | None = None
+        self._left = False
 
     def __enter__(self) -> "Aside[T]":
         self._entered = self._thread.submit(self._context.__enter__)
@@ -31,16 +32,17 @@ class Aside(Generic[T]):
         return self._entered.result()
 
     def leave(self) -> None:
-        """Begin to leave the context. Does not wait."""
-        if self._left is None:
-            self._left = self._thread.submit(self._leave)
+        """Leave the context, if that is not done yet."""
+        if not self._left:
+            self._left = True
+            self._thread.submit(self._leave).result()
 
     def _leave(self) -> None:
         if self._entered.exception() is None:
             self._context.__exit__(None, None, None)
 
     def __exit__(self, *_: object) -> None:
-        self.leave()
-        self._thread.shutdown()
-        if self._left is not None:
-            self._left.result()
+        try:
+            self.leave()
+        finally:
+            self._thread.shutdown()

@@ -5,6 +5,7 @@ costs beside its work is what a tiny one takes longer than predicted.
 """
 
 import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from sae_core.config import SOURCES
 from sae_core.errors import ConfigError
 from sweeps import provenance
 from sweeps.calibration import Calibration, ModelCost, StageCost, machine
+from sweeps.cluster import WORKER_ENVIRONMENT
 from sweeps.definition import Sweep
 from sweeps.forecast import Forecast
 from sweeps.local_data import locate
@@ -76,7 +78,8 @@ def calibrate(note: Callable[[str], None]) -> Calibration:
 
 
 def _in_slots(n_slots: int, activations: dict[str, Any], cache: Path) -> list[SlotMeasurements]:
-    """`measure_slot` in each slot at the same time."""
+    """`measure_slot` in each slot at the same time, in processes like those that train."""
+    os.environ.update(WORKER_ENVIRONMENT)
     with ProcessPoolExecutor(n_slots, mp_context=multiprocessing.get_context("spawn")) as pool:
         return list(pool.map(measure_slot, [activations] * n_slots, [str(cache)] * n_slots))
 

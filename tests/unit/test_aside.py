@@ -33,21 +33,12 @@ def test_one_thread_beside_the_caller_enters_and_leaves(context, told):
     assert thread == same != threading.get_ident()
 
 
-def test_leaving_goes_on_beside_the_caller(told):
-    done = threading.Event()
-
-    @contextmanager
-    def slow():
-        yield None
-        assert done.wait(10)
-        told.append("left")
-
-    with Aside(slow()) as aside:
+def test_leaving_is_waited_for_and_done_once(context, told):
+    with Aside(context()) as aside:
+        aside.value()
         aside.leave()
-        aside.leave()
-        assert told == []
-        done.set()
-    assert told == ["left"]
+        assert [what for what, _ in told] == ["enter", "leave"]
+    assert [what for what, _ in told] == ["enter", "leave"]
 
 
 def test_what_goes_wrong_on_the_way_in_is_raised_where_the_value_is_needed(context, told):
