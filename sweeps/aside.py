@@ -11,7 +11,7 @@ class Aside(Generic[T]):
     """Enters a context on a thread of its own, because starting Ray is seconds of waiting, and leaves it there.
 
     One thread for both, which lives as long as the context: on Linux, Ray's processes are killed when the thread that started them ends.
-    Leaving is waited for: a process in which a reference of Ray is dropped while Ray stops on another thread is ended by Ray, with exit code 1.
+    Leaving is waited for: Ray ends a process, with exit code 1, in which one of its references is dropped while it stops on another thread.
     """
 
     def __init__(self, context: AbstractContextManager[T]) -> None:
