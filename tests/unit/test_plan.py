@@ -47,7 +47,7 @@ def test_a_fresh_sweep(tmp_path):
         "standard l1_coefficient=0.5 seed=0",
     ]
     assert {run.state for run in made.runs} == {"missing"}
-    assert {run.group for run in made.runs} == {1, 2}
+    assert {run.group for run in made.runs} == {1, 2, 3}
     # 19 whole batches of 512 tokens.
     assert {run.tokens for run in made.runs} == {9_728}
     assert made.flops == 5 * 12 * 32 * 64 * 9_728

@@ -3,9 +3,10 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+import torch
 from small_runs import run_of
 
 from sae_core import trainable
@@ -13,6 +14,7 @@ from sae_core.activations import shards
 from sae_core.activations.synthetic import SyntheticSource
 from sae_core.config import RunConfig
 from sae_core.records import RunRecord
+from sae_core.sparse.kernels import has_fast_kernels, using_kernels
 from sae_core.trainable import TrialConfig, train_trial
 
 
@@ -154,3 +156,16 @@ def test_a_trial_with_a_source_evaluates_what_it_trained(tmp_path: Path, reports
     )
     train_trial(config)
     assert record(tmp_path, runs[0]).metrics == records[0].metrics
+
+
+@pytest.mark.parametrize("choice", ["fast", "reference"])
+def test_a_trial_trains_with_the_kernels_asked_for_and_says_so(
+    tmp_path: Path, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, choice: Literal["fast", "reference"]
+) -> None:
+    used: list[bool] = []
+    monkeypatch.setattr(trainable.tune, "report", lambda told: used.append(has_fast_kernels(torch.zeros(1))))
+    run = run_of("topk")
+    with using_kernels("fast"):
+        train_trial(trial(tmp_path, run, kernels=choice))
+    assert set(used) == {choice == "fast"}
+    assert record(tmp_path, run).kernels == choice

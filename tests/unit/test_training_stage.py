@@ -67,6 +67,7 @@ def test_a_trial_says_all_that_a_worker_needs(store, progress, tuner):
             "cache": "/cache",
             "directory": str(store.directory / "runs"),
             "checkpoint_seconds": 30.0,
+            "kernels": "fast",
             "metadata": {"model_name": "m"},
             "facts": {**FACTS, "activations_hash": "abc"},
             "rungs": [],
