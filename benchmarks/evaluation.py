@@ -21,7 +21,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from sae_core.activations.bridge import ModelConfig, load_model
-from sae_core.activations.shards import read_manifest
+from sae_core.activations.shards import cache_directory, read_manifest
 from sae_core.config import SOURCES
 from sae_core.evaluation import combine, evaluate_chunk
 from sae_core.sae import SparseAutoencoder
@@ -47,7 +47,7 @@ class Comparison:
         runs = Sweep.from_yaml(directory / "definition.yaml").runs()
         config = locate(runs[0].activations, directory.parent / ".activations")
         self.source = SOURCES[config.source](config)
-        self.cache = directory.parent / ".activations" / self.source.fingerprint()[:24]
+        self.cache = cache_directory(directory.parent / ".activations", self.source.fingerprint())
         self.mean = torch.tensor(read_manifest(self.cache).mean)
         self.saes = {run.run_id: SparseAutoencoder.from_pretrained(directory / "runs" / run.run_id / "sae") for run in runs}
         self.whole = WholeRuns(config.model, self.cache, self.mean)

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from sae_core.activations.bridge import load_model, reach
 from sae_core.activations.language_model import MODEL_TOKENS, SHARD_TOKENS
-from sae_core.activations.shards import write_shard
+from sae_core.activations.shards import cache_directory, write_shard
 from sae_core.config import SOURCES
 from sweeps.definition import Sweep
 from sweeps.local_data import locate
@@ -43,7 +43,7 @@ class Comparison:
     def __init__(self, directory: Path) -> None:
         config = locate(Sweep.from_yaml(directory / "definition.yaml").runs()[0].activations, directory.parent / ".activations")
         self.source = SOURCES[config.source](config)
-        self.cache = directory.parent / ".activations" / self.source.fingerprint()[:24]
+        self.cache = cache_directory(directory.parent / ".activations", self.source.fingerprint())
         self.hook_point = config.model.hook_point
         self.model = load_model(config.model)
         self.windows = load_file(self.cache / "tokens.safetensors")["train"].long()

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from sae_core.activations.shards import cache_directory
 from sae_core.activations.stream import Stream
 from sae_core.config import ARCHITECTURES, SOURCES, RunConfig
 from sae_core.training import TrainResult, train_group
@@ -47,7 +48,7 @@ def main() -> None:
 
 def cache_of(run: RunConfig, results: Path) -> Path:
     source = SOURCES[run.activations.source](locate(run.activations, results.absolute() / ".activations"))
-    return results.absolute() / ".activations" / source.fingerprint()[:24]
+    return cache_directory(results.absolute() / ".activations", source.fingerprint())
 
 
 class Comparison:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sae_core.activations.shards import cache_directory, is_complete, was_finished
 from sae_core.activations.shards import finish as finish_harvest
-from sae_core.activations.shards import is_complete
 from sae_core.activations.source import ActivationSource
 from sae_core.config import SOURCES, ActivationsConfig, RunConfig
 from sae_core.evaluation import ChunkSums, combine, evaluated
@@ -68,11 +68,6 @@ class Input:
         """Runs without a finished record, or one of a failure that would happen again."""
         records = [(run, store.read_record(run.run_id)) for run in self.runs]
         return [run for run, record in records if record is None or record.status == "trained" or may_recover(record)]
-
-    @property
-    def is_harvested(self) -> bool:
-        """Whether the cache was complete once; shards may have been removed since."""
-        return (self.cache / "manifest.json").exists()
 
 
 def launch(
@@ -138,7 +133,7 @@ def _workers(cluster: Cluster, todo: Sequence[Input]) -> Iterator["WorkerPools |
 
         pools = WorkerPools(cluster)
         try:
-            if to_harvest := [one for one in todo if not one.is_harvested]:
+            if to_harvest := [one for one in todo if not was_finished(one.cache)]:
                 pools.load(to_harvest[0].source.config, to_harvest[0].cache)
             yield pools
         finally:
@@ -179,7 +174,7 @@ def _inputs(runs: Sequence[RunConfig], configs: Iterable[ActivationsConfig], sto
             source = SOURCES[config.source](locate(config, store.activations))
             fingerprint = source.fingerprint()
             metadata = SOURCES[config.source](config).export_metadata()
-            by_config[key] = Input(source, store.activations / fingerprint[:24], fingerprint, metadata)
+            by_config[key] = Input(source, cache_directory(store.activations, fingerprint), fingerprint, metadata)
     for run in runs:
         by_config[run.activations.model_dump_json()].runs.append(run)
     store.check_hashes({run.run_id: one.activations_hash for one in by_config.values() for run in one.runs})

@@ -8,6 +8,7 @@ from typing import Any
 
 from sae_core.activations.language_model import CHUNK_WINDOWS, SHARD_TOKENS
 from sae_core.activations.model_work import model_work
+from sae_core.activations.shards import cache_directory, was_finished
 from sae_core.config import SOURCES, ActivationsConfig, RunConfig
 from sweeps import provenance
 from sweeps.calibration import Calibration
@@ -224,6 +225,6 @@ def _survey(configs: dict[str, ActivationsConfig], cache: Path) -> dict[str, _Ac
             source = SOURCES[located.source](located)
             source.check()
             width = 4 if source.activations_dtype == "float32" else 2
-            cached = (cache / source.fingerprint()[:24] / "manifest.json").is_file()
+            cached = was_finished(cache_directory(cache, source.fingerprint()))
             found[key] = _Activations(located, source.d_in, config.train_tokens * source.d_in * width, cached)
     return found

@@ -4,6 +4,7 @@ TransformerBridge runs the published weights as they are: nothing is folded or c
 """
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,6 +84,31 @@ class Outline:
                 f"with shape {shape} for {PROBE_POSITIONS} tokens. Choose another, e.g. blocks.0.hook_resid_post."
             )
         return math.prod(shape[2:])
+
+
+@dataclass(frozen=True, slots=True)
+class HookPlace:
+    """Where in a model a hook point is, as its name says."""
+
+    layer: int | None
+    """The block; None outside of the blocks."""
+    place: str
+    """The rest of the name, within the block."""
+
+    @classmethod
+    def of(cls, hook_point: str) -> "HookPlace":
+        in_block = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook_point)
+        return cls(int(in_block[1]), in_block[2]) if in_block else cls(None, "")
+
+    @property
+    def ends_block(self) -> bool:
+        """Whether it is the residual stream that leaves the block."""
+        return self.place in ("hook_resid_post", "hook_out")
+
+    @property
+    def n_before(self) -> int:
+        """Blocks that have ended there."""
+        return (self.layer or 0) + self.ends_block
 
 
 class _Reached(Exception):  # noqa: N818 - not an error: it carries the value out of the model

@@ -5,7 +5,6 @@ Shape letters: W windows, T positions in a window, N positions, V vocabulary, d_
 """
 
 import logging
-import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_core.activations.bridge import reach
+from sae_core.activations.bridge import HookPlace, reach
 
 logger = logging.getLogger(__name__)
 
@@ -59,12 +58,10 @@ class HookedModel:
     def __init__(self, bridge: Any, hook_point: str) -> None:
         self._bridge = bridge
         self._hook_point = hook_point
-        in_block = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook_point)
-        layer, place = (int(in_block[1]), in_block[2]) if in_block else (0, "")
-        ends_block = place in ("hook_resid_post", "hook_out")
-        self._is_stream = ends_block or place in ("hook_resid_pre", "hook_in")
-        self._below_hook = f"blocks.{layer}.hook_in"
-        self._n_skipped = layer + ends_block
+        where = HookPlace.of(hook_point)
+        self._is_stream = where.ends_block or where.place in ("hook_resid_pre", "hook_in")
+        self._below_hook = f"blocks.{where.layer or 0}.hook_in"
+        self._n_skipped = where.n_before
         self._blocks_return_tuples = False
         self._resume_verified = False
         self._unembedding: Unembedding | None = None

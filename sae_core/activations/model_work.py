@@ -1,6 +1,5 @@
 """How much a language model computes for a token, and how much of it lies below and above a hook point. No weights are read."""
 
-import re
 from dataclasses import dataclass
 
 from sae_core.activations import bridge
@@ -34,13 +33,11 @@ def model_work(config: ModelConfig) -> ModelWork:
     n_layers = int(found.bridge.cfg.n_layers)
     # Beside a fused projection, TransformerLens has its three parts.
     own = [one for name, one in model.named_parameters() if id(one) not in embeddings and ".qkv." not in name]
-    in_block = re.fullmatch(r"blocks\.(\d+)\.(.+)", config.hook_point)
-    layer, place = (int(in_block[1]), in_block[2]) if in_block else (0, "")
-    ends_block = place in ("hook_resid_post", "hook_out")
+    where = bridge.HookPlace.of(config.hook_point)
     return ModelWork(
         block=sum(one.numel() for one in own) / n_layers,
-        n_below=layer + 1 if in_block else 0,
-        n_above=n_layers - layer - ends_block,
+        n_below=0 if where.layer is None else where.layer + 1,
+        n_above=n_layers - where.n_before,
         unembedding=float(found.bridge.cfg.d_model * found.d_vocab),
         d_vocab=found.d_vocab,
     )

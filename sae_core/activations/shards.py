@@ -52,6 +52,20 @@ class Manifest:
     """The source's fingerprint."""
 
 
+def cache_directory(root: Path, fingerprint: str) -> Path:
+    """Where the activations with a source's fingerprint lie, below the directory of all caches."""
+    return Path(root) / fingerprint[:24]
+
+
+def was_finished(directory: Path) -> bool:
+    """Whether the cache was complete once; shards may have been removed since."""
+    return _manifest_path(directory).exists()
+
+
+def _manifest_path(directory: Path) -> Path:
+    return Path(directory) / "manifest.json"
+
+
 def shard_path(directory: Path, index: int) -> Path:
     """Where shard `index` lies."""
     return Path(directory) / f"train-{index:05d}.safetensors"
@@ -136,7 +150,7 @@ def finish(source: ActivationSource, directory: Path) -> Manifest:
         shard_tokens=[shard.n_tokens for shard in stats],
         activations_hash=source.fingerprint(),
     )
-    write_json(Path(directory) / "manifest.json", asdict(manifest))
+    write_json(_manifest_path(directory), asdict(manifest))
     return manifest
 
 
@@ -146,7 +160,7 @@ def read_manifest(directory: Path) -> Manifest:
     Raises:
         FileNotFoundError: the cache is not complete.
     """
-    return Manifest(**json.loads((Path(directory) / "manifest.json").read_text()))
+    return Manifest(**json.loads(_manifest_path(directory).read_text()))
 
 
 def _read_stats(directory: Path, index: int) -> ShardStats:

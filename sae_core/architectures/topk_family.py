@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from sae_core.config import ArchitectureConfig, Fraction
 from sae_core.errors import ConfigError
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
-from sae_core.sparse.entries import ListedEntries, encoder_products, listed
-from sae_core.sparse.latents import Pattern
+from sae_core.sparse.entries import ListedEntries, encoder_products
+from sae_core.sparse.latents import Pattern, pre_acts_at
 
 
 class TopKFamilyConfig(ArchitectureConfig):
@@ -123,7 +123,7 @@ class TopKFamily(SparseAutoencoder):
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
         with torch.no_grad():
             pattern, values = self.select(self.products(x), self.config.k_at(ctx.progress))
-        entries = listed(pattern, values, x, self.b_dec, self.W_enc, self.b_enc)
+        entries = ListedEntries(pre_acts_at(pattern, values, x, self.b_dec, self.W_enc, self.b_enc), pattern)
         latents = entries.pre_acts.relu()
         x_hat, terms = self.reconstruction_terms(entries, latents, x)
         if ctx.dead is not None and self.config.auxk_coefficient > 0:

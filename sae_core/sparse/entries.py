@@ -115,18 +115,7 @@ def entries_above(
     if found is None:
         return AllEntries(products if bias is None else products + bias.to(products.dtype))
     indices, values, offsets = found
-    return listed(Pattern(indices, offsets, W_enc.shape[1]), values, x, b_dec, W_enc, bias)
-
-
-def listed(
-    pattern: Pattern,
-    values: Float[Tensor, " N"],
-    x: Float[Tensor, "B d_in"],
-    b_dec: Float[Tensor, " d_in"],
-    W_enc: Float[Tensor, "d_in d_sae"],
-    bias: Float[Tensor, " d_sae"] | None,
-) -> ListedEntries:
-    """Pre-activations at chosen places; `values` are those pre-activations, computed without gradient."""
+    pattern = Pattern(indices, offsets, W_enc.shape[1])
     return ListedEntries(pre_acts_at(pattern, values, x, b_dec, W_enc, bias), pattern)
 
 

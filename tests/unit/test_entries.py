@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_core.sparse.entries import LISTED_FRACTION, AllEntries, Entries, ListedEntries, encoder_products, entries_above, listed
+from sae_core.sparse.entries import LISTED_FRACTION, AllEntries, Entries, ListedEntries, encoder_products, entries_above
 from sae_core.sparse.kernels import using_kernels
-from sae_core.sparse.latents import Pattern
+from sae_core.sparse.latents import Pattern, pre_acts_at
 
 B, D_IN, D_SAE = 6, 5, 8
 
@@ -143,7 +143,7 @@ def as_list(bound: Tensor, x: Tensor, b_dec: Tensor, W_enc: Tensor, bias: Tensor
     pre_acts = as_matrix(bound, x, b_dec, W_enc, bias).pre_acts.detach()
     offsets = torch.nn.functional.pad((pre_acts > bound).sum(dim=1).cumsum(0), (1, 0))
     chosen = Pattern((pre_acts > bound).nonzero()[:, 1], offsets, D_SAE)
-    return listed(chosen, pre_acts[pre_acts > bound], x, b_dec, W_enc, bias)
+    return ListedEntries(pre_acts_at(chosen, pre_acts[pre_acts > bound], x, b_dec, W_enc, bias), chosen)
 
 
 @pytest.mark.usefixtures("kernels")
