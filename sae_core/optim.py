@@ -2,7 +2,6 @@
 
 import math
 from functools import cache
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -48,24 +47,47 @@ def parameter_names(architecture: str) -> tuple[str, ...]:
 class ClippingAdam(torch.optim.Adam):
     """Adam in one pass over the parameters, which clips the gradients on its way."""
 
+    @torch.no_grad()
     def clip_and_step(self, max_norm: float | None) -> Float[Tensor, ""]:
         """Scale the gradients down to `max_norm`, as `torch.nn.utils.clip_grad_norm_` does, and step.
+
+        Calls the fused kernel itself: what `step` does around it takes as long as the kernel where SAEs are small.
 
         Returns:
             The norm of all gradients together, before.
         """
         norm = torch.nn.utils.get_total_norm([p.grad for group in self.param_groups for p in group["params"] if p.grad is not None])
-        # What a GradScaler sets: the fused kernel divides gradients by it as it reads them.
-        self.grad_scale = None if max_norm is None else ((norm + 1e-6) / max_norm).clamp_min(1.0)
-        self.step()
+        # What a GradScaler gives the kernel: it divides gradients by this as it reads them.
+        divisor = None if max_norm is None else ((norm + 1e-6) / max_norm).clamp_min(1.0)
+        for group in self.param_groups:
+            lists: list[list[Tensor]] = [[], [], [], [], [], []]
+            self._init_group(group, *lists)
+            parameters, gradients, means, squares, maxima, steps = lists
+            if not parameters:
+                continue
+            torch._foreach_add_(steps, 1)
+            torch._fused_adam_(
+                _row_by_row(parameters),
+                _row_by_row(gradients),
+                _row_by_row(means),
+                _row_by_row(squares),
+                maxima,
+                steps,
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+                grad_scale=divisor,
+            )
         return norm
 
-    def _init_group(self, group: dict[str, Any], *lists: Any) -> bool:
-        """The fused kernel copies matrices that lie transposed in memory, as W_enc does, at seven times its cost: it gets their views."""
-        has_complex = super()._init_group(group, *lists)
-        for tensors in lists[:4]:  # parameters, gradients, and both moments
-            tensors[:] = [t.T if t.ndim == 2 and t.T.is_contiguous() else t for t in tensors]
-        return has_complex
+
+def _row_by_row(tensors: list[Tensor]) -> list[Tensor]:
+    """The same, turned where they lie transposed in memory, as W_enc does: the fused kernel would copy these, at seven times its cost."""
+    return [t.T if t.ndim == 2 and t.T.is_contiguous() else t for t in tensors]
 
 
 def make_optimizer(sae: SparseAutoencoder, config: TrainConfig) -> ClippingAdam:

@@ -63,12 +63,11 @@ class MatryoshkaBatchTopK(BatchTopKFamily):
         self, entries: ListedEntries, latents: Float[Tensor, " N"], x: Float[Tensor, "B d_in"]
     ) -> tuple[Float[Tensor, "B d_in"], dict[str, Tensor]]:
         """Decode ring by ring (the latents between two widths) and add up, so that every latent is decoded once."""
+        widths = (*self.config.inner_widths, self.d_sae)
+        rings, order = entries.pattern.rings(widths)
         terms: dict[str, Tensor] = {}
         x_hat = self.b_dec.expand_as(x)
-        inner = 0
-        for width in (*self.config.inner_widths, self.d_sae):
-            ring, kept = entries.pattern.where((entries.pattern.indices >= inner) & (entries.pattern.indices < width))
-            x_hat = x_hat + sparse_decode(latents[kept], self.W_dec, ring)
+        for width, ring in zip(widths, sparse_decode(latents.index_select(0, order), self.W_dec, rings).view(-1, *x.shape), strict=True):
+            x_hat = x_hat + ring
             terms["mse_loss" if width == self.d_sae else f"inner_mse_loss_{width}"] = mse(x_hat, x)
-            inner = width
         return x_hat, terms

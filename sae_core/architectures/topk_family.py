@@ -142,10 +142,11 @@ class TopKFamily(SparseAutoencoder):
         k_aux = max(self.d_in // 2, 1)
         W_dec = self.W_dec[dead]
         pre_acts = (x - self.b_dec) @ self.W_enc.T[dead].T + self.b_enc[dead]
-        scores = pre_acts * W_dec.norm(dim=1) if self.config.rescale_acts_by_decoder_norm else pre_acts
-        kept = scores.topk(min(k_aux, n_dead), dim=-1, sorted=False).indices
-        latents = torch.zeros_like(pre_acts).scatter(-1, kept, pre_acts.gather(-1, kept))
-        return min(n_dead / k_aux, 1.0) * mse(latents @ W_dec, residual)
+        if n_dead > k_aux:
+            scores = pre_acts * W_dec.norm(dim=1) if self.config.rescale_acts_by_decoder_norm else pre_acts
+            kept = scores.topk(k_aux, dim=-1, sorted=False).indices
+            pre_acts = torch.zeros_like(pre_acts).scatter(-1, kept, pre_acts.gather(-1, kept))
+        return min(n_dead / k_aux, 1.0) * mse(pre_acts @ W_dec, residual)
 
     @torch.no_grad()
     def folded_weights(self) -> dict[str, Tensor]:

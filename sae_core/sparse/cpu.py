@@ -1,33 +1,29 @@
 """The sparse kernels for CPUs, compiled by Numba; what each computes: `kernels.Kernels`.
 
 Rows are divided among as many threads as PyTorch uses. Scores may be float32 or bfloat16, which Numba does not know: both are read
-as integers, and shifted into the bits of a float32. Machine code is cached on disk, so that a machine compiles once.
+as integers, and shifted into the bits of a float32. Machine code is cached on disk, so that a machine compiles once; Numba makes it anew
+when this file changes, not when another does, so compiled functions call only those of their own file.
 """
 
-import inspect
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import pairwise
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
 from torch import Tensor
 
-ROWS_PER_THREAD = 256
-"""Fewer are not worth waking a thread for."""
+from sae_core.sparse.compiled import array, compiled, over_rows
+
 COUNTS = 60
 """After so many a search for the k-th largest of a row stops guessing; ties and outliers can make guesses useless."""
 INFINITY_BITS = 0x7F800000
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Additions in any order, and fused multiply-adds: without them no sum is vectorised. NaN and infinity keep their meaning."""
-    compiler = numba.njit(nogil=True, cache=True, boundscheck=False, fastmath={"nsz", "contract", "reassoc", "arcp"})
-    return compiler(inspect.unwrap(function))  # the function itself, also where checks of types were put around it
+BLOCK = 32
+"""Numbers compared at a time; rows are padded to a multiple. One instruction compares 16."""
 
 
 def entries_above(
@@ -35,14 +31,20 @@ def entries_above(
 ) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Int[Tensor, " B_plus_1"]] | None:
     bits, shift = _bits(products)
     offsets = np.zeros(len(bits) + 1, np.int64)
-    inputs = bits, shift, _array(bias), _array(bound)
-    _over_rows(_count_above, len(bits), *inputs, offsets[1:])
+    parts = over_rows(_list_above, len(bits), bits, shift, array(bias), array(bound), most, offsets[1:])
     np.cumsum(offsets, out=offsets)
     if offsets[-1] > most:
         return None
-    columns, values = np.empty(offsets[-1], np.int64), np.empty(offsets[-1], np.float32)
-    _over_rows(_list_above, len(bits), *inputs, offsets, columns, values)
+    columns, values = (listed[0] if len(parts) == 1 else np.concatenate(listed) for listed in zip(*parts, strict=True))
     return torch.from_numpy(columns), torch.from_numpy(values), torch.from_numpy(offsets)
+
+
+def largest_entries(
+    columns: Int[Tensor, " N"], values: Float[Tensor, " N"], offsets: Int[Tensor, " B_plus_1"], scores: Float[Tensor, " N"], n: int
+) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"], Int[Tensor, " B_plus_1"], float]:
+    kept_offsets = np.zeros(len(offsets), np.int64)
+    kept = _largest_entries(array(columns), array(values), array(offsets), array(scores), n, kept_offsets)
+    return torch.from_numpy(kept[0]), torch.from_numpy(kept[1]), torch.from_numpy(kept_offsets), kept[2]
 
 
 def topk_rows(
@@ -50,7 +52,7 @@ def topk_rows(
 ) -> tuple[Int[Tensor, "B k"], Float[Tensor, "B k"]]:
     bits, shift = _bits(products)
     columns, values = np.empty((len(bits), k), np.int64), np.empty((len(bits), k), np.float32)
-    _over_rows(_topk_rows, len(bits), bits, shift, _array(bias), _array(factors), columns, values)
+    over_rows(_topk_rows, len(bits), bits, shift, array(bias), array(factors), columns, values)
     return torch.from_numpy(columns), torch.from_numpy(values)
 
 
@@ -58,7 +60,7 @@ def sort_columns(
     columns: Int[Tensor, " N"], offsets: Int[Tensor, " B_plus_1"], n_columns: int
 ) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"], Int[Tensor, " D_plus_1"]]:
     order, rows, starts = np.empty(len(columns), np.int64), np.empty(len(columns), np.int64), np.zeros(n_columns + 1, np.int64)
-    _sort_columns(_array(columns), _array(offsets), order, rows, starts)
+    _sort_columns(array(columns), array(offsets), order, rows, starts)
     return torch.from_numpy(order), torch.from_numpy(rows), torch.from_numpy(starts)
 
 
@@ -66,7 +68,7 @@ def weighted_sums(
     offsets: Int[Tensor, " R_plus_1"], which: Int[Tensor, " N"], weights: Float[Tensor, " N"], source: Float[Tensor, "M d"]
 ) -> Float[Tensor, "R d"]:
     sums = torch.empty(len(offsets) - 1, source.shape[1])
-    _over_rows(_weighted_sums, len(sums), _array(offsets), _array(which), _array(weights), _array(source), _array(sums))
+    over_rows(_weighted_sums, len(sums), array(offsets), array(which), array(weights), array(source), array(sums))
     return sums
 
 
@@ -74,40 +76,17 @@ def dots(
     offsets: Int[Tensor, " R_plus_1"], which: Int[Tensor, " N"], rows: Float[Tensor, "R d"], source: Float[Tensor, "M d"]
 ) -> Float[Tensor, " N"]:
     products = torch.empty(len(which))
-    _over_rows(_dots, len(rows), _array(offsets), _array(which), _array(rows), _array(source), _array(products))
+    over_rows(_dots, len(rows), array(offsets), array(which), array(rows), array(source), array(products))
     return products
-
-
-def _array(x: Tensor) -> np.ndarray:
-    array: np.ndarray = x.detach().contiguous().numpy()
-    return array
 
 
 def _bits(products: Tensor) -> tuple[np.ndarray, int]:
     """Products as integers, and by how much to shift them to have the bits of a float32."""
     assert products.dtype in (torch.float32, torch.bfloat16), f"{products.dtype=}"
-    return (_array(products.view(torch.int16)), 16) if products.dtype == torch.bfloat16 else (_array(products.view(torch.int32)), 0)
+    return (array(products.view(torch.int16)), 16) if products.dtype == torch.bfloat16 else (array(products.view(torch.int32)), 0)
 
 
-def _over_rows(kernel: Callable[..., None], n_rows: int, *arguments: Any) -> None:
-    """Call `kernel(first, last, *arguments)` so that every row is in one of the calls, which share the threads."""
-    n_threads = min(torch.get_num_threads(), max(1, n_rows // ROWS_PER_THREAD))
-    if n_threads == 1:
-        kernel(0, n_rows, *arguments)
-        return
-    cuts = [n_rows * part // n_threads for part in range(n_threads + 1)]
-    calls = [_threads(n_threads).submit(kernel, first, last, *arguments) for first, last in pairwise(cuts[1:])]
-    kernel(cuts[0], cuts[1], *arguments)
-    for call in calls:
-        call.result()
-
-
-@cache
-def _threads(n: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n)
-
-
-@_compiled
+@compiled
 def _values(products: Any, shift: int, bias: Any, values: Any, bits: Any) -> None:
     """One row of product + bias; `bits` is the memory of `values` as integers."""
     for j in range(len(products)):
@@ -116,40 +95,108 @@ def _values(products: Any, shift: int, bias: Any, values: Any, bits: Any) -> Non
         values[j] += bias[j]
 
 
-@_compiled
-def _count_above(first: int, last: int, products: Any, shift: int, bias: Any, bound: Any, counts: Any) -> None:
-    n_columns = products.shape[1]
-    bits = np.empty(n_columns, np.int32)
-    row = bits.view(np.float32)
-    for b in range(first, last):
-        _values(products[b], shift, bias, row, bits)
-        count = np.int32(0)
-        for j in range(n_columns):
-            count += np.int32(row[j] > bound[j])
-        counts[b] = count
+def _instruction(function: Callable[..., Any]) -> Any:
+    """A function in terms of LLVM, for what LLVM does not find by itself: it makes no vectors of a loop that collects bits."""
+    return intrinsic(function)
 
 
-@_compiled
-def _list_above(first: int, last: int, products: Any, shift: int, bias: Any, bound: Any, offsets: Any, columns: Any, values: Any) -> None:
+@_instruction
+def _first_bit(typing: Any, mask: Any) -> Any:
+    """The number of the lowest bit that is set in 32, or 32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.zext(builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0)), ir.IntType(64))
+
+    return types.int64(types.uint32), generate
+
+
+@_instruction
+def _count_bits(typing: Any, mask: Any) -> Any:
+    """How many of 32 bits are set."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.zext(builder.ctpop(arguments[0]), ir.IntType(64))
+
+    return types.int64(types.uint32), generate
+
+
+@compiled
+def _list_bits(mask: Any, first: int, found: Any, n: int) -> int:
+    """Write first + the number of every bit that is set to `found[n:]`, and something to the four places after; returns the new n.
+
+    The first four are written whether or not there are as many: a branch that is as random as the data costs more.
+    """
+    end = n + _count_bits(mask)
+    for entry in range(n, n + 4):
+        found[entry] = first + _first_bit(mask)
+        mask &= mask - np.uint32(1)
+    n += 4
+    while mask:
+        found[n] = first + _first_bit(mask)
+        mask &= mask - np.uint32(1)
+        n += 1
+    return end
+
+
+def _comparing(operator: str) -> Any:
+    """A function that compares 32 values, from `first` on, with their bounds, one bit each."""
+
+    @intrinsic
+    def passed(typing: Any, values: Any, bounds: Any, first: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            vector = ir.VectorType(ir.FloatType(), BLOCK)
+
+            def load(array: Any, kind: Any) -> Any:
+                start = builder.gep(make_array(kind)(context, builder, array).data, [arguments[2]])
+                return builder.load(builder.bitcast(start, vector.as_pointer()), align=4)
+
+            bits = builder.fcmp_ordered(operator, load(arguments[0], values), load(arguments[1], bounds))
+            return builder.bitcast(bits, ir.IntType(BLOCK))
+
+        return types.uint32(values, bounds, first), generate
+
+    return passed
+
+
+_above = _comparing(">")
+"""Which of 32 numbers of one array, from a place on, are above those of another; NaN is not."""
+_reached = _comparing(">=")
+"""Which of 32 numbers of one array, from a place on, are equal to those of another or above; NaN is not."""
+
+
+@compiled
+def _list_above(first: int, last: int, products: Any, shift: int, bias: Any, bound: Any, most: int, counts: Any) -> tuple[Any, Any]:
+    """Columns and values of some rows' entries, and their counts; ends early after a row with which there are more than `most`."""
     n_columns = products.shape[1]
-    bits, found = np.empty(n_columns, np.int32), np.empty(n_columns + 1, np.int32)
+    n_padded = (n_columns + BLOCK - 1) // BLOCK * BLOCK
+    bits, bounds, found = np.zeros(n_padded, np.int32), np.full(n_padded, np.inf, np.float32), np.empty(n_padded + 4, np.int32)
     row = bits.view(np.float32)
+    bounds[:n_columns] = bound
+    capacity = min(most, (last - first) * n_columns) + n_columns
+    columns, values = np.empty(capacity, np.int64), np.empty(capacity, np.float32)
+    total = 0
     for b in range(first, last):
         _values(products[b], shift, bias, row, bits)
         n = 0
-        for j in range(n_columns):  # without a branch: the next entry overwrites one that does not count
-            found[n] = j
-            n += row[j] > bound[j]
+        for block in range(0, n_padded, BLOCK):
+            n = _list_bits(_above(row, bounds, block), block, found, n)
         for entry in range(n):
-            columns[offsets[b] + entry] = found[entry]
-            values[offsets[b] + entry] = row[found[entry]]
+            columns[total + entry] = found[entry]
+            values[total + entry] = row[found[entry]]
+        counts[b] = n
+        total += n
+        if total > most:
+            break
+    return columns[:total].copy(), values[:total].copy()
 
 
-@_compiled
+@compiled
 def _topk_rows(first: int, last: int, products: Any, shift: int, bias: Any, factors: Any, columns: Any, values: Any) -> None:
     n_columns, k = products.shape[1], columns.shape[1]
-    bits, found = np.empty(n_columns, np.int32), np.empty(n_columns + 1, np.int32)
-    row, scores = bits.view(np.float32), np.empty(n_columns, np.float32)
+    n_padded = (n_columns + BLOCK - 1) // BLOCK * BLOCK
+    bits, found = np.empty(n_columns, np.int32), np.empty(n_padded + 4, np.int32)
+    row, padded_scores, cuts = bits.view(np.float32), np.full(n_padded, np.nan, np.float32), np.empty(BLOCK, np.float32)
+    scores = padded_scores[:n_columns]
     cut = width = np.float32(np.nan)
     for b in range(first, last):
         _values(products[b], shift, bias, row, bits)
@@ -159,10 +206,10 @@ def _topk_rows(first: int, last: int, products: Any, shift: int, bias: Any, fact
             largest = np.float32(scores.max())
             cut, width = np.float32(0.5) * largest, np.float32(0.1) * abs(largest)
         cut = _kth_largest(scores, k, cut, width)
+        cuts[:] = cut
         n = 0
-        for j in range(n_columns):
-            found[n] = j
-            n += scores[j] >= cut
+        for block in range(0, n_padded, BLOCK):
+            n = _list_bits(_reached(padded_scores[block:], cuts, 0), block, found, n)
         if n < k:  # scores that are not numbers reach nothing: any columns will do, the run has diverged
             found[:k] = np.arange(k)
         elif n > k:
@@ -172,7 +219,7 @@ def _topk_rows(first: int, last: int, products: Any, shift: int, bias: Any, fact
             values[b, entry] = row[found[entry]]
 
 
-@_compiled
+@compiled
 def _kth_largest(scores: Any, k: int, guess: np.float32, width: np.float32) -> np.float32:
     """A number that exactly k scores reach; where ties allow none, the k-th largest score itself; NaN where too few are numbers.
 
@@ -212,7 +259,7 @@ def _kth_largest(scores: Any, k: int, guess: np.float32, width: np.float32) -> n
     return _kth_largest_by_bits(scores, k)
 
 
-@_compiled
+@compiled
 def _kth_largest_by_bits(scores: Any, k: int) -> np.float32:
     """The k-th largest score itself, by halving the range of the float32s there are: 32 counts, whatever the scores.
 
@@ -235,7 +282,26 @@ def _kth_largest_by_bits(scores: Any, k: int) -> np.float32:
     return guess[0]
 
 
-@_compiled
+@compiled
+def _largest_entries(columns: Any, values: Any, offsets: Any, scores: Any, n: int, kept_offsets: Any) -> tuple[Any, Any, np.float32]:
+    cut = np.float32(-np.inf)
+    if len(scores) > n:
+        largest, smallest = scores.max(), scores.min()
+        cut = _kth_largest(scores, n, smallest + (largest - smallest) * np.float32(0.1), (largest - smallest) * np.float32(0.2))
+    kept_columns, kept_values = np.empty(len(scores) + 1, np.int64), np.empty(len(scores) + 1, np.float32)
+    kept, least = 0, np.float32(np.inf)
+    for b in range(len(offsets) - 1):
+        for entry in range(offsets[b], offsets[b + 1]):  # without a branch: the next entry overwrites one that is not kept
+            kept_columns[kept] = columns[entry]
+            kept_values[kept] = values[entry]
+            is_kept = scores[entry] >= cut
+            least = min(least, scores[entry]) if is_kept else least
+            kept += is_kept
+        kept_offsets[b + 1] = kept
+    return kept_columns[:kept], kept_values[:kept], least
+
+
+@compiled
 def _drop_ties(scores: Any, cut: np.float32, found: Any, n: int, k: int) -> None:
     """Keep k of the columns in `found[:n]`: those above `cut`, and of those equal to it the first."""
     room = k
@@ -251,7 +317,7 @@ def _drop_ties(scores: Any, cut: np.float32, found: Any, n: int, k: int) -> None
             room -= ties
 
 
-@_compiled
+@compiled
 def _sort_columns(columns: Any, offsets: Any, order: Any, rows: Any, starts: Any) -> None:
     """Counting sort."""
     for entry in range(len(columns)):
@@ -267,7 +333,7 @@ def _sort_columns(columns: Any, offsets: Any, order: Any, rows: Any, starts: Any
             place[column] += 1
 
 
-@_compiled
+@compiled
 def _weighted_sums(first: int, last: int, offsets: Any, which: Any, weights: Any, source: Any, sums: Any) -> None:
     """Four source rows at a time: the sum is then read and written a quarter as often."""
     d = source.shape[1]
@@ -288,7 +354,7 @@ def _weighted_sums(first: int, last: int, offsets: Any, which: Any, weights: Any
             entry += 1
 
 
-@_compiled
+@compiled
 def _dots(first: int, last: int, offsets: Any, which: Any, rows: Any, source: Any, products: Any) -> None:
     """Four source rows at a time: the row on the left is then read a quarter as often."""
     d = source.shape[1]

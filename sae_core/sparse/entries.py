@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_core.sparse.kernels import has_fast_kernels, kernels_for
+from sae_core.sparse.kernels import kernels_for, lists_are_faster
 from sae_core.sparse.latents import Pattern, pre_acts_at, sparse_decode
 
 LISTED_FRACTION = 1 / 5
@@ -91,7 +91,7 @@ class ListedEntries(Entries):
         return (values * self.of_latent(weights)).sum() / self.pattern.n_tokens
 
     def sparsity(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        nonzero = latents.detach() != 0
+        nonzero = latents.detach().bool()
         times_active = torch.zeros(self.pattern.d_sae, device=latents.device).index_add(0, self.pattern.indices, nonzero.float())
         return times_active.sum() / self.pattern.n_tokens, times_active > 0
 
@@ -111,7 +111,7 @@ def entries_above(
     products = encoder_products(x, b_dec, W_enc)
     most = int(LISTED_FRACTION * products.numel())
     summand = torch.zeros_like(bound) if bias is None else bias
-    found = kernels_for(x).entries_above(products, summand, bound, most) if has_fast_kernels(x) else None
+    found = kernels_for(x).entries_above(products, summand, bound, most) if lists_are_faster(x) else None
     if found is None:
         return AllEntries(products if bias is None else products + bias.to(products.dtype))
     indices, values, offsets = found

@@ -1,12 +1,14 @@
 """Which kernels do the sparse work on a tensor: those made for its device, or the reference.
 
 `reference.py` says what each kernel computes, in plain PyTorch, for every device; `cpu.py` does the same several times faster on
-CPUs. A device gets kernels of its own in a file with the same five functions. Results agree up to the order of additions, and
-where scores tie.
+CPUs, and `gpu.py` on CUDA GPUs, where Triton is installed, as it is with PyTorch's builds for CUDA. Results agree up to the order of
+additions, and where scores tie.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
 from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -27,6 +29,19 @@ class Kernels(Protocol):
         """Columns, values and row offsets of all values above their column's bound; None where there are more than `most`.
 
         A value is product + bias, in float32.
+        """
+
+    def largest_entries(
+        self,
+        columns: Int[Tensor, " N"],
+        values: Float[Tensor, " N"],
+        offsets: Int[Tensor, " B_plus_1"],
+        scores: Float[Tensor, " N"],
+        n: int,
+    ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"], Int[Tensor, " B_plus_1"], float]:
+        """Columns, values and row offsets of the n entries of largest score, and the smallest score among them.
+
+        All entries where there are no more than n. Those that tie with the smallest are all kept, so M can exceed n. There is at least one.
         """
 
     def topk_rows(
@@ -53,17 +68,34 @@ class Kernels(Protocol):
 def kernels_for(x: Tensor) -> Kernels:
     """The kernels for tensors on the device of `x`."""
     if has_fast_kernels(x):
-        from sae_core.sparse import cpu
+        if x.device.type == "cpu":
+            from sae_core.sparse import cpu
 
-        return cpu
+            return cpu
+        from sae_core.sparse import gpu
+
+        return gpu
     from sae_core.sparse import reference
 
     return reference
 
 
 def has_fast_kernels(x: Tensor) -> bool:
-    """Whether kernels made for the device of `x` are used. Where they are not, products of whole matrices are faster than lists."""
+    """Whether kernels made for the device of `x` are used."""
+    return _choice == "fast" and (x.device.type == "cpu" or (x.device.type == "cuda" and _has_triton()))
+
+
+def lists_are_faster(x: Tensor) -> bool:
+    """Whether a loss that could see all pre-activations should see a list of those that matter, where they are few.
+
+    On CPUs. On GPUs products of whole matrices cost little, and the length of a list would have to be waited for.
+    """
     return _choice == "fast" and x.device.type == "cpu"
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def use_kernels(choice: Choice) -> None:

@@ -7,6 +7,7 @@ decoder rows, and the gradients of W_dec and W_enc are sums over the tokens wher
 Shape letters: B tokens in the batch, N entries in the whole batch, d_in, d_sae.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -43,11 +44,16 @@ class Pattern:
         all_tokens = torch.arange(self.n_tokens, device=self.offsets.device)
         return torch.repeat_interleave(all_tokens, self.offsets.diff(), output_size=self.indices.numel())
 
-    def where(self, keep: Bool[Tensor, " N"]) -> tuple["Pattern", Int[Tensor, " M"]]:
-        """The pattern of the entries marked in `keep`, and their places in this one."""
-        kept_before = torch.nn.functional.pad(keep.cumsum(0), (1, 0))
-        kept = keep.nonzero().squeeze(1)
-        return Pattern(self.indices[kept], kept_before[self.offsets], self.d_sae), kept
+    def rings(self, widths: Sequence[int]) -> tuple["Pattern", Int[Tensor, " N"]]:
+        """The same entries in R * B rows, and their places here: row r * B + b has those of token b between widths r - 1 and r.
+
+        Args:
+            widths: increasing; the last is d_sae.
+        """
+        ring = torch.bucketize(self.indices, torch.tensor(widths, device=self.indices.device), right=True)
+        order, tokens, _ = kernels_for(self.indices).sort_columns(ring, self.offsets, len(widths))
+        sizes = torch.bincount(ring[order] * self.n_tokens + tokens, minlength=len(widths) * self.n_tokens)
+        return Pattern(self.indices[order], torch.nn.functional.pad(sizes.cumsum(0), (1, 0)), self.d_sae), order
 
     def mask(self) -> Bool[Tensor, "B d_sae"]:
         """True at the entries."""
@@ -69,7 +75,7 @@ class LatentOrder:
 
     def sum_rows(self, weights: Float[Tensor, " N"], rows: Float[Tensor, "B d_in"]) -> Float[Tensor, "d_sae d_in"]:
         """Row i: the sum over the entries of latent i of weight * rows[token]; that is `pattern.dense(weights).T @ rows`."""
-        return kernels_for(rows).weighted_sums(self.offsets, self.tokens, weights[self.order], rows)
+        return kernels_for(rows).weighted_sums(self.offsets, self.tokens, weights.index_select(0, self.order), rows)
 
 
 def sparse_decode(values: Float[Tensor, " N"], W_dec: Float[Tensor, "d_sae d_in"], pattern: Pattern) -> Float[Tensor, "B d_in"]:

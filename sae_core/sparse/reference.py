@@ -26,6 +26,15 @@ def entries_above(
     return positions % products.shape[1], values.flatten()[positions], offsets
 
 
+def largest_entries(
+    columns: Int[Tensor, " N"], values: Float[Tensor, " N"], offsets: Int[Tensor, " B_plus_1"], scores: Float[Tensor, " N"], n: int
+) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"], Int[Tensor, " B_plus_1"], float]:
+    smallest = scores.kthvalue(max(1, len(scores) - n + 1)).values
+    keep = scores >= smallest
+    kept, kept_before = keep.nonzero().squeeze(1), _offsets(keep.long())
+    return columns[kept], values[kept], kept_before[offsets], float(smallest)
+
+
 def topk_rows(
     products: Float[Tensor, "B D"], bias: Float[Tensor, " D"], factors: Float[Tensor, " D"], k: int
 ) -> tuple[Int[Tensor, "B k"], Float[Tensor, "B k"]]:

@@ -41,16 +41,13 @@ def topk_batch(
         The entries, their pre-activations, and the smallest selected score (0.0 when nothing is positive).
     """
     bound = torch.where(factors > 0, hint / factors, torch.inf)  # a factor of 0 makes no score positive
-    found = kernels_for(products).entries_above(products, bias, bound, products.numel())
+    kernels = kernels_for(products)
+    found = kernels.entries_above(products, bias, bound, products.numel())
     assert found is not None, "no limit was given"
-    if len(found[0]) < n and hint > 0:
+    columns, values, offsets = found
+    if len(columns) < n and hint > 0:
         return topk_batch(products, bias, factors, n)
-    indices, values, offsets = found
-    pattern, scores = Pattern(indices, offsets, products.shape[1]), values * factors[indices]
-    if not len(scores):
-        return pattern, values, 0.0
-    if len(scores) <= n:
-        return pattern, values, float(scores.min())
-    smallest = scores.kthvalue(len(scores) - n + 1).values
-    pattern, kept = pattern.where(scores >= smallest)
-    return pattern, values[kept], float(smallest)
+    smallest = 0.0
+    if len(columns):
+        columns, values, offsets, smallest = kernels.largest_entries(columns, values, offsets, values * factors[columns], n)
+    return Pattern(columns, offsets, products.shape[1]), values, smallest

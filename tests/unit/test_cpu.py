@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae_core.sparse import cpu, reference
+from sae_core.sparse import compiled, cpu, reference
 
-SHAPES = st.tuples(st.integers(0, 6), st.integers(1, 70))
+SHAPES = st.tuples(st.integers(0, 6), st.one_of(st.integers(1, 70), st.sampled_from([96, 128, 130])))
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
 KINDS = st.sampled_from(["normal", "few values", "all equal", "zeros", "negative", "one outlier", "wide range"])
 SEEDS = st.integers(0, 10**6)
@@ -71,6 +71,21 @@ def test_entries_above(shape: tuple[int, int], dtype: torch.dtype, kind: str, se
     bound = products[0].float() + bias if seed % 2 and len(products) else torch.zeros(shape[1])
     for most in (products.numel(), int(fraction * products.numel())):
         assert as_lists(cpu.entries_above(products, bias, bound, most)) == as_lists(reference.entries_above(products, bias, bound, most))
+
+
+@settings(max_examples=80)
+@given(SHAPES, KINDS, SEEDS, st.floats(0, 1.2))
+def test_largest_entries(shape: tuple[int, int], kind: str, seed: int, fraction: float) -> None:
+    listed = reference.entries_above(matrix(kind, shape, seed), torch.zeros(shape[1]), torch.full((shape[1],), -0.5), 10**6)
+    assert listed is not None
+    columns, values, offsets = listed
+    if not len(columns):
+        return
+    scores, n = values * randn(shape[1], seed=seed + 1).abs()[columns], max(1, int(fraction * len(columns)))
+    *kept, smallest = cpu.largest_entries(columns, values, offsets, scores, n)
+    *expected, expected_smallest = reference.largest_entries(columns, values, offsets, scores, n)
+    assert as_lists(tuple(kept)) == as_lists(tuple(expected)) and smallest == expected_smallest
+    assert len(kept[0]) >= min(n, len(columns))
 
 
 @settings(max_examples=200)
@@ -148,7 +163,7 @@ def on_threads(n: int, kernel: Callable[..., Any], *arguments: Any) -> Any:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("n_rows", [2 * cpu.ROWS_PER_THREAD, 3 * cpu.ROWS_PER_THREAD + 7])
+@pytest.mark.parametrize("n_rows", [2 * compiled.ROWS_PER_THREAD, 3 * compiled.ROWS_PER_THREAD + 7])
 def test_the_number_of_threads_changes_nothing(n_rows: int) -> None:
     products, bias, factors = randn(n_rows, 40).round(decimals=1), randn(40, seed=1), randn(40, seed=2).abs()
     source = randn(40, 10, seed=4)
@@ -167,12 +182,12 @@ def test_the_number_of_threads_changes_nothing(n_rows: int) -> None:
 
 def test_an_error_in_a_thread_is_raised() -> None:
     def fail_at_the_end(first: int, last: int) -> None:
-        if last == 2 * cpu.ROWS_PER_THREAD:
+        if last == 2 * compiled.ROWS_PER_THREAD:
             raise ValueError(f"row {last}")
 
     torch.set_num_threads(2)
     try:
-        with pytest.raises(ValueError, match=f"row {2 * cpu.ROWS_PER_THREAD}"):
-            cpu._over_rows(fail_at_the_end, 2 * cpu.ROWS_PER_THREAD)
+        with pytest.raises(ValueError, match=f"row {2 * compiled.ROWS_PER_THREAD}"):
+            compiled.over_rows(fail_at_the_end, 2 * compiled.ROWS_PER_THREAD)
     finally:
         torch.set_num_threads(1)

@@ -39,15 +39,17 @@ def test_dense_is_the_same_matrix() -> None:
     assert pattern().tokens.tolist() == TOKENS.tolist()
 
 
-def test_a_mask_has_entries_of_value_0() -> None:
-    kept = pattern().where(torch.tensor([True, False, False, False]))[0]
-    assert kept.mask().nonzero().tolist() == [[0, 0]]
+def test_rings_are_the_same_entries_width_by_width() -> None:
+    rings, order = pattern().rings((1, 2, 4))
+    rows = rings.dense(VALUES[order]).view(3, 3, 4)
+    assert torch.equal(rows.sum(dim=0), DENSE)
+    for row, (inner, outer) in zip(rows, [(0, 1), (1, 2), (2, 4)], strict=True):
+        assert torch.equal(row[:, inner:outer], DENSE[:, inner:outer])
 
 
-def test_where_keeps_the_marked_entries() -> None:
-    kept, places = pattern().where(torch.tensor([False, True, True, False]))
-    assert kept.dense(VALUES[places]).tolist() == [[0, 0, 2, 0], [0, 0, 0, 0], [0, -3, 0, 0]]
-    assert kept.offsets.tolist() == [0, 1, 1, 2] and places.tolist() == [1, 2]
+def test_no_entries_make_empty_rings() -> None:
+    rings, order = nothing().rings((2, 4))
+    assert rings.n_tokens == 2 * 3 and not rings.offsets.any() and not order.numel()
 
 
 def test_by_latent_are_the_same_entries_sorted() -> None:
