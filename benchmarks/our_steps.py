@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 from worker import load_parameters, serve
 
 from sae_core.activations.synthetic import SyntheticActivations
@@ -17,6 +18,26 @@ N_STEPS = 10_000
 """Of the run whose steps these are: schedules and rows of history are spread over it."""
 
 
+def started(
+    architecture: str,
+    fields: dict[str, Any],
+    weights: dict[str, Tensor],
+    *,
+    d_in: int,
+    batch_size: int,
+    lr: float,
+    precision: str,
+    device: str = "cpu",
+) -> Learner:
+    """A learner at its first step, with these weights."""
+    config = ARCHITECTURES[architecture].Config.model_validate(fields)
+    train = TrainConfig(lr=lr, batch_size=batch_size, autocast="bfloat16" if precision == "bfloat16" else "off")
+    activations = SyntheticActivations(d_in=d_in, train_tokens=N_STEPS * batch_size, eval_tokens=1)
+    learner = Learner.start(RunConfig(activations=activations, sae=config, train=train), d_in, torch.device(device))
+    load_parameters(learner.sae, weights)
+    return learner
+
+
 class Steps:
     """Learners of one architecture, one for each precision."""
 
@@ -25,16 +46,11 @@ class Steps:
     ) -> None:
         batches = load_file(x)["x"].split(batch_size)
         self.batches = itertools.cycle(batches)
-        config = ARCHITECTURES[architecture].Config.model_validate(fields)
-        weights = load_file(state)
-        self.learners = {}
-        for precision in precisions:
-            train = TrainConfig(lr=lr, batch_size=batch_size, autocast="bfloat16" if precision == "bfloat16" else "off")
-            activations = SyntheticActivations(d_in=batches[0].shape[1], train_tokens=N_STEPS * batch_size, eval_tokens=1)
-            run = RunConfig(activations=activations, sae=config, train=train)
-            learner = Learner.start(run, activations.d_in, torch.device("cpu"))
-            load_parameters(learner.sae, weights)
-            self.learners[precision] = learner
+        weights, d_in = load_file(state), batches[0].shape[1]
+        self.learners = {
+            precision: started(architecture, fields, weights, d_in=d_in, batch_size=batch_size, lr=lr, precision=precision)
+            for precision in precisions
+        }
 
     def measure(self, precision: str, n_steps: int) -> list[float]:
         """Seconds of each of the next steps."""

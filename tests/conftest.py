@@ -17,6 +17,8 @@ from jaxtyping import install_import_hook
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.pop("WANDB_MODE", None)
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # programs for GPUs run on the CPU
 
 # Before the first import of sae_core: checks every annotation of its functions, methods and dataclasses while tests run.
 install_import_hook("sae_core", "shape_checks.check")

@@ -52,9 +52,9 @@ class Gated(SparseAutoencoder):
 
     def _gate_and_latents(self, entries: Entries) -> tuple[Float[Tensor, "*E"], Float[Tensor, "*E"]]:
         u = entries.pre_acts
-        gate_pre_acts = u + entries.of_latent(self.b_gate)
+        gate = (u + entries.of_latent(self.b_gate)).relu()
         magnitude = (u * entries.of_latent(self.r_mag).exp() + entries.of_latent(self.b_mag)).relu()
-        return gate_pre_acts.relu(), magnitude * (gate_pre_acts > 0)
+        return gate, magnitude * gate.detach().sign()
 
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
         # Where the gate is shut neither path has a gradient.

@@ -41,7 +41,8 @@ def entries_above(
         n_entries = int(offsets[-1])  # waits for the device
         if n_entries > most:
             return None
-        columns, values = offsets.new_empty(n_entries), bias.new_empty(n_entries)
+        columns = torch.empty(n_entries, dtype=torch.int64, device=products.device)
+        values = torch.empty(n_entries, device=products.device)
         programs.list_above[(n_rows,)](products, bias, bound, offsets, columns, values, n_columns, width)
     return columns, values, offsets
 

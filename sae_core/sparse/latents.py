@@ -50,10 +50,13 @@ class Pattern:
         Args:
             widths: increasing; the last is d_sae.
         """
-        ring = torch.bucketize(self.indices, torch.tensor(widths, device=self.indices.device), right=True)
-        order, tokens, _ = kernels_for(self.indices).sort_columns(ring, self.offsets, len(widths))
-        sizes = torch.bincount(ring[order] * self.n_tokens + tokens, minlength=len(widths) * self.n_tokens)
-        return Pattern(self.indices[order], torch.nn.functional.pad(sizes.cumsum(0), (1, 0)), self.d_sae), order
+        latents = torch.arange(self.d_sae, device=self.indices.device)
+        ring_of = torch.bucketize(latents, torch.tensor(widths, device=self.indices.device), right=True)
+        order, tokens, _ = kernels_for(self.indices).sort_columns(ring_of.index_select(0, self.indices), self.offsets, len(widths))
+        indices = self.indices.index_select(0, order)
+        rows = (ring_of * self.n_tokens).index_select(0, indices) + tokens
+        sizes = torch.bincount(rows, minlength=len(widths) * self.n_tokens)
+        return Pattern(indices, torch.nn.functional.pad(sizes.cumsum(0), (1, 0)), self.d_sae), order
 
     def mask(self) -> Bool[Tensor, "B d_sae"]:
         """True at the entries."""

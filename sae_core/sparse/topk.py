@@ -49,5 +49,5 @@ def topk_batch(
         return topk_batch(products, bias, factors, n)
     smallest = 0.0
     if len(columns):
-        columns, values, offsets, smallest = kernels.largest_entries(columns, values, offsets, values * factors[columns], n)
+        columns, values, offsets, smallest = kernels.largest_entries(columns, values, offsets, values * factors.index_select(0, columns), n)
     return Pattern(columns, offsets, products.shape[1]), values, smallest

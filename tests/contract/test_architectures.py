@@ -129,7 +129,7 @@ def fixed_selection(sae: TopKFamily, x: Tensor) -> Callable[[Tensor, float], tup
 def float64(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What finite differences need: no rounding to float32, which losses do on purpose, and kernels that know float64."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    monkeypatch.setattr(entries, "has_fast_kernels", lambda x: request.param == "list")
+    monkeypatch.setattr(entries, "lists_are_faster", lambda x: request.param == "list")
     monkeypatch.setattr(entries, "LISTED_FRACTION", 1.0)
     torch.set_default_dtype(torch.float64)
     with using_kernels("reference"):

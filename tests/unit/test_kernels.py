@@ -5,21 +5,43 @@ from types import ModuleType
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sae_core.sparse import cpu, reference
-from sae_core.sparse.kernels import Kernels, has_fast_kernels, kernels_for, use_kernels, using_kernels
+from sae_core.sparse import cpu, kernels, reference
+from sae_core.sparse.kernels import Kernels, has_fast_kernels, kernels_for, lists_are_faster, use_kernels, using_kernels
 
 ON_CPU, ELSEWHERE = torch.zeros(1), torch.zeros(1, device="meta")
 
 
+@pytest.fixture
+def on_gpu() -> Tensor:
+    """A tensor that says it is on a GPU, whether or not there is one."""
+    with FakeTensorMode():
+        return torch.zeros(1, device="cuda")
+
+
 def test_a_device_gets_the_kernels_made_for_it() -> None:
-    assert kernels_for(ON_CPU) is cpu and has_fast_kernels(ON_CPU)
-    assert kernels_for(ELSEWHERE) is reference and not has_fast_kernels(ELSEWHERE)
+    assert kernels_for(ON_CPU) is cpu and has_fast_kernels(ON_CPU) and lists_are_faster(ON_CPU)
+    assert kernels_for(ELSEWHERE) is reference and not has_fast_kernels(ELSEWHERE) and not lists_are_faster(ELSEWHERE)
+
+
+def test_a_gpu_gets_the_kernels_made_for_it_and_whole_matrices_where_they_do(on_gpu: Tensor) -> None:
+    pytest.importorskip("triton")
+    from sae_core.sparse import gpu
+
+    assert kernels_for(on_gpu) is gpu and has_fast_kernels(on_gpu) and not lists_are_faster(on_gpu)
+    with using_kernels("reference"):
+        assert kernels_for(on_gpu) is reference and not has_fast_kernels(on_gpu)
+
+
+def test_without_triton_a_gpu_gets_the_reference(on_gpu: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_has_triton", lambda: False)
+    assert kernels_for(on_gpu) is reference and not has_fast_kernels(on_gpu)
 
 
 def test_the_reference_can_be_chosen_for_a_block_of_code() -> None:
     with using_kernels("reference"):
-        assert kernels_for(ON_CPU) is reference and not has_fast_kernels(ON_CPU)
+        assert kernels_for(ON_CPU) is reference and not has_fast_kernels(ON_CPU) and not lists_are_faster(ON_CPU)
         with using_kernels("fast"):
             assert kernels_for(ON_CPU) is cpu
         assert kernels_for(ON_CPU) is reference
@@ -42,6 +64,13 @@ def test_the_choice_for_the_process_stays() -> None:
 @pytest.mark.parametrize("module", [cpu, reference], ids=["cpu", "reference"])
 def test_every_choice_has_all_kernels(module: ModuleType) -> None:
     assert isinstance(module, Kernels)
+
+
+def test_so_does_the_one_for_gpus() -> None:
+    pytest.importorskip("triton")
+    from sae_core.sparse import gpu
+
+    assert isinstance(gpu, Kernels)
 
 
 @pytest.mark.usefixtures("kernels")
