@@ -2,25 +2,30 @@
 
     python benchmarks/harvest.py --results results/local/demo     # a finished sweep; its model and its training tokens
 
-Three ways, alternating, each on the tokens of the same shard:
+Four ways, alternating, each on the tokens of the same shard:
 - harvest: what a sweep does. `source.shard` (run, select, shuffle) and `write_shard` (statistics, file).
-- to the hook point: the bare model up to the hook point, results thrown away.
-- whole model: its bare forward pass, logits included, results thrown away.
-Both bare ways run on as many tokens at a time as the harvest. Printed: seconds per shard, and median ratios of `harvest` to each with
+- to the hook point: the model up to the hook point as the harvest runs it, results thrown away.
+- Hugging Face: the model as Hugging Face loads it, fused attention included, up to the end of the block that the hook point is in.
+- whole model: that, to its logits.
+All bare ways run on as many tokens at a time as the harvest. Printed: seconds per shard, and median ratios of `harvest` to each with
 their range.
 """
 
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from measuring import Spread, console, parser, ratio, write_result
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
-from sae_core.activations.bridge import load_model, reach
+from sae_core.activations.bridge import HookPlace, load_model, local_or_hub
+from sae_core.activations.hooked_model import HookedModel
 from sae_core.activations.language_model import MODEL_TOKENS, SHARD_TOKENS
 from sae_core.activations.shards import cache_directory, write_shard
 from sae_core.config import SOURCES
@@ -39,20 +44,29 @@ def main() -> None:
     write_result(arguments.out, "harvest", results)
 
 
+class _Ended(Exception):  # noqa: N818 - not an error: it ends a run
+    pass
+
+
 class Comparison:
     def __init__(self, directory: Path) -> None:
         config = locate(Sweep.from_yaml(directory / "definition.yaml").runs()[0].activations, directory.parent / ".activations")
         self.source = SOURCES[config.source](config)
         self.cache = cache_directory(directory.parent / ".activations", self.source.fingerprint())
-        self.hook_point = config.model.hook_point
-        self.model = load_model(config.model)
+        bridge = load_model(config.model)
+        self.model = HookedModel(bridge, config.model.hook_point)
+        disable_progress_bar()
+        self.plain = AutoModelForCausalLM.from_pretrained(local_or_hub(config.model.name), dtype=getattr(torch, config.model.dtype))
+        last = bridge.blocks[HookPlace.of(config.model.hook_point).layer or 0]
+        self.last_block = next(name for name, module in bridge.original_model.named_modules() if module is last)
         self.windows = load_file(self.cache / "tokens.safetensors")["train"].long()
         self.per_shard, self.at_a_time = (tokens // config.model.context_size for tokens in (SHARD_TOKENS, MODEL_TOKENS["cpu"]))
 
     def measure(self, n_rounds: int) -> dict[str, Any]:
         """Seconds per shard, and ratios of the harvest to the bare ways; also told."""
         told = console()
-        ways = {"harvest": self.harvest, "to the hook point": self.to_hook_point, "whole model": self.whole_model}
+        ways = {"harvest": self.harvest, "to the hook point": self.to_hook_point, "Hugging Face": self.to_block_end}
+        ways["whole model"] = self.whole_model
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for way in ways.values():
             way(0)  # loads and warms up
@@ -72,10 +86,21 @@ class Comparison:
             write_shard(Path(directory), index, self.source.shard(self.cache, index), self.source.activations_dtype)
 
     def to_hook_point(self, index: int) -> None:
-        self.bare(index, lambda tokens: reach(self.model, self.hook_point, tokens))
+        self.bare(index, self.model.read)
+
+    def to_block_end(self, index: int) -> None:
+        def stop(*_: object) -> None:
+            raise _Ended
+
+        def run(tokens: torch.Tensor) -> None:
+            with suppress(_Ended):
+                self.plain(tokens, use_cache=False)
+
+        with self.plain.get_submodule(self.last_block).register_forward_hook(stop):
+            self.bare(index, run)
 
     def whole_model(self, index: int) -> None:
-        self.bare(index, lambda tokens: self.model(tokens, return_type="logits", use_cache=False))
+        self.bare(index, lambda tokens: self.plain(tokens, use_cache=False))
 
     @torch.no_grad()
     def bare(self, index: int, run: Callable[[torch.Tensor], object]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from sae_core.activations.source import ActivationSource, EvalChunk
@@ -18,6 +18,8 @@ from sae_core.metrics import METRICS, Observation
 from sae_core.metrics.metric import Sums
 from sae_core.records import RunRecord
 from sae_core.sae import SparseAutoencoder
+from sae_core.sparse.active import joined
+from sae_core.sparse.latents import Pattern
 
 ROWS = {"cpu": 2**9, "cuda": 2**15}
 """Tokens an SAE encodes at a time."""
@@ -39,20 +41,16 @@ def evaluate_chunk(chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], inde
     metrics = {name: METRICS[name]() for name in METRICS}
     by_sae = {}
     for run_id, sae in saes.items():
-        active, x_hat = _reconstruct(sae, chunk.x)
-        seen = Observation(chunk, active, x_hat, chunk.splice(x_hat) if chunk.splice else None, sae.W_dec, index)
+        pattern, x_hat = _reconstruct(sae, chunk.x)
+        seen = Observation(chunk, pattern, x_hat, chunk.splice(x_hat) if chunk.splice else None, sae.W_dec, index)
         by_sae[run_id] = {name: {key: value.cpu() for key, value in metric.sums(seen).items()} for name, metric in metrics.items()}
     return ChunkSums(index, chunk.x.shape[0], by_sae)
 
 
-def _reconstruct(sae: SparseAutoencoder, x: Float[Tensor, "N d_in"]) -> tuple[Bool[Tensor, "N d_sae"], Float[Tensor, "N d_in"]]:
+def _reconstruct(sae: SparseAutoencoder, x: Float[Tensor, "N d_in"]) -> tuple[Pattern, Float[Tensor, "N d_in"]]:
     """Which latents are active, and the reconstruction: some rows at a time, so that latents stay in a CPU's cache."""
-    active, x_hat = [], []
-    for rows in x.split(ROWS[x.device.type]):
-        latents, some = sae.reconstruct(rows)
-        active.append(latents != 0)
-        x_hat.append(some)
-    return torch.cat(active), torch.cat(x_hat)
+    patterns, x_hat = zip(*(sae.reconstruct_listed(rows) for rows in x.split(ROWS[x.device.type])), strict=True)
+    return joined(patterns), torch.cat(x_hat)
 
 
 def combine(chunks: Iterable[ChunkSums]) -> tuple[dict[str, dict[str, float | None]], int]:

@@ -7,7 +7,7 @@ Training works in normalised units (`normalisation.py`); `fold` moves an SAE to 
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -19,7 +19,10 @@ from torch import Tensor, nn
 from sae_core.config import ArchitectureConfig
 from sae_core.errors import ConfigError
 from sae_core.normalisation import Affine, Normalisation, layer_norm
-from sae_core.sparse.entries import Entries
+from sae_core.sparse.active import active_entries
+from sae_core.sparse.entries import LISTED_FRACTION, Entries
+from sae_core.sparse.kernels import lists_are_faster
+from sae_core.sparse.latents import Pattern, sparse_decode
 
 SEARCH_START_NORM = 0.1
 """Norm of the decoder rows until a search has found a better one."""
@@ -132,12 +135,33 @@ class SparseAutoencoder(nn.Module, ABC):
     @final
     def reconstruct(self, x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_sae"], Float[Tensor, "B d_in"]]:
         """Latents and reconstruction of x, in the units of x, whether or not tokens are layer-normed on the way."""
-        if not self.layer_norm:
-            latents = self.encode(x)
-            return latents, self.decode(latents)
-        y, mean, std = layer_norm(x)
+        y, in_units_of_x = self._normed(x)
         latents = self.encode(y)
-        return latents, self.decode(latents) * std + mean
+        return latents, in_units_of_x(self.decode(latents))
+
+    @final
+    @torch.no_grad()
+    def reconstruct_listed(self, x: Float[Tensor, "B d_in"]) -> tuple[Pattern, Float[Tensor, "B d_in"]]:
+        """As `reconstruct`, with a list of the latents that are not 0 in place of all; they are decoded from it where that is faster."""
+        y, in_units_of_x = self._normed(x)
+        if not lists_are_faster(x):
+            latents = self.encode(y)
+            return active_entries(latents)[0], in_units_of_x(self.decode(latents))
+        pattern, values = self.list_active(y)
+        if values.numel() <= LISTED_FRACTION * len(x) * self.d_sae:
+            return pattern, in_units_of_x(sparse_decode(values, self.W_dec, pattern) + self.b_dec)
+        return pattern, in_units_of_x(self.decode(pattern.dense(values)))
+
+    def list_active(self, x: Float[Tensor, "B d_in"]) -> tuple[Pattern, Float[Tensor, " N"]]:
+        """The latents of `encode` that are not 0, and where. Architectures that find them without the others override this."""
+        return active_entries(self.encode(x))
+
+    def _normed(self, x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_in"], Callable[[Tensor], Tensor]]:
+        """What `encode` takes for activations x, and what brings reconstructions of that back to the units of x."""
+        if not self.layer_norm:
+            return x, lambda y_hat: y_hat
+        y, mean, std = layer_norm(x)
+        return y, lambda y_hat: y_hat * std + mean
 
     def initial_values(self) -> dict[str, Float[Tensor, " d_sae"]]:
         """Where the parameters with one number a latent (b_enc, thresholds, ...) start: what a resampled latent gets again.

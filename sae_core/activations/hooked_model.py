@@ -5,7 +5,7 @@ Shape letters: W windows, T positions in a window, N positions, V vocabulary, d_
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +15,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_core.activations.bridge import HookPlace, reach
+from sae_core.activations.unhooked import FUSED, forward_is, may_fuse_attention, unhooked, use_attention, without_hooks
 
 logger = logging.getLogger(__name__)
 
 RESUME_TOLERANCE = 1e-4
 """Largest difference allowed between going on from the hook point and running the whole model, as a fraction of the largest value. Likewise
 for computing logits outside of the model."""
+UNHOOKED_TOLERANCE = 1e-5
+"""Largest difference allowed between a run without the hooks that are not needed and one with all, as a fraction of the largest value."""
+PROBE = (1, 64)
+"""Windows and most positions of the made-up text on which the two are compared: on every worker the same, so that all decide alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,7 @@ class HookedModel:
         self._resume_verified = False
         self._unembedding: Unembedding | None = None
         self._unembedding_verified = False
+        self._unhooked: list[Any] | None = None
 
     @property
     def d_vocab(self) -> int:
@@ -75,7 +81,8 @@ class HookedModel:
     @torch.no_grad()
     def read(self, tokens: Int[Tensor, "W T"]) -> Float[Tensor, "W T d_in"]:
         """Activations at the hook point; the model stops there. Heads are concatenated."""
-        return reach(self._bridge, self._hook_point, tokens).flatten(2)
+        with self._running():
+            return reach(self._bridge, self._hook_point, tokens).flatten(2)
 
     @torch.no_grad()
     def run(self, tokens: Int[Tensor, "W T"]) -> tuple[CleanRun, Float[Tensor, "W T V"]]:
@@ -91,7 +98,7 @@ class HookedModel:
         hooks = [(self._hook_point, save("x"))]
         if self._n_skipped and not self._is_stream:
             hooks.append((self._below_hook, save("below")))
-        with self._watching_blocks():
+        with self._running(), self._watching_blocks():
             logits = self._bridge.run_with_hooks(tokens, fwd_hooks=hooks, return_type="logits", use_cache=False)
         return CleanRun(tokens, seen["x"].flatten(2), seen.get("below")), logits
 
@@ -102,17 +109,18 @@ class HookedModel:
         The first call is compared with a run of the whole model; where they differ, whole runs are used from then on.
         """
         x = x.to(clean.x.dtype)
-        if not self._n_skipped:
-            return self._replaced(clean.tokens, x)
-        logits: Tensor
-        with self._skipping_blocks(x if clean.below is None else clean.below):
-            if self._is_stream:
-                logits = self._bridge(clean.tokens, return_type="logits", use_cache=False)
-            else:
-                logits = self._replaced(clean.tokens, x)
-        if not self._resume_verified:
-            logits = self._verified(logits, self._replaced(clean.tokens, x))
-        return logits
+        with self._running():
+            if not self._n_skipped:
+                return self._replaced(clean.tokens, x)
+            logits: Tensor
+            with self._skipping_blocks(x if clean.below is None else clean.below):
+                if self._is_stream:
+                    logits = self._bridge(clean.tokens, return_type="logits", use_cache=False)
+                else:
+                    logits = self._replaced(clean.tokens, x)
+            if not self._resume_verified:
+                logits = self._verified(logits, self._replaced(clean.tokens, x))
+            return logits
 
     @torch.no_grad()
     def unembedding(self, tokens: Int[Tensor, "W T"]) -> Unembedding | None:
@@ -165,9 +173,46 @@ class HookedModel:
         return whole
 
     @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Run what no wanted hook lies in without hooks, if that gives the same."""
+        if self._unhooked is None:
+            self._unhooked = self._verified_unhooked()
+        with unhooked(self._unhooked):
+            yield
+
+    def _verified_unhooked(self) -> list[Any]:
+        """The components to run without hooks: none where made-up text shows a difference, or in half precision, which hides one."""
+        if next(self._bridge.parameters()).dtype != torch.float32:
+            return []
+        hook_points = {self._hook_point, self._below_hook} if self._n_skipped else {self._hook_point}
+        components = without_hooks(self._bridge, hook_points)
+        before, hooked = self._bridge.original_model.config._attn_implementation, self._probe()
+        if may_fuse_attention(self._bridge, components):
+            use_attention(self._bridge, FUSED)
+        with unhooked(components):
+            differences = [_difference(value, reference) for value, reference in zip(self._probe(), hooked, strict=False)]
+        if len(differences) == len(hooked) and all(one <= UNHOOKED_TOLERANCE for one in differences):
+            return components
+        logger.info(
+            "runs of this model without the hooks that are not needed differ by %s of the largest value: all are kept.", differences
+        )
+        use_attention(self._bridge, before)
+        return []
+
+    def _probe(self) -> list[Tensor]:
+        """Logits of made-up text, and the activations at the hook point if it is reached."""
+        seen: list[Tensor] = []
+        n_windows, length = PROBE
+        tokens = torch.randint(self.d_vocab, (n_windows, min(length, self._bridge.cfg.n_ctx)), generator=torch.Generator().manual_seed(0))
+        hooks = [(self._hook_point, lambda value, hook: seen.append(value))]
+        device = self._bridge.unembed.W_U.device
+        seen.insert(0, self._bridge.run_with_hooks(tokens.to(device), fwd_hooks=hooks, return_type="logits", use_cache=False))
+        return seen
+
+    @contextmanager
     def before_unembedding(self) -> Iterator[None]:
         """Let runs return what enters the unembedding, [W, T, d_model], in place of logits."""
-        with _forward_is(self._bridge.unembed, lambda h, **kwargs: h):
+        with forward_is(self._bridge.unembed, lambda h, **kwargs: h):
             yield
 
     @contextmanager
@@ -192,19 +237,8 @@ class HookedModel:
         output = (stream, None) if self._blocks_return_tuples else stream
         with ExitStack() as stack:
             for block in list(self._bridge.blocks)[: self._n_skipped]:
-                stack.enter_context(_forward_is(block, lambda *args, **kwargs: output))
+                stack.enter_context(forward_is(block, lambda *args, **kwargs: output))
             yield
-
-
-@contextmanager
-def _forward_is(component: Any, forward: Callable[..., Any]) -> Iterator[None]:
-    """Replace what a component of the bridge computes."""
-    # Not by assignment: a bridge component passes that on to the module it wraps.
-    vars(component)["forward"] = forward
-    try:
-        yield
-    finally:
-        del vars(component)["forward"]
 
 
 def _difference(value: Tensor, reference: Tensor) -> float:

@@ -28,7 +28,7 @@ from sae_core.activations.text import WindowMaker
 from sae_core.config import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raise it when the same content gives other activations or another layout: caches made before are then not used."""
 SHARD_TOKENS = 65_536
 """Tokens in a training shard: 512 windows of 128."""

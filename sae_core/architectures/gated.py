@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from sae_core.config import ARCHITECTURES, ArchitectureConfig
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
-from sae_core.sparse.entries import AllEntries, Entries, encoder_products, entries_above
+from sae_core.sparse.active import without_zeros
+from sae_core.sparse.entries import AllEntries, Entries, ListedEntries, encoder_products, entries_above
+from sae_core.sparse.latents import Pattern
 
 
 class GatedConfig(ArchitectureConfig):
@@ -49,6 +51,12 @@ class Gated(SparseAutoencoder):
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
         return self._gate_and_latents(AllEntries(encoder_products(x, self.b_dec, self.W_enc)))[1]
+
+    def list_active(self, x: Float[Tensor, "B d_in"]) -> tuple[Pattern, Float[Tensor, " N"]]:
+        entries = entries_above(-self.b_gate, x, self.b_dec, self.W_enc, None)
+        if not isinstance(entries, ListedEntries):
+            return super().list_active(x)
+        return without_zeros(entries.pattern, self._gate_and_latents(entries)[1])
 
     def _gate_and_latents(self, entries: Entries) -> tuple[Float[Tensor, "*E"], Float[Tensor, "*E"]]:
         u = entries.pre_acts

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from sae_core.config import ARCHITECTURES, ArchitectureConfig
 from sae_core.errors import ConfigError
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
+from sae_core.sparse.active import entries_where
 from sae_core.sparse.entries import AllEntries, Entries, encoder_products, entries_above
+from sae_core.sparse.latents import Pattern
 
 QUADRATIC_TIMES_L0 = 64.0
 """`coefficient_times_l0` of the quadratic loss: the loss is then 128 (L0 / target - 1)^2."""
@@ -104,6 +106,9 @@ class JumpReLU(SparseAutoencoder):
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
         pre_acts = self.pre_acts(x)
         return pre_acts * (pre_acts > self.threshold)
+
+    def list_active(self, x: Float[Tensor, "B d_in"]) -> tuple[Pattern, Float[Tensor, " N"]]:
+        return entries_where(encoder_products(x, self.b_dec, self.W_enc), self.b_enc, self.threshold)
 
     def lr_factors(self) -> dict[str, float]:
         return {"threshold": self.config.threshold_lr_factor}

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from sae_core.config import ARCHITECTURES, ArchitectureConfig
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
+from sae_core.sparse.active import entries_where
 from sae_core.sparse.entries import encoder_products, entries_above
+from sae_core.sparse.latents import Pattern
 
 
 class StandardConfig(ArchitectureConfig):
@@ -45,6 +47,9 @@ class Standard(SparseAutoencoder):
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
         return (encoder_products(x, self.b_dec, self.W_enc) + self.b_enc).relu()
+
+    def list_active(self, x: Float[Tensor, "B d_in"]) -> tuple[Pattern, Float[Tensor, " N"]]:
+        return entries_where(encoder_products(x, self.b_dec, self.W_enc), self.b_enc, torch.zeros_like(self.b_enc))
 
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
         entries = entries_above(torch.zeros_like(self.b_enc), x, self.b_dec, self.W_enc, self.b_enc)

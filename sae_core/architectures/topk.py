@@ -10,6 +10,7 @@ from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
 from sae_core.config import ARCHITECTURES, Count
 from sae_core.errors import ConfigError
 from sae_core.sae import SparseAutoencoder
+from sae_core.sparse.active import without_zeros
 from sae_core.sparse.latents import Pattern
 from sae_core.sparse.topk import topk_rows
 
@@ -51,6 +52,10 @@ class TopK(TopKFamily):
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
         products = self.products(x)
         return (products + self.b_enc).relu() * self.select(products, self.config.k)[0].mask()
+
+    def list_active(self, x: Float[Tensor, "B d_in"]) -> tuple[Pattern, Float[Tensor, " N"]]:
+        pattern, values = self.select(self.products(x), self.config.k)
+        return without_zeros(pattern, values.relu())
 
     def to_inference(self) -> SparseAutoencoder:
         folded = TopK(self.config.model_copy(update={"rescale_acts_by_decoder_norm": False}), self.d_in)

@@ -19,6 +19,7 @@ from torch.nn.functional import normalize
 from sae_core.activations.source import EvalChunk, NextToken
 from sae_core.records import MetricSpec
 from sae_core.registry import Registry
+from sae_core.sparse.latents import Pattern
 
 METRICS: Registry[type["Metric"]] = Registry("metric", "sae_core.metrics")
 
@@ -31,7 +32,7 @@ class Observation:
     """One SAE on one chunk of held-out text."""
 
     chunk: EvalChunk
-    active: Bool[Tensor, "N d_sae"]
+    pattern: Pattern
     """Latents that are not 0, in inference form."""
     x_hat: Float[Tensor, "N d_in"]
     spliced: NextToken | None
@@ -43,12 +44,14 @@ class Observation:
     # What several metrics sum up is computed once for all of them.
 
     @cached_property
+    def active(self) -> Bool[Tensor, "N d_sae"]:
+        """Latents that are not 0."""
+        return self.pattern.mask()
+
+    @cached_property
     def times_active(self) -> Float[Tensor, " d_sae"]:
         """Tokens each latent is active on."""
-        ones = torch.ones(
-            len(self.active), device=self.active.device
-        )  # a product sums over rows faster than count_nonzero; exact below 2^24
-        return (ones @ self.active.float()).double()
+        return torch.bincount(self.pattern.indices, minlength=self.pattern.d_sae).double()
 
     @cached_property
     def x_hat_double(self) -> Float[Tensor, "N d_in"]:

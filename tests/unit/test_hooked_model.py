@@ -4,7 +4,8 @@ import pytest
 import torch
 from tiny_model import DEMO_MODEL, random_model
 
-from sae_core.activations.bridge import ModelConfig, load_model
+from sae_core.activations import hooked_model
+from sae_core.activations.bridge import ModelConfig, load_model, reach
 from sae_core.activations.hooked_model import HookedModel
 
 TOKENS = torch.randint(1, 4096, (3, 20), generator=torch.Generator().manual_seed(0))
@@ -23,7 +24,7 @@ def hooked(hook_point: str, **fields: str) -> HookedModel:
     return HookedModel(load_model(ModelConfig.model_validate({"name": DEMO_MODEL, "hook_point": hook_point} | fields)), hook_point)
 
 
-@pytest.fixture(scope="module", params=["demo", "gpt_neo", "gpt_neox", "gemma2"])
+@pytest.fixture(scope="module", params=["demo", "gpt_neo", "gpt_neox", "gemma2", "llama"])
 def bridge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Families that differ: blocks that return tuples (gpt_neo), parallel attention and MLP (gpt_neox), capped logits (gemma2)."""
     name = DEMO_MODEL if request.param == "demo" else random_model(tmp_path_factory.mktemp(request.param), request.param)
@@ -42,8 +43,37 @@ def test_going_on_from_the_hook_point_equals_the_whole_model(bridge: Any, hook_p
     assert (whole - logits).abs().max() > 1e-3 * logits.abs().max()
 
 
+@pytest.mark.parametrize("hook_point", [*HOOK_POINTS, *ENDS])
+def test_without_the_hooks_that_are_not_needed_the_values_are_the_same(bridge: Any, hook_point: str) -> None:
+    bridge.original_model.set_attn_implementation("eager")  # another test may have fused it
+    x = reach(bridge, hook_point, TOKENS).flatten(2)
+    logits = bridge(TOKENS, return_type="logits", use_cache=False)
+    model = HookedModel(bridge, hook_point)
+    clean, fast_logits = model.run(TOKENS)
+    assert model._unhooked
+    assert (model.read(TOKENS) - x).abs().max() <= 1e-5 * x.abs().max()
+    assert (clean.x - x).abs().max() <= 1e-5 * x.abs().max()
+    assert (fast_logits - logits).abs().max() <= 1e-5 * logits.abs().max()
+
+
+def test_where_that_makes_a_difference_all_hooks_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooked_model, "UNHOOKED_TOLERANCE", -1.0)
+    model = hooked("blocks.1.hook_mlp_out")
+    expected = reach(model._bridge, "blocks.1.hook_mlp_out", TOKENS)
+    assert torch.equal(model.read(TOKENS), expected)
+    assert model._unhooked == []
+    assert model._bridge.original_model.config._attn_implementation == "eager"
+
+
+def test_half_precision_keeps_all_hooks() -> None:
+    model = hooked("blocks.1.hook_mlp_out", dtype="bfloat16")
+    assert torch.equal(model.read(TOKENS), reach(model._bridge, "blocks.1.hook_mlp_out", TOKENS))
+    assert model._unhooked == []
+
+
 def test_reading_stops_at_the_hook_point_with_the_same_values() -> None:
     model = hooked("blocks.1.attn.hook_z")
+    model.read(TOKENS)  # the first call runs more, to compare
     ran = []
     model._bridge.blocks[2].register_forward_hook(lambda *_: ran.append(2))
     x = model.read(TOKENS)
@@ -76,7 +106,8 @@ def test_where_going_on_is_wrong_whole_runs_are_used(caplog: pytest.LogCaptureFi
     model = hooked("blocks.2.hook_mlp_out")
     clean, _ = model.run(TOKENS)
     monkeypatch.setattr(model, "_n_skipped", 1)  # skips one block too few for the stream that is put in
-    whole = model._replaced(TOKENS, clean.x * 2)
+    with model._running():
+        whole = model._replaced(TOKENS, clean.x * 2)
     assert torch.equal(model.run_from(clean, clean.x * 2), whole)
     assert "going on from blocks.2.hook_mlp_out differs from running the whole model" in caplog.text
     assert model._n_skipped == 0

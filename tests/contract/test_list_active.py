@@ -1,0 +1,50 @@
+"""Every architecture lists the latents that its `encode` says are active, and reconstructs from them as from all."""
+
+import pytest
+import torch
+from small_runs import random_sae
+
+from sae_core.config import ARCHITECTURES
+from sae_core.normalisation import LayerNorm
+from sae_core.sae import SparseAutoencoder
+
+D_IN, D_SAE = 16, 96
+
+pytestmark = [
+    pytest.mark.usefixtures("kernels"),
+    pytest.mark.parametrize("name", sorted(ARCHITECTURES)),
+    pytest.mark.parametrize("few_active", [True, False], ids=["few active", "many active"]),
+]
+
+
+def inference_form(name: str, few_active: bool) -> SparseAutoencoder:
+    """About 4 latents of 96 active on a token, or most of them."""
+    if ARCHITECTURES[name].Config.example(D_IN, D_SAE).sparsity_parameter == "k":
+        return random_sae(name, D_IN, D_SAE, k=4 if few_active else 80).eval().to_inference()
+    sae = random_sae(name, D_IN, D_SAE).eval().to_inference()
+    with torch.no_grad():
+        for bias in ("b_enc", "b_gate"):
+            if hasattr(sae, bias):
+                getattr(sae, bias).add_(-0.7 if few_active else 0.3)
+    return sae
+
+
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["as they are", "layer-normed"])
+def test_listed_is_as_all(name: str, few_active: bool, layer_norm: bool) -> None:
+    sae = inference_form(name, few_active)
+    if layer_norm:
+        LayerNorm().build_into(sae)
+    x = torch.randn(50, D_IN, generator=torch.Generator().manual_seed(1))
+    latents, x_hat = sae.reconstruct(x)
+    pattern, listed_x_hat = sae.reconstruct_listed(x)
+    assert torch.equal(pattern.mask(), latents != 0)
+    assert 0 < float(pattern.mask().float().mean()) < 1
+    torch.testing.assert_close(listed_x_hat, x_hat, rtol=1e-5, atol=1e-5)
+
+
+def test_listed_latents_are_those_of_encode(name: str, few_active: bool) -> None:
+    sae = inference_form(name, few_active)
+    x = torch.randn(50, D_IN, generator=torch.Generator().manual_seed(2))
+    pattern, values = sae.list_active(x)
+    torch.testing.assert_close(pattern.dense(values), sae.encode(x), rtol=1e-5, atol=1e-6)
+    assert bool((values != 0).all())

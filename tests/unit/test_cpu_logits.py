@@ -1,0 +1,46 @@
+"""sae_core/sparse/cpu_logits.py, against float64."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sae_core.sparse import cpu_logits
+
+EPSILON = torch.finfo(torch.float32).eps
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n_rows=st.integers(0, 5),
+    n_columns=st.integers(1, 3 * cpu_logits.BLOCK),
+    spread=st.sampled_from([0.0, 1e-3, 1.0, 10.0, 1e3, 1e30]),
+    offset=st.sampled_from([0.0, -50.0, 1e4]),
+    seed=st.integers(0, 99),
+)
+def test_it_is_right_to_float32(n_rows: int, n_columns: int, spread: float, offset: float, seed: int) -> None:
+    logits = spread * torch.randn(n_rows, n_columns, generator=torch.Generator().manual_seed(seed)) + offset
+    expected = logits.double().logsumexp(dim=-1)
+    allowed = EPSILON * (expected.abs() + logits.amax(dim=-1).abs() + 4)
+    assert ((cpu_logits.logsumexp(logits) - expected).abs() <= allowed).all()
+
+
+def test_exp_is_right_to_two_roundings_of_it_and_one_of_the_exponent() -> None:
+    x = np.linspace(-87, 0, 1_000).astype(np.float32)
+    whole, values = np.empty_like(x), np.empty_like(x)
+    cpu_logits._exp(x, np.float32(0), whole, whole.view(np.int32), values, values.view(np.int32))
+    expected = np.exp(x.astype(np.float64))
+    assert (np.abs(values - expected) <= expected * EPSILON * (2 + np.abs(x))).all()
+    assert values[-1] == 1
+
+
+def test_what_is_no_number_stays_none() -> None:
+    inf, nan = float("inf"), float("nan")
+    found = cpu_logits.logsumexp(torch.tensor([[0.0, inf], [-inf, -inf], [nan, 0.0], [-inf, 1.0]]))
+    torch.testing.assert_close(found, torch.tensor([inf, -inf, nan, 1.0]), equal_nan=True, rtol=0, atol=0)
+
+
+def test_memory_in_any_order() -> None:
+    logits = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)).T
+    assert pytest.approx(logits.logsumexp(-1).tolist(), rel=1e-6) == cpu_logits.logsumexp(logits).tolist()
