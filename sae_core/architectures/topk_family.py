@@ -18,7 +18,8 @@ from sae_core.config import ArchitectureConfig, Fraction
 from sae_core.errors import ConfigError
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
 from sae_core.sparse.entries import ListedEntries, encoder_products
-from sae_core.sparse.latents import Pattern, pre_acts_at
+from sae_core.sparse.latents import Pattern, pre_acts_at, sparse_decode
+from sae_core.sparse.topk import topk_rows
 
 
 class TopKFamilyConfig(ArchitectureConfig):
@@ -140,13 +141,13 @@ class TopKFamily(SparseAutoencoder):
         """
         n_dead = int(dead.sum())
         k_aux = max(self.d_in // 2, 1)
-        W_dec = self.W_dec[dead]
-        pre_acts = (x - self.b_dec) @ self.W_enc.T[dead].T + self.b_enc[dead]
-        if n_dead > k_aux:
-            scores = pre_acts * W_dec.norm(dim=1) if self.config.rescale_acts_by_decoder_norm else pre_acts
-            kept = scores.topk(k_aux, dim=-1, sorted=False).indices
-            pre_acts = torch.zeros_like(pre_acts).scatter(-1, kept, pre_acts.gather(-1, kept))
-        return min(n_dead / k_aux, 1.0) * mse(pre_acts @ W_dec, residual)
+        W_enc, b_enc, W_dec = self.W_enc.T[dead].T, self.b_enc[dead], self.W_dec[dead]
+        if n_dead <= k_aux:
+            e_hat = (encoder_products(x, self.b_dec, W_enc) + b_enc) @ W_dec
+        else:
+            pattern, values = topk_rows(encoder_products(x, self.b_dec, W_enc), b_enc, self.score_factors()[dead], k_aux)
+            e_hat = sparse_decode(pre_acts_at(pattern, values, x, self.b_dec, W_enc, b_enc), W_dec, pattern)
+        return min(n_dead / k_aux, 1.0) * mse(e_hat, residual)
 
     @torch.no_grad()
     def folded_weights(self) -> dict[str, Tensor]:
