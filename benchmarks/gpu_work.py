@@ -19,7 +19,6 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from sae_core.activations.stream import TensorStream
 from sae_core.config import ARCHITECTURES
-from sae_core.optim import ClippingAdam
 from sae_core.sparse.kernels import Choice, using_kernels
 from sae_core.training import Learner
 
@@ -95,7 +94,7 @@ def floor_parts(sizes: Sizes, device: str) -> dict[str, Callable[[], object]]:
     parameters = [torch.nn.Parameter(torch.randn(shape, device=device)) for shape in shapes]
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
-    adam = ClippingAdam(parameters, lr=LR, fused=True)
+    adam = torch.optim.Adam(parameters, lr=LR, fused=True)
     return dict(zip(FLOOR, (lambda: torch.mm(x, W_enc.T, out=pre_acts), adam.step, lambda: copy.copy_(pre_acts)), strict=True))
 
 

@@ -29,7 +29,7 @@ class RunFiles:
         state = {
             "step": learner.step,
             "sae": learner.sae.state_dict(),
-            "optimizer": learner.optimizer.state_dict(),
+            "optimizer": learner.optimizer.state(),
             "tokens_since_active": learner.tokens_since_active,
             "finite": learner.finite,
             "controller": learner.controller.state() if learner.controller else None,
@@ -46,7 +46,7 @@ class RunFiles:
             return
         state = torch.load(path, map_location=learner.tokens_since_active.device, weights_only=True)
         learner.sae.load_state_dict(state["sae"])
-        learner.optimizer.load_state_dict(state["optimizer"])
+        learner.optimizer.restore(state["optimizer"])
         learner.tokens_since_active.copy_(state["tokens_since_active"])
         learner.finite.copy_(state["finite"])
         if learner.controller:

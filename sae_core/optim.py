@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -44,67 +45,78 @@ def parameter_names(architecture: str) -> tuple[str, ...]:
     return tuple(name for name, _ in sae.named_parameters())
 
 
-class ClippingAdam(torch.optim.Adam):
-    """Adam in one pass over the parameters, which clips the gradients on its way."""
+class Adam:
+    """Adam (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1), in one pass over the parameters, which clips the gradients on its way.
+
+    PyTorch's fused kernel without `torch.optim` around it: that imports a compiler, more than a second of every process that trains, and
+    takes as long as the kernel where SAEs are small.
+
+    Args:
+        sae: whose parameters to train. Those named in `sae.lr_factors()` or `config.lr_factors` have a rate of their own; named in both,
+            their factors multiply.
+    """
+
+    def __init__(self, sae: SparseAutoencoder, config: TrainConfig) -> None:
+        self.betas, self.eps = (config.adam_beta1, config.adam_beta2), config.adam_eps
+        self.parameters = dict(sae.named_parameters())
+        own, given = sae.lr_factors(), config.lr_factors
+        self.lr_factors = {name: own.get(name, 1.0) * given.get(name, 1.0) for name in self.parameters}
+        self.exp_avg = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
+        """Moving averages of the gradients; in memory like the parameters, as are those of their squares."""
+        self.exp_avg_sq = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
+        self.n_steps = torch.zeros((), device=sae.b_dec.device)
 
     @torch.no_grad()
-    def clip_and_step(self, max_norm: float | None) -> Float[Tensor, ""]:
-        """Scale the gradients down to `max_norm`, as `torch.nn.utils.clip_grad_norm_` does, and step.
-
-        Calls the fused kernel itself: what `step` does around it takes as long as the kernel where SAEs are small.
+    def step(self, lr: float, max_norm: float | None) -> Float[Tensor, ""]:
+        """One step with the gradients scaled down to `max_norm`, as `torch.nn.utils.clip_grad_norm_` does. Takes the gradients away.
 
         Returns:
             The norm of all gradients together, before.
         """
-        norm = torch.nn.utils.get_total_norm([p.grad for group in self.param_groups for p in group["params"] if p.grad is not None])
+        gradients = {name: parameter.grad for name, parameter in self.parameters.items() if parameter.grad is not None}
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients.values()))))
         # What a GradScaler gives the kernel: it divides gradients by this as it reads them.
         divisor = None if max_norm is None else ((norm + 1e-6) / max_norm).clamp_min(1.0)
-        for group in self.param_groups:
-            lists: list[list[Tensor]] = [[], [], [], [], [], []]
-            self._init_group(group, *lists)
-            parameters, gradients, means, squares, maxima, steps = lists
-            if not parameters:
-                continue
-            torch._foreach_add_(steps, 1)
+        self.n_steps += 1
+        for factor in set(self.lr_factors.values()):
+            names = [name for name in gradients if self.lr_factors[name] == factor]
             torch._fused_adam_(
-                _row_by_row(parameters),
-                _row_by_row(gradients),
-                _row_by_row(means),
-                _row_by_row(squares),
-                maxima,
-                steps,
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
+                [_row_by_row(self.parameters[name]) for name in names],
+                [_row_by_row(gradients[name]) for name in names],
+                [_row_by_row(self.exp_avg[name]) for name in names],
+                [_row_by_row(self.exp_avg_sq[name]) for name in names],
+                [],
+                [self.n_steps] * len(names),
+                lr=lr * factor,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                weight_decay=0.0,
+                eps=self.eps,
                 amsgrad=False,
                 maximize=False,
                 grad_scale=divisor,
             )
+        for parameter in self.parameters.values():
+            parameter.grad = None
         return norm
 
+    def forget(self, name: str, index: Any) -> None:
+        """Set the moments of some elements of a parameter to 0."""
+        self.exp_avg[name][index] = 0
+        self.exp_avg_sq[name][index] = 0
 
-def _row_by_row(tensors: list[Tensor]) -> list[Tensor]:
-    """The same, turned where they lie transposed in memory, as W_enc does: the fused kernel would copy these, at seven times its cost."""
-    return [t.T if t.ndim == 2 and t.T.is_contiguous() else t for t in tensors]
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"n_steps": self.n_steps, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
 
-
-def make_optimizer(sae: SparseAutoencoder, config: TrainConfig) -> ClippingAdam:
-    """Adam without weight decay; parameters named in `sae.lr_factors()` or `config.lr_factors` have a group, and a rate, of their own.
-
-    Named in both, a parameter's factors multiply.
-    """
-    own, given = sae.lr_factors(), config.lr_factors
-    factors = {name: own.get(name, 1.0) * given.get(name, 1.0) for name in own.keys() | given.keys()}
-    common = [p for name, p in sae.named_parameters() if name not in factors]
-    groups = [{"params": common, "lr_factor": 1.0}]
-    groups += [{"params": [p], "lr_factor": factors[name]} for name, p in sae.named_parameters() if name in factors]
-    betas = (config.adam_beta1, config.adam_beta2)
-    return ClippingAdam(groups, lr=config.lr, betas=betas, eps=config.adam_eps, fused=True)
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.n_steps.copy_(state["n_steps"])
+        for name in self.parameters:
+            self.exp_avg[name].copy_(state["exp_avg"][name])
+            self.exp_avg_sq[name].copy_(state["exp_avg_sq"][name])
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the rate of every parameter group to `lr` times its factor."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_factor"]
+def _row_by_row(tensor: Tensor) -> Tensor:
+    """The same, turned if it lies transposed in memory, as W_enc does: the fused kernel would copy it, at seven times its cost."""
+    return tensor.T if tensor.ndim == 2 and tensor.T.is_contiguous() else tensor

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sae_core.optim import Adam
 from sae_core.sae import SparseAutoencoder
 
 ENCODER_SCALE = 0.2
@@ -18,9 +19,7 @@ ENCODER_SCALE = 0.2
 
 
 @torch.no_grad()
-def resample(
-    sae: SparseAutoencoder, optimizer: torch.optim.Adam, dead: Bool[Tensor, " d_sae"], x: Float[Tensor, "B d_in"], *, seed: int
-) -> None:
+def resample(sae: SparseAutoencoder, optimizer: Adam, dead: Bool[Tensor, " d_sae"], x: Float[Tensor, "B d_in"], *, seed: int) -> None:
     """Make the dead latents anew, in place: weights, biases and thresholds, and their moments in Adam.
 
     Nothing happens where the batch is reconstructed without error, or an error is not finite: that run is about to fail.
@@ -45,5 +44,4 @@ def resample(
     for name, values in new.items():
         index = (slice(None), dead) if name == "W_enc" else (dead,)
         parameters[name][index] = values
-        for moment in ("exp_avg", "exp_avg_sq"):
-            optimizer.state[parameters[name]][moment][index] = 0
+        optimizer.forget(name, index)

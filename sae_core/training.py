@@ -24,7 +24,7 @@ from sae_core.config import ARCHITECTURES, RunConfig
 from sae_core.errors import ConfigError
 from sae_core.initialisation import Sample, initialise, needs_sample
 from sae_core.normalisation import Normalisation
-from sae_core.optim import ClippingAdam, lr_factor, make_optimizer, set_lr
+from sae_core.optim import Adam, lr_factor
 from sae_core.resampling import resample
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder
 from sae_core.sparsity import L0Controller, sparsity_scale
@@ -69,7 +69,7 @@ class Learner:
 
     run: RunConfig
     sae: SparseAutoencoder
-    optimizer: ClippingAdam
+    optimizer: Adam
     tokens_since_active: Tensor
     finite: Tensor
     """Whether every gradient so far was finite; stays on the device, read at history rows only."""
@@ -85,7 +85,7 @@ class Learner:
         """A run at step 0. The seed decides the initial weights, the same on every device."""
         generator = torch.Generator().manual_seed(run.seed)
         sae = ARCHITECTURES[run.sae.architecture](run.sae, d_in, generator=generator).to(device).train()
-        optimizer = make_optimizer(sae, run.train)
+        optimizer = Adam(sae, run.train)
         tokens = torch.zeros(run.sae.d_sae, dtype=torch.int64, device=device)
         finite, target = torch.ones((), dtype=torch.bool, device=device), run.sae.target_l0
         controller = L0Controller.start(target, run.n_steps, run.train, device) if run.sae.controls_l0 and target else None
@@ -104,15 +104,13 @@ class Learner:
         config, n_steps = self.run.train, self.run.n_steps
         started = time.perf_counter()
         lr = config.lr * lr_factor(self.step, n_steps, config)
-        set_lr(self.optimizer, lr)
         scale = sparsity_scale(self.step, n_steps, config) * (self.controller.factor if self.controller else 1.0)
         dead = self.tokens_since_active >= config.dead_after_tokens
         with torch.autocast(x.device.type, torch.bfloat16, enabled=config.autocast == "bfloat16"):
             any_dead = self._may_have_dead() and bool(dead.any())
             loss = self.sae.loss(x, LossContext(scale, dead if any_dead else None, self.step / n_steps))
         loss.total.backward()
-        self.finite &= self.optimizer.clip_and_step(config.max_grad_norm).isfinite()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.finite &= self.optimizer.step(lr, config.max_grad_norm).isfinite()
         self.tokens_since_active += x.shape[0]
         self.tokens_since_active[loss.active] = 0
         if self.controller:

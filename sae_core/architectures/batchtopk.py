@@ -99,6 +99,6 @@ class BatchTopK(BatchTopKFamily):
     """latents = relu of the k * B pre-activations of largest score in the batch, zero elsewhere."""
 
     Config = BatchTopKConfig
-    relative_cost = 1.2
+    relative_cost = 1.05
     saelens_architecture = "jumprelu"
     config: BatchTopKConfig

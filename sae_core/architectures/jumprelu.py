@@ -90,7 +90,7 @@ class JumpReLU(SparseAutoencoder):
     """latents = z * 1[z > threshold], with z = (x - b_dec) @ W_enc + b_enc."""
 
     Config = JumpReLUConfig
-    relative_cost = 1.15
+    relative_cost = 1.2
     straight_through = frozenset({"threshold"})
     saelens_architecture = "jumprelu"
     config: JumpReLUConfig

@@ -55,7 +55,7 @@ class MatryoshkaBatchTopK(BatchTopKFamily):
     """BatchTopK with nested reconstructions."""
 
     Config = MatryoshkaBatchTopKConfig
-    relative_cost = 1.65
+    relative_cost = 1.5
     saelens_architecture = "jumprelu"
     config: MatryoshkaBatchTopKConfig
 

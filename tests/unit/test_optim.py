@@ -1,4 +1,6 @@
+import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -6,8 +8,8 @@ from small_runs import D_IN, D_SAE, random_sae
 from torch.nn.utils import clip_grad_norm_
 
 from sae_core.config import ARCHITECTURES, TrainConfig
-from sae_core.optim import lr_factor, make_optimizer, parameter_names, set_lr
-from sae_core.sae import LossContext
+from sae_core.optim import Adam, lr_factor, parameter_names
+from sae_core.sae import LossContext, SparseAutoencoder
 
 
 def factors(n_steps: int, **fields: object) -> list[float]:
@@ -61,46 +63,34 @@ def test_one_step_runs_have_a_rate() -> None:
         assert factors(1, lr_schedule=schedule, lr_warm_up=0.05, lr_decay=0.2) == [1.0]
 
 
+def moved(sae: SparseAutoencoder, config: TrainConfig, lr: float) -> Any:
+    """How far a first step with gradients of 1, which goes by the rate, moves each parameter."""
+    before = {name: parameter.detach().clone() for name, parameter in sae.named_parameters()}
+    for parameter in sae.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    Adam(sae, config).step(lr, None)
+    distances = {name: (before[name] - parameter.detach()).flatten() for name, parameter in sae.named_parameters()}
+    assert all(torch.allclose(distance, distance[0], rtol=1e-3) for distance in distances.values())
+    return pytest.approx({name: float(distance.mean()) for name, distance in distances.items()}, rel=1e-3)
+
+
 def test_parameters_with_a_factor_have_their_own_rate() -> None:
     cls = ARCHITECTURES["jumprelu"]
     sae = cls(cls.Config(d_sae=D_SAE, threshold_lr_factor=5.0), D_IN)
-    optimizer = make_optimizer(sae, TrainConfig(adam_beta1=0.5, adam_beta2=0.9, adam_eps=1e-6))
-    set_lr(optimizer, 2e-3)
-    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    assert {name: rates[id(p)] for name, p in sae.named_parameters()} == {
-        "W_enc": 2e-3, "W_dec": 2e-3, "b_enc": 2e-3, "b_dec": 2e-3, "threshold": pytest.approx(1e-2),
-    }  # fmt: skip
-    assert all(group["betas"] == (0.5, 0.9) and group["eps"] == 1e-6 and group["weight_decay"] == 0 for group in optimizer.param_groups)
-
-
-def test_without_factors_there_is_one_group_with_every_parameter() -> None:
-    cls = ARCHITECTURES["gated"]
-    sae = cls(cls.Config(d_sae=D_SAE), D_IN)
-    (group,) = make_optimizer(sae, TrainConfig()).param_groups
-    assert {id(p) for p in group["params"]} == {id(p) for p in sae.parameters()}
+    assert moved(sae, TrainConfig(), 2e-3) == {"W_enc": 2e-3, "W_dec": 2e-3, "b_enc": 2e-3, "b_dec": 2e-3, "threshold": 1e-2}
 
 
 def test_given_factors_multiply_those_of_the_architecture() -> None:
     cls = ARCHITECTURES["jumprelu"]
     sae = cls(cls.Config(d_sae=D_SAE, threshold_lr_factor=5.0), D_IN)
-    optimizer = make_optimizer(sae, TrainConfig(lr_factors={"threshold": 0.1, "W_dec": 0.25}))
-    set_lr(optimizer, 1.0)
-    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    assert {name: rates[id(p)] for name, p in sae.named_parameters()} == {
-        "W_enc": 1.0, "W_dec": 0.25, "b_enc": 1.0, "b_dec": 1.0, "threshold": 0.5,
-    }  # fmt: skip
+    config = TrainConfig(lr_factors={"threshold": 0.1, "W_dec": 0.25})
+    assert moved(sae, config, 0.1) == {"W_enc": 0.1, "W_dec": 0.025, "b_enc": 0.1, "b_dec": 0.1, "threshold": 0.05}
 
 
 def test_every_parameter_may_have_a_factor() -> None:
     cls = ARCHITECTURES["standard"]
-    sae = cls(cls.Config(d_sae=D_SAE), D_IN)
-    optimizer = make_optimizer(sae, TrainConfig(lr_factors=dict.fromkeys(parameter_names("standard"), 0.5)))
-    set_lr(optimizer, 0.02)
-    for parameter in sae.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    before = [parameter.detach().clone() for parameter in sae.parameters()]
-    optimizer.step()
-    torch.testing.assert_close([parameter.detach() for parameter in sae.parameters()], [old - 0.01 for old in before])
+    config = TrainConfig(lr_factors=dict.fromkeys(parameter_names("standard"), 0.5))
+    assert moved(cls(cls.Config(d_sae=D_SAE), D_IN), config, 0.02) == dict.fromkeys(parameter_names("standard"), 0.01)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -109,24 +99,14 @@ def test_parameter_names(name: str) -> None:
     assert parameter_names(name) == tuple(dict(cls(cls.Config.example(D_IN, D_SAE), D_IN).named_parameters()))
 
 
-def test_a_first_adam_step_moves_by_the_rate() -> None:
-    cls = ARCHITECTURES["standard"]
-    sae = cls(cls.Config(d_sae=D_SAE), D_IN)
-    optimizer = make_optimizer(sae, TrainConfig())
-    set_lr(optimizer, 0.01)
-    for parameter in sae.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    before = sae.b_dec.detach().clone()
-    optimizer.step()
-    torch.testing.assert_close(sae.b_dec.detach(), before - 0.01)
-
-
 @pytest.mark.parametrize("max_norm", [None, 0.5, 1e6])
-def test_clipping_on_the_way_is_clipping_first(max_norm: float | None) -> None:
+def test_a_step_is_clipping_and_then_a_step_of_pytorchs_adam(max_norm: float | None) -> None:
     ours, theirs = random_sae("jumprelu"), random_sae("jumprelu")
-    config = TrainConfig(lr=1e-2)
-    optimizer = make_optimizer(ours, config)
-    plain = torch.optim.Adam(theirs.parameters(), lr=1e-2, betas=(config.adam_beta1, config.adam_beta2), eps=config.adam_eps)
+    config = TrainConfig(adam_beta1=0.5, adam_beta2=0.9, adam_eps=1e-6)
+    optimizer = Adam(ours, config)
+    factors = ours.lr_factors()
+    rates = [{"params": [p], "lr": 1e-2 * factors.get(name, 1.0)} for name, p in theirs.named_parameters()]
+    plain = torch.optim.Adam(rates, betas=(config.adam_beta1, config.adam_beta2), eps=config.adam_eps)
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -135,7 +115,8 @@ def test_clipping_on_the_way_is_clipping_first(max_norm: float | None) -> None:
             mine.grad, other.grad = (torch.empty_like(p).copy_(gradient) for p in (mine, other))
         norm = clip_grad_norm_(theirs.parameters(), math.inf if max_norm is None else max_norm)
         plain.step()
-        torch.testing.assert_close(optimizer.clip_and_step(max_norm), norm)
+        torch.testing.assert_close(optimizer.step(1e-2, max_norm), norm)
+        assert all(parameter.grad is None for parameter in ours.parameters())
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7)
 
@@ -144,12 +125,11 @@ def test_clipping_on_the_way_is_clipping_first(max_norm: float | None) -> None:
 def test_moments_lie_in_memory_like_their_parameters(name: str) -> None:
     # Also where the gradient is of whole matrices, and the optimizer was loaded from a file.
     sae, x = random_sae(name), torch.randn(8, 12)
-    optimizer = make_optimizer(sae, TrainConfig())
+    optimizer = Adam(sae, TrainConfig())
     for _ in range(2):
         sae.loss(x, LossContext()).total.backward()
-        optimizer.clip_and_step(1.0)
-        optimizer.load_state_dict(optimizer.state_dict())
-    for parameter in sae.parameters():
-        state = optimizer.state[parameter]
-        assert parameter.grad is not None
-        assert parameter.grad.stride() == state["exp_avg"].stride() == state["exp_avg_sq"].stride() == parameter.stride()
+        assert all(parameter.grad is not None and parameter.grad.stride() == parameter.stride() for parameter in sae.parameters())
+        optimizer.step(1e-3, 1.0)
+        optimizer.restore(copy.deepcopy(optimizer.state()))
+    for name, parameter in sae.named_parameters():
+        assert optimizer.exp_avg[name].stride() == optimizer.exp_avg_sq[name].stride() == parameter.stride()

@@ -24,8 +24,8 @@ def state(part: Learner) -> dict[str, Tensor]:
     """Parameters and moments, latents first."""
     found = {}
     for name, parameter in part.sae.named_parameters():
-        moments = part.optimizer.state[parameter]
-        for key, value in (("", parameter), ("/exp_avg", moments["exp_avg"]), ("/exp_avg_sq", moments["exp_avg_sq"])):
+        moments = part.optimizer.exp_avg[name], part.optimizer.exp_avg_sq[name]
+        for key, value in (("", parameter), ("/exp_avg", moments[0]), ("/exp_avg_sq", moments[1])):
             found[name + key] = (value.T if name == "W_enc" else value).detach().clone()
     return found
 
