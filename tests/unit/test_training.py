@@ -204,8 +204,6 @@ def test_gradients_are_clipped_to_the_norm_asked() -> None:
         # Adam's first moment after a step is 1 - beta1 of the gradient.
         moments = learner.optimizer.exp_avg.values()
         norms[max_norm] = math.sqrt(sum(float(moment.pow(2).sum()) for moment in moments)) / (1 - run.train.adam_beta1)
-            1 - run.train.adam_beta1
-        )
     assert norms[None] > 1 and norms[0.5] == pytest.approx(0.5, rel=1e-4)
 
 
