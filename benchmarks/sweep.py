@@ -10,7 +10,8 @@ the same SAEs on the same model, hook point, text and number of tokens, in its d
 loading of the model, evaluation, files and logs are left out. Its sparsity coefficients are those our sweep starts from: its steps are
 dense, so they cost the same whatever these are. It takes ten minutes and more, so by default it trains on `--fraction` of the tokens. Its
 time for all of them is what it takes up to the end of its first step, and the mean of the others for each further one; both numbers are
-told. Programs take turns: a round holds ours, then both of theirs.
+told. It fills its buffer of activations again every 32 steps, which so few steps leave out. Programs take turns: a round holds ours, then
+both of theirs.
 """
 
 import argparse
