@@ -7,33 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_inputs import DTYPES, KINDS, SEEDS, entries, largest, matrix, randn
 from torch import Tensor
 
 from sae_core.sparse import compiled, cpu, reference
 
 SHAPES = st.tuples(st.integers(0, 6), st.one_of(st.integers(1, 70), st.sampled_from([96, 128, 130])))
-DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
-KINDS = st.sampled_from(["normal", "few values", "all equal", "zeros", "negative", "one outlier", "wide range"])
-SEEDS = st.integers(0, 10**6)
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def matrix(kind: str, shape: tuple[int, int], seed: int) -> Tensor:
-    normal = randn(*shape, seed=seed)
-    if kind == "few values":
-        return normal.round()
-    if kind == "all equal":
-        return torch.full(shape, 0.3)
-    if kind == "zeros":
-        return torch.zeros(shape)
-    if kind == "negative":
-        return -normal.abs() - 1
-    if kind == "one outlier":
-        return normal.index_fill(1, torch.tensor([0]), 1e6)
-    return normal * 10 ** (4 * randn(*shape, seed=seed + 1)) if kind == "wide range" else normal
 
 
 def with_bias(kind: str, shape: tuple[int, int], seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -42,25 +21,8 @@ def with_bias(kind: str, shape: tuple[int, int], seed: int, dtype: torch.dtype) 
     return matrix(kind, shape, seed).to(dtype), bias
 
 
-def largest(products: Tensor, bias: Tensor, factors: Tensor, k: int) -> tuple[list[Any], list[Any]]:
-    """Columns and values as `topk_rows` gives them; of equal scores the first are kept."""
-    values = products.float() + bias
-    columns = (values * factors).sort(dim=1, descending=True, stable=True).indices[:, :k].sort(dim=1).values
-    return columns.tolist(), values.gather(1, columns).tolist()
-
-
 def as_lists(found: tuple[Tensor, ...] | None) -> tuple[list[Any], ...] | None:
     return None if found is None else tuple(tensor.tolist() for tensor in found)
-
-
-@st.composite
-def entries(draw: st.DrawFn) -> tuple[Tensor, Tensor, int, int]:
-    """Offsets of rows, some empty, what each entry points at, the number of things to point at, and a seed."""
-    n_source = draw(st.integers(1, 12))
-    rows = draw(st.lists(st.sets(st.integers(0, n_source - 1)), min_size=1, max_size=6))
-    offsets = torch.tensor([0, *map(len, rows)]).cumsum(0)
-    which = torch.tensor([each for row in rows for each in sorted(row)], dtype=torch.int64)
-    return offsets, which, n_source, draw(SEEDS)
 
 
 @settings(max_examples=80)
@@ -94,7 +56,7 @@ def test_topk_rows(shape: tuple[int, int], dtype: torch.dtype, kind: str, seed: 
     products, bias = with_bias(kind, shape, seed, dtype)
     factors = torch.ones(shape[1]) if seed % 2 else randn(shape[1], seed=seed + 3).abs()
     for k in {1, 1 + int(fraction * (shape[1] - 1)), shape[1]}:
-        assert as_lists(cpu.topk_rows(products, bias, factors, k)) == largest(products, bias, factors, k)
+        assert as_lists(cpu.topk_rows(products, bias, factors, k)) == as_lists(largest(products, bias, factors, k))
         theirs = reference.topk_rows(products, bias, factors, k)
         scores = [(values * factors[columns]).sort().values for columns, values in (cpu.topk_rows(products, bias, factors, k), theirs)]
         assert torch.equal(*scores)
@@ -105,7 +67,7 @@ def test_topk_rows(shape: tuple[int, int], dtype: torch.dtype, kind: str, seed: 
 def test_topk_rows_of_any_numbers(row: list[float], k: int) -> None:
     products, k = torch.tensor([row, row[::-1]]), min(k, len(row))
     neither = torch.zeros(len(row))
-    assert as_lists(cpu.topk_rows(products, neither, neither + 1, k)) == largest(products, neither, neither + 1, k)
+    assert as_lists(cpu.topk_rows(products, neither, neither + 1, k)) == as_lists(largest(products, neither, neither + 1, k))
 
 
 def test_what_the_row_before_was_like_changes_nothing() -> None:
@@ -113,7 +75,7 @@ def test_what_the_row_before_was_like_changes_nothing() -> None:
     products = torch.cat([scale * randn(2, 50, seed=seed) for seed, scale in enumerate([0, 1, 1e30, 1e-30, 1, 1e-40, 0, 1e5])])
     neither = torch.zeros(50)
     for k in (1, 7, 49):
-        assert as_lists(cpu.topk_rows(products, neither, neither + 1, k)) == largest(products, neither, neither + 1, k)
+        assert as_lists(cpu.topk_rows(products, neither, neither + 1, k)) == as_lists(largest(products, neither, neither + 1, k))
 
 
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
@@ -124,7 +86,7 @@ def test_rows_that_are_not_finite_neither_hang_nor_disturb_others(broken: float,
     columns, values = cpu.topk_rows(products, neither, neither + 1, 7)
     assert all(len(set(row)) == 7 and row == sorted(row) and row[0] >= 0 and row[-1] < 50 for row in columns.tolist())
     finite = [1, 2, 3, 6, 7, 8]
-    assert (columns[finite].tolist(), values[finite].tolist()) == largest(products[finite], neither, neither + 1, 7)
+    assert (columns[finite].tolist(), values[finite].tolist()) == as_lists(largest(products[finite], neither, neither + 1, 7))
     torch.testing.assert_close(values, products.gather(1, columns), rtol=0, atol=0, equal_nan=True)
     assert as_lists(cpu.entries_above(products, neither, neither, 450)) == as_lists(
         reference.entries_above(products, neither, neither, 450)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from kernel_inputs import DTYPES, KINDS, SEEDS, entries, largest, matrix, randn
 from small_runs import random_sae, run_of, tokens
 from torch import Tensor
 
@@ -32,33 +33,6 @@ INTERPRETED = pytest.param("cpu", marks=pytest.mark.skipif(torch.cuda.is_availab
 on_every_device = pytest.mark.parametrize("device", [INTERPRETED, pytest.param("cuda", marks=pytest.mark.gpu)])
 
 SHAPES = st.tuples(st.integers(0, 3), st.integers(1, 70))
-DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
-KINDS = st.sampled_from(["normal", "few values", "all equal", "zeros of both signs", "negative", "one outlier", "wide range"])
-SEEDS = st.integers(0, 10**6)
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def matrix(kind: str, shape: tuple[int, int], seed: int) -> Tensor:
-    normal = randn(*shape, seed=seed)
-    return {
-        "normal": normal,
-        "few values": normal.round(),
-        "all equal": torch.full(shape, 0.3),
-        "zeros of both signs": 0 * normal,
-        "negative": -normal.abs() - 1,
-        "one outlier": normal.index_fill(1, torch.tensor([0]), 1e6),
-        "wide range": normal * 10 ** (4 * randn(*shape, seed=seed + 1)),
-    }[kind]
-
-
-def largest(products: Tensor, bias: Tensor, factors: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Columns and values as `topk_rows` gives them; of equal scores the first are kept."""
-    values = products.float() + bias
-    columns = (values * factors).sort(dim=1, descending=True, stable=True).indices[:, :k].sort(dim=1).values
-    return columns, values.gather(1, columns)
 
 
 @pytest.fixture(autouse=True)
@@ -80,16 +54,6 @@ def _hard_conditions() -> Iterator[None]:
 def assert_same(found: Any, expected: Any) -> None:
     """Bit for bit."""
     torch.testing.assert_close([each.cpu() for each in found], list(expected), rtol=0, atol=0, equal_nan=True)
-
-
-@st.composite
-def entries(draw: st.DrawFn) -> tuple[Tensor, Tensor, int, int]:
-    """Offsets of rows, some empty and some longer than a chunk; what each entry points at, the number of those, and a seed."""
-    n_source = draw(st.integers(1, 20))
-    rows = draw(st.lists(st.sets(st.integers(0, n_source - 1)), min_size=1, max_size=6))
-    offsets = torch.tensor([0, *map(len, rows)]).cumsum(0)
-    which = torch.tensor([each for row in rows for each in sorted(row)], dtype=torch.int64)
-    return offsets, which, n_source, draw(SEEDS)
 
 
 @on_every_device
