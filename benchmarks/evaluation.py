@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import Spread, console, parser, ratio, write_result
+from measuring import Spread, activations_of, console, parser, ratio, write_result
 from safetensors import safe_open
 from torch import Tensor
 
 from sae_core.activations.bridge import ModelConfig, load_model
-from sae_core.activations.shards import cache_directory, read_manifest
-from sae_core.config import SOURCES
+from sae_core.activations.shards import read_manifest
 from sae_core.evaluation import combine, evaluate_chunk
 from sae_core.sae import SparseAutoencoder
 from sweeps.definition import Sweep
-from sweeps.local_data import locate
 
 Values = dict[str, dict[str, float | None]]
 
@@ -45,12 +43,10 @@ def main() -> None:
 class Comparison:
     def __init__(self, directory: Path) -> None:
         runs = Sweep.from_yaml(directory / "definition.yaml").runs()
-        config = locate(runs[0].activations, directory.parent / ".activations")
-        self.source = SOURCES[config.source](config)
-        self.cache = cache_directory(directory.parent / ".activations", self.source.fingerprint())
+        self.source, self.cache = activations_of(runs[0], directory.parent)
         self.mean = torch.tensor(read_manifest(self.cache).mean)
         self.saes = {run.run_id: SparseAutoencoder.from_pretrained(directory / "runs" / run.run_id / "sae") for run in runs}
-        self.whole = WholeRuns(config.model, self.cache, self.mean)
+        self.whole = WholeRuns(self.source.config.model, self.cache, self.mean)
 
     def measure(self, n_rounds: int) -> dict[str, Any]:
         """Seconds per SAE and chunk, ratios to `together`, and the largest difference of a metric; also told."""

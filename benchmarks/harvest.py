@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import Spread, console, parser, ratio, write_result
+from measuring import Spread, activations_of, console, parser, ratio, write_result
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
@@ -27,10 +27,8 @@ from transformers.utils.logging import disable_progress_bar
 from sae_core.activations.bridge import HookPlace, load_model, local_or_hub
 from sae_core.activations.hooked_model import HookedModel
 from sae_core.activations.language_model import MODEL_TOKENS, SHARD_TOKENS
-from sae_core.activations.shards import cache_directory, write_shard
-from sae_core.config import SOURCES
+from sae_core.activations.shards import write_shard
 from sweeps.definition import Sweep
-from sweeps.local_data import locate
 
 
 def main() -> None:
@@ -50,9 +48,8 @@ class _Ended(Exception):  # noqa: N818 - not an error: it ends a run
 
 class Comparison:
     def __init__(self, directory: Path) -> None:
-        config = locate(Sweep.from_yaml(directory / "definition.yaml").runs()[0].activations, directory.parent / ".activations")
-        self.source = SOURCES[config.source](config)
-        self.cache = cache_directory(directory.parent / ".activations", self.source.fingerprint())
+        self.source, self.cache = activations_of(Sweep.from_yaml(directory / "definition.yaml").runs()[0], directory.parent)
+        config = self.source.config
         bridge = load_model(config.model)
         self.model = HookedModel(bridge, config.model.hook_point)
         disable_progress_bar()

@@ -8,7 +8,9 @@ import argparse
 import json
 import shlex
 import statistics
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,7 +19,10 @@ from typing import Any, Self
 
 from rich.console import Console
 
+from sae_core.activations.shards import cache_directory
+from sae_core.config import SOURCES, RunConfig
 from sweeps import provenance
+from sweeps.local_data import locate
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 132
@@ -67,6 +72,28 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--threads", type=int, default=provenance.n_cores(), help="of every process; default: the cores there are")
     made.add_argument("--out", type=Path, default=RESULTS, help="directory of the result files")
     return made
+
+
+def activations_of(run: RunConfig, results: Path) -> tuple[Any, Path]:
+    """The source of a run's activations, and the cache that a sweep below `results` has made of them."""
+    caches = results.absolute() / ".activations"
+    source = SOURCES[run.activations.source](locate(run.activations, caches))
+    return source, cache_directory(caches, source.fingerprint())
+
+
+def run_sweep(*arguments: str) -> tuple[float, str]:
+    """Wall time of `sae-sweep run` with these arguments, from its start to its end, and what it told.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "sweeps.cli", "run", *arguments]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise RuntimeError(f"the sweep must come to its end, but got exit code {done.returncode}:\n{done.stderr[-3000:]}")
+    return seconds, done.stderr
 
 
 def console() -> Console:

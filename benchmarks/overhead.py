@@ -13,15 +13,13 @@ counted: it compiles what is not compiled yet.
 
 import multiprocessing
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measuring import console, parser, write_result
+from measuring import console, parser, run_sweep, write_result
 
 from sae_core.activations.stream import Stream
 from sae_core.config import RunConfig
@@ -87,16 +85,11 @@ def measure(tokens: int, targets: list[int]) -> Size:
         sweep = sweep_of(tokens, targets)
         definition = directory / "definition.yaml"
         definition.write_text(sweep.to_yaml(), encoding="utf-8")
-        command = [sys.executable, "-m", "sweeps.cli", "run", str(definition), "--results", str(directory)]
-        started = time.perf_counter()
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-        seconds = time.perf_counter() - started
-        if done.returncode:
-            raise RuntimeError(f"the sweep must come to its end, but got exit code {done.returncode}:\n{done.stderr[-3000:]}")
+        seconds, told = run_sweep(str(definition), "--results", str(directory))
         store = Store(directory / sweep.name)
         stages = {stage["stage"]: stage["seconds"] for stage in store.facts()["stages"]}
         # Noted to the second only, as it is told on the terminal.
-        stages["report"] = next(_seconds(line) for line in done.stderr.splitlines() if line.startswith("report: ") and " in " in line)
+        stages["report"] = next(_seconds(line) for line in told.splitlines() if line.startswith("report: ") and " in " in line)
         (cache,) = store.activations.iterdir()
         return Size(tokens, seconds, stages, pure_training(sweep.runs(), cache))
     finally:

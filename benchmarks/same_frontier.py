@@ -15,9 +15,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
-from measuring import console
+from measuring import activations_of, console
 from rich.table import Table
-from target_l0 import Comparison, cache_of
+from target_l0 import Comparison
 
 from sae_core.config import RunConfig
 from sae_core.sparse.kernels import Choice, using_kernels
@@ -44,7 +44,7 @@ def main() -> None:
     torch.set_num_threads(1)
     settings = [*options.set, f"target_l0={options.targets}", f"seeds={list(range(options.seeds))}"]
     sweep = Sweep.from_yaml(options.definition, settings)
-    comparison = Comparison(sweep.runs(), cache_of(sweep.runs()[0], options.results))
+    comparison = Comparison(sweep.runs(), activations_of(sweep.runs()[0], options.results)[1])
     runs = [_shortened(run, options.steps) for run in sweep.runs()]
     found = {name: _measured(comparison, runs, kernels, autocast) for name, (kernels, autocast) in PATHS.items()}
     console().print(table(runs, found))

@@ -14,18 +14,14 @@ told. It fills its buffer of activations again every 32 steps, which so few step
 both of theirs.
 """
 
-import argparse
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from measuring import Spread, console, fastest, parser, ratio, write_result
+from measuring import Spread, console, fastest, parser, ratio, run_sweep, write_result
 from rich.table import Table
 from worker import MISSING_PEER, Worker, peers_python
 
@@ -56,6 +52,7 @@ def main() -> None:
     options = made.parse_args()
     screen, peer = console(), peers_python()
     runs = Sweep.from_yaml(options.definition, options.set).runs()
+    settings = [part for setting in options.set for part in ("--set", setting)]
     versions = None
     with tempfile.TemporaryDirectory() as scratch:
         if peer is None:
@@ -65,7 +62,8 @@ def main() -> None:
         seconds: dict[str, list[float]] = {}
         scaled: dict[str, list[float]] = {}
         for round_ in range(options.rounds):
-            seconds.setdefault("ours", []).append(our_seconds(options, Path(scratch) / f"results-{round_}"))
+            ours, _ = run_sweep(options.definition, *settings, "--results", str(Path(scratch) / f"results-{round_}"))
+            seconds.setdefault("ours", []).append(ours)
             screen.print(f"ours: {seconds['ours'][-1]:.0f} s")
             for name, autocast in SETTINGS.items() if peer else ():
                 with Worker(peer, "peers/saelens_sweep.py", threads=options.threads) as worker:
@@ -77,21 +75,6 @@ def main() -> None:
     results = told(runs, seconds, scaled, options.fraction)
     screen.print(table(results))
     screen.print(f"written: {write_result(options.out, 'sweep', results, peer=versions)}")
-
-
-def our_seconds(options: argparse.Namespace, results: Path) -> float:
-    """Wall time of the command, from its start to its end.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    settings = [part for setting in options.set for part in ("--set", setting)]
-    command = [sys.executable, "-m", "sweeps.cli", "run", options.definition, *settings, "--results", str(results)]
-    started = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"the sweep must succeed, but got exit code {done.returncode}: {done.stderr[-2000:]}")
-    return time.perf_counter() - started
 
 
 def saelens_arguments(runs: list[RunConfig], scratch: Path, fraction: float, batch_size: int) -> dict[str, Any]:

@@ -19,14 +19,13 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from measuring import activations_of
 from rich.console import Console
 
-from sae_core.activations.shards import cache_directory
 from sae_core.activations.stream import Stream
-from sae_core.config import ARCHITECTURES, SOURCES, RunConfig
+from sae_core.config import ARCHITECTURES, RunConfig
 from sae_core.training import TrainResult, train_group
 from sweeps.definition import Sweep
-from sweeps.local_data import locate
 
 PROBE_FRACTION = 0.1
 HELDOUT_FRACTION = 0.1
@@ -43,12 +42,7 @@ def main() -> None:
     torch.set_num_threads(1)
     sweep = Sweep.from_yaml(arguments.definition, [*arguments.set, f"target_l0={arguments.targets}"])
     runs = [run for run in sweep.runs() if run.sae.architecture in arguments.architectures]
-    Comparison(runs, cache_of(runs[0], arguments.results)).show(arguments.architectures)
-
-
-def cache_of(run: RunConfig, results: Path) -> Path:
-    source = SOURCES[run.activations.source](locate(run.activations, results.absolute() / ".activations"))
-    return cache_directory(results.absolute() / ".activations", source.fingerprint())
+    Comparison(runs, activations_of(runs[0], arguments.results)[1]).show(arguments.architectures)
 
 
 class Comparison:

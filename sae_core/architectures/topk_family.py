@@ -142,10 +142,11 @@ class TopKFamily(SparseAutoencoder):
         n_dead = int(dead.sum())
         k_aux = max(self.d_in // 2, 1)
         W_enc, b_enc, W_dec = self.W_enc.T[dead].T, self.b_enc[dead], self.W_dec[dead]
+        products = encoder_products(x, self.b_dec, W_enc)
         if n_dead <= k_aux:
-            e_hat = (encoder_products(x, self.b_dec, W_enc) + b_enc) @ W_dec
+            e_hat = (products + b_enc) @ W_dec
         else:
-            pattern, values = topk_rows(encoder_products(x, self.b_dec, W_enc), b_enc, self.score_factors()[dead], k_aux)
+            pattern, values = topk_rows(products, b_enc, self.score_factors()[dead], k_aux)
             e_hat = sparse_decode(pre_acts_at(pattern, values, x, self.b_dec, W_enc, b_enc), W_dec, pattern)
         return min(n_dead / k_aux, 1.0) * mse(e_hat, residual)
 

@@ -3,17 +3,14 @@
 exp is computed in vectors, on blocks of a row that stay in the nearest cache: half the time of PyTorch's log_softmax.
 """
 
-import inspect
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_core.sparse.compiled import array, compiled, over_rows
+from sae_core.sparse.compiled import array, compiled, compiled_in_order, over_rows
 
 BLOCK = 1024
 LOG2_E = np.float32(1.4426950408889634)
@@ -25,11 +22,6 @@ POWER_OF_2 = tuple(np.float32(c) for c in (0.693146978, 0.240222421, 0.055507337
 """2^g = 1 + c1 g + c2 g^2 + ... on [-1/2, 1/2], to less than 1e-7 of it: Chebyshev's fit with what is left weighted until it is even."""
 
 
-def _compiled_in_order(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Without leave to reorder additions, which would cancel ROUNDER."""
-    return numba.njit(nogil=True, cache=True, boundscheck=False, fastmath={"nsz", "contract"})(inspect.unwrap(function))
-
-
 def logsumexp(logits: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
     """log sum exp of each row."""
     sums = torch.empty(len(logits))
@@ -37,7 +29,7 @@ def logsumexp(logits: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
     return sums
 
 
-@_compiled_in_order
+@compiled_in_order  # reordering would cancel ROUNDER
 def _exp(x: Any, largest: np.float32, whole: Any, whole_bits: Any, values: Any, value_bits: Any) -> None:
     """values = exp(x - largest), as 2^whole * 2^g with |g| <= 1/2; the arrays of bits are the memory of the others, as integers."""
     c1, c2, c3, c4, c5 = POWER_OF_2

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae_core.sparse.active import entries_where
 from sae_core.sparse.kernels import kernels_for
 from sae_core.sparse.latents import Pattern
 
@@ -41,13 +42,11 @@ def topk_batch(
         The entries, their pre-activations, and the smallest selected score (0.0 when nothing is positive).
     """
     bound = torch.where(factors > 0, hint / factors, torch.inf)  # a factor of 0 makes no score positive
-    kernels = kernels_for(products)
-    found = kernels.entries_above(products, bias, bound, products.numel())
-    assert found is not None, "no limit was given"
-    columns, values, offsets = found
-    if len(columns) < n and hint > 0:
+    pattern, values = entries_where(products, bias, bound)
+    if len(values) < n and hint > 0:
         return topk_batch(products, bias, factors, n)
-    smallest = 0.0
-    if len(columns):
-        columns, values, offsets, smallest = kernels.largest_entries(columns, values, offsets, values * factors.index_select(0, columns), n)
-    return Pattern(columns, offsets, products.shape[1]), values, smallest
+    if not len(values):
+        return pattern, values, 0.0
+    scores = values * factors.index_select(0, pattern.indices)
+    columns, values, offsets, smallest = kernels_for(products).largest_entries(pattern.indices, values, pattern.offsets, scores, n)
+    return Pattern(columns, offsets, pattern.d_sae), values, smallest
