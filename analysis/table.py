@@ -71,8 +71,15 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     level = table["target_l0"].fillna(table["sparsity_value"])  # a coefficient that was found differs by seed
     table = table.assign(_level=level).sort_values(["architecture", "_level", "seed", "run_id"], kind="stable", ignore_index=True)
     table = table.drop(columns="_level")
-    table.attrs["metrics"] = {name: dataclasses.asdict(spec) for name, spec in _merge_specs(runs).items()}
+    table.attrs["metrics"] = _Shared({name: dataclasses.asdict(spec) for name, spec in _merge_specs(runs).items()})
     return table
+
+
+class _Shared(dict[str, dict[str, object]]):
+    """A dict that every table made of a table shares with it: pandas copies attributes deeply, at every step."""
+
+    def __deepcopy__(self, memo: object) -> "_Shared":
+        return self
 
 
 def metric_specs(results: Path | Sequence[Path]) -> dict[str, MetricSpec]:

@@ -23,6 +23,8 @@ from sae_core.sparse.latents import Pattern
 
 ROWS = {"cpu": 2**9, "cuda": 2**15}
 """Tokens an SAE encodes at a time."""
+SPLICED_TOGETHER = 8
+"""SAEs whose reconstructions of a chunk are spliced in at a time: what they share is read from memory once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,13 @@ def evaluate_chunk(chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], inde
     """Measure SAEs (inference form, for activations that are not normalised) on one chunk."""
     metrics = {name: METRICS[name]() for name in METRICS}
     by_sae = {}
-    for run_id, sae in saes.items():
-        pattern, x_hat = _reconstruct(sae, chunk.x)
-        seen = Observation(chunk, pattern, x_hat, chunk.splice(x_hat) if chunk.splice else None, sae.W_dec, index)
-        by_sae[run_id] = {name: {key: value.cpu() for key, value in metric.sums(seen).items()} for name, metric in metrics.items()}
+    for first in range(0, len(saes), SPLICED_TOGETHER):
+        some = list(saes.items())[first : first + SPLICED_TOGETHER]
+        found = [_reconstruct(sae, chunk.x) for _, sae in some]
+        spliced = chunk.splice([x_hat for _, x_hat in found]) if chunk.splice else [None] * len(some)
+        for (run_id, sae), (pattern, x_hat), scores in zip(some, found, spliced, strict=True):
+            seen = Observation(chunk, pattern, x_hat, scores, sae.W_dec, index)
+            by_sae[run_id] = {name: {key: value.cpu() for key, value in metric.sums(seen).items()} for name, metric in metrics.items()}
     return ChunkSums(index, chunk.x.shape[0], by_sae)
 
 

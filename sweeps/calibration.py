@@ -28,8 +28,10 @@ class ModelCost(Config):
     """Seconds per token of text."""
     product: float
     """Seconds per multiply-add of its blocks."""
+    rounded_product: float
+    """Seconds per multiply-add of what an SAE changes in its logits."""
     logit: float
-    """Seconds per logit, beside the multiply-adds: probabilities and their logarithms."""
+    """Seconds per logit, beside the multiply-adds: additions and exponentials."""
     sae: float
     """Seconds per held-out token, SAE and d_in d_sae: encoding, decoding and metrics."""
 

@@ -3,6 +3,7 @@
 Exit codes: 0 all is well, 1 a run failed or is missing, 2 what was asked for is not possible, 130 interrupted.
 """
 
+import gc
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -150,7 +151,10 @@ def _tell(done: "LaunchResult") -> None:
 def main() -> None:
     """Entry point: the only place that configures logging."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    app()
+    try:
+        app()
+    finally:
+        gc.freeze()  # what the libraries made need not be searched for cycles at exit, which takes a second
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from sae_core.activations.shards import cache_directory, is_complete, was_finish
 from sae_core.activations.shards import finish as finish_harvest
 from sae_core.activations.source import ActivationSource
 from sae_core.config import SOURCES, ActivationsConfig, RunConfig
+from sae_core.errors import ConfigError
 from sae_core.evaluation import ChunkSums, combine, evaluated
 from sae_core.sparse.kernels import Choice
 from sweeps import provenance
@@ -87,7 +88,8 @@ def launch(
         results: the directory in which the sweep's own one is made.
         address: of a running Ray cluster; None starts Ray on this machine. `results` must then be on storage all nodes share.
         checkpoint_seconds: least time between two checkpoints of a run: the most training that an interruption can cost.
-        kernels: `reference` trains with plain PyTorch only, several times slower on CPU: the check that the fast kernels change nothing.
+        kernels: `reference` trains and evaluates with plain PyTorch only, several times slower on CPU: the check that the fast kernels
+            change nothing.
         progress: what shows progress; the terminal by default.
 
     Raises:
@@ -101,17 +103,16 @@ def launch(
     sink = WandbSink(sweep.wandb, sweep.name, store) if sweep.wandb and sweep.wandb.mode != "disabled" else None
     inputs = _inputs(runs, [run.activations for run in runs] if study is None else [study.space.activations], store)
     todo = [one for one in inputs if (one.todo(store) if study is None else study.n_left())]
-    with _sigterm_as_ctrl_c(), Aside(_workers(cluster, todo)) as workers:
-        for one in todo:
-            one.source.check()
-        for one in todo:
-            one.source.prepare(one.cache)
+    with _sigterm_as_ctrl_c(), Aside(_workers(cluster, todo, kernels)) as workers:
+        pools = workers.value()
+        if pools is not None:
+            _check(todo, pools)
         with store.locked():
             store.begin(sweep, runs)
             _retry_failed(runs, store)
             with progress or SweepProgress() as shown:
                 interrupted = False
-                if (pools := workers.value()) is not None:
+                if pools is not None:
                     from sweeps.training_stage import TrainingStage
 
                     training = TrainingStage(store, cluster, shown, sink, _facts(), checkpoint_seconds, sweep.early_stopping, kernels)
@@ -123,7 +124,7 @@ def launch(
 
 
 @contextmanager
-def _workers(cluster: Cluster, todo: Sequence[Input]) -> Iterator["WorkerPools | None"]:
+def _workers(cluster: Cluster, todo: Sequence[Input], kernels: Choice) -> Iterator["WorkerPools | None"]:
     """Ray, and the workers of the first harvest, which begin to load; None, and nothing started, if nothing is to be done."""
     if not todo:
         yield None
@@ -131,13 +132,31 @@ def _workers(cluster: Cluster, todo: Sequence[Input]) -> Iterator["WorkerPools |
     with cluster:
         from sweeps.workers import WorkerPools
 
-        pools = WorkerPools(cluster)
+        pools = WorkerPools(cluster, kernels)
         try:
             if to_harvest := [one for one in todo if not was_finished(one.cache)]:
                 pools.load(to_harvest[0].source.config, to_harvest[0].cache)
             yield pools
         finally:
             pools.close()
+
+
+def _check(inputs: Sequence[Input], pools: "WorkerPools") -> None:
+    """Look at models and texts, then tokenise: in workers, where the libraries that this takes seconds to import are needed anyway.
+
+    Raises:
+        ConfigError: with every problem found, one a line.
+    """
+    problems: list[str] = []
+    for one in inputs:
+        try:
+            pools.of(one.source.config, one.cache, 1).ask("check")
+        except ConfigError as error:
+            problems += str(error).splitlines()
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    for one in inputs:
+        pools.of(one.source.config, one.cache, 1).ask("prepare")
 
 
 def _finishes(work: Callable[[], None], sink: WandbSink | None) -> bool:

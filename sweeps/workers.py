@@ -1,4 +1,4 @@
-"""Ray actors that hold a language model: they harvest shards and evaluate chunks, one job at a time each.
+"""Ray actors that hold a language model: they check what they are given, harvest shards and evaluate chunks, one job at a time each.
 
 The jobs are fixed by the source, so results do not depend on how many workers share them.
 """
@@ -6,6 +6,7 @@ The jobs are fixed by the source, so results do not depend on how many workers s
 import resource
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ray.exceptions import RayTaskError
 
 from sae_core.config import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError
+from sae_core.sparse.kernels import Choice, use_kernels
 from sweeps import provenance
 from sweeps.cluster import Cluster
 
@@ -29,12 +31,14 @@ class SourceWorker:
 
     Args:
         threads: of its matrix products.
+        kernels: that evaluate, see `sae_core.sparse.kernels`.
     """
 
-    def __init__(self, config: dict[str, Any], cache: str, threads: int) -> None:
+    def __init__(self, config: dict[str, Any], cache: str, threads: int, kernels: Choice) -> None:
         import torch
 
         torch.set_num_threads(threads)  # Ray would give one to a worker that reserves no core
+        use_kernels(kernels)
         # Ray leaves every GPU visible to an actor that asked for none.
         self.device = "cuda:0" if ray.get_gpu_ids() else "cpu"
         source = SOURCES[config["source"]]
@@ -42,8 +46,17 @@ class SourceWorker:
         self.cache = Path(cache)
 
     def load(self) -> None:
-        """Import what the source needs, which for a language model takes seconds, before there is a job."""
-        _ = self.source.d_in
+        """Import what the source needs, which for a language model takes seconds, before there is a job. What is wrong, `check` tells."""
+        with suppress(ConfigError):
+            _ = self.source.d_in
+
+    def check(self) -> None:
+        """Find what is wrong with the source's config, see `ActivationSource.check`."""
+        self.source.check()
+
+    def prepare(self) -> None:
+        """Do once what all jobs need, see `ActivationSource.prepare`."""
+        self.source.prepare(self.cache)
 
     def memory_bytes(self) -> int:
         """The most memory that this process has had."""
@@ -88,8 +101,8 @@ class WorkerPools:
     machine, without GPUs, if it needs little memory. Else it ends with the stage, and the next one starts another.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
+    def __init__(self, cluster: Cluster, kernels: Choice = "fast") -> None:
+        self.cluster, self.kernels = cluster, kernels
         self.pools: dict[Path, WorkerPool] = {}
 
     def load(self, config: ActivationsConfig, cache: Path) -> None:
@@ -113,7 +126,7 @@ class WorkerPools:
     def _pool(self, config: ActivationsConfig, cache: Path, n_workers: int) -> "WorkerPool":
         if cache not in self.pools:
             resources = {"num_cpus": 0.0} if self.cluster.keeps_workers else self.cluster.actor
-            self.pools[cache] = WorkerPool(config, cache, threads=self.cluster.cpus, resources=resources)
+            self.pools[cache] = WorkerPool(config, cache, threads=self.cluster.cpus, kernels=self.kernels, resources=resources)
         self.pools[cache].grow(n_workers)
         return self.pools[cache]
 
@@ -126,12 +139,13 @@ class WorkerPool:
 
     Args:
         threads: of each worker.
+        kernels: that evaluate, see `sae_core.sparse.kernels`.
         resources: that each worker reserves as long as it lives, e.g. {"num_cpus": 1, "num_gpus": 0}.
     """
 
-    def __init__(self, config: ActivationsConfig, cache: Path, *, threads: int, resources: dict[str, float]) -> None:
+    def __init__(self, config: ActivationsConfig, cache: Path, *, threads: int, kernels: Choice, resources: dict[str, float]) -> None:
         self._actor = ray.remote(SourceWorker).options(max_restarts=RESTARTS, max_task_retries=RESTARTS, **resources)
-        self._arguments = (config.model_dump(mode="json"), str(cache), threads)
+        self._arguments = (config.model_dump(mode="json"), str(cache), threads, kernels)
         self.workers: list[Any] = []
 
     def grow(self, n_workers: int) -> None:
@@ -142,6 +156,14 @@ class WorkerPool:
         """Have every worker load; does not wait for it. What goes wrong there goes wrong in the first job again."""
         for worker in self.workers:
             worker.load.remote()
+
+    def ask(self, job: str) -> Any:
+        """Call the method `job` of one worker. Returns what it does.
+
+        Raises:
+            ConfigError: the job raised it.
+        """
+        return _result(getattr(self.workers[0], job).remote())
 
     def memory_bytes(self) -> int:
         """Memory of all workers together."""

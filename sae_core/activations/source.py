@@ -5,7 +5,7 @@ Shape letters: N tokens (special tokens excluded), P predicted positions, F feat
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,8 +44,8 @@ class EvalChunk:
 
     x: Float[Tensor, "N d_in"]
     """Activations at the hook point, unscaled, float32, on the source's device."""
-    splice: Callable[[Float[Tensor, "N d_in"]], NextToken] | None = None
-    """Run the rest of the language model with these rows in place of `x`; None for sources without a model."""
+    splice: Callable[[Sequence[Float[Tensor, "N d_in"]]], list[NextToken]] | None = None
+    """Run the rest of the language model with each of these in place of `x`; None for sources without a model."""
     clean: NextToken | None = None
     zero_ablated: NextToken | None = None
     """Every position of the hook point set to 0, as SAELens does."""

@@ -7,10 +7,13 @@ p the clean probabilities, sum_v p_v L_v = h . (W_U p) + p . b_U needs no furthe
     KL(clean || spliced) = (h_clean - h_spliced) . (W_U p) - logsumexp(L_clean) + logsumexp(L_spliced)
 
 Where logits are not such a product (`HookedModel.unembedding` is None) the same holds with h = L and the unit matrix for W_U.
+
+What a splice changes in the logits is small, and a small term may be rounded more coarsely: where bfloat16 products are fast, clean
+logits are kept, and L_spliced = L_clean + (h_spliced - h_clean) W_U with both factors of the product in bfloat16 (`_Changes`).
 Shape letters: W windows, T positions, N non-special positions, P those with a next token, V vocabulary, d_in width, D entries of h.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -20,6 +23,7 @@ from torch import Tensor
 
 from sae_core.activations.hooked_model import CleanRun, HookedModel
 from sae_core.activations.source import NextToken
+from sae_core.sparse.kernels import rounding_is_faster
 from sae_core.sparse.logits import logsumexp
 
 RUN_TOKENS = {"cpu": 2**12, "cuda": 2**15}
@@ -30,6 +34,25 @@ PART_LOGITS = {"cpu": 2**19, "cuda": 2**27}
 """Logits computed at a time from what enters the unembedding: 2 MiB stay in a CPU's cache from one pass over them to the next."""
 PART_POSITIONS = 128
 """Positions at a time, however large the vocabulary: W_U is read once for all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """What predictions are made of that differ little from the clean ones. bfloat16 changes their mean logsumexp by 1e-5 or so:
+
+    the mean change under the clean probabilities, which is all that counts where it is small, is put right in float32.
+    """
+
+    h: Float[Tensor, "N D"]
+    logits: tuple[Float[Tensor, "_ V"], ...]
+    """Some positions each, as many at a time as products are made for."""
+    next_columns: Float[Tensor, "N D"]
+    """Of W_U, for the next tokens."""
+    next_logits: Float[Tensor, " N"]
+    rounded: Float[Tensor, "D V"]
+    """W_U in bfloat16."""
+    mean_rounded: Float[Tensor, "N D"]
+    """rounded @ p."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +68,17 @@ class _Part:
     """W_U p, the mean of the tokens' columns of W_U under the clean probabilities."""
     constant: Float[Tensor, " N"]
     """h_clean . W_U p - logsumexp(L_clean)."""
+    changes: _Changes | None
+    """None: logits of every splice are computed whole."""
+
+    def scored(self, h: Float[Tensor, "N D"], next_logits: Float[Tensor, " N"], log_sums: Float[Tensor, " N"]) -> NextToken:
+        """Cross-entropy and KL of the predictions from h.
+
+        Args:
+            log_sums: logsumexp of the logits.
+        """
+        kl = self.constant - torch.linalg.vecdot(h, self.mean_unembedding) + log_sums
+        return NextToken((log_sums - next_logits)[self.has_next], kl)
 
 
 class SplicedText:
@@ -59,6 +93,7 @@ class SplicedText:
     def __init__(self, model: HookedModel, tokens: Int[Tensor, "W T"], keep: Bool[Tensor, "W T"]) -> None:
         self._model = model
         self._unembedding = model.unembedding(tokens[:1])
+        self._rounds = self._unembedding is not None and rounding_is_faster(self._unembedding.W_U)
         device, length = tokens.device.type, tokens.shape[1]
         self._positions = max(PART_POSITIONS, PART_LOGITS[device] // model.d_vocab)
         n_windows = RUN_TOKENS[device] // length if self._unembedding else RUN_LOGITS[device] // (length * model.d_vocab)
@@ -74,35 +109,62 @@ class SplicedText:
         self.clean = NextToken(torch.cat(ce), torch.zeros_like(self.x[:, 0]))
 
     @torch.no_grad()
-    def splice(self, x_hat: Float[Tensor, "N d_in"]) -> NextToken:
-        """Score with `x_hat` at the non-special positions; special ones keep their activations."""
-        rows = x_hat.split([len(part.constant) for part in self._parts])
-        spliced = []
-        for part, some in zip(self._parts, rows, strict=True):
-            x = part.clean.x.clone(memory_format=torch.contiguous_format)
-            x.flatten(0, 1).index_copy_(0, part.kept, some.to(x.dtype))
-            spliced.append(x)
-        return self._score(spliced)
+    def splice(self, x_hats: Sequence[Float[Tensor, "N d_in"]]) -> list[NextToken]:
+        """Score with each x_hat at the non-special positions; special ones keep their activations."""
+        by_part = []
+        for part, rows in self._parts_of(x_hats):
+            hs = [self._above(part, some) for some in rows]
+            by_part.append(self._scores_of_changes(part.changes, part, hs) if part.changes else [self._scores(part, h) for h in hs])
+        return [_joined(scores) for scores in zip(*by_part, strict=True)]
 
     @torch.no_grad()
     def zero_ablated(self) -> NextToken:
         """Score with 0 at every position, special ones too."""
-        return self._score([torch.zeros_like(part.clean.x) for part in self._parts])
+        return _joined([self._scores(part, self._run_from(part, torch.zeros_like(part.clean.x))) for part in self._parts])
 
+    @torch.no_grad()
     def mean_ablated(self, mean: Float[Tensor, " d_in"]) -> NextToken:
         """Score with `mean` at the non-special positions."""
-        return self.splice(mean.to(self.x).expand_as(self.x))
+        x = mean.to(self.x).expand_as(self.x)
+        return _joined([self._scores(part, self._above(part, rows)) for part, (rows,) in self._parts_of([x])])
 
-    def _score(self, replacements: list[Tensor]) -> NextToken:
-        ce, kl = [], []
-        for part, x in zip(self._parts, replacements, strict=True):
-            with self._ending_early():
-                h = _rows(self._model.run_from(part.clean, x), part.kept)
-            rows = [(log_q_next, log_sum) for _, log_q_next, log_sum in self._logits(h, part.next_tokens)]
-            log_q, log_sum = (torch.cat(column) for column in zip(*rows, strict=True))
-            ce.append(-log_q[part.has_next])
-            kl.append(part.constant - torch.linalg.vecdot(h, part.mean_unembedding) + log_sum)
-        return NextToken(torch.cat(ce), torch.cat(kl))
+    def _parts_of(self, x_hats: Sequence[Tensor]) -> Iterator[tuple[_Part, list[Tensor]]]:
+        """Each part with its rows of each x_hat."""
+        sizes = [len(part.kept) for part in self._parts]
+        rows = zip(*(x_hat.split(sizes) for x_hat in x_hats), strict=True)
+        yield from ((part, list(some)) for part, some in zip(self._parts, rows, strict=True))
+
+    def _above(self, part: _Part, rows: Float[Tensor, "N d_in"]) -> Float[Tensor, "N D"]:
+        """What enters the unembedding with these rows at the positions kept."""
+        x = part.clean.x.clone(memory_format=torch.contiguous_format)
+        x.flatten(0, 1).index_copy_(0, part.kept, rows.to(x.dtype))
+        return self._run_from(part, x)
+
+    def _run_from(self, part: _Part, x: Float[Tensor, "W T d_in"]) -> Float[Tensor, "N D"]:
+        with self._ending_early():
+            return _rows(self._model.run_from(part.clean, x), part.kept)
+
+    def _scores(self, part: _Part, h: Float[Tensor, "N D"]) -> NextToken:
+        """The predictions from h; logits computed whole."""
+        rows = [(next_logits, log_sums) for _, next_logits, log_sums in self._logits(h, part.next_tokens)]
+        return part.scored(h, *(torch.cat(column) for column in zip(*rows, strict=True)))
+
+    def _scores_of_changes(self, clean: _Changes, part: _Part, hs: Sequence[Float[Tensor, "N D"]]) -> list[NextToken]:
+        """The predictions from each h; of their logits only the change is computed."""
+        changes = [h - clean.h for h in hs]
+        rounded = [change.bfloat16() for change in changes]
+        log_sums: list[list[Tensor]] = [[] for _ in hs]
+        # All of them on some clean logits, while those are in the cache.
+        for logits, *some in zip(clean.logits, *(one.split(self._positions) for one in rounded), strict=True):
+            for change, sums in zip(some, log_sums, strict=True):
+                sums.append(logsumexp((change @ clean.rounded).float().add_(logits)))
+        scores = []
+        for h, change, round_change, sums in zip(hs, changes, rounded, log_sums, strict=True):
+            mean_change = torch.linalg.vecdot(change, part.mean_unembedding)
+            error = torch.linalg.vecdot(round_change.float(), clean.mean_rounded) - mean_change
+            next_logits = clean.next_logits + torch.linalg.vecdot(change, clean.next_columns)
+            scores.append(part.scored(h, next_logits, torch.cat(sums) - error))
+        return scores
 
     def _ending_early(self) -> AbstractContextManager[None]:
         return self._model.before_unembedding() if self._unembedding else nullcontext()
@@ -114,26 +176,38 @@ class SplicedText:
         next_tokens = clean.tokens.roll(-1, dims=1).flatten()[kept].long()
         has_next = torch.ones_like(keep)
         has_next[:, -1] = False
-        log_p, log_sum, mean_unembedding = [], [], []
-        for logits, some_log_p, some_log_sum in self._logits(h, next_tokens):
-            p = logits.sub(some_log_sum[:, None]).exp_()
-            log_p.append(some_log_p)
-            log_sum.append(some_log_sum)
-            mean_unembedding.append(p @ self._unembedding.W_U.T if self._unembedding else p)
-        mean = torch.cat(mean_unembedding)
-        part = _Part(clean, kept, next_tokens, has_next.flatten()[kept], mean, torch.linalg.vecdot(h, mean) - torch.cat(log_sum))
-        return part, -torch.cat(log_p)[part.has_next]
+        has_next = has_next.flatten()[kept]
+        unembedding = self._unembedding
+        kept_logits, columns = [], []
+        for logits, next_logits, log_sums in self._logits(h, next_tokens):
+            p = logits.sub(log_sums[:, None]).exp_()
+            mean = p @ unembedding.W_U.T if unembedding else p
+            columns.append([next_logits, log_sums, mean])
+            if unembedding and self._rounds:
+                kept_logits.append(logits)
+                columns[-1].append(mean + p.bfloat16() @ unembedding.rounding_error.T)
+        next_logits, log_sums, mean, *mean_rounded = (torch.cat(column) for column in zip(*columns, strict=True))
+        changes = None
+        if unembedding and self._rounds:
+            next_columns = unembedding.W_U.index_select(1, next_tokens).T.contiguous()
+            changes = _Changes(h, tuple(kept_logits), next_columns, next_logits, unembedding.rounded, *mean_rounded)
+        constant = torch.linalg.vecdot(h, mean) - log_sums
+        return _Part(clean, kept, next_tokens, has_next, mean, constant, changes), (log_sums - next_logits)[has_next]
 
     def _logits(
         self, h: Float[Tensor, "N D"], next_tokens: Int[Tensor, " N"]
     ) -> Iterator[tuple[Float[Tensor, "_ V"], Float[Tensor, " _"], Float[Tensor, " _"]]]:
-        """For some positions at a time: logits, log-probability of the next token, and logsumexp of the logits."""
+        """For some positions at a time: logits, that of the next token, and logsumexp of the logits."""
         for some, ids in zip(h.split(self._positions), next_tokens[:, None].split(self._positions), strict=True):
             logits = self._unembedding.logits(some) if self._unembedding else some
-            log_sum = logsumexp(logits)
-            yield logits, logits.gather(-1, ids).squeeze(-1) - log_sum, log_sum
+            yield logits, logits.gather(-1, ids).squeeze(-1), logsumexp(logits)
 
 
 def _rows(values: Float[Tensor, "W T D"], kept: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
     """The vectors at some positions, windows one after the other."""
     return values.flatten(0, 1).index_select(0, kept).float()
+
+
+def _joined(scores: Sequence[NextToken]) -> NextToken:
+    """Those of parts, one after the other."""
+    return NextToken(torch.cat([one.ce for one in scores]), torch.cat([one.kl for one in scores]))

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,10 @@ def next_token(*ce: float) -> NextToken:
 def chunk(x: list[list[float]], spliced: list[Tensor] | None = None) -> EvalChunk:
     """A chunk whose language model gets worse by 1 nat whatever is spliced in; what was is appended to `spliced`."""
 
-    def splice(x_hat: Tensor) -> NextToken:
+    def splice(x_hats: Sequence[Tensor]) -> list[NextToken]:
         assert spliced is not None
-        spliced.append(x_hat)
-        return next_token(*[3.0] * len(x))
+        spliced.extend(x_hats)
+        return [next_token(*[3.0] * len(x)) for _ in x_hats]
 
     nats = {"clean": 2.0, "zero_ablated": 6.0, "mean_ablated": 5.0}
     baselines = {name: next_token(*[value] * len(x)) for name, value in nats.items()} if spliced is not None else {}

@@ -77,7 +77,7 @@ def test_held_out_chunks(source: LanguageModelSource, directory: Path, monkeypat
     chunk = source.eval_chunk(directory, 0, torch.zeros(128))
     assert 1_000 <= len(chunk.x) <= 1_127
     assert float(chunk.clean.ce.mean()) < 4 < float(chunk.mean_ablated.ce.mean()) < float(chunk.zero_ablated.ce.mean())
-    assert torch.allclose(chunk.splice(chunk.x).ce, chunk.clean.ce, atol=1e-5)
+    assert torch.allclose(chunk.splice([chunk.x])[0].ce, chunk.clean.ce, atol=1e-5)
 
 
 def test_large_vocabularies_make_small_chunks(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def ray(monkeypatch):
 
 
 def pool_of(tmp_path, n_workers):
-    pool = WorkerPool(activations_config(100), tmp_path, threads=3, resources={"num_cpus": 1})
+    pool = WorkerPool(activations_config(100), tmp_path, threads=3, kernels="fast", resources={"num_cpus": 1})
     pool.grow(n_workers)
     return pool
 
@@ -78,9 +78,9 @@ def test_each_worker_takes_the_next_job_when_it_is_free(tmp_path, ray):
 
 def test_workers_are_told_what_they_need_and_started_again_when_they_die(tmp_path, ray):
     pool_of(tmp_path, 1)
-    config, cache, threads = ray.workers[0].arguments
+    config, cache, threads, kernels = ray.workers[0].arguments
     assert config == activations_config(100).model_dump(mode="json")
-    assert (cache, threads) == (str(tmp_path), 3)
+    assert (cache, threads, kernels) == (str(tmp_path), 3, "fast")
     assert ray.options == {"max_restarts": 2, "max_task_retries": 2, "num_cpus": 1}
 
 
@@ -147,8 +147,10 @@ def test_a_worker_harvests_and_evaluates(tmp_path, ray):
     for run_id, name in (("a", "topk"), ("b", "standard")):
         random_sae(name, d_in=config.d_in).eval().save_pretrained(tmp_path / run_id)
     cache = tmp_path / "cache"
-    worker = SourceWorker(config.model_dump(mode="json"), str(cache), 1)
+    worker = SourceWorker(config.model_dump(mode="json"), str(cache), 1, "fast")
     worker.load()
+    worker.check()
+    worker.prepare()
     assert worker.memory_bytes() > 2**20
     assert [worker.harvest(0), worker.harvest(1)] == [16_384, 3_616]
     assert worker.harvest(1) == 3_616  # there already
@@ -161,7 +163,7 @@ def test_a_worker_harvests_and_evaluates(tmp_path, ray):
 def test_a_worker_has_the_threads_of_a_slot(tmp_path, ray):
     before = torch.get_num_threads()
     try:
-        SourceWorker(activations_config(100).model_dump(mode="json"), str(tmp_path), before + 1)
+        SourceWorker(activations_config(100).model_dump(mode="json"), str(tmp_path), before + 1, "fast")
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
@@ -169,7 +171,7 @@ def test_a_worker_has_the_threads_of_a_slot(tmp_path, ray):
 
 def test_a_worker_uses_the_gpu_that_ray_gave_it(tmp_path, monkeypatch):
     monkeypatch.setattr(workers.ray, "get_gpu_ids", lambda: [3])
-    assert SourceWorker(activations_config(100).model_dump(mode="json"), str(tmp_path), 1).source.device == "cuda:0"
+    assert SourceWorker(activations_config(100).model_dump(mode="json"), str(tmp_path), 1, "fast").source.device == "cuda:0"
     monkeypatch.setattr(workers.ray, "get_gpu_ids", list)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert SourceWorker(activations_config(100).model_dump(mode="json"), str(tmp_path), 1).source.device == "cpu"
+    assert SourceWorker(activations_config(100).model_dump(mode="json"), str(tmp_path), 1, "fast").source.device == "cpu"
