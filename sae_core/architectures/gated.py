@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sae_core.config import ARCHITECTURES, ArchitectureConfig
-from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
+from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse, row_norms
 from sae_core.sparse.active import without_zeros
 from sae_core.sparse.entries import AllEntries, Entries, ListedEntries, encoder_products, entries_above
 from sae_core.sparse.latents import Pattern
@@ -70,7 +70,7 @@ class Gated(SparseAutoencoder):
         gate, latents = self._gate_and_latents(entries)
         terms = {
             "mse_loss": mse(entries.decode(latents, self.W_dec) + self.b_dec, x),
-            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * entries.weighted_mean(gate, self.W_dec.norm(dim=1)),
+            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * entries.weighted_mean(gate, row_norms(self.W_dec)),
             "auxiliary_reconstruction_loss": mse(entries.decode(gate, self.W_dec) + self.b_dec, x),
         }
         return LossTerms.of(terms, entries, latents)

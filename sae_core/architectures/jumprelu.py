@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sae_core.config import ARCHITECTURES, ArchitectureConfig
 from sae_core.errors import ConfigError
-from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
+from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse, row_norms
 from sae_core.sparse.active import entries_where
 from sae_core.sparse.entries import AllEntries, Entries, encoder_products, entries_above
 from sae_core.sparse.latents import Pattern
@@ -141,7 +141,7 @@ class JumpReLU(SparseAutoencoder):
 
     def _sparsity(self, entries: Entries, latents: Tensor, active: Tensor) -> Tensor:
         if self.config.sparsity_loss == "tanh":
-            norms = entries.of_latent(self.W_dec.norm(dim=1))
+            norms = entries.of_latent(row_norms(self.W_dec))
             return entries.per_token(torch.tanh(self.config.tanh_scale * latents * norms)).mean()
         l0 = entries.per_token(active)
         if self.config.sparsity_loss == "step":
@@ -154,7 +154,7 @@ class JumpReLU(SparseAutoencoder):
         if dead is None:
             return entries.pre_acts.new_zeros(())
         below = (entries.of_latent(self.threshold) - entries.pre_acts).relu()
-        return entries.weighted_mean(below, dead * self.W_dec.norm(dim=1))
+        return entries.weighted_mean(below, dead * row_norms(self.W_dec))
 
 
 class _JumpReLU(torch.autograd.Function):

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sae_core.config import ARCHITECTURES, ArchitectureConfig
-from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
+from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse, row_norms
 from sae_core.sparse.active import entries_where
 from sae_core.sparse.entries import encoder_products, entries_above
 from sae_core.sparse.latents import Pattern
@@ -56,6 +56,6 @@ class Standard(SparseAutoencoder):
         latents = entries.pre_acts.relu()
         terms = {
             "mse_loss": mse(entries.decode(latents, self.W_dec) + self.b_dec, x),
-            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * entries.weighted_mean(latents, self.W_dec.norm(dim=1)),
+            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * entries.weighted_mean(latents, row_norms(self.W_dec)),
         }
         return LossTerms.of(terms, entries, latents)

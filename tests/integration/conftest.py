@@ -16,14 +16,17 @@ from sweeps.training_stage import TrainingStage
 class InProcessPool(sweeps.workers.WorkerPool):
     """One worker, in this process."""
 
-    def __init__(self, config, cache, *, threads, resources):
-        self.worker = sweeps.workers.SourceWorker(config.model_dump(mode="json"), str(cache), threads)
+    def __init__(self, config, cache, *, threads, kernels, resources):
+        self.worker = sweeps.workers.SourceWorker(config.model_dump(mode="json"), str(cache), threads, kernels)
 
     def grow(self, n_workers):
         pass
 
     def load(self):
         self.worker.load()
+
+    def ask(self, job):
+        return getattr(self.worker, job)()
 
     def map(self, job, indices, done, *arguments):
         for index in indices:

@@ -151,6 +151,33 @@ def test_what_is_not_possible_is_told_before_anything_is_written(tmp_path, stage
     assert not (tmp_path / "results").exists()
 
 
+class Pools:
+    """Stands in for workers: they find what `problems` has for a directory, and `asked` says what they were asked."""
+
+    def __init__(self, problems):
+        self.problems, self.asked = problems, []
+
+    def of(self, config, cache, n_jobs):
+        def ask(job):
+            self.asked.append((job, cache))
+            if job == "check" and cache in self.problems:
+                raise ConfigError(self.problems[cache])
+
+        return SimpleNamespace(ask=ask)
+
+
+def test_models_and_texts_are_all_checked_before_any_work(tmp_path):
+    inputs = [SimpleNamespace(source=SimpleNamespace(config=None), cache=name) for name in ("a", "b", "c")]
+    pools = Pools({"a": "`x` is wrong.\n`y` is wrong.", "c": "`y` is wrong.\n`z` is wrong."})
+    with pytest.raises(ConfigError) as error:
+        launcher._check(inputs, pools)
+    assert str(error.value).splitlines() == ["`x` is wrong.", "`y` is wrong.", "`z` is wrong."]
+    assert pools.asked == [("check", "a"), ("check", "b"), ("check", "c")]
+    fine = Pools({})
+    launcher._check(inputs[:2], fine)
+    assert fine.asked == [("check", "a"), ("check", "b"), ("prepare", "a"), ("prepare", "b")]
+
+
 def test_importing_the_launcher_imports_nothing_of_models_or_wandb():
     names = ("wandb", "transformer_lens", "transformers", "datasets", "matplotlib", "optuna")
     program = f"import sys, sweeps.launcher; print([name for name in {names} if name in sys.modules])"

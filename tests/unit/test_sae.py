@@ -10,7 +10,7 @@ from sae_core.architectures.standard import Standard, StandardConfig
 from sae_core.config import ARCHITECTURES
 from sae_core.errors import ConfigError
 from sae_core.normalisation import Affine, LayerNorm, layer_norm
-from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
+from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse, row_norms
 from sae_core.sparse.entries import AllEntries
 
 
@@ -98,6 +98,18 @@ def test_the_inference_form_is_a_copy() -> None:
 def test_mse_is_summed_over_d_in_and_averaged_over_tokens() -> None:
     # (1 + 4 + 9 + 16) / 2
     assert float(mse(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(2, 2))) == 15
+
+
+def test_own_gradients_are_those_of_pytorch() -> None:
+    x_hat, x, W = torch.randn(3, 4, requires_grad=True), torch.randn(3, 4), torch.randn(5, 4).mul(torch.arange(5)[:, None]).requires_grad_()
+    (ours,) = torch.autograd.grad(mse(x_hat, x) * 7, x_hat)
+    (theirs,) = torch.autograd.grad(torch.nn.functional.mse_loss(x_hat, x, reduction="sum") / 3 * 7, x_hat)
+    torch.testing.assert_close(ours, theirs)
+    weights = torch.randn(5)
+    (ours,) = torch.autograd.grad(row_norms(W) @ weights, W)
+    (theirs,) = torch.autograd.grad(W.norm(dim=1) @ weights, W)
+    torch.testing.assert_close(ours, theirs)
+    assert row_norms(W)[0] == 0 and ours[0].tolist() == [0, 0, 0, 0]  # a row of 0
 
 
 def test_loss_terms_read_sparsity_off_latents() -> None:

@@ -84,6 +84,16 @@ def test_workers_are_told_what_they_need_and_started_again_when_they_die(tmp_pat
     assert ray.options == {"max_restarts": 2, "max_task_retries": 2, "num_cpus": 1}
 
 
+def test_one_worker_is_asked(tmp_path, ray, monkeypatch):
+    asked = []
+    monkeypatch.setattr(workers.ray, "get", lambda ref: f"got {ref}")
+    pool = pool_of(tmp_path, 2)
+    for worker in ray.workers:
+        worker.check = SimpleNamespace(remote=lambda number=worker.number: asked.append(number) or "checked")
+    assert pool.ask("check") == "got checked"
+    assert asked == [0]
+
+
 def test_no_jobs(tmp_path, ray):
     pool_of(tmp_path, 2).map("square", [], lambda _: pytest.fail("no job was given"))
     assert ray.started == []
