@@ -7,7 +7,7 @@ read back: a relaunch starts a new experiment with the runs that have no record,
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from sae_core.errors import ConfigError
 from sae_core.evaluation import ChunkSums, combine, evaluated
 from sae_core.sparse.kernels import Choice
 from sweeps import provenance
-from sweeps.aside import Aside
 from sweeps.cluster import Cluster
 from sweeps.definition import Sweep
 from sweeps.local_data import locate
@@ -103,9 +102,11 @@ def launch(
     sink = WandbSink(sweep.wandb, sweep.name, store) if sweep.wandb and sweep.wandb.mode != "disabled" else None
     inputs = _inputs(runs, [run.activations for run in runs] if study is None else [study.space.activations], store)
     todo = [one for one in inputs if (one.todo(store) if study is None else study.n_left())]
-    with _sigterm_as_ctrl_c(), Aside(_workers(cluster, todo, kernels)) as workers:
-        pools = workers.value()
+    with _sigterm_as_ctrl_c(), ExitStack() as until_report:
+        pools = until_report.enter_context(_workers(cluster, todo, kernels))
         if pools is not None:
+            from sweeps.training_stage import TrainingStage  # takes a second, in which the workers load
+
             _check(todo, pools)
         with store.locked():
             store.begin(sweep, runs)
@@ -113,11 +114,9 @@ def launch(
             with progress or SweepProgress() as shown:
                 interrupted = False
                 if pools is not None:
-                    from sweeps.training_stage import TrainingStage
-
                     training = TrainingStage(store, cluster, shown, sink, _facts(), checkpoint_seconds, sweep.early_stopping, kernels)
                     interrupted = not _finishes(lambda: _run_stages(todo, store, pools, shown, sink, training, study), sink)
-                workers.leave()
+                until_report.close()  # alone: Ray ends a process, with exit code 1, in which one of its references goes while it stops
                 _write_report(store, shown)
             store.end()
     return _result(store, runs if study is None else study.runs(), interrupted)

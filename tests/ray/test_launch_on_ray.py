@@ -68,7 +68,7 @@ def test_a_worker_that_dies_is_started_again(undisturbed, results):
                 if "SourceWorker" in " ".join(process.cmdline()):
                     process.kill()
 
-    pool = WorkerPool(run.activations, cache, threads=1, resources={"num_cpus": 1})
+    pool = WorkerPool(run.activations, cache, threads=1, kernels="fast", resources={"num_cpus": 1})
     pool.grow(1)
     pool.map("evaluate", [0, 0], kill_after_the_first, saes)
     pool.close()
