@@ -31,7 +31,7 @@ class RunFiles:
             "sae": learner.sae.state_dict(),
             "optimizer": learner.optimizer.state(),
             "tokens_since_active": learner.tokens_since_active,
-            "finite": learner.finite,
+            "sum_of_norms": learner.sum_of_norms,
             "controller": learner.controller.state() if learner.controller else None,
             "history": learner.history,
             "seconds": learner.seconds,
@@ -48,7 +48,7 @@ class RunFiles:
         learner.sae.load_state_dict(state["sae"])
         learner.optimizer.restore(state["optimizer"])
         learner.tokens_since_active.copy_(state["tokens_since_active"])
-        learner.finite.copy_(state["finite"])
+        learner.sum_of_norms.copy_(state["sum_of_norms"])
         if learner.controller:
             learner.controller.restore(state["controller"])
         learner.step, learner.history, learner.seconds = state["step"], state["history"], state["seconds"]

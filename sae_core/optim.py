@@ -65,6 +65,8 @@ class Adam:
         """Moving averages of the gradients; in memory like the parameters, as are those of their squares."""
         self.exp_avg_sq = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
         self.n_steps = torch.zeros((), device=sae.b_dec.device)
+        tensors = zip(self.parameters.values(), self.exp_avg.values(), self.exp_avg_sq.values(), strict=True)
+        self._rows = {name: [_row_by_row(one.detach()) for one in some] for name, some in zip(self.parameters, tensors, strict=True)}
 
     @torch.no_grad()
     def step(self, lr: float, max_norm: float | None) -> Float[Tensor, ""]:
@@ -78,13 +80,14 @@ class Adam:
         # What a GradScaler gives the kernel: it divides gradients by this as it reads them.
         divisor = None if max_norm is None else ((norm + 1e-6) / max_norm).clamp_min(1.0)
         self.n_steps += 1
-        for factor in set(self.lr_factors.values()):
+        for factor in {self.lr_factors[name] for name in gradients}:
             names = [name for name in gradients if self.lr_factors[name] == factor]
+            parameters, exp_avg, exp_avg_sq = (list(some) for some in zip(*(self._rows[name] for name in names), strict=True))
             torch._fused_adam_(
-                [_row_by_row(self.parameters[name]) for name in names],
+                parameters,
                 [_row_by_row(gradients[name]) for name in names],
-                [_row_by_row(self.exp_avg[name]) for name in names],
-                [_row_by_row(self.exp_avg_sq[name]) for name in names],
+                exp_avg,
+                exp_avg_sq,
                 [],
                 [self.n_steps] * len(names),
                 lr=lr * factor,

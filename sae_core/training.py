@@ -71,8 +71,8 @@ class Learner:
     sae: SparseAutoencoder
     optimizer: Adam
     tokens_since_active: Tensor
-    finite: Tensor
-    """Whether every gradient so far was finite; stays on the device, read at history rows only."""
+    sum_of_norms: Tensor
+    """Of the gradients so far: not finite once one was not. Stays on the device, read at history rows only."""
     controller: L0Controller | None = None
     """Present where the coefficient is adjusted to reach a target L0."""
     step: int = 0
@@ -87,9 +87,9 @@ class Learner:
         sae = ARCHITECTURES[run.sae.architecture](run.sae, d_in, generator=generator).to(device).train()
         optimizer = Adam(sae, run.train)
         tokens = torch.zeros(run.sae.d_sae, dtype=torch.int64, device=device)
-        finite, target = torch.ones((), dtype=torch.bool, device=device), run.sae.target_l0
+        sum_of_norms, target = torch.zeros((), device=device), run.sae.target_l0
         controller = L0Controller.start(target, run.n_steps, run.train, device) if run.sae.controls_l0 and target else None
-        return cls(run, sae, optimizer, tokens, finite, controller)
+        return cls(run, sae, optimizer, tokens, sum_of_norms, controller)
 
     @property
     def done(self) -> bool:
@@ -110,7 +110,7 @@ class Learner:
             any_dead = self._may_have_dead() and bool(dead.any())
             loss = self.sae.loss(x, LossContext(scale, dead if any_dead else None, self.step / n_steps))
         loss.total.backward()
-        self.finite &= self.optimizer.step(lr, config.max_grad_norm).isfinite()
+        self.sum_of_norms += self.optimizer.step(lr, config.max_grad_norm)
         self.tokens_since_active += x.shape[0]
         self.tokens_since_active[loss.active] = 0
         if self.controller:
@@ -134,7 +134,7 @@ class Learner:
         return self.step * self.run.train.batch_size >= self.run.train.dead_after_tokens
 
     def _record(self, loss: LossTerms, lr: float, scale: float | Tensor, dead_latents: int) -> None:
-        if not bool(self.finite):
+        if not bool(self.sum_of_norms.isfinite()):
             raise DivergedError(
                 f"gradients must stay finite, but a gradient of run {self.run.run_id} was not, at or shortly before step {self.step} of "
                 f"{self.run.n_steps} (lr={self.run.train.lr}). Lower `train.lr` or lengthen `train.lr_warm_up`."

@@ -53,7 +53,7 @@ def run(
     cpus_per_trial: Annotated[int, typer.Option(metavar="N", min=1, help="Cores of a trial.")] = 1,
     gpus_per_trial: Annotated[float, typer.Option(metavar="X", min=0, help="GPUs of a trial; a fraction shares one.")] = 0.0,
     reference_kernels: Annotated[
-        bool, typer.Option("--reference-kernels", help="Train with plain PyTorch only: slower, to check.")
+        bool, typer.Option("--reference-kernels", help="Train and evaluate with plain PyTorch only: slower, to check.")
     ] = False,
 ) -> None:
     """Train and evaluate what is missing of a sweep, then write its table and report."""

@@ -99,11 +99,11 @@ def test_history_values_that_are_not_finite_are_null(tmp_path: Path) -> None:
 
 def test_a_checkpoint_holds_all_that_changes(tmp_path: Path) -> None:
     files, old, new = RunFiles(tmp_path), learner(n_steps=4), learner()
-    old.finite.fill_(False)
+    old.sum_of_norms.fill_(float("nan"))
     files.checkpoint(old)
     files.resume(new)
     assert (new.step, new.history, new.seconds) == (4, old.history, old.seconds)
-    assert not bool(new.finite) and torch.equal(new.tokens_since_active, old.tokens_since_active)
+    assert bool(new.sum_of_norms.isnan()) and torch.equal(new.tokens_since_active, old.tokens_since_active)
     assert all(torch.equal(value, new.sae.state_dict()[key]) for key, value in old.sae.state_dict().items())
     assert torch.equal(new.optimizer.n_steps, torch.tensor(4.0))
     for moment in ("exp_avg", "exp_avg_sq"):
