@@ -133,11 +133,6 @@ class HookedModel:
                 logits = self._verified(logits, self._replaced(clean.tokens, x))
             return logits
 
-    @property
-    def x_is_all(self) -> bool:
-        """Whether logits depend on the activations at the hook point alone; known once a `run_from` was compared with the whole model."""
-        return self._is_stream and self._n_skipped > 0 and self._resume_verified
-
     @torch.no_grad()
     def unembedding(self, tokens: Int[Tensor, "W T"]) -> Unembedding | None:
         """The last layer, where logits are no more than that (capped ones are more) and float32.

@@ -120,23 +120,7 @@ class SplicedText:
     @torch.no_grad()
     def zero_ablated(self) -> NextToken:
         """Score with 0 at every position, special ones too."""
-        if self._model.x_is_all:
-            return self._zero_ablated_alike()
         return _joined([self._scores(part, self._run_from(part, torch.zeros_like(part.clean.x))) for part in self._parts])
-
-    def _zero_ablated_alike(self) -> NextToken:
-        """Where nothing else is left of the tokens, all windows have the same logits: those of one are computed."""
-        clean = self._parts[0].clean
-        one = CleanRun(clean.tokens[:1], torch.zeros_like(clean.x[:1]), None)
-        with self._ending_early():
-            h = self._model.run_from(one, one.x).float()[0]
-        logits = self._unembedding.logits(h) if self._unembedding else h
-        log_sums = logsumexp(logits)
-        scores = []
-        for part in self._parts:
-            position = part.kept % len(h)
-            scores.append(part.scored(h[position], logits[position, part.next_tokens], log_sums[position]))
-        return _joined(scores)
 
     @torch.no_grad()
     def mean_ablated(self, mean: Float[Tensor, " d_in"]) -> NextToken:

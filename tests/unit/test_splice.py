@@ -100,13 +100,7 @@ def test_several_are_scored_as_each_alone(text: SplicedText) -> None:
         assert torch.equal(together.ce, alone.ce) and torch.equal(together.kl, alone.kl)
 
 
-@pytest.mark.parametrize("x_is_all", [True, False])
-def test_ablations_equal_plain_runs(
-    model: HookedModel, text: SplicedText, tokens: torch.Tensor, x_is_all: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text.splice([text.x])  # compares going on from the hook point with whole runs
-    assert model.x_is_all
-    monkeypatch.setattr(HookedModel, "x_is_all", x_is_all)
+def test_ablations_equal_plain_runs(model: HookedModel, text: SplicedText, tokens: torch.Tensor) -> None:
     zero_ce, zero_kl = reference(model, tokens, lambda x, hook: torch.zeros_like(x))  # BOS too
     assert torch.allclose(text.zero_ablated().ce, zero_ce, atol=1e-4)
     assert torch.allclose(text.zero_ablated().kl, zero_kl, atol=1e-4)
