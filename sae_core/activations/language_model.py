@@ -36,8 +36,8 @@ MODEL_TOKENS = {"cpu": 4_096, "cuda": 32_768}
 """Tokens the model runs on at a time in a harvest."""
 CHUNK_WINDOWS = 32
 """Windows in a held-out chunk, unless the vocabulary makes that too much."""
-CHUNK_PROBABILITIES = 2**27
-"""Most probabilities that a held-out chunk of several windows keeps in memory (512 MiB)."""
+CHUNK_LOGITS = 2**27
+"""Most logits that a held-out chunk of several windows keeps in memory (512 MiB)."""
 
 
 class LanguageModelActivations(ActivationsConfig):
@@ -118,7 +118,7 @@ class LanguageModelSource(ActivationSource):
         train, heldout = self._make_windows("train"), self._make_windows("heldout")
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of("windows")))
         per_window = self.config.model.context_size * self._outline.d_vocab
-        chunk_windows = max(1, min(CHUNK_WINDOWS, CHUNK_PROBABILITIES // per_window))
+        chunk_windows = max(1, min(CHUNK_WINDOWS, CHUNK_LOGITS // per_window))
         special_ids = torch.tensor(self._window_maker().special_ids, dtype=torch.int32)
         tensors = {"train": train[order], "heldout": heldout, "special_ids": special_ids}
         save_tensors(path, tensors, {"chunk_windows": str(chunk_windows)})

@@ -38,9 +38,10 @@ PART_POSITIONS = 128
 
 @dataclass(frozen=True, slots=True)
 class _Changes:
-    """What predictions are made of that differ little from the clean ones. bfloat16 changes their mean logsumexp by 1e-5 or so:
+    """What predictions that differ little from the clean ones are made of.
 
-    the mean change under the clean probabilities, which is all that counts where it is small, is put right in float32.
+    Rounded, the change of their logits moves logsumexp; of that, its mean under the clean probabilities, which is nearly all where the
+    change is small, is put right in float32. What is left moves a mean over tokens by 1e-5 nats.
     """
 
     h: Float[Tensor, "N D"]

@@ -81,7 +81,7 @@ def test_held_out_chunks(source: LanguageModelSource, directory: Path, monkeypat
 
 
 def test_large_vocabularies_make_small_chunks(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(language_model, "CHUNK_PROBABILITIES", 3 * 128 * 4096)
+    monkeypatch.setattr(language_model, "CHUNK_LOGITS", 3 * 128 * 4096)
     source = LanguageModelSource(language_model_config(directory))
     source.prepare(tmp_path)
     assert source.n_eval_chunks(tmp_path) == 3  # 8 windows, three at a time
