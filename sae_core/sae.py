@@ -248,15 +248,14 @@ def row_norms(W: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, " d_sae"]:
 class _SquaredError(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_hat: Tensor, x: Tensor) -> Tensor:
-        error = (x_hat - x).flatten()
+        error = x_hat - x
         ctx.save_for_backward(error)
-        ctx.shape = x.shape
-        return error.dot(error)
+        return error.flatten().dot(error.flatten())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (error,) = ctx.saved_tensors
-        return (error * (2 * grads[0])).view(ctx.shape), None
+        return error * (2 * grads[0]), None
 
 
 class _RowNorms(torch.autograd.Function):

@@ -16,7 +16,6 @@ from sae_core.activations.shards import cache_directory, is_complete, was_finish
 from sae_core.activations.shards import finish as finish_harvest
 from sae_core.activations.source import ActivationSource
 from sae_core.config import SOURCES, ActivationsConfig, RunConfig
-from sae_core.errors import ConfigError
 from sae_core.evaluation import ChunkSums, combine, evaluated
 from sae_core.sparse.kernels import Choice
 from sweeps import provenance
@@ -133,29 +132,28 @@ def _workers(cluster: Cluster, todo: Sequence[Input], kernels: Choice) -> Iterat
 
         pools = WorkerPools(cluster, kernels)
         try:
-            if to_harvest := [one for one in todo if not was_finished(one.cache)]:
-                pools.load(to_harvest[0].source.config, to_harvest[0].cache)
+            if first := _first_to_harvest(todo):
+                pools.load(first.source.config, first.cache)
             yield pools
         finally:
             pools.close()
 
 
+def _first_to_harvest(inputs: Sequence[Input]) -> Input | None:
+    return next((one for one in inputs if not was_finished(one.cache)), None)
+
+
 def _check(inputs: Sequence[Input], pools: "WorkerPools") -> None:
-    """Look at models and texts, then tokenise: in workers, where the libraries that this takes seconds to import are needed anyway.
+    """Look at models and texts, then tokenise: in a worker, where the libraries that this takes seconds to import are needed anyway.
+
+    One that loads already, for all inputs: the workers of a second one could wait for slots that the first one's hold.
 
     Raises:
         ConfigError: with every problem found, one a line.
     """
-    problems: list[str] = []
-    for one in inputs:
-        try:
-            pools.of(one.source.config, one.cache, 1).ask("check")
-        except ConfigError as error:
-            problems += str(error).splitlines()
-    if problems:
-        raise ConfigError("\n".join(dict.fromkeys(problems)))
-    for one in inputs:
-        pools.of(one.source.config, one.cache, 1).ask("prepare")
+    first = _first_to_harvest(inputs) or inputs[0]
+    sources = [(one.source.config.model_dump(mode="json"), str(one.cache)) for one in inputs]
+    pools.of(first.source.config, first.cache, 1).ask("prepare", sources)
 
 
 def _finishes(work: Callable[[], None], sink: WandbSink | None) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
+from sae_core.activations.source import ActivationSource
 from sae_core.config import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError
 from sae_core.sparse.kernels import Choice, use_kernels
@@ -41,22 +42,38 @@ class SourceWorker:
         use_kernels(kernels)
         # Ray leaves every GPU visible to an actor that asked for none.
         self.device = "cuda:0" if ray.get_gpu_ids() else "cpu"
-        source = SOURCES[config["source"]]
-        self.source = source(source.Config.model_validate(config), device=self.device)
+        self.source = self._source(config)
         self.cache = Path(cache)
 
     def load(self) -> None:
-        """Import what the source needs, which for a language model takes seconds, before there is a job. What is wrong, `check` tells."""
+        """Import what the source needs, which for a language model takes seconds, before there is a job. What is wrong, `prepare` tells."""
         with suppress(ConfigError):
             _ = self.source.d_in
 
-    def check(self) -> None:
-        """Find what is wrong with the source's config, see `ActivationSource.check`."""
-        self.source.check()
+    def prepare(self, sources: Sequence[tuple[dict[str, Any], str]]) -> None:
+        """Check the sources of a launch, this one and others, then do once what their jobs need.
 
-    def prepare(self) -> None:
-        """Do once what all jobs need, see `ActivationSource.prepare`."""
-        self.source.prepare(self.cache)
+        Args:
+            sources: config, as JSON, and cache of each.
+
+        Raises:
+            ConfigError: with every problem found, one a line.
+        """
+        made = [(self.source if Path(cache) == self.cache else self._source(config), Path(cache)) for config, cache in sources]
+        problems: list[str] = []
+        for source, _ in made:
+            try:
+                source.check()
+            except ConfigError as error:
+                problems += str(error).splitlines()
+        if problems:
+            raise ConfigError("\n".join(dict.fromkeys(problems)))
+        for source, path in made:
+            source.prepare(path)
+
+    def _source(self, config: dict[str, Any]) -> ActivationSource:
+        source = SOURCES[config["source"]]
+        return source(source.Config.model_validate(config), device=self.device)
 
     def memory_bytes(self) -> int:
         """The most memory that this process has had."""
@@ -157,13 +174,13 @@ class WorkerPool:
         for worker in self.workers:
             worker.load.remote()
 
-    def ask(self, job: str) -> Any:
+    def ask(self, job: str, *arguments: Any) -> Any:
         """Call the method `job` of one worker. Returns what it does.
 
         Raises:
             ConfigError: the job raised it.
         """
-        return _result(getattr(self.workers[0], job).remote())
+        return _result(getattr(self.workers[0], job).remote(*arguments))
 
     def memory_bytes(self) -> int:
         """Memory of all workers together."""

@@ -179,19 +179,19 @@ class SplicedText:
         has_next[:, -1] = False
         has_next = has_next.flatten()[kept]
         unembedding = self._unembedding
-        kept_logits, columns = [], []
+        columns, kept_logits, rounding_errors = [], [], []
         for logits, next_logits, log_sums in self._logits(h, next_tokens):
             p = logits.sub(log_sums[:, None]).exp_()
             mean = p @ unembedding.W_U.T if unembedding else p
-            columns.append([next_logits, log_sums, mean])
+            columns.append((next_logits, log_sums, mean))
             if unembedding and self._rounds:
                 kept_logits.append(logits)
-                columns[-1].append(mean + p.bfloat16() @ unembedding.rounding_error.T)
-        next_logits, log_sums, mean, *mean_rounded = (torch.cat(column) for column in zip(*columns, strict=True))
+                rounding_errors.append(p.bfloat16() @ unembedding.rounding_error.T)
+        next_logits, log_sums, mean = (torch.cat(column) for column in zip(*columns, strict=True))
         changes = None
         if unembedding and self._rounds:
             next_columns = unembedding.W_U.index_select(1, next_tokens).T.contiguous()
-            changes = _Changes(h, tuple(kept_logits), next_columns, next_logits, unembedding.rounded, *mean_rounded)
+            changes = _Changes(h, tuple(kept_logits), next_columns, next_logits, unembedding.rounded, mean + torch.cat(rounding_errors))
         constant = torch.linalg.vecdot(h, mean) - log_sums
         return _Part(clean, kept, next_tokens, has_next, mean, constant, changes), (log_sums - next_logits)[has_next]
 

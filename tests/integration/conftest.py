@@ -25,8 +25,8 @@ class InProcessPool(sweeps.workers.WorkerPool):
     def load(self):
         self.worker.load()
 
-    def ask(self, job):
-        return getattr(self.worker, job)()
+    def ask(self, job, *arguments):
+        return getattr(self.worker, job)(*arguments)
 
     def map(self, job, indices, done, *arguments):
         for index in indices:

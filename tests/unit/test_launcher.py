@@ -151,31 +151,21 @@ def test_what_is_not_possible_is_told_before_anything_is_written(tmp_path, stage
     assert not (tmp_path / "results").exists()
 
 
-class Pools:
-    """Stands in for workers: they find what `problems` has for a directory, and `asked` says what they were asked."""
+def test_one_worker_that_loads_already_looks_at_all_models_and_texts(tmp_path, monkeypatch):
+    """A second pool could wait for slots that the first one holds."""
+    monkeypatch.setattr(launcher, "was_finished", lambda cache: cache == "a")
+    config = small_sweep().runs()[0].activations
+    inputs = [SimpleNamespace(source=SimpleNamespace(config=config), cache=name) for name in ("a", "b", "c")]
+    asked = []
 
-    def __init__(self, problems):
-        self.problems, self.asked = problems, []
+    def of(config, cache, n_jobs):
+        return SimpleNamespace(ask=lambda job, sources: asked.append((cache, job, sources)))
 
-    def of(self, config, cache, n_jobs):
-        def ask(job):
-            self.asked.append((job, cache))
-            if job == "check" and cache in self.problems:
-                raise ConfigError(self.problems[cache])
-
-        return SimpleNamespace(ask=ask)
-
-
-def test_models_and_texts_are_all_checked_before_any_work(tmp_path):
-    inputs = [SimpleNamespace(source=SimpleNamespace(config=None), cache=name) for name in ("a", "b", "c")]
-    pools = Pools({"a": "`x` is wrong.\n`y` is wrong.", "c": "`y` is wrong.\n`z` is wrong."})
-    with pytest.raises(ConfigError) as error:
-        launcher._check(inputs, pools)
-    assert str(error.value).splitlines() == ["`x` is wrong.", "`y` is wrong.", "`z` is wrong."]
-    assert pools.asked == [("check", "a"), ("check", "b"), ("check", "c")]
-    fine = Pools({})
-    launcher._check(inputs[:2], fine)
-    assert fine.asked == [("check", "a"), ("check", "b"), ("prepare", "a"), ("prepare", "b")]
+    launcher._check(inputs, SimpleNamespace(of=of))
+    assert asked == [("b", "prepare", [(config.model_dump(mode="json"), name) for name in ("a", "b", "c")])]
+    asked.clear()
+    launcher._check(inputs[:1], SimpleNamespace(of=of))
+    assert [cache for cache, *_ in asked] == ["a"]
 
 
 def test_importing_the_launcher_imports_nothing_of_models_or_wandb():

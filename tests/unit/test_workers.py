@@ -6,6 +6,7 @@ from ray.exceptions import RayTaskError
 from small_runs import activations_config, random_sae
 
 from sae_core.activations.shards import finish, read_manifest
+from sae_core.activations.synthetic import SyntheticSource
 from sae_core.errors import ConfigError
 from sweeps import workers
 from sweeps.workers import SourceWorker, WorkerPool, WorkerPools
@@ -89,9 +90,32 @@ def test_one_worker_is_asked(tmp_path, ray, monkeypatch):
     monkeypatch.setattr(workers.ray, "get", lambda ref: f"got {ref}")
     pool = pool_of(tmp_path, 2)
     for worker in ray.workers:
-        worker.check = SimpleNamespace(remote=lambda number=worker.number: asked.append(number) or "checked")
-    assert pool.ask("check") == "got checked"
-    assert asked == [0]
+        worker.check = SimpleNamespace(remote=lambda what, number=worker.number: asked.append((number, what)) or "checked")
+    assert pool.ask("check", "all") == "got checked"
+    assert asked == [(0, "all")]
+
+
+def test_all_sources_are_checked_before_any_is_prepared(tmp_path, ray, monkeypatch):
+    problems = {101: "`x` is wrong.\n`y` is wrong.", 103: "`y` is wrong.\n`z` is wrong."}
+    done = []
+
+    def check(source):
+        done.append(("check", source.config.train_tokens))
+        if source.config.train_tokens in problems:
+            raise ConfigError(problems[source.config.train_tokens])
+
+    monkeypatch.setattr(SyntheticSource, "check", check)
+    monkeypatch.setattr(SyntheticSource, "prepare", lambda source, cache: done.append(("prepare", source.config.train_tokens, cache.name)))
+    sources = [(activations_config(tokens).model_dump(mode="json"), str(tmp_path / str(tokens))) for tokens in (101, 102, 103)]
+    worker = SourceWorker(*sources[1], 1, "fast")
+    with pytest.raises(ConfigError) as error:
+        worker.prepare(sources)
+    assert str(error.value).splitlines() == ["`x` is wrong.", "`y` is wrong.", "`z` is wrong."]
+    assert done == [("check", 101), ("check", 102), ("check", 103)]
+    problems.clear()
+    done.clear()
+    worker.prepare(sources[:2])
+    assert done == [("check", 101), ("check", 102), ("prepare", 101, "101"), ("prepare", 102, "102")]
 
 
 def test_no_jobs(tmp_path, ray):
@@ -159,8 +183,7 @@ def test_a_worker_harvests_and_evaluates(tmp_path, ray):
     cache = tmp_path / "cache"
     worker = SourceWorker(config.model_dump(mode="json"), str(cache), 1, "fast")
     worker.load()
-    worker.check()
-    worker.prepare()
+    worker.prepare([(config.model_dump(mode="json"), str(cache))])
     assert worker.memory_bytes() > 2**20
     assert [worker.harvest(0), worker.harvest(1)] == [16_384, 3_616]
     assert worker.harvest(1) == 3_616  # there already
