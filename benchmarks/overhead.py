@@ -1,97 +1,128 @@
-"""What Ray, records, progress and scheduling take, beside the same training steps in bare processes.
+"""What Ray, records, progress and scheduling take, beside the same training in bare processes.
 
-    python benchmarks/overhead.py                                      # two and a half minutes on two cores
+    python benchmarks/overhead.py                                      # three minutes on two cores
 
-A sweep of SAEs of the demo's sizes on synthetic activations is run as `sae-sweep run` in a process of its own, at two numbers of tokens.
-Then its groups, as the launch makes them, are trained by `train_group` in one bare process a slot, which take the next group when they
-are free: "pure training" is from the moment all are ready, everything imported, to the end of the last. Overhead is all the launch
-takes beside that, the stages harvest, evaluate and report excepted, which do other work: Python, imports, the start and end of Ray,
-trial processes, groups handed out, histories, exports, records, progress. Part of it is the same for any sweep and part grows with
-training. Both are found from the two sizes, and make the fraction of a sweep of five minutes. A very small sweep comes first and is not
-counted: it compiles what is not compiled yet.
+A sweep of SAEs of the demo's sizes on synthetic activations is run as `sae-sweep run`, and then its groups by `bare_slots.py`, a program
+that only trains them. Overhead is what the launch takes more than that program, both from start to end, the stages harvest, evaluate and
+report excepted, which do other work: the start and end of Ray, worker and trial processes, groups handed out, histories, exports, records,
+progress. What Python and PyTorch take to be imported, the bare program needs too; a second number counts that as overhead as well.
+
+Seconds of two programs that train for minutes differ by more than what is looked for here, because machines are shared. So the processor
+time of the threads that train is read from /proc: what a slot's time is more than that, it does not train. In the middle of the training
+stage this gives the part of the overhead that grows with training; over the whole of both programs the part that is the same for every
+sweep. What a training thread itself spends on reports is not seen: 3 ms of 2 s. A very small sweep comes first and is not counted: it
+compiles what is not compiled yet.
 """
 
-import multiprocessing
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measuring import console, parser, run_sweep, write_result
+from measuring import Spread, console, parser, write_result
 
-from sae_core.activations.stream import Stream
-from sae_core.config import RunConfig
-from sae_core.training import train_group
 from sweeps import provenance
+from sweeps.cluster import WORKER_ENVIRONMENT
 from sweeps.definition import Sweep
-from sweeps.grouping import group_runs
 from sweeps.store import Store
 
 D_IN = 128
 SWEEP_SECONDS = 300.0
 WARM_UP_TOKENS = 20_480
+SAMPLE_SECONDS = 0.25
+MIDDLE = 0.4, 0.8
+"""Part of the training stage in which every slot trains."""
+LOOK_SECONDS = 3.0
+"""Between two looks at which processes train, which themselves take a hundredth of a second."""
 TARGET = 0.05
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """What a sweep of `tokens` took, in seconds."""
+class Program:
+    """What a program that trains took, in seconds."""
 
-    tokens: int
-    launch: float
-    stages: dict[str, float]
-    """By name; what the launch notes, and the report."""
-    pure: float
-    """Its groups in bare processes."""
+    seconds: float
+    """From its start to its end."""
+    stage: float
+    """Its training stage."""
+    trained: float
+    """Processor time of training, a slot."""
+    busy: float
+    """Share of the slots' time that training had in the middle of the stage."""
+    told: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    launch: Program
+    bare: Program
+    work: dict[str, float]
+    """Seconds of the launch's stages that do other work."""
 
     @property
-    def train(self) -> float:
-        """What the training stage takes beside pure training."""
-        return self.stages["train"] - self.pure
+    def growing(self) -> float:
+        """Overhead that grows with training, as a part of it."""
+        return self.bare.busy / self.launch.busy - 1
 
-    @property
-    def outside(self) -> float:
-        """What the launch takes outside its stages."""
-        return self.launch - sum(self.stages.values())
+    def fixed(self, *, with_imports: bool) -> float:
+        """Seconds that are the same for a sweep of any length."""
+        launch = self.launch.seconds - sum(self.work.values()) - self.launch.trained
+        # Slots do not end at the same time, in both.
+        bare = (self.bare.stage if with_imports else self.bare.seconds) - self.bare.trained
+        return launch - bare - self.growing * self.launch.trained
 
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--tokens", type=int, nargs=2, default=[100_000, 500_000], help="training tokens of the two sweeps")
+    options.add_argument("--tokens", type=int, default=300_000, help="training tokens of the sweep")
     options.add_argument("--targets", type=int, nargs="+", default=[16, 64], help="L0s, at each of which there are six SAEs")
+    options.add_argument("--rounds", type=int, default=3)
     arguments = options.parse_args()
     told = console()
     measure(WARM_UP_TOKENS, arguments.targets)
-    sizes = [measure(tokens, arguments.targets) for tokens in sorted(arguments.tokens)]
-    for size in sizes:
-        stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in size.stages.items())
-        told.print(f"{size.tokens:,} tokens: launch {size.launch:.1f} s ({stages}), pure training {size.pure:.1f} s")
-        told.print(f"  overhead of the training stage {size.train:.2f} s, outside the stages {size.outside:.2f} s")
-    small, large = sizes
-    growth = (large.train - small.train) / (large.pure - small.pure)
-    fixed = small.train - growth * small.pure + (small.outside + large.outside) / 2
-    fraction = growth + fixed / SWEEP_SECONDS
-    told.print(f"fixed: {fixed:.1f} s a launch; growing: {growth:+.1%} of pure training")
-    told.print(f"a sweep of {SWEEP_SECONDS:.0f} s of pure training: {fraction:.1%} (target: below {TARGET:.0%})")
-    results = {"fixed_s": fixed, "growing_fraction": growth, "fraction_of_five_minutes": fraction, "sizes": sizes}
-    write_result(arguments.out, "overhead", results)
+    rounds = []
+    for number in range(arguments.rounds):
+        one = measure(arguments.tokens, arguments.targets)
+        rounds.append(one)
+        for name, program in (("launch", one.launch), ("bare processes", one.bare)):
+            told.print(
+                f"round {number + 1}, {name}: {program.seconds:.1f} s, its training stage {program.stage:.1f} s, of which training "
+                f"{program.trained:.1f} s; in the middle of it slots train {program.busy:.1%} of the time"
+            )
+    fractions = {}
+    growing = Spread.of([one.growing for one in rounds])
+    told.print(f"growing: {growing.text('% of training', digits=1, scale=100)}")
+    for name, with_imports in (("beside the bare program", False), ("Python and imports counted too", True)):
+        fixed = Spread.of([one.fixed(with_imports=with_imports) for one in rounds])
+        fractions[name] = Spread.of([one.growing + one.fixed(with_imports=with_imports) / SWEEP_SECONDS for one in rounds])
+        told.print(f"{name}: fixed {fixed.text('s a launch', digits=1)}")
+        told.print(f"  of {SWEEP_SECONDS:.0f} s of training: {fractions[name].text('%', digits=1, scale=100)} (target: below {TARGET:.0%})")
+    write_result(arguments.out, "overhead", {"growing": growing, "of_five_minutes": fractions, "rounds": rounds})
 
 
-def measure(tokens: int, targets: list[int]) -> Size:
+def measure(tokens: int, targets: list[int]) -> Round:
     directory = Path(tempfile.mkdtemp(prefix="overhead-"))
     try:
         sweep = sweep_of(tokens, targets)
         definition = directory / "definition.yaml"
         definition.write_text(sweep.to_yaml(), encoding="utf-8")
-        seconds, told = run_sweep(str(definition), "--results", str(directory))
+        launch = watch([sys.executable, "-m", "sweeps.cli", "run", str(definition), "--results", str(directory)], "ray::ImplicitFunc")
         store = Store(directory / sweep.name)
-        stages = {stage["stage"]: stage["seconds"] for stage in store.facts()["stages"]}
+        work = {stage["stage"]: stage["seconds"] for stage in store.facts()["stages"] if stage["stage"] != "train"}
         # Noted to the second only, as it is told on the terminal.
-        stages["report"] = next(_seconds(line) for line in told.splitlines() if line.startswith("report: ") and " in " in line)
+        work["report"] = next(_seconds(line) for line in launch.told if line.startswith("report: ") and " in " in line)
         (cache,) = store.activations.iterdir()
-        return Size(tokens, seconds, stages, pure_training(sweep.runs(), cache))
+        bare = watch([sys.executable, str(Path(__file__).with_name("bare_slots.py")), str(definition), str(cache)], "multiprocessing.spawn")
+        return Round(launch, bare, work)
     finally:
         shutil.rmtree(directory)
 
@@ -110,38 +141,103 @@ def sweep_of(tokens: int, targets: list[int]) -> Sweep:
     return Sweep.model_validate({name: value for name, value in fields.items() if name not in ("model", "data")})
 
 
-def pure_training(runs: list[RunConfig], cache: Path) -> float:
-    """Seconds in which bare processes, one a slot, train the groups of a launch."""
-    n_slots = provenance.n_cores()
-    groups = group_runs(runs, n_slots=n_slots, d_in=lambda run: D_IN, memory_bytes=provenance.slot_memory_bytes(n_slots))
-    spawn = multiprocessing.get_context("spawn")
-    ready, waiting = spawn.Barrier(n_slots + 1), spawn.SimpleQueue()
-    for group in [*groups, *[None] * n_slots]:
-        waiting.put(group and [run.model_dump(mode="json") for run in group])
-    slots = [spawn.Process(target=slot, args=(waiting, ready, str(cache))) for _ in range(n_slots)]
-    for process in slots:
-        process.start()
-    ready.wait()
+def watch(command: Sequence[str], slot: str) -> Program:
+    """Run a program that tells, on standard error and in lines with `train: `, when its training begins and ends.
+
+    Args:
+        slot: in the command line of the processes that train.
+
+    Raises:
+        RuntimeError: it failed.
+    """
     started = time.perf_counter()
-    ready.wait()
+    # The environment of our training processes, for both.
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | WORKER_ENVIRONMENT)
+    samples: list[tuple[float, float]] = []
+    ended = threading.Event()
+    sampling = threading.Thread(target=_sample, args=(process.pid, slot, samples, ended))
+    sampling.start()
+    lines: list[tuple[float, str]] = []
+    assert process.stderr is not None
+    with process.stderr:
+        lines += [(time.perf_counter(), line) for line in process.stderr]
+    code = process.wait()
     seconds = time.perf_counter() - started
-    for process in slots:
-        process.join()
+    ended.set()
+    sampling.join()
+    if code:
+        raise RuntimeError(f"{command[1]} must come to its end, but got exit code {code}:\n{''.join(line for _, line in lines)[-3000:]}")
+    marks = [at for at, line in lines if line.startswith("train: ")]
+    begin, end = marks[0], marks[-1]
+    n_slots = provenance.n_cores()
+
+    def trained_at(at: float) -> float:
+        earlier, later = ([sample for sample in samples if (sample[0] <= at) is side] for side in (True, False))
+        (a, before), (b, after) = earlier[-1], later[0]
+        return before + (at - a) / (b - a) * (after - before)
+
+    first, last = (begin + part * (end - begin) for part in MIDDLE)
+    middle = trained_at(last) - trained_at(first)
+    return Program(
+        seconds=seconds,
+        stage=end - begin,
+        trained=(trained_at(end) - trained_at(begin)) / n_slots,
+        busy=middle / (last - first) / n_slots,
+        told=tuple(line.strip() for _, line in lines),
+    )
+
+
+def _sample(program: int, slot: str, samples: list[tuple[float, float]], ended: threading.Event) -> None:
+    """Note, again and again, the time and the processor time that the slots of a program have trained."""
+    rays: dict[Path, float] = {}
+    trained: dict[Path, float] = {}
+    looked = -LOOK_SECONDS
+    while not ended.wait(SAMPLE_SECONDS):
+        now = time.perf_counter()
+        if len(rays) < provenance.n_cores() or now - looked >= LOOK_SECONDS:
+            looked, rays = now, {process: _rays(process) for process in _slots(program, slot)}
+        for process in rays:
+            with suppress(OSError):  # it has ended
+                trained[process] = _processor_time(process) - rays[process]
+        samples.append((now, sum(trained.values())))
+
+
+def _slots(program: int, slot: str) -> list[Path]:
+    """The processes of a program that train, as directories below /proc."""
+    parents: dict[int, int] = {}
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[int(process.name)] = int(_stat(process)[1])
+            if slot in (process / "cmdline").read_text():
+                found.append(process)
+    return [process for process in found if program in _ancestors(int(process.name), parents)]
+
+
+def _ancestors(process: int, parents: dict[int, int]) -> Iterator[int]:
+    while process in parents:
+        process = parents[process]
+        yield process
+
+
+def _rays(process: Path) -> float:
+    """Processor time of Ray's threads in a process of Ray: its main thread, and those that have a name of their own."""
+    seconds = 0.0
+    for thread in (process / "task").iterdir() if "ray::" in (process / "cmdline").read_text() else []:
+        with suppress(OSError):
+            if thread.name == process.name or not (thread / "comm").read_text().startswith("ray::"):
+                seconds += _processor_time(thread)
     return seconds
 
 
-def slot(waiting: Any, ready: Any, cache: str) -> None:
-    """Train groups, one after another, until there are no more."""
-    import torch
+def _processor_time(process: Path) -> float:
+    user, system = _stat(process)[11:13]
+    return (int(user) + int(system)) / TICKS
 
-    torch.set_num_threads(1)
-    ready.wait()
-    while (group := waiting.get()) is not None:
-        runs = [RunConfig.model_validate(run) for run in group]
-        train, seed = runs[0].train, runs[0].data_seed
-        stream = Stream(Path(cache), batch_size=train.batch_size, data_seed=seed, normalize_activations=train.normalize_activations)
-        train_group(runs, stream)
-    ready.wait()
+
+def _stat(process: Path) -> list[str]:
+    """Fields of /proc/PID/stat after the name, which may have spaces: state, parent, ..."""
+    return (process / "stat").read_text().rpartition(")")[2].split()
 
 
 if __name__ == "__main__":

@@ -68,10 +68,11 @@ class _Detection(Metric):
     def sums(self, seen: Observation) -> Sums:
         if seen.feature_cosines is None or seen.chunk.ground_truth is None:
             return {}
-        fired = seen.active
-        present = seen.chunk.ground_truth.active[:, seen.feature_cosines.argmax(dim=1)]
-        counts = {"true_positives": fired & present, "false_positives": fired & ~present, "false_negatives": ~fired & present}
-        return {name: where.sum(dim=0).double() for name, where in counts.items()}
+        present, nearest = seen.chunk.ground_truth.active, seen.feature_cosines.argmax(dim=1)
+        latents, tokens = seen.pattern.indices, seen.pattern.tokens
+        right = torch.bincount(latents[present[tokens, nearest[latents]]], minlength=nearest.numel()).double()
+        times_present = present.double().sum(dim=0)[nearest]
+        return {"true_positives": right, "false_positives": seen.times_active - right, "false_negatives": times_present - right}
 
     def value(self, sums: Sums, n_tokens: int) -> float | None:
         if not sums:

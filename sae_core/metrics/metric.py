@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import vecdot
 from torch.nn.functional import normalize
@@ -42,11 +42,6 @@ class Observation:
     """Place of the chunk, from 0: what needs no tokens is measured on the first."""
 
     # What several metrics sum up is computed once for all of them.
-
-    @cached_property
-    def active(self) -> Bool[Tensor, "N d_sae"]:
-        """Latents that are not 0."""
-        return self.pattern.mask()
 
     @cached_property
     def times_active(self) -> Float[Tensor, " d_sae"]:

@@ -32,6 +32,12 @@ class InProcessPool(sweeps.workers.WorkerPool):
         for index in indices:
             done(getattr(self.worker, job)(index, *arguments))
 
+    def rest(self):
+        pass
+
+    def wake(self):
+        pass
+
     def close(self):
         pass
 

@@ -1,3 +1,8 @@
+import fcntl
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -32,6 +37,7 @@ class Worker:
         self.square = Job(ray, self)
         self.memory_bytes = SimpleNamespace(remote=lambda: ray.memory)
         self.load = SimpleNamespace(remote=lambda: setattr(self, "loads", self.loads + 1))
+        self.rest = SimpleNamespace(remote=lambda lock: setattr(self, "lock", lock))
 
 
 @pytest.fixture
@@ -154,6 +160,40 @@ def test_workers_that_take_nothing_from_trials_are_kept(tmp_path, ray, monkeypat
     assert not any(worker.killed for worker in ray.workers)
     pools.close()
     assert all(worker.killed for worker in ray.workers)
+
+
+def test_kept_workers_rest_until_they_are_needed(tmp_path, ray):
+    def rests(worker):
+        """Whether a real worker, in another process, would wait for the lock of this one."""
+        program = "import fcntl, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_SH | fcntl.LOCK_NB)"
+        return subprocess.run([sys.executable, "-c", program, worker.lock], stderr=subprocess.DEVNULL, check=False).returncode != 0
+
+    pools = pools_of(keeps_workers=True, n_slots=1)
+    pools.of(activations_config(100), tmp_path / "one", 1)
+    pools.rest()
+    assert rests(ray.workers[0])
+    pools.of(activations_config(200), tmp_path / "other", 1)
+    assert rests(ray.workers[0])
+    pools.rest()  # asks all for their memory first, so none may rest then
+    assert all(rests(worker) for worker in ray.workers)
+    pools.of(activations_config(100), tmp_path / "one", 1)
+    assert not Path(ray.workers[0].lock).exists()
+    assert rests(ray.workers[1])
+    pools.close()
+    assert not Path(ray.workers[1].lock).exists()
+
+
+def test_a_rest_ends_when_the_lock_is_free(tmp_path, ray):
+    worker = SourceWorker(activations_config(100).model_dump(mode="json"), str(tmp_path), 1, "fast")
+    worker.rest(str(tmp_path / "gone"))
+    lock = tmp_path / "lock"
+    with lock.open("w") as file, ThreadPoolExecutor() as threads:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        resting = threads.submit(worker.rest, str(lock))
+        with pytest.raises(TimeoutError):
+            resting.result(timeout=0.2)
+        fcntl.flock(file, fcntl.LOCK_UN)
+        resting.result(timeout=10)
 
 
 def test_a_pool_grows_to_the_slots(tmp_path, ray):
