@@ -29,7 +29,7 @@ from sae_core.sae import SparseAutoencoder
 from sae_core.sparse.kernels import Choice, use_kernels
 from sae_core.training import Learner, train_group
 
-REPORT_SECONDS = 2.0
+REPORT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def _source(config: str, device: str) -> ActivationSource:
 
 
 class _Reporter:
-    """Tells Tune how far each run is, every two seconds and at rungs, and keeps histories current for whoever reads the files."""
+    """Tells Tune how far each run is, every five seconds and at rungs, and keeps histories current for whoever reads the files."""
 
     def __init__(self, files: RunFiles, rungs: Sequence[float]) -> None:
         self.files = files
