@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from measuring import Spread, console, parser, write_result
 
 from sweeps import provenance
@@ -58,7 +59,6 @@ class Program:
     """Processor time of training, a slot."""
     busy: float
     """Share of the slots' time that training had in the middle of the stage."""
-    told: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +95,8 @@ def main() -> None:
         rounds.append(one)
         for name, program in (("launch", one.launch), ("bare processes", one.bare)):
             told.print(
-                f"round {number + 1}, {name}: {program.seconds:.1f} s, its training stage {program.stage:.1f} s, of which training "
-                f"{program.trained:.1f} s; in the middle of it slots train {program.busy:.1%} of the time"
+                f"round {number + 1}, {name}: {program.seconds:.1f} s, training stage {program.stage:.1f} s, of which training "
+                f"{program.trained:.1f} s, and {program.busy:.1%} in its middle"
             )
     fractions = {}
     growing = Spread.of([one.growing for one in rounds])
@@ -115,21 +115,18 @@ def measure(tokens: int, targets: list[int]) -> Round:
         sweep = sweep_of(tokens, targets)
         definition = directory / "definition.yaml"
         definition.write_text(sweep.to_yaml(), encoding="utf-8")
-        launch = watch([sys.executable, "-m", "sweeps.cli", "run", str(definition), "--results", str(directory)], "ray::ImplicitFunc")
+        run = [sys.executable, "-m", "sweeps.cli", "run", str(definition), "--results", str(directory)]
+        launch, lines = watch(run, "ray::ImplicitFunc")
         store = Store(directory / sweep.name)
         work = {stage["stage"]: stage["seconds"] for stage in store.facts()["stages"] if stage["stage"] != "train"}
-        # Noted to the second only, as it is told on the terminal.
-        work["report"] = next(_seconds(line) for line in launch.told if line.startswith("report: ") and " in " in line)
+        begin, end = span(lines, "report: ")
+        work["report"] = end - begin
         (cache,) = store.activations.iterdir()
-        bare = watch([sys.executable, str(Path(__file__).with_name("bare_slots.py")), str(definition), str(cache)], "multiprocessing.spawn")
+        bare_slots = [sys.executable, str(Path(__file__).with_name("bare_slots.py")), str(definition), str(cache)]
+        bare, _ = watch(bare_slots, "multiprocessing.spawn")
         return Round(launch, bare, work)
     finally:
         shutil.rmtree(directory)
-
-
-def _seconds(line: str) -> float:
-    minutes, seconds = line.rpartition(" in ")[2].split(":")
-    return 60.0 * int(minutes) + float(seconds)
 
 
 def sweep_of(tokens: int, targets: list[int]) -> Sweep:
@@ -141,11 +138,14 @@ def sweep_of(tokens: int, targets: list[int]) -> Sweep:
     return Sweep.model_validate({name: value for name, value in fields.items() if name not in ("model", "data")})
 
 
-def watch(command: Sequence[str], slot: str) -> Program:
+def watch(command: Sequence[str], slot: str) -> tuple[Program, list[tuple[float, str]]]:
     """Run a program that tells, on standard error and in lines with `train: `, when its training begins and ends.
 
     Args:
         slot: in the command line of the processes that train.
+
+    Returns:
+        What it took, and the lines it told, each with its time.
 
     Raises:
         RuntimeError: it failed.
@@ -167,24 +167,24 @@ def watch(command: Sequence[str], slot: str) -> Program:
     sampling.join()
     if code:
         raise RuntimeError(f"{command[1]} must come to its end, but got exit code {code}:\n{''.join(line for _, line in lines)[-3000:]}")
-    marks = [at for at, line in lines if line.startswith("train: ")]
-    begin, end = marks[0], marks[-1]
+    begin, end = span(lines, "train: ")
     n_slots = provenance.n_cores()
 
+    times, seconds_trained = zip(*samples, strict=True)
+
     def trained_at(at: float) -> float:
-        earlier, later = ([sample for sample in samples if (sample[0] <= at) is side] for side in (True, False))
-        (a, before), (b, after) = earlier[-1], later[0]
-        return before + (at - a) / (b - a) * (after - before)
+        return float(np.interp(at, times, seconds_trained))
 
     first, last = (begin + part * (end - begin) for part in MIDDLE)
     middle = trained_at(last) - trained_at(first)
-    return Program(
-        seconds=seconds,
-        stage=end - begin,
-        trained=(trained_at(end) - trained_at(begin)) / n_slots,
-        busy=middle / (last - first) / n_slots,
-        told=tuple(line.strip() for _, line in lines),
-    )
+    trained = (trained_at(end) - trained_at(begin)) / n_slots
+    return Program(seconds, end - begin, trained, busy=middle / (last - first) / n_slots), lines
+
+
+def span(lines: Sequence[tuple[float, str]], stage: str) -> tuple[float, float]:
+    """When a stage was first and last told of."""
+    at = [at for at, line in lines if line.startswith(stage)]
+    return at[0], at[-1]
 
 
 def _sample(program: int, slot: str, samples: list[tuple[float, float]], ended: threading.Event) -> None:

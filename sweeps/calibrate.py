@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_core.activations.model_work import ModelWork, model_work
+from sae_core.activations.source import ActivationSource
 from sae_core.config import SOURCES
 from sae_core.errors import ConfigError
 from sweeps import provenance
@@ -56,11 +57,9 @@ def calibrate(note: Callable[[str], None]) -> Calibration:
     with tempfile.TemporaryDirectory() as scratch:
         results = Path(scratch)
         config: Any = locate(tiny.runs()[0].activations, results / ".activations")
-        source = SOURCES[config.source](config)
-        cache = results / "prepared"
-        first = _seconds(lambda: (source.check(), source.prepare(cache)))
-        second = _seconds(lambda: source.prepare(results / "again"))  # nothing is left to import and to check
-        prepare = max(0.0, first - second), second / (config.train_tokens + config.eval_tokens)
+        source, cache = SOURCES[config.source](config), results / "prepared"
+        whole = SOURCES[config.source](locate(Sweep.from_yaml("demo", []).runs()[0].activations, results / ".activations"))
+        prepare = _prepare_cost(source, whole, cache)
         note(f"Measuring training steps of every architecture, in {n_slots} processes ...")
         slots = _in_slots(n_slots, config.model_dump(mode="json"), cache)
         work = Calibration(
@@ -75,6 +74,22 @@ def calibrate(note: Callable[[str], None]) -> Calibration:
         predicted = plan(tiny, results, n_slots, work).forecast
         assert predicted is not None, "there is a calibration"
         return work.model_copy(update={"stages": _stages(_run(tiny, results), predicted)})
+
+
+def _prepare_cost(few: ActivationSource, many: ActivationSource, cache: Path) -> tuple[float, float]:
+    """Seconds of checking a model and opening its text, and of tokenising a token.
+
+    Args:
+        few, many: the same model and text, with two numbers of tokens.
+        cache: where those of `few` are kept.
+    """
+    first = _seconds(lambda: (few.check(), few.prepare(cache)))
+    with tempfile.TemporaryDirectory() as again:  # nothing is left to import and to check
+        of_few = _seconds(lambda: few.prepare(Path(again) / "few"))
+        of_many = _seconds(lambda: many.prepare(Path(again) / "many"))
+    n_few, n_many = (source.config.train_tokens + source.config.eval_tokens for source in (few, many))
+    tokenise = max(0.0, of_many - of_few) / (n_many - n_few)
+    return max(0.0, first - n_few * tokenise), tokenise
 
 
 def _in_slots(n_slots: int, activations: dict[str, Any], cache: Path) -> list[SlotMeasurements]:
@@ -100,7 +115,7 @@ def _model_cost(slots: Sequence[ModelSeconds], prepare: tuple[float, float], wor
     """The parts of what was measured: what is left of an evaluation beside its matrix products is put down to logits.
 
     Args:
-        prepare: seconds of checking, and of tokenising a token.
+        prepare: what `_prepare_cost` returns.
     """
     load, harvest, evaluate, sae, rounding = (statistics.median(getattr(slot, name) for slot in slots) for name in ModelSeconds.__slots__)
     product = harvest / (work.n_below * work.block)

@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import psutil
 import pytest
+import ray
 from long_sweep import sweep_of
 from small_sweep import result_of, results_of, times_written
 
@@ -52,6 +53,26 @@ def test_a_deleted_record_and_a_longer_grid(undisturbed, results, monkeypatch):
     assert {path: after[path] for path in unchanged} == unchanged
     assert [path.parent.name for path in runs.glob("batchtopk-*/record.json")] == [path.name for path in runs.glob("batchtopk-*")]
     assert len(results_of(undisturbed.directory)) == 6
+
+
+def test_ray_runs_without_monitors(cluster):
+    commands = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert any("raylet" in command for command in commands)
+    assert not any("monitor.py" in command for command in commands)
+
+
+def test_a_worker_rests_until_it_is_woken(undisturbed, results):
+    run = sweep_of("undisturbed").runs()[0]
+    (cache,) = (results / ".activations").iterdir()
+    pool = WorkerPool(run.activations, cache, threads=1, kernels="fast", resources={"num_cpus": 0})
+    pool.grow(1)
+    assert pool.memory_bytes() > 0
+    pool.rest()
+    asked = pool.workers[0].memory_bytes.remote()
+    assert ray.wait([asked], timeout=1)[0] == []
+    pool.wake()
+    assert ray.wait([asked], timeout=30)[0] == [asked]
+    pool.close()
 
 
 def test_a_worker_that_dies_is_started_again(undisturbed, results):

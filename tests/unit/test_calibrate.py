@@ -1,4 +1,5 @@
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from machine_costs import calibration
@@ -8,7 +9,7 @@ from sae_core.activations.model_work import ModelWork
 from sae_core.config import ARCHITECTURES
 from sae_core.errors import ConfigError
 from sweeps import calibrate as module
-from sweeps.calibrate import TINY_SWEEP, _model_cost, _run, _stages, _step_costs, calibrate
+from sweeps.calibrate import TINY_SWEEP, _model_cost, _prepare_cost, _run, _stages, _step_costs, calibrate
 from sweeps.calibration import Calibration, StageCost
 from sweeps.definition import Sweep
 from sweeps.forecast import Forecast
@@ -33,6 +34,22 @@ def test_the_parts_of_a_language_models_time():
     assert cost.logit == pytest.approx(1e-5)
 
 
+def test_what_is_the_same_for_any_text_is_not_put_down_to_tokens(tmp_path, monkeypatch):
+    clock = 0.0
+
+    def source(tokens):
+        def take(seconds):
+            nonlocal clock
+            clock += seconds
+
+        config = SimpleNamespace(train_tokens=tokens, eval_tokens=100)
+        return SimpleNamespace(config=config, check=lambda: take(5.0), prepare=lambda cache: take(2.0 + 1e-3 * (tokens + 100)))
+
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock)
+    check, tokenise = _prepare_cost(source(900), source(4900), tmp_path)
+    assert (check, tokenise) == (pytest.approx(7.0), pytest.approx(1e-3))
+
+
 def test_steps_of_all_slots_are_fitted_together():
     costs = _step_costs([measured(0.01), measured(0.03)])
     assert costs.keys() == set(ARCHITECTURES)
@@ -49,7 +66,7 @@ def test_stages_are_what_is_left_beside_the_work():
 
 def test_a_machine(tmp_path, monkeypatch):
     def small(config, cache):
-        return language_model_config(tmp_path)
+        return language_model_config(tmp_path, train_tokens=config.train_tokens // 200)
 
     monkeypatch.setattr(module, "locate", small)
     monkeypatch.setattr("sweeps.plan.locate", small)
