@@ -25,6 +25,8 @@ from sweeps.cluster import Cluster
 
 RESTARTS = 2
 """Times a worker whose process or node died is started again; its job is then done anew."""
+WAKING_SECONDS = 5.0
+"""Most that a worker is waited for to notice that its rest is over: it takes milliseconds."""
 KEPT_MEMORY_SHARE = 0.15
 """Part of the machine's memory that idle workers may keep while trials, which plan with 0.7 of it, run."""
 
@@ -181,6 +183,8 @@ class WorkerPool:
         self.workers: list[Any] = []
         self._rest: IO[bytes] | None = None
         """A locked file, while the workers rest."""
+        self._resting: list[Any] = []
+        """Their calls."""
 
     def grow(self, n_workers: int) -> None:
         """Have at least so many workers."""
@@ -203,14 +207,15 @@ class WorkerPool:
         """Let the workers, which must be on this machine, rest until `wake`. Calls before that would wait for it."""
         self._rest = tempfile.NamedTemporaryFile(prefix="rest-")  # noqa: SIM115  `wake` closes it
         fcntl.flock(self._rest, fcntl.LOCK_EX)
-        for worker in self.workers:
-            worker.rest.remote(self._rest.name)
+        self._resting = [worker.rest.remote(self._rest.name) for worker in self.workers]
 
     def wake(self) -> None:
         """End the rest of the workers, if they have one."""
         if self._rest is not None:
             self._rest.close()
             self._rest = None
+            # Ray tells the user of a call that did not end because its worker was.
+            ray.wait(self._resting, num_returns=len(self._resting), timeout=WAKING_SECONDS)
 
     def memory_bytes(self) -> int:
         """Memory of all workers together."""

@@ -55,7 +55,7 @@ def ray(monkeypatch):
         return ref if isinstance(ref, list) else ref[1] ** 2
 
     monkeypatch.setattr(workers.ray, "remote", lambda cls: SimpleNamespace(options=options))
-    monkeypatch.setattr(workers.ray, "wait", lambda refs, num_returns: (refs[-1:], refs[:-1]))
+    monkeypatch.setattr(workers.ray, "wait", lambda refs, num_returns, timeout=None: (refs[-1:], refs[:-1]))
     monkeypatch.setattr(workers.ray, "get", get)
     monkeypatch.setattr(workers.ray, "kill", lambda worker: setattr(worker, "killed", True))
     monkeypatch.setattr(workers.ray, "get_gpu_ids", list)
