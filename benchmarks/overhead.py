@@ -10,8 +10,8 @@ progress. What Python and PyTorch take to be imported, the bare program needs to
 Seconds of two programs that train for minutes differ by more than what is looked for here, because machines are shared. So the processor
 time of the threads that train is read from /proc: what a slot's time is more than that, it does not train. In the middle of the training
 stage this gives the part of the overhead that grows with training; over the whole of both programs the part that is the same for every
-sweep. What a training thread itself spends on reports is not seen: 3 ms of 2 s. A very small sweep comes first and is not counted: it
-compiles what is not compiled yet.
+sweep. What a training thread itself spends on reports and records is not seen: 3 ms of 5 s, and 10 ms an SAE. A very small sweep comes
+first and is not counted: it compiles what is not compiled yet.
 """
 
 import os
