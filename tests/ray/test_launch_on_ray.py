@@ -90,8 +90,9 @@ def test_a_worker_that_dies_is_started_again(undisturbed, results):
         answers.append(sums)
         if len(answers) == 1:
             for process in psutil.Process().children(recursive=True):
-                if "SourceWorker" in " ".join(process.cmdline()):
-                    process.kill()
+                with suppress(psutil.Error):
+                    if "SourceWorker" in " ".join(process.cmdline()):
+                        process.kill()
 
     pool = WorkerPool(run.activations, cache, threads=1, kernels="fast", resources={"num_cpus": 1})
     pool.grow(1)
