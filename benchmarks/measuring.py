@@ -81,7 +81,7 @@ def activations_of(run: RunConfig, results: Path) -> tuple[Any, Path]:
     return source, cache_directory(caches, source.fingerprint())
 
 
-def run_sweep(*arguments: str) -> tuple[float, str]:
+def run_sweep(*arguments: str) -> float:
     """Wall time of `sae-sweep run` with these arguments, from its start to its end, and what it told.
 
     Raises:
@@ -93,7 +93,7 @@ def run_sweep(*arguments: str) -> tuple[float, str]:
     seconds = time.perf_counter() - started
     if done.returncode:
         raise RuntimeError(f"the sweep must come to its end, but got exit code {done.returncode}:\n{done.stderr[-3000:]}")
-    return seconds, done.stderr
+    return seconds
 
 
 def console() -> Console:

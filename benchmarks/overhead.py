@@ -15,7 +15,6 @@ first and is not counted: it compiles what is not compiled yet.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import Spread, console, parser, write_result
+from measuring import Spread, activations_of, console, parser, write_result
 
 from sweeps import provenance
 from sweeps.cluster import WORKER_ENVIRONMENT
@@ -110,8 +109,8 @@ def main() -> None:
 
 
 def measure(tokens: int, targets: list[int]) -> Round:
-    directory = Path(tempfile.mkdtemp(prefix="overhead-"))
-    try:
+    with tempfile.TemporaryDirectory(prefix="overhead-") as scratch:
+        directory = Path(scratch)
         sweep = sweep_of(tokens, targets)
         definition = directory / "definition.yaml"
         definition.write_text(sweep.to_yaml(), encoding="utf-8")
@@ -121,12 +120,10 @@ def measure(tokens: int, targets: list[int]) -> Round:
         work = {stage["stage"]: stage["seconds"] for stage in store.facts()["stages"] if stage["stage"] != "train"}
         begin, end = span(lines, "report: ")
         work["report"] = end - begin
-        (cache,) = store.activations.iterdir()
+        _, cache = activations_of(sweep.runs()[0], directory)
         bare_slots = [sys.executable, str(Path(__file__).with_name("bare_slots.py")), str(definition), str(cache)]
         bare, _ = watch(bare_slots, "multiprocessing.spawn")
         return Round(launch, bare, work)
-    finally:
-        shutil.rmtree(directory)
 
 
 def sweep_of(tokens: int, targets: list[int]) -> Sweep:

@@ -62,7 +62,7 @@ def main() -> None:
         seconds: dict[str, list[float]] = {}
         scaled: dict[str, list[float]] = {}
         for round_ in range(options.rounds):
-            ours, _ = run_sweep(options.definition, *settings, "--results", str(Path(scratch) / f"results-{round_}"))
+            ours = run_sweep(options.definition, *settings, "--results", str(Path(scratch) / f"results-{round_}"))
             seconds.setdefault("ours", []).append(ours)
             screen.print(f"ours: {seconds['ours'][-1]:.0f} s")
             for name, autocast in SETTINGS.items() if peer else ():

@@ -19,10 +19,10 @@ import torch
 from ray import get_gpu_ids, tune
 
 from sae_core.activations.shards import read_manifest
-from sae_core.activations.source import ActivationSource
+from sae_core.activations.source import ActivationSource, source_of
 from sae_core.activations.stream import Stream
 from sae_core.checkpoint import RunFiles
-from sae_core.config import SOURCES, RunConfig
+from sae_core.config import RunConfig
 from sae_core.evaluation import evaluate, evaluated
 from sae_core.records import RunRecord
 from sae_core.sae import SparseAutoencoder
@@ -116,9 +116,7 @@ def _evaluate(trial: TrialConfig, runs: Sequence[RunConfig], device: str) -> Non
 @lru_cache(maxsize=1)
 def _source(config: str, device: str) -> ActivationSource:
     """The source of a config in JSON. Processes are used again for the next trial, and then the language model is loaded already."""
-    fields = json.loads(config)
-    source = SOURCES[fields["source"]]
-    return source(source.Config.model_validate(fields), device=device)
+    return source_of(json.loads(config), device)
 
 
 class _Reporter:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, get_args
 
 import torch
 
-from sae_core.activations.source import EvalChunk
-from sae_core.config import ARCHITECTURES, SOURCES, RunConfig, TrainConfig
+from sae_core.activations.source import EvalChunk, source_of
+from sae_core.config import ARCHITECTURES, RunConfig, TrainConfig
 from sae_core.evaluation import evaluate_chunk
 from sae_core.sae import SparseAutoencoder
 from sae_core.sparse.kernels import rounding_is_faster
@@ -158,8 +158,7 @@ def smoothed(seconds: Sequence[float]) -> list[float]:
 
 
 def _measure_model(activations: dict[str, Any], cache: Path) -> ModelSeconds:
-    source_class = SOURCES[activations["source"]]
-    source = source_class(source_class.Config.model_validate(activations))
+    source = source_of(activations)
     first = _seconds(lambda: source.shard(cache, 0))
     n_tokens = len(source.shard(cache, 0))
     harvest = _seconds(lambda: source.shard(cache, 0))

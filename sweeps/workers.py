@@ -16,8 +16,8 @@ from typing import IO, Any
 import ray
 from ray.exceptions import RayTaskError
 
-from sae_core.activations.source import ActivationSource
-from sae_core.config import SOURCES, ActivationsConfig
+from sae_core.activations.source import source_of
+from sae_core.config import ActivationsConfig
 from sae_core.errors import ConfigError
 from sae_core.sparse.kernels import Choice, use_kernels
 from sweeps import provenance
@@ -46,7 +46,7 @@ class SourceWorker:
         use_kernels(kernels)
         # Ray leaves every GPU visible to an actor that asked for none.
         self.device = "cuda:0" if ray.get_gpu_ids() else "cpu"
-        self.source = self._source(config)
+        self.source = source_of(config, self.device)
         self.cache = Path(cache)
 
     def load(self) -> None:
@@ -63,7 +63,7 @@ class SourceWorker:
         Raises:
             ConfigError: with every problem found, one a line.
         """
-        made = [(self.source if Path(cache) == self.cache else self._source(config), Path(cache)) for config, cache in sources]
+        made = [(self.source if Path(cache) == self.cache else source_of(config, self.device), Path(cache)) for config, cache in sources]
         problems: list[str] = []
         for source, _ in made:
             try:
@@ -74,10 +74,6 @@ class SourceWorker:
             raise ConfigError("\n".join(dict.fromkeys(problems)))
         for source, path in made:
             source.prepare(path)
-
-    def _source(self, config: dict[str, Any]) -> ActivationSource:
-        source = SOURCES[config["source"]]
-        return source(source.Config.model_validate(config), device=self.device)
 
     def rest(self, lock: str) -> None:
         """Wait for the launcher to give the file `lock` free, or to end.
@@ -130,7 +126,7 @@ class WorkerPools:
     machine, without GPUs, if it needs little memory. Else it ends with the stage, and the next one starts another.
     """
 
-    def __init__(self, cluster: Cluster, kernels: Choice = "fast") -> None:
+    def __init__(self, cluster: Cluster, kernels: Choice) -> None:
         self.cluster, self.kernels = cluster, kernels
         self.pools: dict[Path, WorkerPool] = {}
 

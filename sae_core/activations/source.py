@@ -5,7 +5,7 @@ Shape letters: N tokens (special tokens excluded), P predicted positions, F feat
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_core.config import ActivationsConfig
+from sae_core.config import SOURCES, ActivationsConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,3 +148,9 @@ class ActivationSource(ABC):
     def export_metadata(self) -> dict[str, object]:
         """What an exported SAE says about where it belongs: SAELens' metadata keys (`model_name`, `hook_name`, ...)."""
         return {}
+
+
+def source_of(config: Mapping[str, Any], device: str = "cpu") -> ActivationSource:
+    """The source of an ActivationsConfig in JSON form, as other processes are given it."""
+    source = SOURCES[config["source"]]
+    return source(source.Config.model_validate(config), device=device)

@@ -69,7 +69,8 @@ def pool_of(tmp_path, n_workers):
 
 
 def pools_of(keeps_workers, n_slots=2):
-    return WorkerPools(SimpleNamespace(n_slots=n_slots, cpus=1, keeps_workers=keeps_workers, actor={"num_cpus": 1, "num_gpus": 1.0}))
+    cluster = SimpleNamespace(n_slots=n_slots, cpus=1, keeps_workers=keeps_workers, actor={"num_cpus": 1, "num_gpus": 1.0})
+    return WorkerPools(cluster, "fast")
 
 
 def test_each_worker_takes_the_next_job_when_it_is_free(tmp_path, ray):
