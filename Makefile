@@ -9,11 +9,15 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 PEERS := benchmarks/.peers
 PEERS_PYTHON ?= $(PEERS)/bin/python
 BENCHMARKS := steps growth sweep harvest evaluation overhead one_more
+# Two measure stages of a finished sweep: that of the third.
+OPTIONS_sweep := --keep results/bench
+OPTIONS_harvest := --results results/bench/demo
+OPTIONS_evaluation := --results results/bench/demo
 
 .PHONY: demo test check golden bench bench-peers clean
 
 demo: $(INSTALLED)
-	$(BIN)/sae-sweep run demo --results results/local
+	$(BIN)/sae-sweep run demo
 
 test: $(INSTALLED_DEV)
 	$(BIN)/pytest
@@ -27,7 +31,7 @@ golden: $(INSTALLED_DEV)  ## rewrite the golden losses; say why in CHANGELOG.md
 	$(BIN)/python -m tests.golden.record
 
 bench: $(INSTALLED)  ## every speed benchmark, under 20 minutes on 2 cores; beside SAELens where `make bench-peers` installed it
-	set -e; for name in $(BENCHMARKS); do echo "== $$name"; PEERS_PYTHON=$(PEERS_PYTHON) $(BIN)/python benchmarks/$$name.py; done
+	set -e; $(foreach name,$(BENCHMARKS),echo "== $(name)"; PEERS_PYTHON=$(PEERS_PYTHON) $(BIN)/python benchmarks/$(name).py $(OPTIONS_$(name));)
 
 bench-peers: $(PEERS)/.installed
 

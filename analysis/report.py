@@ -207,7 +207,7 @@ def _run_row(row: "pd.Series[Any]", front: set[str], shown: Iterable[str]) -> Ru
         setting=style.setting(row),
         coefficient=style.number(coefficient),
         seed=str(row["seed"]),
-        lr=f"{row['lr']:.3g}" if pd.notna(row["lr"]) else style.number(None),
+        lr=_lr(row),
         on_front=row["run_id"] in front,
         metrics=tuple(style.metric(name, row[name]) for name in shown),
         train_time=style.duration(row["train_seconds"]) if pd.notna(row["train_seconds"]) else style.number(None),
@@ -227,18 +227,26 @@ def _unfinished_row(row: "pd.Series[Any]") -> dict[str, str]:
         "architecture": style.label(str(row["architecture"])),
         "setting": style.setting(row),
         "seed": str(row["seed"]),
+        "lr": _lr(row),
         "status": row["status"],
         "reason": reasons[row["status"]],
     }
 
 
+def _lr(row: "pd.Series[Any]") -> str:
+    return f"{row['lr']:.3g}" if pd.notna(row["lr"]) else style.number(None)
+
+
 def _notes(finished: pd.DataFrame) -> list[str]:
     """What a reader of the fronts should know about them."""
     notes = []
-    if finished["seed"].nunique() < 2:
+    n_seeds, seeds_of_settings = finished["seed"].nunique(), finished.groupby("setting_hash").size()
+    if n_seeds < 2:
         notes.append("One seed: how much these values vary from seed to seed is not known. Intervals need at least 2 seeds.")
     else:
-        notes.append(f"{finished['seed'].nunique()} seeds: values are means over seeds, ranges go from the smallest to the largest.")
+        notes.append(f"{n_seeds} seeds: values are means over seeds, ranges go from the smallest to the largest.")
+        if lacking := int((seeds_of_settings < n_seeds).sum()):
+            notes.append(f"{lacking} of {len(seeds_of_settings)} settings have finished with fewer seeds; their means are over those.")
     rates = finished.groupby("architecture")["lr"].nunique()
     if (rates > 1).any():
         named = ", ".join(style.label(name) for name in style.looks(rates.index[rates > 1]))

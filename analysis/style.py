@@ -23,6 +23,9 @@ GRID = "#d9d9d9"
 TERMINAL_WIDTH = 100
 """Columns that text for the terminal takes at most."""
 
+LONGEST_AXIS_LABEL = 45
+"""Characters that fit beside the axis of the lowest figure."""
+
 FONT_SIZE = 9.5
 RC: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -98,10 +101,11 @@ def setting(row: "Mapping[str, Any] | pd.Series[Any]", *, with_lr: bool = False)
 
 
 def axis_label(spec: MetricSpec | None, name: str) -> str:
-    """A metric's label with its unit, or the column's name where no record described it."""
+    """A metric's label with its unit, in two lines where one is too long; the column's name where no record described it."""
     if spec is None:
         return name
-    return f"{spec.label} ({spec.unit})" if spec.unit else spec.label
+    text = f"{spec.label} ({spec.unit})" if spec.unit else spec.label
+    return text if len(text) <= LONGEST_AXIS_LABEL else text.replace(" (", "\n(", 1)
 
 
 def number(value: float | None) -> str:

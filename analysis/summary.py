@@ -105,8 +105,8 @@ def frontier_lines(table: pd.DataFrame) -> list[str]:
 def _front_lines(runs: pd.DataFrame) -> list[str]:
     settings = settings_with_front(runs)
     front = settings[settings["on_front"]]
-    n_seeds = runs["seed"].nunique()
-    seeds = f"means over {n_seeds} seeds" if n_seeds > 1 else "1 seed"
+    fewest, most = (of(front["n_seeds"], default=1) for of in (min, max))
+    seeds = f"means over {most if fewest == most else f'{fewest} to {most}'} seeds" if most > 1 else "1 seed"
     lr_width = 8 if settings.groupby("architecture")["lr"].nunique().max() > 1 else 0
     lines = [
         f"Pareto frontier of L0 against FVU: {len(front)} of {len(settings)} settings, {seeds}",

@@ -2,10 +2,11 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from analysis.stored import StoredRun
+from sae_core.records import flat
 
 _IN_OTHER_COLUMNS = {"seed", "train.lr", "sae.architecture", "sae.target_l0"}
 """Fields that the table has a column for."""
@@ -22,7 +23,7 @@ def variants(runs: Sequence[StoredRun], comparisons: Sequence[str]) -> list[str]
     Returns:
         One text a run, e.g. "bandwidth=0.5, batch_size=4096". Fields that a run's version of the config did not have are left out.
     """
-    fields = [_flat(run.config) for run in runs]
+    fields = [flat(run.config) for run in runs]
     groups: dict[tuple[Any, str], list[int]] = defaultdict(list)
     for place, (run, comparison) in enumerate(zip(runs, comparisons, strict=True)):
         groups[run.record.architecture if run.record else run.planned.get("architecture"), comparison].append(place)
@@ -53,13 +54,6 @@ def _distinct(configs: Sequence[_Fields], name: str) -> set[str]:
 
 def _parameter(run: StoredRun) -> str:
     return f"sae.{run.record.sparsity_parameter if run.record else run.planned.get('sparsity_parameter')}"
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> _Fields:
-    flat: _Fields = {}
-    for name, value in nested.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _text(value: Any) -> str:

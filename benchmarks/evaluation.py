@@ -1,6 +1,6 @@
 """Evaluating the SAEs of a sweep together, against each alone with its own baselines, on one thread.
 
-    python benchmarks/evaluation.py --results results/local/demo     # a finished sweep; its SAEs and its held-out text
+    python benchmarks/evaluation.py --results results/demo     # a finished sweep; its SAEs and its held-out text
 
 Three ways, alternating, each on the same chunk of held-out text:
 - together: what a sweep does. Clean run and ablations once, then every SAE.
@@ -32,7 +32,7 @@ Values = dict[str, dict[str, float | None]]
 def main() -> None:
     options = parser(__doc__)
     options.set_defaults(threads=1)
-    options.add_argument("--results", type=Path, default=Path("results/local/demo"), help="directory of a finished sweep")
+    options.add_argument("--results", type=Path, default=Path("results/demo"), help="directory of a finished sweep")
     options.add_argument("--rounds", type=int, default=3, help="chunks of held-out text, each measured in all ways")
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)

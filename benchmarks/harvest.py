@@ -1,6 +1,6 @@
 """Harvesting activations, against the model's own forward pass over the same tokens, on one thread.
 
-    python benchmarks/harvest.py --results results/local/demo     # a finished sweep; its model and its training tokens
+    python benchmarks/harvest.py --results results/demo     # a finished sweep; its model and its training tokens
 
 Four ways, alternating, each on the tokens of the same shard:
 - harvest: what a sweep does. `source.shard` (run, select, shuffle) and `write_shard` (statistics, file).
@@ -34,7 +34,7 @@ from sweeps.definition import Sweep
 def main() -> None:
     options = parser(__doc__)
     options.set_defaults(threads=1)
-    options.add_argument("--results", type=Path, default=Path("results/local/demo"), help="directory of a finished sweep")
+    options.add_argument("--results", type=Path, default=Path("results/demo"), help="directory of a finished sweep")
     options.add_argument("--rounds", type=int, default=5, help="shards, each measured in all ways")
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)

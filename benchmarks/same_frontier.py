@@ -1,6 +1,6 @@
 """Whether the fast paths move the frontier: the same runs with other arithmetic, paired by seed.
 
-    python benchmarks/same_frontier.py --results results/local      # after `make demo`, whose activations it reads; 6 minutes on one core
+    python benchmarks/same_frontier.py --results results      # after `make demo`, whose activations it reads; 6 minutes on one core
 
 Every architecture at every target and seed is trained on the same batches three times: with the fast kernels under bfloat16 autocast,
 as the demo is; with the reference kernels (plain PyTorch) under bfloat16 autocast; and with the reference kernels in float32. Told is, for
@@ -34,7 +34,7 @@ BASE = "reference, float32"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("results/local"))
+    parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--definition", default="demo")
     parser.add_argument("--set", action="append", default=[], help="settings of the definition, as for `sae-sweep run`")
     parser.add_argument("--targets", nargs="+", type=int, default=[16, 64])

@@ -14,6 +14,7 @@ told. It fills its buffer of activations again every 32 steps, which so few step
 both of theirs.
 """
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,7 @@ def main() -> None:
     made.add_argument("--fraction", type=float, default=0.05, help="of the tokens, for SAELens")
     made.add_argument("--batch-size", type=int, default=2048, help="SAELens' tokens per step")
     made.add_argument("--rounds", type=int, default=1)
+    made.add_argument("--keep", type=Path, metavar="DIR", help="where to leave the results of our last sweep, in place of what is there")
     options = made.parse_args()
     screen, peer = console(), peers_python()
     runs = Sweep.from_yaml(options.definition, options.set).runs()
@@ -62,7 +64,8 @@ def main() -> None:
         seconds: dict[str, list[float]] = {}
         scaled: dict[str, list[float]] = {}
         for round_ in range(options.rounds):
-            ours = run_sweep(options.definition, *settings, "--results", str(Path(scratch) / f"results-{round_}"))
+            directory = Path(scratch) / f"results-{round_}"
+            ours = run_sweep(options.definition, *settings, "--results", str(directory))
             seconds.setdefault("ours", []).append(ours)
             screen.print(f"ours: {seconds['ours'][-1]:.0f} s")
             for name, autocast in SETTINGS.items() if peer else ():
@@ -72,6 +75,9 @@ def main() -> None:
                 seconds.setdefault(name, []).append(moments[-1])
                 scaled.setdefault(name, []).append(for_all_steps(moments, runs[0].activations.train_tokens // options.batch_size))
                 screen.print(f"SAELens {name}: {moments[-1]:.0f} s for {options.fraction:g} of the tokens")
+        if options.keep:
+            shutil.rmtree(options.keep, ignore_errors=True)
+            shutil.move(directory, options.keep)
     results = told(runs, seconds, scaled, options.fraction)
     screen.print(table(results))
     screen.print(f"written: {write_result(options.out, 'sweep', results, peer=versions)}")

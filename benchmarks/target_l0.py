@@ -1,6 +1,6 @@
 """Ways to reach a wanted L0, side by side on the demo: a controller during training, and short probe runs with interpolation.
 
-    python benchmarks/target_l0.py --results results/local          # after `make demo`, whose activations it reads
+    python benchmarks/target_l0.py --results results          # after `make demo`, whose activations it reads
 
 For every architecture with a sparsity coefficient and every target, four runs:
 - controller: what `target_l0` does, one run.
@@ -33,7 +33,7 @@ HELDOUT_FRACTION = 0.1
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("results/local"))
+    parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--definition", default="demo")
     parser.add_argument("--set", action="append", default=[], help="settings of the definition, as for `sae-sweep run`")
     parser.add_argument("--architectures", nargs="+", default=["standard", "gated", "jumprelu"])

@@ -1,6 +1,6 @@
 """A sweep from Python: two architectures on the embedded model of Python code, small enough for a minute or two on two cores.
 
-Run it again and nothing is trained: the records under results/local/from-python are there. Add a level, and only that is.
+Run it again and nothing is trained: the records under results/from-python are there. Add a level, and only that is.
 """
 
 from rich import print
@@ -16,7 +16,7 @@ sweep = Sweep(
     train={"lr": 4e-3, "batch_size": 1024},
     architectures={"topk": {"k": [16, 32]}, "standard": {"l1_coefficient": [0.5, 2.0]}},
 )
-done = launch(sweep, results="results/local")
+done = launch(sweep)
 table = load_table(done.directory)
 print(table.loc[pareto_front(table, "l0", "fvu"), ["architecture", "sparsity_value", "l0", "fvu", "delta_ce"]])
 print(f"{done.finished} runs finished, {len(done.failed)} failed. Report: {done.directory / 'report' / 'report.html'}")

@@ -39,7 +39,7 @@ metrics, n_tokens = combine([evaluate_chunk(EvalChunk(held_out), {run.run_id: sa
 values = metrics[run.run_id]
 print(f"{n_tokens} held-out tokens: L0 {values['l0']:.2f}, FVU {values['fvu']:.4f}, dead {values['dead_fraction']:.1%}")
 
-directory = Path("results/local/one-sae")
+directory = Path("results/one-sae")
 sae.save_pretrained(directory, {"hook_name": "my tensor"})
 loaded = SparseAutoencoder.from_pretrained(directory)
 print(f"Saved to {directory}. The loaded SAE gives the same x_hat: {torch.equal(loaded(held_out), sae(held_out))}")

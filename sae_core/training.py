@@ -5,6 +5,7 @@ alone: not of the group it was in, nor of interruptions. A run whose gradients s
 reason; the others go on.
 """
 
+import math
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -76,6 +77,8 @@ class Learner:
     controller: L0Controller | None = None
     """Present where the coefficient is adjusted to reach a target L0."""
     step: int = 0
+    none_dead_before: int = 0
+    """Step before which no latent can be dead, by what was known when `_any_dead` last looked."""
     seconds: float = 0.0
     history: list[dict[str, float | None]] = field(default_factory=list)
     error: dict[str, str] | None = None
@@ -107,8 +110,7 @@ class Learner:
         scale = sparsity_scale(self.step, n_steps, config) * (self.controller.factor if self.controller else 1.0)
         dead = self.tokens_since_active >= config.dead_after_tokens
         with torch.autocast(x.device.type, torch.bfloat16, enabled=config.autocast == "bfloat16"):
-            any_dead = self._may_have_dead() and bool(dead.any())
-            loss = self.sae.loss(x, LossContext(scale, dead if any_dead else None, self.step / n_steps))
+            loss = self.sae.loss(x, LossContext(scale, dead if self._any_dead() else None, self.step / n_steps))
         loss.total.backward()
         self.sum_of_norms += self.optimizer.step(lr, config.max_grad_norm)
         self.tokens_since_active += x.shape[0]
@@ -129,9 +131,13 @@ class Learner:
             resample(self.sae, self.optimizer, dead, x, seed=seed_of("resampling", self.run.seed, self.step))
             self.tokens_since_active[dead] = 0
 
-    def _may_have_dead(self) -> bool:
-        """Whether enough tokens have passed for any latent to be dead; known without looking at the device."""
-        return self.step * self.run.train.batch_size >= self.run.train.dead_after_tokens
+    def _any_dead(self) -> bool:
+        """Whether any latent is dead. Looks, which waits for the device, only when the one inactive for longest may be by now."""
+        if self.step < self.none_dead_before:
+            return False
+        missing = self.run.train.dead_after_tokens - int(self.tokens_since_active.amax())
+        self.none_dead_before = self.step + math.ceil(missing / self.run.train.batch_size)
+        return missing <= 0
 
     def _record(self, loss: LossTerms, lr: float, scale: float | Tensor, dead_latents: int) -> None:
         if not bool(self.sum_of_norms.isfinite()):

@@ -2,9 +2,9 @@
 
 A lower L0 costs reconstruction, so a rule that looks at errors alone stops the sparse end of a front first. Here a run is compared, at
 each rung (a fraction of its steps), with runs of its architecture, width and data that were asked for about the same sparsity, and
-stopped only if enough of them dominate it: asked to be no denser, and better. "Enough" keeps the best 1/reduction_factor. As in ASHA
-(Li et al. 2018, arXiv:1810.05934) the rule is asynchronous: a run is judged against those that were at the rung before it, and
-nobody waits.
+stopped only if enough of them dominate it: asked to be no denser, and better. "Enough" keeps the best 1/reduction_factor. Seeds of one
+setting do not stop each other. As in ASHA (Li et al. 2018, arXiv:1810.05934) the rule is asynchronous: a run is judged against those
+that were at the rung before it, and nobody waits.
 
 What runs showed at rungs is read from their histories, which are on disk before a run asks whether to go on: a relaunch decides
 with the same knowledge.
@@ -41,6 +41,8 @@ class AtRung:
     """Run id, for messages."""
     comparable: str
     """Only runs with the same are compared."""
+    setting: str
+    """Runs with the same differ in the seed alone, and are not compared: the lucky seed would be left of each."""
     density: float
     """What it was asked for: its target L0 or k, or 1 / coefficient."""
     aims: bool
@@ -73,7 +75,8 @@ def dominating(mine: AtRung, others: Iterable[AtRung], config: EarlyStoppingConf
     Args:
         others: what the runs that were at the same rung before showed there.
     """
-    peers = [other for other in others if other.comparable == mine.comparable and mine.in_band(other, config.l0_band)]
+    alike = [other for other in others if other.comparable == mine.comparable and other.setting != mine.setting]
+    peers = [other for other in alike if mine.in_band(other, config.l0_band)]
     better = [peer for peer in peers if peer.dominates(mine)]
     kept = max(1, math.floor((len(peers) + 1) / config.reduction_factor))
     return min(better, key=lambda peer: peer.mse) if len(better) >= kept else None
@@ -100,7 +103,8 @@ def at_rung(runs: Sequence[RunConfig], histories: Sequence[Sequence[Mapping[str,
     parameter = "target_l0" if sae.target_l0 else sae.sparsity_parameter
     comparable = [sae.architecture, sae.d_sae, parameter, run.train.normalize_activations, run.activations.model_dump(mode="json")]
     aims = bool(sae.target_l0) or not sae.has_coefficient
-    return AtRung(run.run_id, json.dumps(comparable), _density(sae), aims, l0, mse)
+    setting = run.model_copy(update={"seed": 0}).run_id
+    return AtRung(run.run_id, json.dumps(comparable), setting, _density(sae), aims, l0, mse)
 
 
 def _density(sae: ArchitectureConfig) -> float:

@@ -112,7 +112,9 @@ def launch(
             _retry_failed(runs, store)
             with progress or SweepProgress() as shown:
                 interrupted = False
-                if pools is not None:
+                if pools is None:
+                    shown.note(_nothing_left(runs, store))
+                else:
                     training = TrainingStage(store, cluster, shown, sink, _facts(), checkpoint_seconds, sweep.early_stopping, kernels)
                     interrupted = not _finishes(lambda: _run_stages(todo, store, pools, shown, sink, training, study), sink)
                 until_report.close()  # alone: Ray ends a process, with exit code 1, in which one of its references goes while it stops
@@ -281,6 +283,14 @@ def _evaluate(one: Input, store: Store, pools: "WorkerPools", progress: SweepPro
         for run_id, record in trained.items():
             store.write_record(evaluated(record, values[run_id], n_tokens, eval_hash))
     return progress.end_stage(f"{len(trained)} SAEs on {n_chunks} chunks of held-out text")
+
+
+def _nothing_left(runs: Sequence[RunConfig], store: Store) -> str:
+    """Why nothing is trained; and if so, that there are only the records, as of a sweep that somebody committed."""
+    text = f"train: nothing is left, all {len(runs)} runs have their record in {store.directory}"
+    records = [store.read_record(run.run_id) for run in runs]
+    gone = sum(record is not None and record.status == "finished" and not store.sae(record.run_id).exists() for record in records)
+    return f"{text}, {gone} of them without its SAE: delete their directories under runs/ to train them again" if gone else text
 
 
 def _write_report(store: Store, progress: SweepProgress) -> None:

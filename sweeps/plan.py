@@ -1,6 +1,7 @@
 """The dry run: what a launch would do, and what it would take. Nothing is started and nothing is left on disk."""
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from sae_core.activations.language_model import CHUNK_WINDOWS, SHARD_TOKENS
 from sae_core.activations.model_work import model_work
 from sae_core.activations.shards import cache_directory, was_finished
 from sae_core.config import SOURCES, ActivationsConfig, RunConfig
+from sae_core.records import flat
 from sweeps import provenance
 from sweeps.calibration import Calibration
 from sweeps.definition import Sweep
@@ -27,7 +29,7 @@ class PlannedRun:
 
     run_id: str
     setting: str
-    """What it is, e.g. "topk k=16 seed=0"."""
+    """What it is, e.g. "jumprelu target_l0=16 lr=0.001 seed=0"."""
     state: State
     tokens: int
     """Tokens it trains on: whole batches."""
@@ -127,7 +129,17 @@ def plan(sweep: Sweep, results: Path, n_slots: int, calibration: Calibration | N
     return Plan(
         name=sweep.name,
         directory=store.directory,
-        runs=tuple(_planned(run, states[run.run_id], d_in(run), number.get(run.run_id)) for run in runs),
+        runs=tuple(
+            PlannedRun(
+                run_id=run.run_id,
+                setting=setting,
+                state=states[run.run_id],
+                tokens=run.n_steps * run.train.batch_size,
+                flops=training_flops(run, d_in(run)),
+                group=number.get(run.run_id),
+            )
+            for run, setting in zip(runs, _settings(runs), strict=True)
+        ),
         n_slots=n_slots,
         n_groups=len(groups),
         harvest_tokens=sum(config.train_tokens for config in configs.values()),
@@ -140,9 +152,21 @@ def plan(sweep: Sweep, results: Path, n_slots: int, calibration: Calibration | N
     )
 
 
-def _planned(run: RunConfig, state: State, d_in: int, group: int | None) -> PlannedRun:
-    setting = f"{run.sae.architecture} {run.sae.sparsity_parameter}={run.sae.sparsity_value:g} seed={run.seed}"
-    return PlannedRun(run.run_id, setting, state, run.n_steps * run.train.batch_size, training_flops(run, d_in), group)
+def _settings(runs: Sequence[RunConfig]) -> list[str]:
+    """What each run is: what it was asked for, and the fields in which runs of its architecture differ."""
+    fields = [flat(run.model_dump(mode="json")) for run in runs]
+    seen: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for run, values in zip(runs, fields, strict=True):
+        for name, value in values.items():
+            seen[run.sae.architecture][name].add(str(value))
+    texts = []
+    for run, values in zip(runs, fields, strict=True):
+        asked = "target_l0" if run.sae.target_l0 else run.sae.sparsity_parameter
+        told = {"sae.target_l0", f"sae.{run.sae.sparsity_parameter}", "seed"}
+        varied = [name for name, found in seen[run.sae.architecture].items() if len(found) > 1 and name not in told]
+        parts = [f"{asked}={getattr(run.sae, asked):g}", *(f"{name.rpartition('.')[2]}={values[name]}" for name in varied)]
+        texts.append(" ".join([run.sae.architecture, *parts, f"seed={run.seed}"]))
+    return texts
 
 
 def lines(plan: Plan) -> list[str]:

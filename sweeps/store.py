@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from sae_core.config import RunConfig
 from sae_core.errors import ConfigError
-from sae_core.records import RunRecord, Status, write_json, write_text
+from sae_core.records import RunRecord, Status, flat, write_json, write_text
 from sweeps import provenance
 from sweeps.definition import Sweep
 
@@ -311,16 +311,9 @@ def _entry_of(record: RunRecord) -> dict[str, Any]:
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     """The first few fields that differ, e.g. "model.name is 'demo' there and 'gpt2' here"."""
-    there, here = _flat(theirs), _flat(ours)
+    there, here = flat(theirs), flat(ours)
     differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
     return "; ".join(f"{name} is {there.get(name)!r} there and {here.get(name)!r} here" for name in differing[:3])
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in nested.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _now() -> str:

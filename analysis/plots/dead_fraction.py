@@ -8,15 +8,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import style
+from analysis.pareto import settings_with_front
 from analysis.plots import PLOTS, Plot
-from analysis.table import over_seeds, specs_of
+from analysis.plots.frontier import Point, draw_series, series_of
+from analysis.table import specs_of
 
 
 @dataclass(frozen=True, slots=True)
 class DeadFractionInfo:
-    """Per architecture, (L0, dead fraction) of each setting, sorted by L0, means over seeds."""
+    """Points per architecture, sorted by L0; on the front are those that are on that of L0 against FVU."""
 
-    series: dict[str, tuple[tuple[float, float], ...]]
+    series: dict[str, tuple[Point, ...]]
     y_label: str
 
 
@@ -26,34 +28,32 @@ class DeadFraction(Plot):
 
     section = "Latents"
     title = "Dead latents"
-    caption = "Share of the latents that were never active in the tokens counted. Such latents cost memory and explain nothing."
+    caption = (
+        "Share of the latents that were never active in the tokens counted. Such latents cost memory and explain nothing. "
+        "Lines: the settings on the front of L0 against FVU. Faint: the others."
+    )
     order = 20
 
     @classmethod
     def info(cls, table: pd.DataFrame, histories: Mapping[str, Path]) -> DeadFractionInfo | None:
         """Means over seeds; settings with L0 0 have no place on the axis and are left out."""
-        settings = over_seeds(table).dropna(subset=["l0", "dead_fraction"])
-        drawn = settings[settings["l0"] > 0].sort_values("l0")
-        if drawn.empty:
+        known = table.dropna(subset=["dead_fraction"])
+        settings = settings_with_front(known)
+        if settings.empty:
             return None
-        series = {
-            str(architecture): tuple(zip(rows["l0"].astype(float), rows["dead_fraction"].astype(float), strict=True))
-            for architecture, rows in drawn.groupby("architecture")
-        }
-        return DeadFractionInfo(series, style.axis_label(specs_of(table).get("dead_fraction"), "dead_fraction"))
+        finished = known[(known["status"] == "finished") & known["fvu"].notna()]
+        label = style.axis_label(specs_of(table).get("dead_fraction"), "dead_fraction")
+        return DeadFractionInfo(series_of(settings, finished, "dead_fraction"), label)
 
     @classmethod
     def figure(cls, info: DeadFractionInfo) -> Figure:
-        """Draw one line per architecture."""
+        """Draw the points, with a line through those on the front."""
         figure = Figure(figsize=(7.4, 3.6), layout="constrained")
         axes = figure.subplots()
         axes.grid(True)
         for architecture, look in style.looks(info.series).items():
-            axes.plot(
-                *zip(*info.series[architecture], strict=True), color=look.color, marker=look.marker,
-                markersize=6, linewidth=1.4, markeredgecolor="white", markeredgewidth=0.6, label=look.label, clip_on=False, zorder=3,
-            )  # fmt: skip
-        style.l0_axis(axes.xaxis, [x for series in info.series.values() for x, _ in series])
+            draw_series(axes, info.series[architecture], look)
+        style.l0_axis(axes.xaxis, [point.x for series in info.series.values() for point in series])
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
         axes.set_xlabel("L0 (active latents per token)")

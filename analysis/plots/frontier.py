@@ -123,7 +123,7 @@ def draw_series(axes: Axes, points: tuple[Point, ...], look: style.Look) -> None
     front = [point for point in points if point.on_front]
     axes.plot(
         [p.x for p in front], [p.y for p in front], color=look.color, marker=look.marker,
-        markersize=6, linewidth=1.6, markeredgecolor="white", markeredgewidth=0.6, label=look.label, zorder=3,
+        markersize=6, linewidth=1.6, markeredgecolor="white", markeredgewidth=0.6, label=look.label, clip_on=False, zorder=3,
     )  # fmt: skip
     behind = [point for point in points if not point.on_front]
     axes.scatter(

@@ -54,9 +54,8 @@ class BatchTopKFamily(TopKFamily):
 
     def select(self, products: Float[Tensor, "B d_sae"], k: float) -> tuple[Pattern, Float[Tensor, " N"]]:
         n = max(1, int(k * len(products)))
-        hint = HINT_FACTOR * float(self.threshold)
-        pattern, values, smallest = topk_batch(products, self.b_enc, self.score_factors(), n, hint)
-        self.threshold.fill_(smallest)
+        pattern, values, smallest = topk_batch(products, self.b_enc, self.score_factors(), n, HINT_FACTOR * self.threshold)
+        self.threshold.copy_(smallest)
         return pattern, values
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:

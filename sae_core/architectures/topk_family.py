@@ -139,14 +139,14 @@ class TopKFamily(SparseAutoencoder):
         Paper: Gao et al. 2024, arXiv:2406.04093, appendix A.2. Differs from it: the error is not divided by the variance of the
         residual (SAELens' form), and scaled down when fewer than k_aux latents are dead.
         """
-        n_dead = int(dead.sum())
-        k_aux = max(self.d_in // 2, 1)
-        W_enc, b_enc, W_dec = self.W_enc.T[dead].T, self.b_enc[dead], self.W_dec[dead]
+        which = dead.nonzero().squeeze(1)
+        n_dead, k_aux = len(which), max(self.d_in // 2, 1)
+        W_enc, b_enc, W_dec = self.W_enc.T.index_select(0, which).T, self.b_enc.index_select(0, which), self.W_dec.index_select(0, which)
         products = encoder_products(x, self.b_dec, W_enc)
         if n_dead <= k_aux:
             e_hat = (products + b_enc) @ W_dec
         else:
-            pattern, values = topk_rows(products, b_enc, self.score_factors()[dead], k_aux)
+            pattern, values = topk_rows(products, b_enc, self.score_factors().index_select(0, which), k_aux)
             e_hat = sparse_decode(pre_acts_at(pattern, values, x, self.b_dec, W_enc, b_enc), W_dec, pattern)
         return min(n_dead / k_aux, 1.0) * mse(e_hat, residual)
 

@@ -41,10 +41,10 @@ def entries_above(
 
 def largest_entries(
     columns: Int[Tensor, " N"], values: Float[Tensor, " N"], offsets: Int[Tensor, " B_plus_1"], scores: Float[Tensor, " N"], n: int
-) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"], Int[Tensor, " B_plus_1"], float]:
+) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"], Int[Tensor, " B_plus_1"], Float[Tensor, ""]]:
     kept_offsets = np.zeros(len(offsets), np.int64)
     kept = _largest_entries(array(columns), array(values), array(offsets), array(scores), n, kept_offsets)
-    return torch.from_numpy(kept[0]), torch.from_numpy(kept[1]), torch.from_numpy(kept_offsets), kept[2]
+    return torch.from_numpy(kept[0]), torch.from_numpy(kept[1]), torch.from_numpy(kept_offsets), torch.tensor(kept[2], dtype=torch.float32)
 
 
 def topk_rows(

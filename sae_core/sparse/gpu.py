@@ -4,7 +4,7 @@ Not yet run on a GPU: none could be had while this was written. The programs are
 runs them one after another, and compiled for compute capability 8.0 and 9.0; sizes of blocks are guesses. On the first machine
 with a GPU: `pytest -m gpu`, then `python benchmarks/gpu_steps.py` (docs/decisions/0014-triton.md).
 
-Nothing that TopK needs waits for the device. `entries_above` and `largest_entries` do: they make room for as many entries as there are.
+Only `entries_above` and `largest_entries` wait for the device: they make room for as many entries as there are.
 """
 
 import torch

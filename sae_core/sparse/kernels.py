@@ -39,7 +39,7 @@ class Kernels(Protocol):
         offsets: Int[Tensor, " B_plus_1"],
         scores: Float[Tensor, " N"],
         n: int,
-    ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"], Int[Tensor, " B_plus_1"], float]:
+    ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"], Int[Tensor, " B_plus_1"], Float[Tensor, ""]]:
         """Columns, values and row offsets of the n entries of largest score, and the smallest score among them.
 
         All entries where there are no more than n. Those that tie with the smallest are all kept, so M can exceed n. There is at least one.

@@ -51,12 +51,15 @@ class Pattern:
             widths: increasing; the last is d_sae.
         """
         latents = torch.arange(self.d_sae, device=self.indices.device)
-        ring_of = torch.bucketize(latents, torch.tensor(widths, device=self.indices.device), right=True)
+        # `tensor(widths)` and `bincount` would wait for a GPU.
+        ring_of = torch.zeros_like(latents)
+        for width in widths[:-1]:
+            ring_of += latents >= width
         order, tokens, _ = kernels_for(self.indices).sort_columns(ring_of.index_select(0, self.indices), self.offsets, len(widths))
         indices = self.indices.index_select(0, order)
         rows = (ring_of * self.n_tokens).index_select(0, indices) + tokens
-        sizes = torch.bincount(rows, minlength=len(widths) * self.n_tokens)
-        return Pattern(indices, torch.nn.functional.pad(sizes.cumsum(0), (1, 0)), self.d_sae), order
+        offsets = torch.searchsorted(rows, torch.arange(len(widths) * self.n_tokens + 1, device=rows.device))
+        return Pattern(indices, offsets, self.d_sae), order
 
     def mask(self) -> Bool[Tensor, "B d_sae"]:
         """True at the entries."""

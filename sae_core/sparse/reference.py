@@ -28,11 +28,11 @@ def entries_above(
 
 def largest_entries(
     columns: Int[Tensor, " N"], values: Float[Tensor, " N"], offsets: Int[Tensor, " B_plus_1"], scores: Float[Tensor, " N"], n: int
-) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"], Int[Tensor, " B_plus_1"], float]:
+) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"], Int[Tensor, " B_plus_1"], Float[Tensor, ""]]:
     smallest = scores.kthvalue(max(1, len(scores) - n + 1)).values
     keep = scores >= smallest
     kept, kept_before = keep.nonzero().squeeze(1), _offsets(keep.long())
-    return columns[kept], values[kept], kept_before[offsets], float(smallest)
+    return columns[kept], values[kept], kept_before[offsets], smallest
 
 
 def topk_rows(

@@ -26,8 +26,12 @@ def topk_rows(
 
 @torch.no_grad()
 def topk_batch(
-    products: Float[Tensor, "B d_sae"], bias: Float[Tensor, " d_sae"], factors: Float[Tensor, " d_sae"], n: int, hint: float = 0.0
-) -> tuple[Pattern, Float[Tensor, " N"], float]:
+    products: Float[Tensor, "B d_sae"],
+    bias: Float[Tensor, " d_sae"],
+    factors: Float[Tensor, " d_sae"],
+    n: int,
+    hint: Float[Tensor, ""] | None = None,
+) -> tuple[Pattern, Float[Tensor, " N"], Float[Tensor, ""]]:
     """The n entries of the whole batch with the largest positive scores.
 
     Sorting all B * d_sae scores is the slow part of BatchTopK. Only those above `hint` are looked at; where that leaves fewer than n, all
@@ -36,17 +40,19 @@ def topk_batch(
 
     Args:
         factors: 0 or above.
-        hint: a guess somewhat below the n-th largest score, e.g. from the previous batch; at least 0.
+        hint: a guess somewhat below the n-th largest score, e.g. from the previous batch; at least 0. A tensor, as is the smallest
+            score, so that neither has to be waited for where it is on a GPU.
 
     Returns:
-        The entries, their pre-activations, and the smallest selected score (0.0 when nothing is positive).
+        The entries, their pre-activations, and the smallest selected score (0 when nothing is positive).
     """
-    bound = torch.where(factors > 0, hint / factors, torch.inf)  # a factor of 0 makes no score positive
+    least = torch.zeros_like(factors) if hint is None else hint / factors
+    bound = torch.where(factors > 0, least, torch.inf)  # a factor of 0 makes no score positive
     pattern, values = entries_where(products, bias, bound)
-    if len(values) < n and hint > 0:
+    if len(values) < n and hint is not None:
         return topk_batch(products, bias, factors, n)
     if not len(values):
-        return pattern, values, 0.0
+        return pattern, values, values.new_zeros(())
     scores = values * factors.index_select(0, pattern.indices)
     columns, values, offsets, smallest = kernels_for(products).largest_entries(pattern.indices, values, pattern.offsets, scores, n)
     return Pattern(columns, offsets, pattern.d_sae), values, smallest

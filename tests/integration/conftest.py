@@ -43,15 +43,16 @@ class InProcessPool(sweeps.workers.WorkerPool):
 
 
 class Told(SweepProgress):
-    """Progress that keeps what it is told: the stages, and how far each run that was trained is."""
+    """Progress that keeps what it is told: notes, stages, and how far each run that was trained is."""
 
     def __init__(self):
         super().__init__()
+        self.notes = []
         self.stages = []
         self.trained = {}
 
     def note(self, text):
-        pass
+        self.notes.append(text)
 
     def stage(self, name, total, unit):
         super().stage(name, total, unit)

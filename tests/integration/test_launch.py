@@ -93,6 +93,13 @@ def test_a_relaunch_does_nothing(results, progress, monkeypatch):
     assert (done.finished, done.failed, done.missing, done.interrupted) == (4, {}, [], False)
     assert (times_written(results / "small" / "runs"), times_written(results / ".activations")) == before
     assert progress.stages == ["report"]
+    assert progress.notes[0] == f"train: nothing is left, all 4 runs have their record in {results / 'small'}"
+
+
+def test_records_alone_are_told_of(results, progress):
+    shutil.rmtree(next((results / "small" / "runs").iterdir()) / "sae")  # as in a repository that has reports and no weights
+    launch(small_sweep(), results=results, progress=progress)
+    assert "1 of them without its SAE: delete their directories under runs/" in progress.notes[0]
 
 
 def test_a_longer_grid_trains_only_the_new_runs(results, progress):

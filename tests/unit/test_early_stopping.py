@@ -14,8 +14,8 @@ from sweeps.store import Store, record_without_result
 CONFIG = EarlyStoppingConfig()
 
 
-def shown(name="mine", density=32.0, l0=32.0, mse=1.0, aims=True, comparable="topk"):
-    return AtRung(name, comparable, density, aims, l0, mse)
+def shown(name="mine", density=32.0, l0=32.0, mse=1.0, aims=True, comparable="topk", setting=None):
+    return AtRung(name, comparable, setting or name, density, aims, l0, mse)
 
 
 def test_the_worse_of_two_runs_of_one_sparsity_stops():
@@ -23,6 +23,19 @@ def test_the_worse_of_two_runs_of_one_sparsity_stops():
     assert dominating(worse, [better], CONFIG) == better
     assert dominating(better, [worse], CONFIG) is None
     assert dominating(better, [], CONFIG) is None
+
+
+def test_seeds_of_one_setting_do_not_stop_each_other(store):
+    lucky, unlucky = (run_of("topk", n_steps=100, lr=1e-3, seed=seed) for seed in (0, 1))
+    better = run_of("topk", n_steps=100, lr=1e-2, seed=0)
+    scheduler = EarlyStopping(EarlyStoppingConfig(rungs=[0.5]), store, [])
+    for run, error in ((lucky, 1.0), (unlucky, 2.0), (better, 0.5)):
+        write_history(store, run, error)
+    assert scheduler.on_trial_result(None, trial_of(lucky), {"rung": 0.5}) == "CONTINUE"
+    assert scheduler.on_trial_result(None, trial_of(unlucky), {"rung": 0.5}) == "CONTINUE"
+    assert scheduler.on_trial_result(None, trial_of(better), {"rung": 0.5}) == "CONTINUE"
+    assert scheduler.on_trial_result(None, trial_of(unlucky), {"rung": 0.5}) == "STOP"
+    assert f"by {better.run_id}" in store.read_record(unlucky.run_id).error["message"]
 
 
 def test_equal_runs_both_go_on():

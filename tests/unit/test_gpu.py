@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from kernel_inputs import DTYPES, KINDS, SEEDS, entries, largest, matrix, randn
 from small_runs import random_sae, run_of, tokens
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sae_core.sparse
+import sae_core.sparse.entries as entries_module
 from sae_core.config import ARCHITECTURES
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder
 from sae_core.sparse import kernels, reference
@@ -214,10 +216,42 @@ def test_the_auxiliary_loss_gives_the_encoder_a_gradient(device: str, name: str)
     assert (gradient.norm(dim=0) > 0).all()
 
 
+WAITS = {"batchtopk": 2, "matryoshka_batchtopk": 2}
+"""How often a step waits for the device, where it does: for the number of entries above the hint, and of those selected."""
+
+
+class Waits(TorchDispatchMode):
+    """Counts, on the CPU, the operators that would wait for a GPU: those whose result is a number, or whose size depends on numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name == "index" and any(index is not None and index.dtype == torch.bool for index in args[1])
+        if by_mask or name in ("_local_scalar_dense", "nonzero", "bincount", "masked_select", "_unique2", "equal"):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.usefixtures("for_the_cpu_too")
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_step_would_wait_for_no_more_than_it_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entries_module, "lists_are_faster", lambda x: False)  # as on a GPU
+    run = run_of(name, n_steps=10_000, batch_size=8)  # so that no row of its history is due
+    learner, x = Learner.start(run, 16, torch.device("cpu")), tokens(8)
+    for _ in range(2):
+        learner.train_step(x)
+    with Waits() as waits:
+        learner.train_step(x)
+    assert len(waits.found) == WAITS.get(name, 0), waits.found
+
+
 @pytest.mark.gpu
-def test_a_step_of_topk_waits_for_nothing() -> None:
-    run = run_of("topk", n_steps=10_000)  # so that no row of its history is due
-    learner, x = Learner.start(run, 16, torch.device("cuda")), tokens(64).cuda()
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in WAITS])
+def test_a_step_waits_for_nothing(name: str) -> None:
+    learner, x = Learner.start(run_of(name, n_steps=10_000), 16, torch.device("cuda")), tokens(64).cuda()
     learner.train_step(x)  # compiles, and allocates the optimizer's state
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -57,6 +57,26 @@ def test_a_fresh_sweep(tmp_path):
     assert made.directory == tmp_path / "small"
 
 
+def test_runs_are_told_apart(tmp_path):
+    made = plan(
+        sweep(
+            train={"batch_size": 512, "lr": [1e-3, 4e-3]},
+            target_l0=[4, 8],
+            architectures={"topk": {}, "jumprelu": {"target_l0": 4, "lr": 1e-3, "bandwidth": [0.1, 0.2]}},
+        ),
+        tmp_path,
+        n_slots=1,
+    )
+    assert [run.setting for run in made.runs] == [
+        "topk target_l0=4 lr=0.001 seed=0",
+        "topk target_l0=4 lr=0.004 seed=0",
+        "topk target_l0=8 lr=0.001 seed=0",
+        "topk target_l0=8 lr=0.004 seed=0",
+        "jumprelu target_l0=4 bandwidth=0.1 seed=0",
+        "jumprelu target_l0=4 bandwidth=0.2 seed=0",
+    ]
+
+
 def test_nothing_is_written(tmp_path):
     plan(sweep(), tmp_path / "results", n_slots=2)
     assert list(tmp_path.iterdir()) == []

@@ -51,6 +51,13 @@ def test_files(out: Path) -> None:
     assert sorted(file.name for file in (out / "plots").iterdir()) == sorted(f"{name}.{kind}" for name in names for kind in ("png", "svg"))
 
 
+@pytest.mark.usefixtures("prefixes")
+def test_settings_that_lack_seeds_are_told(tmp_path: Path) -> None:
+    records = [record_of("topk", k, metrics_at(k, *LEVELS[k]), seed) for k, seed in [(8, 0), (8, 1), (16, 1)]]
+    write_report([write_sweep(tmp_path / "demo", records)], tmp_path / "out")
+    assert "1 of 2 settings have finished with fewer seeds" in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_html_is_one_file_that_needs_no_network(out: Path) -> None:
     html = (out / "report.html").read_text()
     assert html.count("<svg ") == 5

@@ -6,6 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis import style
+from sae_core.metrics import METRICS
 from sae_core.records import MetricSpec
 
 
@@ -59,6 +60,14 @@ def test_axis_labels() -> None:
     assert style.axis_label(MetricSpec("kl", "KL divergence", "nats per token", "min"), "kl") == "KL divergence (nats per token)"
     assert style.axis_label(MetricSpec("fvu", "FVU", "", "min"), "fvu") == "FVU"
     assert style.axis_label(None, "fvu") == "fvu"
+
+
+def test_axis_labels_fit_beside_the_axis() -> None:
+    dead = METRICS["dead_fraction"].spec
+    assert style.axis_label(dead, dead.name) == "Dead latents\n(never active on the held-out tokens)"
+    assert all(
+        len(line) <= style.LONGEST_AXIS_LABEL for metric in METRICS.values() for line in style.axis_label(metric.spec, "").split("\n")
+    )
 
 
 @pytest.mark.parametrize("values", [[8, 64], [20, 21], [0.3, 700], [32]])

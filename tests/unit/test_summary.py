@@ -65,6 +65,12 @@ def test_frontier_lines_fit_the_terminal(tmp_path: Path) -> None:
     assert sum(line.startswith("Matryoshka BatchTopK") for line in lines) == 2  # its front and its matched values
 
 
+def test_frontier_lines_say_where_seeds_are_missing(tmp_path: Path) -> None:
+    records = line_of("topk", 1.6, l0s=(8, 16)) + line_of("topk", 1.6, seed=1, l0s=(8,))
+    lines = frontier_lines(load_table(write_sweep(tmp_path / "demo", records)))
+    assert lines[0] == "Pareto frontier of L0 against FVU: 2 of 2 settings, means over 1 to 2 seeds"
+
+
 def test_frontier_lines_of_one_run(tmp_path: Path) -> None:
     lines = frontier_lines(load_table(write_sweep(tmp_path / "demo", [record_of("topk", 16, metrics_at(16, 0.08, 0.135))])))
     assert lines[3].split() == ["TopK", "16.0", "0.0800", "0.1350", "0.9786", "6.3", "%", "k=16"]

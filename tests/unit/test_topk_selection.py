@@ -4,11 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from sae_core.sparse.latents import Pattern
 from sae_core.sparse.topk import topk_batch, topk_rows
 
 pytestmark = pytest.mark.usefixtures("kernels")
+HINTS = (None, torch.tensor(0.0), torch.tensor(0.5))
 
 
 def positions(pattern: Pattern) -> list[int]:
@@ -16,12 +18,12 @@ def positions(pattern: Pattern) -> list[int]:
     return (pattern.tokens * pattern.d_sae + pattern.indices).tolist()
 
 
-def select(pre_acts: list[list[float]], n: int, hint: float = 0.0) -> tuple[list[int], list[float], float]:
+def select(pre_acts: list[list[float]], n: int, hint: Tensor | None = None) -> tuple[list[int], list[float], float]:
     """`topk_batch` of pre-activations without bias, which are their own scores."""
     products = torch.tensor(pre_acts)
     neither = torch.zeros(products.shape[1])
     pattern, values, smallest = topk_batch(products, neither, neither + 1, n, hint)
-    return positions(pattern), values.tolist(), smallest
+    return positions(pattern), values.tolist(), float(smallest)
 
 
 def test_rows_keep_their_largest_in_ascending_positions() -> None:
@@ -46,7 +48,7 @@ def test_scores_choose_and_pre_activations_are_kept() -> None:
     assert positions(pattern) == [1, 3] and values.tolist() == [2, 3]
     pattern, values, smallest = topk_batch(products, bias, factors, 2)
     assert positions(pattern) == [1, 3] and values.tolist() == [2, 3] and smallest == 3
-    for hint in (0.0, 0.5):
+    for hint in HINTS:
         pattern, values, smallest = topk_batch(products, bias, factors, 5, hint)
         assert positions(pattern) == [0, 1, 3] and values.tolist() == [1, 2, 3] and smallest == 1
 
@@ -55,8 +57,8 @@ def test_fewer_positive_ones_than_asked_are_all() -> None:
     assert select([[5.0, -1.0], [0.0, 2.0]], 3) == ([0, 3], [5, 2], 2)
 
 
-@pytest.mark.parametrize("hint", [0.0, 1.0])
-def test_nothing_positive_gives_nothing(hint: float) -> None:
+@pytest.mark.parametrize("hint", HINTS)
+def test_nothing_positive_gives_nothing(hint: Tensor | None) -> None:
     assert select([[-5.0, 0.0]], 1, hint) == ([], [], 0)
 
 
@@ -74,14 +76,14 @@ def test_equal_scores_are_all_kept_or_all_left_out() -> None:
 )
 def test_the_hint_changes_nothing(rows: list[list[int]], factors: list[float], n: int, hint: int) -> None:
     pre_acts, factor = torch.tensor(rows, dtype=torch.float32), torch.tensor(factors)
-    without, with_hint = (topk_batch(pre_acts, torch.zeros(4), factor, n, each) for each in (0.0, float(hint)))
+    without, with_hint = (topk_batch(pre_acts, torch.zeros(4), factor, n, each) for each in (None, torch.tensor(float(hint))))
     assert positions(with_hint[0]) == positions(without[0]) and with_hint[2] == without[2]
     assert torch.equal(with_hint[1], without[1])
     # The reference: sort everything.
     scores: list[float] = (pre_acts * factor).flatten().tolist()
     ordered = sorted((score for score in scores if score > 0), reverse=True)
     cut = ordered[min(n, len(ordered)) - 1] if ordered else 0
-    assert without[2] == cut
+    assert float(without[2]) == cut
     assert positions(without[0]) == [i for i, score in enumerate(scores) if score > 0 and score >= cut]
     assert torch.equal(without[1], pre_acts.flatten()[positions(without[0])])
 

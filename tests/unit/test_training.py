@@ -13,6 +13,7 @@ from sae_core.architectures.topk import TopKConfig
 from sae_core.config import ARCHITECTURES, RunConfig
 from sae_core.errors import ConfigError
 from sae_core.normalisation import Affine
+from sae_core.sae import LossContext, LossTerms
 from sae_core.training import HISTORY_ROWS, Learner, TrainResult, train_group, train_run
 
 DIVERGING = {"lr": 1e30, "lr_warm_up": 0.0}
@@ -169,6 +170,29 @@ def test_latents_die_by_tokens_without_activation() -> None:
     assert seen == [64, 128, 192, 256, 320]
     # Before steps 3 and 4 (0-based) latent 7 had been inactive for 192 and 256 tokens.
     assert [row["dead_latents"] for row in learner.history][:4] == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("dead_after_tokens", [3 * 64 - 1, 3 * 64, 3 * 64 + 1, 7 * 64])
+def test_dead_latents_are_known_without_looking_at_every_step(dead_after_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = Learner.start(run_of("topk", n_steps=300, dead_after_tokens=dead_after_tokens), D_IN, torch.device("cpu"))
+    # What was active in each batch: all latents, but for some that are active rarely.
+    active = torch.rand(300, learner.run.sae.d_sae, generator=torch.Generator().manual_seed(0)) < 0.9
+    given: list[bool] = []
+
+    def loss(x: Tensor, ctx: LossContext) -> LossTerms:
+        expected = learner.tokens_since_active >= dead_after_tokens
+        given.append(ctx.dead is not None)
+        assert torch.equal(expected, torch.zeros_like(expected) if ctx.dead is None else ctx.dead)
+        total = learner.sae.b_dec.sum()
+        return LossTerms(total, {"mse_loss": total}, torch.ones(()), active[learner.step])
+
+    monkeypatch.setattr(learner.sae, "loss", loss)
+    looks = 0
+    for _ in range(300):
+        looks += learner.step >= learner.none_dead_before
+        learner.train_step(torch.ones(64, D_IN))
+    assert any(given) == (dead_after_tokens < 7 * 64)
+    assert sum(given) < looks < 300
 
 
 def test_dead_latents_reach_the_loss() -> None:
