@@ -135,7 +135,7 @@ def _winners(tried: pd.DataFrame) -> list[tuple[float, float]]:
         if runs["lr"].nunique() > 1 and not pending[runs.index].any() and (len(hits) > 1 or len(hits) == len(at_level) == 1):
             winners.append(_best(hits.set_index("lr")["fvu"]))
     given = settings[_asked_l0(settings).isna()]
-    window = common_window(given, "fvu", by="lr", within=(0.0, np.inf), direction="min")
+    window = common_window(given, "fvu", by="lr", direction="min")
     if window and not pending[_asked_l0(tried).isna()].any():
         fvus = interpolate_at_l0(given, np.geomspace(*window, MATCHED_LEVELS).tolist(), "fvu", by="lr", direction="min")
         winners += [_best(at_level) for _, at_level in fvus.dropna(axis="columns").items()]

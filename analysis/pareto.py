@@ -135,17 +135,16 @@ def common_window(
     y: str = "fvu",
     *,
     by: str | Sequence[str] = "architecture",
-    within: tuple[float, float] = L0_WINDOW,
     direction: str | None = None,
 ) -> tuple[float, float] | None:
-    """The part of `within` that the front of every group spans, so that none is rewarded for where its points lie.
+    """The L0s that the front of every group spans, so that none is rewarded for where its points lie.
 
     Groups that span nothing are left out. None where less than two are left, or their fronts do not overlap.
     """
     spans = l0_spans(table, y, by=by, direction=direction)
     if len(spans) < 2:
         return None
-    low, high = max(spans["low"].max(), within[0]), min(spans["high"].min(), within[1])
+    low, high = spans["low"].max(), spans["high"].min()
     return (float(low), float(high)) if low < high else None
 
 

@@ -18,7 +18,7 @@ from analysis import facts, style
 from analysis.figures import Drawn, draw_plots, page_color
 from analysis.pareto import END_TOLERANCE, L0_WINDOW, settings_with_front
 from analysis.stored import StoredRun, StoredSweep, read_sweeps
-from analysis.summary import MATCHED_L0S, Hypervolumes, Spread, at_matched_l0, compared_metrics, hypervolumes
+from analysis.summary import Hypervolumes, Spread, at_matched_l0, compared_metrics, hypervolumes, matched_l0s
 from analysis.table import STATUSES, by_comparison, specs_of, table_of
 from analysis.warnings import CHECKS, Check, Warned, warnings_of
 from sae_core.records import write_text
@@ -62,8 +62,9 @@ class Comparison:
     short_title: str
     n_seeds: int
     figures: list[Drawn]
+    matched_l0s: list[float]
     matched: dict[str, dict[str, list[Spread | None]]]
-    """Metric -> architecture -> value at each of MATCHED_L0S."""
+    """Metric -> architecture -> value at each of `matched_l0s`."""
     volumes: list[Hypervolumes]
     shown: dict[str, str]
     """Metrics in the table of runs, with their headings."""
@@ -113,7 +114,6 @@ def _content(sweeps: Sequence[StoredSweep], table: pd.DataFrame, out: Path) -> d
         "total_time": facts.total_time(sweeps),
         "specs": {name: spec for name, spec in specs_of(table).items() if name in table.columns},
         "definitions": {sweep.name: sweep.definition for sweep in sweeps if sweep.definition},
-        "matched_l0s": MATCHED_L0S,
         "l0_window": L0_WINDOW,
         "end_tolerance": round(100 * END_TOLERANCE),
         "n_seeds": int(table["seed"].nunique()),
@@ -174,14 +174,15 @@ def _comparisons(runs: Mapping[str, StoredRun], table: pd.DataFrame, titles: Map
 
 def _comparison(table: pd.DataFrame, title: Title, histories: Mapping[str, Path], plots: Path, prefix: str) -> Comparison:
     finished = table[table["status"] == "finished"]
-    metrics = compared_metrics(table)
+    metrics, l0s = compared_metrics(table), matched_l0s(table)
     shown = {name: heading for name, heading in SHOWN.items() if name in finished and finished[name].notna().any()}
     return Comparison(
         title=title.full,
         short_title=title.short or "Frontiers",
         n_seeds=finished["seed"].nunique(),
         figures=draw_plots(table, histories, plots, prefix),
-        matched={metric: at_matched_l0(table, metric) for metric in metrics},
+        matched_l0s=l0s,
+        matched={metric: at_matched_l0(table, metric, l0s) for metric in metrics},
         volumes=[hypervolumes(table, metric) for metric in metrics],
         shown=shown,
         runs=_run_rows(finished, shown),

@@ -6,6 +6,7 @@ Fronts are read per seed and then averaged, so that a value never mixes the luck
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from analysis.pareto import (
@@ -21,8 +22,8 @@ from analysis.pareto import (
 from analysis.style import TERMINAL_WIDTH, by_architecture, label, looks, metric, number, setting
 from analysis.table import by_comparison
 
-MATCHED_L0S = (16.0, 32.0, 64.0)
-"""L0s at which architectures are put side by side, in active latents per token."""
+MOST_MATCHED = 4
+"""L0s at which architectures are put side by side, at most."""
 
 COMPARED = ("fvu", "delta_ce")
 """The metrics they are compared by, where records have them."""
@@ -62,7 +63,19 @@ def compared_metrics(table: pd.DataFrame) -> list[str]:
     return [name for name in COMPARED if table.loc[table["status"] == "finished", name].notna().any()]
 
 
-def at_matched_l0(table: pd.DataFrame, metric: str, l0s: Sequence[float] = MATCHED_L0S) -> dict[str, list[Spread | None]]:
+def matched_l0s(table: pd.DataFrame) -> list[float]:
+    """L0s to put architectures side by side at: those asked for, or else powers of two; of what any front reaches, an even choice."""
+    finished = table[table["status"] == "finished"]
+    asked = finished["target_l0"]
+    candidates = sorted(set(asked)) if asked.notna().all() else [2.0**power for power in range(17)]
+    metrics = compared_metrics(finished)
+    fronts = at_matched_l0(finished, metrics[0], candidates).values() if metrics else ()
+    reached = [l0 for place, l0 in enumerate(candidates) if any(values[place] for values in fronts)]
+    chosen = np.linspace(0, len(reached) - 1, min(len(reached), MOST_MATCHED)).round().astype(int)
+    return [reached[place] for place in chosen]
+
+
+def at_matched_l0(table: pd.DataFrame, metric: str, l0s: Sequence[float]) -> dict[str, list[Spread | None]]:
     """Per architecture, in reading order: the metric at each L0 on its front, over seeds.
 
     None where the front of any seed does not reach: a mean over the seeds that happen to reach would compare unlike things.
@@ -98,7 +111,7 @@ def frontier_lines(table: pd.DataFrame) -> list[str]:
     for name, runs in comparisons.items():
         if len(comparisons) > 1:
             lines += [f"Comparison {name}: d_sae {runs['d_sae'].iloc[0]}, {runs['train_tokens'].iloc[0]} training tokens", ""]
-        lines += [*_front_lines(runs), "", *_matched_lines(runs), ""]
+        lines += [*_front_lines(runs), "", *_matched_lines(runs)]
     return lines[:-1]
 
 
@@ -126,22 +139,24 @@ def _front_lines(runs: pd.DataFrame) -> list[str]:
 
 
 def _matched_lines(runs: pd.DataFrame) -> list[str]:
-    """The compared metrics side by side at matched L0."""
-    tables = {name: at_matched_l0(runs, name) for name in compared_metrics(runs)}
+    """The compared metrics side by side at matched L0; nothing where no front can be read at one."""
+    if not (l0s := matched_l0s(runs)):
+        return []
+    tables = {name: at_matched_l0(runs, name, l0s) for name in compared_metrics(runs)}
     headings = {"fvu": "FVU at L0", "delta_ce": "delta CE at L0"}
-    width = 9 * len(MATCHED_L0S)
+    width = 9 * len(l0s)
     gap = " " * 5
     lines = [
         f"At matched L0, between neighbours on each front and up to {100 * END_TOLERANCE:g} % beyond (–: the front does not reach)",
         "",
-        " " * 24 + gap.join(f"{headings[name]:^{width}}" for name in tables),
-        " " * 24 + gap.join("".join(f"{l0:>9g}" for l0 in MATCHED_L0S) for _ in tables),
+        " " * 22 + gap.join(f"{headings[name]:^{width}}" for name in tables),
+        " " * 22 + gap.join("".join(f"{l0:>9g}" for l0 in l0s) for _ in tables),
     ]
     for architecture in looks(set().union(*tables.values())):
-        values = [table.get(architecture, [None] * len(MATCHED_L0S)) for table in tables.values()]
+        values = [table.get(architecture, [None] * len(l0s)) for table in tables.values()]
         cells = ["".join(f"{number(value.mean if value else None):>9}" for value in row) for row in values]
-        lines.append(f"{label(architecture):<24}{gap.join(cells)}")
-    return [line.rstrip() for line in lines]
+        lines.append(f"{label(architecture):<22}{gap.join(cells)}")
+    return [*(line.rstrip() for line in lines), ""]
 
 
 def _per_seed(table: pd.DataFrame, measure: Callable[[pd.DataFrame], float]) -> Spread:

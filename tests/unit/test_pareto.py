@@ -104,7 +104,6 @@ def test_spans_and_their_common_window() -> None:
     )
     assert l0_spans(table).to_dict("index") == {"gated": {"low": 10, "high": 200}, "topk": {"low": 4, "high": 64}}
     assert common_window(table) == (10.0, 64.0)
-    assert common_window(table, within=(16, 32)) == (16.0, 32.0)
 
 
 def test_fronts_that_do_not_overlap_have_no_common_window() -> None:

@@ -6,7 +6,7 @@ import pytest
 from fake_results import failed, metrics_at, realistic_records, record_of, target_record, write_sweep
 
 from analysis.style import TERMINAL_WIDTH
-from analysis.summary import Spread, at_matched_l0, compared_metrics, frontier_lines, hypervolumes
+from analysis.summary import Spread, at_matched_l0, compared_metrics, frontier_lines, hypervolumes, matched_l0s
 from analysis.table import load_table
 
 
@@ -26,6 +26,17 @@ def test_matched_l0_is_read_per_seed_and_averaged(tmp_path: Path) -> None:
 def test_matched_l0_that_one_seed_does_not_reach_is_none(tmp_path: Path) -> None:
     table = load_table(write_sweep(tmp_path / "demo", line_of("topk", 1.6) + line_of("topk", 2.0, seed=1, l0s=(8, 12))))
     assert at_matched_l0(table, "fvu", [16]) == {"topk": [None]}
+
+
+def test_architectures_are_put_side_by_side_where_a_front_reaches(tmp_path: Path) -> None:
+    def l0s(name: str, records: list) -> list[float]:
+        return matched_l0s(load_table(write_sweep(tmp_path / name, records)))
+
+    assert l0s("powers of two", line_of("topk", 1.6, l0s=(2, 5)) + line_of("gated", 1.6, l0s=(7, 9))) == [2, 4, 8]
+    assert l0s("at most four", line_of("topk", 1.6, l0s=(1, 64))) == [1, 4, 16, 64]
+    assert l0s("none", line_of("topk", 1.6, l0s=(9, 12))) == []
+    asked = [target_record("standard", l0, metrics_at(1.01 * l0, 0.8 / l0, 1 / l0), seed) for l0 in (3, 6) for seed in (0, 1)]
+    assert l0s("asked for", asked) == [3, 6]
 
 
 def test_hypervolumes_on_the_common_window(tmp_path: Path) -> None:
@@ -74,7 +85,7 @@ def test_frontier_lines_say_where_seeds_are_missing(tmp_path: Path) -> None:
 def test_frontier_lines_of_one_run(tmp_path: Path) -> None:
     lines = frontier_lines(load_table(write_sweep(tmp_path / "demo", [record_of("topk", 16, metrics_at(16, 0.08, 0.135))])))
     assert lines[3].split() == ["TopK", "16.0", "0.0800", "0.1350", "0.9786", "6.3", "%", "k=16"]
-    assert lines[-1].split() == ["TopK", "0.0800", "–", "–", "0.1350", "–", "–"]
+    assert lines[-1].split() == ["TopK", "0.0800", "0.1350"]
 
 
 def test_frontier_lines_keep_widths_apart(tmp_path: Path) -> None:
