@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,14 +78,17 @@ def _steps(varied: str, threads: int, patience: float) -> Iterator[Point]:
     python = peers_python()
     programs = {"ours": (sys.executable, "our_steps.py")} | ({"saelens": (python, "peers/saelens_steps.py")} if python else {})
     last: dict[str, tuple[Size, float]] = {}
-    for value in VARIED[varied]:
-        size = Size(**BASE | {varied: value})
-        for program, (interpreter, script) in programs.items():
+    with ExitStack() as running:
+        workers = {name: running.enter_context(Worker(*program, threads=threads)) for name, program in programs.items()}
+        for worker in workers.values():  # until all have loaded, which would slow down the first to be measured
+            _step_seconds(Size(**BASE | {varied: VARIED[varied][0]}), worker)
+        for value, (program, worker) in itertools.product(VARIED[varied], workers.items()):
+            size = Size(**BASE | {varied: value})
             expected = last[program][1] * size.weights / last[program][0].weights if program in last else 0.0
             if size.memory_bytes > MEMORY_SHARE * provenance.memory_bytes() or expected * (STEPS + 1) > patience:
                 yield Point(varied, program, value, expected, expected, expected, measured=False)
                 continue
-            found = Spread.of(_step_seconds(size, interpreter, script, threads))
+            found = Spread.of(_step_seconds(size, worker))
             last[program] = (size, found.median)
             yield Point(varied, program, value, found.median, found.low, found.high, measured=True)
 
@@ -108,8 +112,8 @@ class Size:
         return 4 * (8 * self.weights + 8 * STEP_BATCH * self.d_sae)
 
 
-def _step_seconds(size: Size, python: str | Path, script: str, threads: int) -> list[float]:
-    with tempfile.TemporaryDirectory() as scratch, Worker(python, script, threads=threads) as worker:
+def _step_seconds(size: Size, worker: Worker) -> list[float]:
+    with tempfile.TemporaryDirectory() as scratch:
         x, state = Path(scratch) / "x.safetensors", Path(scratch) / "state.safetensors"
         step_inputs.save(x, {"x": step_inputs.activations(size.d_in, N_FEATURES, l0=BASE["k"], n_tokens=2 * STEP_BATCH)[0]})
         step_inputs.save(state, step_inputs.initial_state("topk", size.d_in, size.d_sae))

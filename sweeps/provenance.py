@@ -14,7 +14,7 @@ _MEMORY_SHARE = 0.7
 
 
 def versions() -> dict[str, str]:
-    """Version of this package and of what it stands on; `commit` of the checkout it runs from, "+changes" if it is modified."""
+    """Version of this package and of what it stands on; `commit` of the checkout it runs from, "+changes" if its code is modified."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -73,7 +73,8 @@ def _commit(checkout: Path) -> str:
     if not (checkout / ".git").exists():
         return ""
     commit = _output("git", "-C", str(checkout), "rev-parse", "--short=12", "HEAD").strip()
-    changed = _output("git", "-C", str(checkout), "status", "--porcelain", "--untracked-files=no").strip()
+    but_results = ("--", ".", ":!results", ":!benchmarks/results")
+    changed = _output("git", "-C", str(checkout), "status", "--porcelain", "--untracked-files=no", *but_results).strip()
     return f"{commit}+changes" if commit and changed else commit
 
 
