@@ -3,8 +3,8 @@
     python benchmarks/one_more.py                                      # a minute and a half on one core
 
 Two groups of the demo's SAEs, 23 of them and all 24, are trained by `train_group` on the same stream in this process, and take turns
-after every step. What the 24th adds is its own steps (`train_step`), the difference between the two groups in what is no SAE's own step
-(batches, bookkeeping), and once that in what comes before the first step and after the last one (initial values, calibration).
+after every step. What the 24th adds is its own steps (`train_step`); its own start and calibration, once; and the difference between
+the two groups in what is no SAE's own, of every step (batches, bookkeeping) and once, before the first step and after the last one.
 The ratio is of this sum to its own steps, in a run of `--tokens`; its spread is over tenths of the steps. Times are of the processor, so
 that other programs disturb little. The plain difference of whole steps is told too: it is the same but for how much the times of the 23
 SAEs in both groups differ by chance, which is more than one SAE adds. Target: at most 1.05.
@@ -12,15 +12,17 @@ SAEs in both groups differ by chance, which is more than one SAE adds. Target: a
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
 import torch
 from measuring import Spread, console, parser, write_result
 
 from sae_core.activations.stream import TensorStream
-from sae_core.config import RunConfig
+from sae_core.config import ARCHITECTURES, RunConfig
 from sae_core.training import Learner, train_group
 from sweeps.definition import Sweep
 
@@ -43,16 +45,23 @@ class Timed:
         """Seconds of each step, of all SAEs together."""
         self.own: list[list[float]] = []
         """Seconds of each SAE's own part of each step."""
-        self.once = 0.0
-        """Seconds before the first step and after the last one."""
+        self.own_once: list[float] = []
+        """Seconds of each SAE's own start, calibration, and first step beyond what one takes."""
+        self.shared_once = 0.0
+        """Seconds before the first step and after the last one that are no SAE's own."""
         self.thread = threading.Thread(target=self._train)
 
     def _train(self) -> None:
         self.turn.take(self)
         self.since = time.thread_time()
         train_group(self.runs, self.stream, on_step=self._on_step)
-        self.once = self.steps.pop(0) - median(self.steps) + time.thread_time() - self.since
-        self.own.pop(0)
+        ends = TIMES.pop(threading.get_ident())
+        once = self.steps.pop(0) - median(self.steps) + time.thread_time() - self.since
+        first = self.own.pop(0)
+        starts, first = first[: len(self.runs)], first[len(self.runs) :]
+        usual = [median(times) for times in zip(*self.own, strict=True)]
+        self.own_once = [start + step - one + end for start, step, one, end in zip(starts, first, usual, ends, strict=True)]
+        self.shared_once = once - sum(self.own_once)
         self.turn.give(self)
 
     def _on_step(self, learners: Sequence[Learner]) -> None:
@@ -81,19 +90,26 @@ class Turn:
 
 
 TIMES: dict[int, list[float]] = {}
-"""Thread -> seconds of the SAEs that stepped since it last looked."""
+"""Thread -> seconds that SAEs took for themselves since it last looked, in the order of the group."""
 
 
-def time_train_steps() -> None:
-    """Note how long each `Learner.train_step` takes."""
-    train_step = Learner.train_step
+def time_saes() -> None:
+    """Note how long each SAE's start, each of its steps, and its calibration take."""
+    Learner.start = timed(Learner.start)  # type: ignore[method-assign]
+    Learner.train_step = timed(Learner.train_step)  # type: ignore[method-assign]
+    for cls in ARCHITECTURES.values():
+        cls.calibrate = timed(cls.calibrate)
 
-    def timed(learner: Learner, x: torch.Tensor) -> None:
+
+def timed(work: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(work)
+    def noted(*arguments: Any) -> Any:
         started = time.thread_time()
-        train_step(learner, x)
+        result = work(*arguments)
         TIMES.setdefault(threading.get_ident(), []).append(time.thread_time() - started)
+        return result
 
-    Learner.train_step = timed  # type: ignore[method-assign, assignment]
+    return noted
 
 
 def main() -> None:
@@ -105,12 +121,12 @@ def main() -> None:
     runs = runs_of(arguments.steps)
     stream = TensorStream(activations(arguments.steps * runs[0].train.batch_size), batch_size=runs[0].train.batch_size)
     train_group(runs_of(2), stream)  # compiles
-    time_train_steps()
+    time_saes()
     few, all_ = train_in_turn([runs[:-1], runs], stream)
     n_steps = arguments.tokens // runs[0].train.batch_size
     own = [times[-1] for times in all_.own]
     shared = [[step - sum(times) for step, times in zip(group.steps, group.own, strict=True)] for group in (few, all_)]
-    once = all_.once - few.once
+    once = all_.own_once[-1] + all_.shared_once - few.shared_once
     bounds = [round(part * len(own) / N_PARTS) for part in range(N_PARTS + 1)]
     parts = [slice(start, end) for start, end in pairwise(bounds)]
     ratios = [
