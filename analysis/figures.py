@@ -61,7 +61,7 @@ def draw_plots(table: pd.DataFrame, histories: Mapping[str, Path], directory: Pa
         with matplotlib.rc_context({**style.RC, "svg.hashsalt": prefix + name}):
             figure = plot.figure(info)
             figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # the layout stands; each format would work it out again
+            figure.set_layout_engine(None)  # the layout stands; each format would work it out again, or draw once more to find none
             figure.savefig(png, dpi=160, metadata={"Software": None})
             figure.savefig(png.with_suffix(".svg"), transparent=True, metadata={"Date": None})
         svg = inline_svg(png.with_suffix(".svg").read_text(encoding="utf-8"), plot.title, _tooltips(table))
