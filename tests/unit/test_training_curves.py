@@ -5,7 +5,6 @@ from pathlib import Path
 
 from fake_results import metrics_at, record_of, write_sweep
 
-from analysis.plots.dead_fraction import DeadFraction, DeadFractionInfo
 from analysis.plots.training_curves import MAX_POINTS, Curve, TrainingCurves
 from analysis.table import load_table
 from sae_core.records import write_text
@@ -48,13 +47,3 @@ def test_more_than_three_architectures_wrap(tmp_path: Path) -> None:
     table = load_table(sweep)
     figure = TrainingCurves.figure(TrainingCurves.info(table, {name: sweep / "runs" / name / "history.jsonl" for name in table["run_id"]}))
     assert len([axes for axes in figure.axes if axes.get_visible()]) == 8  # two panels for each of the four
-
-
-def test_dead_fraction_leaves_out_collapsed_runs(tmp_path: Path) -> None:
-    records = [
-        record_of("topk", 16, {**metrics_at(16, 0.1, 0.2), "dead_fraction": 0.25}),
-        record_of("topk", 8, {**metrics_at(8, 0.2, 0.3), "dead_fraction": 0.5}),
-        record_of("topk", 1, {**metrics_at(0, 1.0, 3.0), "dead_fraction": 1.0}),
-    ]
-    table = load_table(write_sweep(tmp_path / "demo", records))
-    assert DeadFraction.info(table, {}) == DeadFractionInfo({"topk": ((8.0, 0.5), (16.0, 0.25))}, "Dead latents")

@@ -63,7 +63,7 @@ def test_runs_without_a_language_model(tmp_path: Path) -> None:
 
 
 def test_the_reference_sweep_can_be_checked() -> None:
-    table = load_table(Path(__file__).parents[2] / "results" / "demo")
+    table = load_table(Path(__file__).parents[2] / "results" / "reference" / "demo")
     assert {warned.kind for warned in warnings_of(table)} <= set(CHECKS)
 
 
