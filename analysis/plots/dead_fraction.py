@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from analysis import style
 from analysis.pareto import settings_with_front
 from analysis.plots import PLOTS, Plot
-from analysis.plots.frontier import Point, draw_series, series_of
+from analysis.plots.frontier import Point, draw_fronts, series_of
 from analysis.table import specs_of
 
 
@@ -48,15 +48,7 @@ class DeadFraction(Plot):
     @classmethod
     def figure(cls, info: DeadFractionInfo) -> Figure:
         """Draw the points, with a line through those on the front."""
-        figure = Figure(figsize=(7.4, 3.6), layout="constrained")
-        axes = figure.subplots()
-        axes.grid(True)
-        for architecture, look in style.looks(info.series).items():
-            draw_series(axes, info.series[architecture], look)
-        style.l0_axis(axes.xaxis, [point.x for series in info.series.values() for point in series])
+        figure, axes = draw_fronts(info.series, info.y_label, height=3.6)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-        axes.set_xlabel("L0 (active latents per token)")
-        axes.set_ylabel(info.y_label)
-        figure.legend(loc="outside right upper")
         return figure

@@ -71,18 +71,10 @@ class FrontierPlot(Plot):
     @classmethod
     def figure(cls, info: FrontierInfo) -> Figure:
         """Draw the points, the fronts and the legend beside them."""
-        figure = Figure(figsize=(7.4, 4.2), layout="constrained")
-        axes = figure.subplots()
-        axes.grid(True)
-        for architecture, look in style.looks(info.series).items():
-            draw_series(axes, info.series[architecture], look)
-        points = [point for series in info.series.values() for point in series]
-        style.l0_axis(axes.xaxis, [end for point in points for end in point.x_range if end > 0])
+        figure, axes = draw_fronts(info.series, info.y_label, height=4.2)
         if info.log_y:
-            style.log_axis(axes.yaxis, [end for point in points for end in point.y_range if end > 0])
-        axes.set_xlabel("L0 (active latents per token)")
-        axes.set_ylabel(info.y_label)
-        figure.legend(loc="outside right upper")
+            ends = [end for series in info.series.values() for point in series for end in point.y_range]
+            style.log_axis(axes.yaxis, [end for end in ends if end > 0])
         if info.not_drawn:
             note = f"Without a place on a logarithmic axis: {len(info.not_drawn)} run{'s' * (len(info.not_drawn) > 1)} (see the table)"
             figure.supxlabel(note, fontsize=8, color=style.FAINT)
@@ -116,6 +108,24 @@ def series_of(settings: pd.DataFrame, finished: pd.DataFrame, y: str) -> dict[st
 
 def _ends(over_seeds: "pd.Series[float]") -> tuple[float, float]:
     return float(over_seeds["min"]), float(over_seeds["max"])
+
+
+def draw_fronts(series: Mapping[str, tuple[Point, ...]], y_label: str, height: float) -> tuple[Figure, Axes]:
+    """A figure of each architecture's points over L0, with its legend beside it.
+
+    Args:
+        height: in inches.
+    """
+    figure = Figure(figsize=(7.4, height), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(True)
+    for architecture, look in style.looks(series).items():
+        draw_series(axes, series[architecture], look)
+    style.l0_axis(axes.xaxis, [end for points in series.values() for point in points for end in point.x_range if end > 0])
+    axes.set_xlabel("L0 (active latents per token)")
+    axes.set_ylabel(y_label)
+    figure.legend(loc="outside right upper")
+    return figure, axes
 
 
 def draw_series(axes: Axes, points: tuple[Point, ...], look: style.Look) -> None:
