@@ -64,10 +64,10 @@ class MatryoshkaBatchTopK(BatchTopKFamily):
     ) -> tuple[Float[Tensor, "B d_in"], dict[str, Tensor]]:
         """Decode ring by ring (the latents between two widths) and add up, so that every latent is decoded once."""
         widths = (*self.config.inner_widths, self.d_sae)
-        rings, order = entries.pattern.rings(widths)
+        decoded = sparse_decode(latents, self.W_dec, entries.pattern.rings(widths))
         terms: dict[str, Tensor] = {}
         x_hat = self.b_dec.expand_as(x)
-        for width, ring in zip(widths, sparse_decode(latents.index_select(0, order), self.W_dec, rings).view(-1, *x.shape), strict=True):
+        for width, ring in zip(widths, decoded.view(len(x), len(widths), -1).unbind(1), strict=True):
             x_hat = x_hat + ring
             terms["mse_loss" if width == self.d_sae else f"inner_mse_loss_{width}"] = mse(x_hat, x)
         return x_hat, terms

@@ -44,8 +44,8 @@ class Pattern:
         all_tokens = torch.arange(self.n_tokens, device=self.offsets.device)
         return torch.repeat_interleave(all_tokens, self.offsets.diff(), output_size=self.indices.numel())
 
-    def rings(self, widths: Sequence[int]) -> tuple["Pattern", Int[Tensor, " N"]]:
-        """The same entries in R * B rows, and their places here: row r * B + b has those of token b between widths r - 1 and r.
+    def rings(self, widths: Sequence[int]) -> "Pattern":
+        """The same entries in the same order, in B * R rows: row b * R + r has those of token b between widths r - 1 and r.
 
         Args:
             widths: increasing; the last is d_sae.
@@ -55,11 +55,9 @@ class Pattern:
         ring_of = torch.zeros_like(latents)
         for width in widths[:-1]:
             ring_of += latents >= width
-        order, tokens, _ = kernels_for(self.indices).sort_columns(ring_of.index_select(0, self.indices), self.offsets, len(widths))
-        indices = self.indices.index_select(0, order)
-        rows = (ring_of * self.n_tokens).index_select(0, indices) + tokens
-        offsets = torch.searchsorted(rows, torch.arange(len(widths) * self.n_tokens + 1, device=rows.device))
-        return Pattern(indices, offsets, self.d_sae), order
+        rows = self.tokens * len(widths) + ring_of.index_select(0, self.indices)
+        offsets = torch.searchsorted(rows, torch.arange(self.n_tokens * len(widths) + 1, device=rows.device))
+        return Pattern(self.indices, offsets, self.d_sae)
 
     def mask(self) -> Bool[Tensor, "B d_sae"]:
         """True at the entries."""
