@@ -176,8 +176,12 @@ class SparseAutoencoder(nn.Module, ABC):
         """Parameters whose learning rate differs from the common one: name -> factor."""
         return {}
 
-    def calibrate(self, batches: Iterable[Float[Tensor, "B d_in"]]) -> None:
-        """Set what inference needs from training activations, after the last step. Most architectures need nothing."""
+    def calibrate(self, batches: Iterable[Float[Tensor, "B d_in"]], *, autocast: bool = False) -> None:
+        """Set what inference needs from training activations, after the last step. Most architectures need nothing.
+
+        Args:
+            autocast: multiply in bfloat16, as in training where it was asked for.
+        """
 
     def to_inference(self) -> "SparseAutoencoder":
         """The equivalent SAE to evaluate and export: simplest architecture, decoder norms folded. A copy."""

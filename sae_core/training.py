@@ -8,7 +8,7 @@ reason; the others go on.
 import math
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -98,6 +98,10 @@ class Learner:
     def done(self) -> bool:
         return self.error is not None or self.step >= self.run.n_steps
 
+    @property
+    def _autocasts(self) -> bool:
+        return self.run.train.autocast == "bfloat16"
+
     def train_step(self, x: Float[Tensor, "B d_in"]) -> None:
         """One optimizer step on a batch.
 
@@ -109,7 +113,7 @@ class Learner:
         lr = config.lr * lr_factor(self.step, n_steps, config)
         scale = sparsity_scale(self.step, n_steps, config) * (self.controller.factor if self.controller else 1.0)
         dead = self.tokens_since_active >= config.dead_after_tokens
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=config.autocast == "bfloat16"):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self._autocasts):
             loss = self.sae.loss(x, LossContext(scale, dead if self._any_dead() else None, self.step / n_steps))
         loss.total.backward()
         self.sum_of_norms += self.optimizer.step(lr, config.max_grad_norm)
@@ -152,6 +156,11 @@ class Learner:
         }
         row |= {name: float(term.detach()) for name, term in loss.terms.items()}
         self.history.append(row | {"l0": float(loss.l0), "lr": lr, "sparsity_scale": float(scale), "dead_latents": dead_latents})
+
+    def calibrate(self, batches: Iterator[Float[Tensor, "B d_in"]]) -> None:
+        """After the last step: set what inference needs from the first batches of training, computed as in training."""
+        n_batches = min(self.run.n_steps, CALIBRATION_TOKENS // self.run.train.batch_size)
+        self.sae.calibrate(islice(batches, max(1, n_batches)), autocast=self._autocasts)
 
     def fail(self, error: BaseException) -> None:
         """Leave the group with a reason."""
@@ -200,8 +209,7 @@ def train_group(
     _train(learners, stream, files, checkpoint_seconds, on_step)
     for learner in learners:
         if learner.error is None:
-            batch_size = learner.run.train.batch_size
-            learner.sae.calibrate(islice(stream.batches(0), max(1, min(learner.run.n_steps, CALIBRATION_TOKENS // batch_size))))
+            learner.calibrate(stream.batches(0))
     return [learner.result(stream.normalisation) for learner in learners]
 
 

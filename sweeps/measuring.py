@@ -115,7 +115,7 @@ def _measure_steps(size: Size, precision: str, measured: dict[tuple[str, str], M
         here.steps += [Step(*size, l0=float(row["l0"] or 0), dead=bool(row["dead_latents"])) for row in rows]
         here.seconds += smoothed(taken[SKIPPED_STEPS:])
         if not learner.run.sae.has_coefficient:
-            here.calibration_seconds += _seconds(lambda learner=learner: learner.sae.calibrate([next(batches)] * CALIBRATION_BATCHES))
+            here.calibration_seconds += _seconds(lambda learner=learner: learner.calibrate(iter([next(batches)] * CALIBRATION_BATCHES)))
             here.calibration_products += CALIBRATION_BATCHES * size.batch_size * size.d_in * size.d_sae
 
 

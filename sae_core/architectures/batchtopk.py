@@ -66,11 +66,12 @@ class BatchTopKFamily(TopKFamily):
         return pre_acts.relu() * (pre_acts * self.score_factors() > self.threshold)
 
     @torch.no_grad()
-    def calibrate(self, batches: Iterable[Float[Tensor, "B d_in"]]) -> None:
+    def calibrate(self, batches: Iterable[Float[Tensor, "B d_in"]], *, autocast: bool = False) -> None:
         """Set the threshold to the mean, over batches, of the score that batch top-k would cut at (the paper's equation 5)."""
         cuts = []
         for x in batches:
-            self.select(self.products(x), self.config.k)
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):  # not around the batches: they may need products too
+                self.select(self.products(x), self.config.k)
             cuts.append(self.threshold.clone())
         self.threshold.copy_(torch.stack(cuts).mean())
 

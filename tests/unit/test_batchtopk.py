@@ -1,8 +1,11 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hand_computed import WEIGHTS, X
 from pydantic import ValidationError
 from small_runs import heldout, random_sae, run_of, stream_of, with_weights
+from torch import Tensor
 
 from sae_core.architectures.batchtopk import BatchTopK, BatchTopKConfig
 from sae_core.architectures.jumprelu import JumpReLU
@@ -49,6 +52,22 @@ def test_the_threshold_is_the_mean_cut_of_the_calibration_batches() -> None:
     sae.calibrate([X, X[[0, 0]]])
     assert sae.threshold.item() == 17
     assert sae.eval().encode(X).tolist() == [[0, 0, 6], [0, 0, 0]]
+
+
+def test_calibration_can_round_as_training_does_but_not_while_batches_are_made() -> None:
+    sae, x = random_sae("batchtopk", k=2), torch.randn(32, 12)
+    autocasts: list[bool] = []
+
+    def batches() -> Iterator[Tensor]:
+        for _ in range(2):
+            autocasts.append(torch.is_autocast_enabled("cpu"))
+            yield x
+
+    sae.calibrate(batches(), autocast=True)
+    rounded = sae.threshold.item()
+    sae.calibrate([x])
+    assert 0 < abs(rounded / sae.threshold.item() - 1) < 2**-7
+    assert autocasts == [False, False]
 
 
 def test_thresholds_are_calibrated_at_the_final_k() -> None:

@@ -1,3 +1,4 @@
+import gc
 import shutil
 from pathlib import Path
 
@@ -87,6 +88,17 @@ def test_model_gives_the_activations_of_hugging_face() -> None:
     # not bit for bit: the fused GELU rounds otherwise
     assert torch.allclose(ours, seen[0], atol=1e-4)
     assert torch.allclose(our_logits, logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_building_a_model_leaves_garbage_collection_as_it_was(enabled: bool) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        outline(DEMO_MODEL)
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_precision_is_the_one_asked_for() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sae_core import training
 from sae_core.activations.stream import ActivationStream
+from sae_core.architectures.batchtopk import BatchTopK
 from sae_core.architectures.topk import TopKConfig
 from sae_core.config import ARCHITECTURES, RunConfig
 from sae_core.errors import ConfigError
@@ -110,6 +111,15 @@ def test_resuming_does_not_read_what_it_has_seen(tmp_path: Path) -> None:
     stream = Recorded(run)
     train_run(run, stream, directory=tmp_path)
     assert stream.starts[0] == 7  # and then, from the first batch, to calibrate
+
+
+@pytest.mark.parametrize("autocast", ["bfloat16", "off"])
+def test_calibration_is_computed_as_training_is(autocast: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, bool]] = []
+    monkeypatch.setattr(BatchTopK, "calibrate", lambda sae, batches, *, autocast: asked.append((len(list(batches)), autocast)))
+    run = run_of("batchtopk", autocast=autocast)
+    train_run(run, stream_of(run))
+    assert asked == [(run.n_steps, autocast == "bfloat16")]
 
 
 def test_a_diverged_run_leaves_the_group_and_the_others_never_notice() -> None:
