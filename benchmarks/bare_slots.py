@@ -13,7 +13,7 @@ from typing import Any
 from sae_core.activations.shards import read_manifest
 from sae_core.activations.stream import Stream
 from sae_core.config import RunConfig
-from sae_core.training import train_group
+from sae_core.training import batches_at_a_time, train_group
 from sweeps import provenance
 from sweeps.definition import Sweep
 from sweeps.grouping import group_runs
@@ -47,7 +47,7 @@ def slot(waiting: Any, ready: Any, cache: str) -> None:
         runs = [RunConfig.model_validate(run) for run in group]
         train, seed = runs[0].train, runs[0].data_seed
         stream = Stream(Path(cache), batch_size=train.batch_size, data_seed=seed, normalize_activations=train.normalize_activations)
-        train_group(runs, stream)
+        train_group(runs, stream, batches_at_a_time=batches_at_a_time(runs, stream.d_in))
     ready.wait()
 
 

@@ -27,7 +27,7 @@ from sae_core.evaluation import evaluate, evaluated
 from sae_core.records import RunRecord
 from sae_core.sae import SparseAutoencoder
 from sae_core.sparse.kernels import Choice, use_kernels
-from sae_core.training import Learner, train_group
+from sae_core.training import Learner, batches_at_a_time, train_group
 
 REPORT_SECONDS = 5.0
 
@@ -92,7 +92,15 @@ def _train(trial: TrialConfig, runs: Sequence[RunConfig], device: str) -> None:
     )
     files = RunFiles(directory)
     on_step = _Reporter(files, trial.rungs)
-    results = train_group(runs, stream, device=device, directory=directory, checkpoint_seconds=trial.checkpoint_seconds, on_step=on_step)
+    results = train_group(
+        runs,
+        stream,
+        device=device,
+        directory=directory,
+        checkpoint_seconds=trial.checkpoint_seconds,
+        batches_at_a_time=batches_at_a_time(runs, stream.d_in) if device == "cpu" and not trial.rungs else 1,  # a GPU is sent batches ahead
+        on_step=on_step,
+    )
     for result in results:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         files.finish(result, metadata=trial.metadata, facts={**trial.facts, "kernels": trial.kernels, "finished_at": now})

@@ -80,17 +80,21 @@ def runs_of_all(**train: object) -> list[RunConfig]:
 def test_packed_is_alone_bit_for_bit() -> None:
     runs = [*runs_of_all(), run_of("topk", seed=1), run_of("topk", lr=1e-4), run_of("jumprelu", n_steps=12)]
     stream = stream_of(runs[0])
-    for packed, run in zip(train_group(runs, stream), runs, strict=True):
-        assert_same(packed, train_run(run, stream_of(run)))
+    for packed, some, run in zip(train_group(runs, stream), train_group(runs, stream, batches_at_a_time=3), runs, strict=True):
+        alone = train_run(run, stream_of(run))
+        assert_same(packed, alone)
+        assert_same(some, alone)
 
 
-def test_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_a_time", [1, 2])
+def test_resumed_is_uninterrupted_bit_for_bit(at_a_time: int, tmp_path: Path) -> None:
     runs = runs_of_all()
     stream = stream_of(runs[0])
+    options = {"directory": tmp_path, "batches_at_a_time": at_a_time}
     with pytest.raises(Interrupted):
-        train_group(runs, stream, directory=tmp_path, checkpoint_seconds=0, on_step=Interrupt(after=7))
+        train_group(runs, stream, **options, checkpoint_seconds=0, on_step=Interrupt(after=7))
     assert all((tmp_path / run.run_id / "checkpoint.pt").exists() for run in runs)
-    for resumed, whole in zip(train_group(runs, stream, directory=tmp_path), train_group(runs, stream), strict=True):
+    for resumed, whole in zip(train_group(runs, stream, **options), train_group(runs, stream), strict=True):
         assert_same(resumed, whole)
 
 
