@@ -46,8 +46,7 @@ def steps_per_row(n_steps: int) -> int:
 def batches_at_a_time(runs: Sequence[RunConfig], d_in: int) -> int:
     """Batches that each run of a group is best trained on before the next one is, on a CPU: its weights stay in the cache meanwhile.
 
-    It takes 2 to 5 % off the steps of four SAEs of the demo in each of two processes. More than one only where batches are small, as weights
-    then are.
+    That takes 2 to 5 % off the steps of four SAEs of the demo in each of two processes. Large batches come one at a time.
     """
     return max(1, BYTES_AT_A_TIME // (4 * runs[0].train.batch_size * d_in)) if len(runs) > 1 else 1
 
