@@ -22,7 +22,7 @@ import torch
 from measuring import Spread, console, parser, write_result
 
 from sae_core.activations.stream import TensorStream
-from sae_core.config import ARCHITECTURES, RunConfig
+from sae_core.config import RunConfig
 from sae_core.training import Learner, train_group
 from sweeps.definition import Sweep
 
@@ -53,6 +53,12 @@ class Timed:
 
     def _train(self) -> None:
         self.turn.take(self)
+        try:
+            self._train_in_turn()
+        finally:  # whatever happened: the other group would wait for ever
+            self.turn.give(self)
+
+    def _train_in_turn(self) -> None:
         self.since = time.thread_time()
         train_group(self.runs, self.stream, on_step=self._on_step)
         ends = TIMES.pop(threading.get_ident())
@@ -62,7 +68,6 @@ class Timed:
         usual = [median(times) for times in zip(*self.own, strict=True)]
         self.own_once = [start + step - one + end for start, step, one, end in zip(starts, first, usual, ends, strict=True)]
         self.shared_once = once - sum(self.own_once)
-        self.turn.give(self)
 
     def _on_step(self, learners: Sequence[Learner]) -> None:
         self.steps.append(time.thread_time() - self.since)
@@ -97,8 +102,7 @@ def time_saes() -> None:
     """Note how long each SAE's start, each of its steps, and its calibration take."""
     Learner.start = timed(Learner.start)  # type: ignore[method-assign]
     Learner.train_step = timed(Learner.train_step)  # type: ignore[method-assign]
-    for cls in ARCHITECTURES.values():
-        cls.calibrate = timed(cls.calibrate)
+    Learner.calibrate = timed(Learner.calibrate)  # type: ignore[method-assign]
 
 
 def timed(work: Callable[..., Any]) -> Callable[..., Any]:
