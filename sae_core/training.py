@@ -34,6 +34,8 @@ HISTORY_ROWS = 100
 """Rows of training history a run keeps, whatever its length."""
 BYTES_AT_A_TIME = 2**22
 """Of batches that one run of a group is trained on before the next one is, on a CPU."""
+MOST_AT_A_TIME = 8
+"""Batches, however small: progress and checkpoints wait for them."""
 CALIBRATION_TOKENS = 65_536
 """Training tokens that inference thresholds are calibrated on."""
 
@@ -48,7 +50,9 @@ def batches_at_a_time(runs: Sequence[RunConfig], d_in: int) -> int:
 
     That takes 2 to 5 % off the steps of four SAEs of the demo in each of two processes. Large batches come one at a time.
     """
-    return max(1, BYTES_AT_A_TIME // (4 * runs[0].train.batch_size * d_in)) if len(runs) > 1 else 1
+    if len(runs) == 1:
+        return 1
+    return min(max(1, BYTES_AT_A_TIME // (4 * runs[0].train.batch_size * d_in)), MOST_AT_A_TIME)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from sae_core.config import ARCHITECTURES, RunConfig
 from sae_core.errors import ConfigError
 from sae_core.normalisation import Affine
 from sae_core.sae import LossContext, LossTerms
-from sae_core.training import HISTORY_ROWS, Learner, TrainResult, train_group, train_run
+from sae_core.training import HISTORY_ROWS, Learner, TrainResult, batches_at_a_time, train_group, train_run
 
 DIVERGING = {"lr": 1e30, "lr_warm_up": 0.0}
 
@@ -124,6 +124,13 @@ def test_calibration_is_computed_as_training_is(autocast: str, monkeypatch: pyte
     run = run_of("batchtopk", autocast=autocast)
     train_run(run, stream_of(run))
     assert asked == [(run.n_steps, autocast == "bfloat16")]
+
+
+@pytest.mark.parametrize(("batch_size", "d_in", "expected"), [(1024, 128, 8), (2048, 256, 2), (4096, 768, 1), (64, 16, 8)])
+def test_small_batches_come_some_at_a_time_to_groups(batch_size: int, d_in: int, expected: int) -> None:
+    run = run_of("topk", batch_size=batch_size)
+    assert batches_at_a_time([run, run], d_in) == expected
+    assert batches_at_a_time([run], d_in) == 1
 
 
 def test_a_diverged_run_leaves_the_group_and_the_others_never_notice() -> None:
