@@ -10,6 +10,7 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from numba.extending import intrinsic
 from torch import Tensor
 
 ROWS_PER_THREAD = 256
@@ -29,6 +30,11 @@ def compiled_in_order(function: Callable[..., Any]) -> Callable[..., Any]:
 def _compiled(function: Callable[..., Any], liberties: set[str]) -> Callable[..., Any]:
     compiler = numba.njit(nogil=True, cache=True, boundscheck=False, fastmath=liberties)
     return compiler(inspect.unwrap(function))  # the function itself, also where checks of types were put around it
+
+
+def instruction(function: Callable[..., Any]) -> Any:
+    """A function in LLVM's own terms, for what LLVM does not make well of a loop."""
+    return intrinsic(function)
 
 
 def array(x: Tensor) -> np.ndarray:

@@ -5,7 +5,6 @@ as integers, and shifted into the bits of a float32. Machine code is cached on d
 when this file changes, not when another does, so compiled functions call only those of their own file.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,11 @@ import torch
 from jaxtyping import Float, Int
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 from torch import Tensor
 
-from sae_core.sparse.compiled import array, compiled, over_rows
+from sae_core.sparse import cpu_sums
+from sae_core.sparse.compiled import array, compiled, instruction, over_rows
 
 COUNTS = 60
 """After so many a search for the k-th largest of a row stops guessing; ties and outliers can make guesses useless."""
@@ -60,7 +59,7 @@ def sort_columns(
     columns: Int[Tensor, " N"], offsets: Int[Tensor, " B_plus_1"], n_columns: int
 ) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"], Int[Tensor, " D_plus_1"]]:
     order, rows, starts = np.empty(len(columns), np.int64), np.empty(len(columns), np.int64), np.zeros(n_columns + 1, np.int64)
-    _sort_columns(array(columns), array(offsets), order, rows, starts)
+    cpu_sums.sort_columns(array(columns), array(offsets), order, rows, starts)
     return torch.from_numpy(order), torch.from_numpy(rows), torch.from_numpy(starts)
 
 
@@ -68,7 +67,7 @@ def weighted_sums(
     offsets: Int[Tensor, " R_plus_1"], which: Int[Tensor, " N"], weights: Float[Tensor, " N"], source: Float[Tensor, "M d"]
 ) -> Float[Tensor, "R d"]:
     sums = torch.empty(len(offsets) - 1, source.shape[1])
-    over_rows(_weighted_sums, len(sums), array(offsets), array(which), array(weights), array(source), array(sums))
+    over_rows(cpu_sums.weighted_sums, len(sums), array(offsets), array(which), array(weights), array(source), array(sums))
     return sums
 
 
@@ -76,7 +75,7 @@ def dots(
     offsets: Int[Tensor, " R_plus_1"], which: Int[Tensor, " N"], rows: Float[Tensor, "R d"], source: Float[Tensor, "M d"]
 ) -> Float[Tensor, " N"]:
     products = torch.empty(len(which))
-    over_rows(_dots, len(rows), array(offsets), array(which), array(rows), array(source), array(products))
+    over_rows(cpu_sums.dots, len(rows), array(offsets), array(which), array(rows), array(source), array(products))
     return products
 
 
@@ -95,12 +94,7 @@ def _values(products: Any, shift: int, bias: Any, values: Any, bits: Any) -> Non
         values[j] += bias[j]
 
 
-def _instruction(function: Callable[..., Any]) -> Any:
-    """A function in terms of LLVM, for what LLVM does not find by itself: it makes no vectors of a loop that collects bits."""
-    return intrinsic(function)
-
-
-@_instruction
+@instruction
 def _first_bit(typing: Any, mask: Any) -> Any:
     """The number of the lowest bit that is set in 32, or 32."""
 
@@ -110,7 +104,7 @@ def _first_bit(typing: Any, mask: Any) -> Any:
     return types.int64(types.uint32), generate
 
 
-@_instruction
+@instruction
 def _count_bits(typing: Any, mask: Any) -> Any:
     """How many of 32 bits are set."""
 
@@ -141,7 +135,7 @@ def _list_bits(mask: Any, first: int, found: Any, n: int) -> int:
 def _comparing(operator: str) -> Any:
     """A function that compares 32 values, from `first` on, with their bounds, one bit each."""
 
-    @intrinsic
+    @instruction
     def passed(typing: Any, values: Any, bounds: Any, first: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             vector = ir.VectorType(ir.FloatType(), BLOCK)
@@ -315,65 +309,3 @@ def _drop_ties(scores: Any, cut: np.float32, found: Any, n: int, k: int) -> None
             found[kept] = column
             kept += 1
             room -= ties
-
-
-@compiled
-def _sort_columns(columns: Any, offsets: Any, order: Any, rows: Any, starts: Any) -> None:
-    """Counting sort."""
-    for entry in range(len(columns)):
-        starts[columns[entry] + 1] += 1
-    for column in range(len(starts) - 1):
-        starts[column + 1] += starts[column]
-    place = starts[:-1].copy()
-    for b in range(len(offsets) - 1):
-        for entry in range(offsets[b], offsets[b + 1]):
-            column = columns[entry]
-            order[place[column]] = entry
-            rows[place[column]] = b
-            place[column] += 1
-
-
-@compiled
-def _weighted_sums(first: int, last: int, offsets: Any, which: Any, weights: Any, source: Any, sums: Any) -> None:
-    """Four source rows at a time: the sum is then read and written a quarter as often."""
-    d = source.shape[1]
-    for r in range(first, last):
-        total = sums[r]
-        total[:] = 0
-        entry, end = offsets[r], offsets[r + 1]
-        while entry + 4 <= end:
-            row0, row1, row2, row3 = source[which[entry]], source[which[entry + 1]], source[which[entry + 2]], source[which[entry + 3]]
-            w0, w1, w2, w3 = weights[entry], weights[entry + 1], weights[entry + 2], weights[entry + 3]
-            for j in range(d):
-                total[j] += w0 * row0[j] + w1 * row1[j] + w2 * row2[j] + w3 * row3[j]
-            entry += 4
-        while entry < end:
-            row0, w0 = source[which[entry]], weights[entry]
-            for j in range(d):
-                total[j] += w0 * row0[j]
-            entry += 1
-
-
-@compiled
-def _dots(first: int, last: int, offsets: Any, which: Any, rows: Any, source: Any, products: Any) -> None:
-    """Four source rows at a time: the row on the left is then read a quarter as often."""
-    d = source.shape[1]
-    for r in range(first, last):
-        left = rows[r]
-        entry, end = offsets[r], offsets[r + 1]
-        while entry + 4 <= end:
-            row0, row1, row2, row3 = source[which[entry]], source[which[entry + 1]], source[which[entry + 2]], source[which[entry + 3]]
-            sum0 = sum1 = sum2 = sum3 = np.float32(0)
-            for j in range(d):
-                sum0 += left[j] * row0[j]
-                sum1 += left[j] * row1[j]
-                sum2 += left[j] * row2[j]
-                sum3 += left[j] * row3[j]
-            products[entry], products[entry + 1], products[entry + 2], products[entry + 3] = sum0, sum1, sum2, sum3
-            entry += 4
-        while entry < end:
-            row0, sum0 = source[which[entry]], np.float32(0)
-            for j in range(d):
-                sum0 += left[j] * row0[j]
-            products[entry] = sum0
-            entry += 1
