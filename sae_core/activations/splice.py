@@ -158,7 +158,7 @@ class SplicedText:
         # All of them on some clean logits, while those are in the cache.
         for logits, *some in zip(clean.logits, *(one.split(self._positions) for one in rounded), strict=True):
             for change, sums in zip(some, log_sums, strict=True):
-                sums.append(logsumexp((change @ clean.rounded).float().add_(logits)))
+                sums.append(logsumexp(logits, change @ clean.rounded))
         scores = []
         for h, change, round_change, sums in zip(hs, changes, rounded, log_sums, strict=True):
             mean_change = torch.linalg.vecdot(change, part.mean_unembedding)

@@ -1,16 +1,16 @@
 """logsumexp of logits: of all that is done to logits, evaluation needs this for every SAE, token and entry of the vocabulary."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import BFloat16, Float
 from torch import Tensor
 
 from sae_core.sparse.kernels import has_fast_kernels
 
 
-def logsumexp(logits: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
-    """log sum exp of each row, by the kernel made for it where there is one."""
+def logsumexp(logits: Float[Tensor, "N V"], change: BFloat16[Tensor, "N V"] | None = None) -> Float[Tensor, " N"]:
+    """log sum exp of each row of logits + change, by the kernel made for it where there is one."""
     if has_fast_kernels(logits) and logits.device.type == "cpu" and logits.dtype == torch.float32:
         from sae_core.sparse import cpu_logits
 
-        return cpu_logits.logsumexp(logits)
-    return logits.logsumexp(dim=-1)
+        return cpu_logits.logsumexp(logits, change)
+    return (logits if change is None else logits + change).logsumexp(dim=-1)
