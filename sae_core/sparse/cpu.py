@@ -20,6 +20,8 @@ from sae_core.sparse.compiled import array, compiled, instruction, over_rows
 
 COUNTS = 60
 """After so many a search for the k-th largest of a row stops guessing; ties and outliers can make guesses useless."""
+MANY = 2**13
+"""Scores of which it is worth while to make a shorter list."""
 INFINITY_BITS = 0x7F800000
 BLOCK = 32
 """Numbers compared at a time; rows are padded to a multiple. One instruction compares 16."""
@@ -219,14 +221,14 @@ def _kth_largest(scores: Any, k: int, guess: np.float32, width: np.float32) -> n
 
     Counting is vectorised, so that a handful of passes over a row in the cache beat any sorting. The count falls about exponentially
     where k is small: steps are linear in its logarithm, from a guess, such as the cut of the row before, until it is between two
-    numbers tried, then within these.
+    numbers tried, then within these. Of many scores, the few between these are soon all that is looked at.
 
     Args:
         width: about by how much a number must rise for a factor e fewer scores to reach it.
     """
     low, high = np.float32(-np.inf), np.float32(np.inf)
     n_low: Any = len(scores)
-    n_high: Any = 1
+    n_high: Any = 0
     for step in range(COUNTS):
         count = np.int32(0)
         for j in range(len(scores)):
@@ -236,14 +238,17 @@ def _kth_largest(scores: Any, k: int, guess: np.float32, width: np.float32) -> n
         if count > k:
             low, n_low = guess, count
         else:
-            high, n_high = guess, max(1, count)
+            high, n_high = guess, count
         if low == -np.inf or high == np.inf:
             too_many = np.float32(np.log(np.maximum(1, count) / k))
             guess += width * (too_many + np.copysign(np.float32(0.05), np.float32(count - k))) * np.float32(1 << min(step, 20))
             continue
+        if len(scores) > MANY and n_low - n_high < len(scores) // 8:
+            scores, k = _between(scores, low, high), k - n_high
+            n_low, n_high = len(scores), 0
         fraction = np.float32(0.5)
         if step % 4 != 3:
-            fraction = np.float32(np.log(n_low / k) / np.log(n_low / (0.9 * n_high)))
+            fraction = np.float32(np.log(n_low / k) / np.log(n_low / (0.9 * max(1, n_high))))
             fraction = min(max(fraction, np.float32(0.02)), np.float32(0.98))
         guess = low + (high - low) * fraction
         if not low < guess < high:
@@ -251,6 +256,17 @@ def _kth_largest(scores: Any, k: int, guess: np.float32, width: np.float32) -> n
         if not low < guess < high:  # neighbours in float32: more than k scores reach `low`, fewer than k the next number
             return low
     return _kth_largest_by_bits(scores, k)
+
+
+@compiled
+def _between(scores: Any, low: np.float32, high: np.float32) -> Any:
+    """The scores that reach `low` and not `high`."""
+    found = np.empty(len(scores) + 1, np.float32)
+    n = 0
+    for j in range(len(scores)):  # without a branch: the next one overwrites one that is not wanted
+        found[n] = scores[j]
+        n += (scores[j] >= low) & (scores[j] < high)
+    return found[:n]
 
 
 @compiled

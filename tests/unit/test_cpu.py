@@ -50,6 +50,17 @@ def test_largest_entries(shape: tuple[int, int], kind: str, seed: int, fraction:
     assert len(kept[0]) >= min(n, len(columns))
 
 
+@pytest.mark.parametrize("decimals", [7, 3, 1])
+@pytest.mark.parametrize("n", [1, 40, 5_000, 12_000])
+def test_the_largest_of_many_entries(n: int, decimals: int) -> None:
+    # Rounded scores tie: with one decimal in hundreds.
+    scores = randn(2 * cpu.MANY, seed=n).abs().round(decimals=decimals)
+    columns, offsets = torch.arange(len(scores)) % 512, torch.arange(0, len(scores) + 1, 512)
+    assert as_lists(cpu.largest_entries(columns, scores, offsets, scores, n)) == as_lists(
+        reference.largest_entries(columns, scores, offsets, scores, n)
+    )
+
+
 @settings(max_examples=200)
 @given(SHAPES, DTYPES, KINDS, SEEDS, st.floats(0, 1))
 def test_topk_rows(shape: tuple[int, int], dtype: torch.dtype, kind: str, seed: int, fraction: float) -> None:
