@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -18,8 +18,12 @@ from sae_core.config import ArchitectureConfig, Fraction
 from sae_core.errors import ConfigError
 from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
 from sae_core.sparse.entries import ListedEntries, encoder_products
+from sae_core.sparse.kernels import has_fast_kernels
 from sae_core.sparse.latents import Pattern, pre_acts_at, sparse_decode
 from sae_core.sparse.topk import topk_rows
+
+FEW = 32
+"""Dead latents whose auxiliary loss is computed by `_ErrorOfFew`: products so small gain nothing by bfloat16."""
 
 
 class TopKFamilyConfig(ArchitectureConfig):
@@ -141,6 +145,9 @@ class TopKFamily(SparseAutoencoder):
         """
         which = dead.nonzero().squeeze(1)
         n_dead, k_aux = len(which), max(self.d_in // 2, 1)
+        if n_dead <= min(k_aux, FEW) and has_fast_kernels(x):
+            error: Tensor = _ErrorOfFew.apply(x, residual, self.b_dec, self.W_enc, self.b_enc, self.W_dec, which)
+            return error * (n_dead / k_aux / len(x))
         W_enc, b_enc, W_dec = self.W_enc.T.index_select(0, which).T, self.b_enc.index_select(0, which), self.W_dec.index_select(0, which)
         products = encoder_products(x, self.b_dec, W_enc)
         if n_dead <= k_aux:
@@ -157,3 +164,32 @@ class TopKFamily(SparseAutoencoder):
         # A row that shrank to nothing decodes to nothing: any positive norm gives the same SAE.
         norms = torch.where(norms > 0, norms, torch.ones_like(norms))
         return {"W_enc": self.W_enc * norms, "b_enc": self.b_enc * norms, "W_dec": self.W_dec / norms[:, None], "b_dec": self.b_dec.clone()}
+
+
+class _ErrorOfFew(torch.autograd.Function):
+    """||e_hat - e||^2, summed over tokens, where a few latents, all active, make e_hat = p W_dec from p = (x - b_dec) W_enc + b_enc.
+
+    In float32, and without making e_hat: expanded, the square and its gradient need no more than p^T p, p^T e, W_dec W_dec^T and e W_dec^T,
+    with as many rows or columns as there are latents. x and e get no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, e: Tensor, b_dec: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, which: Int[Tensor, " n"]
+    ) -> Float[Tensor, ""]:
+        with torch.autocast(x.device.type, enabled=False):
+            enc, dec = W_enc.T.index_select(0, which), W_dec.index_select(0, which)
+            centred = x - b_dec
+            p = torch.addmm(b_enc.index_select(0, which), centred, enc.T)
+            p_p, p_e, dec_dec = p.T @ p, p.T @ e, dec @ dec.T
+            d_p = 2 * (p @ dec_dec - e @ dec.T)
+            d_b_enc = d_p.sum(dim=0)
+            ctx.save_for_backward(which, -(d_b_enc @ enc), d_p.T @ centred, d_b_enc, 2 * (p_p @ dec - p_e))
+            ctx.d_sae = len(b_enc)
+            return (p_p * dec_dec).sum() - 2 * (p_e * dec).sum() + e.square().sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        which, d_b_dec, *of_few = ctx.saved_tensors
+        d_enc, d_b_enc, d_dec = (rows.new_zeros(ctx.d_sae, *rows.shape[1:]).index_copy_(0, which, rows * grads[0]) for rows in of_few)
+        return None, None, d_b_dec * grads[0], d_enc.T, d_b_enc, d_dec, None

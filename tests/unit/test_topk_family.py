@@ -12,9 +12,10 @@ from torch import Tensor
 
 from sae_core.architectures.batchtopk import BatchTopKConfig
 from sae_core.architectures.topk import TopK, TopKConfig
-from sae_core.architectures.topk_family import TopKFamily
+from sae_core.architectures.topk_family import FEW, TopKFamily
 from sae_core.config import ARCHITECTURES
 from sae_core.sae import LossContext
+from sae_core.sparse.kernels import Choice, using_kernels
 from sae_core.training import train_run
 
 FAMILY = ("topk", "batchtopk", "matryoshka_batchtopk")
@@ -74,6 +75,21 @@ def test_few_dead_latents_scale_the_auxiliary_loss_down() -> None:
     pre_acts = pre_acts_of(sae, x)[:, :3]
     error = (pre_acts @ sae.W_dec[:3] - residual).pow(2).sum(dim=1).mean()
     torch.testing.assert_close(sae.auxk_loss(x, residual, dead), 3 / 6 * error)  # 3 of k_aux = 6
+
+
+@pytest.mark.parametrize("n_dead", [1, FEW, FEW + 1])
+def test_the_auxiliary_loss_of_few_dead_latents_is_that_of_autograd(n_dead: int) -> None:
+    sae = random_sae("topk", d_in=2 * FEW + 2, d_sae=2 * FEW)
+    assert isinstance(sae, TopK)
+    x, residual, dead = torch.randn(8, sae.d_in), torch.randn(8, sae.d_in), torch.arange(sae.d_sae) % 2 == 0
+    dead[2 * n_dead :] = False
+
+    def loss_and_gradients(choice: Choice) -> list[Tensor]:
+        with using_kernels(choice):
+            loss = 3 * sae.auxk_loss(x, residual, dead)
+        return [loss.detach(), *torch.autograd.grad(loss, list(sae.parameters()))]
+
+    torch.testing.assert_close(loss_and_gradients("fast"), loss_and_gradients("reference"), rtol=1e-4, atol=1e-5)
 
 
 def test_the_auxiliary_loss_trains_dead_latents_only() -> None:
