@@ -22,8 +22,8 @@ from sae_core.sparse.kernels import has_fast_kernels
 from sae_core.sparse.latents import Pattern, pre_acts_at, sparse_decode
 from sae_core.sparse.topk import topk_rows
 
-FEW = 32
-"""Dead latents whose auxiliary loss is computed by `_ErrorOfFew`: products so small gain nothing by bfloat16."""
+FEW_WEIGHTS = 2**13
+"""Decoder weights of dead latents up to which `_ErrorOfFew` is used: products so small gain nothing by bfloat16."""
 
 
 class TopKFamilyConfig(ArchitectureConfig):
@@ -145,7 +145,7 @@ class TopKFamily(SparseAutoencoder):
         """
         which = dead.nonzero().squeeze(1)
         n_dead, k_aux = len(which), max(self.d_in // 2, 1)
-        if n_dead <= min(k_aux, FEW) and has_fast_kernels(x):
+        if n_dead <= k_aux and n_dead * self.d_in <= FEW_WEIGHTS and has_fast_kernels(x):
             error: Tensor = _ErrorOfFew.apply(x, residual, self.b_dec, self.W_enc, self.b_enc, self.W_dec, which)
             return error * (n_dead / k_aux / len(x))
         W_enc, b_enc, W_dec = self.W_enc.T.index_select(0, which).T, self.b_enc.index_select(0, which), self.W_dec.index_select(0, which)
@@ -186,7 +186,7 @@ class _ErrorOfFew(torch.autograd.Function):
             d_b_enc = d_p.sum(dim=0)
             ctx.save_for_backward(which, -(d_b_enc @ enc), d_p.T @ centred, d_b_enc, 2 * (p_p @ dec - p_e))
             ctx.d_sae = len(b_enc)
-            return (p_p * dec_dec).sum() - 2 * (p_e * dec).sum() + e.square().sum()
+            return (p_p * dec_dec).sum() - 2 * (p_e * dec).sum() + e.flatten().dot(e.flatten())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

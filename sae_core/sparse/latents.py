@@ -57,7 +57,7 @@ class Pattern:
             ring_of += latents >= width
         rows = self.tokens * len(widths) + ring_of.index_select(0, self.indices)
         offsets = torch.searchsorted(rows, torch.arange(self.n_tokens * len(widths) + 1, device=rows.device))
-        return Pattern(self.indices, offsets, self.d_sae)
+        return _Rings(self.indices, offsets, self.d_sae, of=self, ring_of=ring_of, n_rings=len(widths))
 
     def mask(self) -> Bool[Tensor, "B d_sae"]:
         """True at the entries."""
@@ -67,6 +67,20 @@ class Pattern:
         """A matrix with these values at the entries and 0 elsewhere."""
         flat = self.tokens * self.d_sae + self.indices
         return values.new_zeros(self.n_tokens * self.d_sae).index_add(0, flat, values).view(self.n_tokens, self.d_sae)
+
+
+@dataclass(frozen=True)
+class _Rings(Pattern):
+    of: Pattern
+    ring_of: Int[Tensor, " d_sae"]
+    n_rings: int
+
+    @cached_property
+    def by_latent(self) -> "LatentOrder":
+        """That of the pattern, which is sorted once for both; only the rows have other numbers."""
+        order = self.of.by_latent
+        rings = self.ring_of.repeat_interleave(order.offsets.diff(), output_size=order.tokens.numel())
+        return LatentOrder(order.order, order.tokens * self.n_rings + rings, order.offsets)
 
 
 @dataclass(frozen=True, slots=True)

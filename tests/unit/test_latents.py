@@ -51,6 +51,13 @@ def test_no_entries_make_empty_rings() -> None:
     assert rings.n_tokens == 3 * 2 and not rings.offsets.any()
 
 
+def test_rings_are_sorted_as_any_pattern_is() -> None:
+    rings = pattern().rings((1, 2, 4))
+    found, sorted_anew = rings.by_latent, Pattern(rings.indices, rings.offsets, rings.d_sae).by_latent
+    for name in ("order", "tokens", "offsets"):
+        assert getattr(found, name).tolist() == getattr(sorted_anew, name).tolist(), name
+
+
 def test_by_latent_are_the_same_entries_sorted() -> None:
     by_latent = pattern().by_latent
     assert by_latent.order.tolist() == [0, 2, 1, 3]

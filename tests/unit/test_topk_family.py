@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sae_core.architectures.batchtopk import BatchTopKConfig
 from sae_core.architectures.topk import TopK, TopKConfig
-from sae_core.architectures.topk_family import FEW, TopKFamily
+from sae_core.architectures.topk_family import FEW_WEIGHTS, TopKFamily
 from sae_core.config import ARCHITECTURES
 from sae_core.sae import LossContext
 from sae_core.sparse.kernels import Choice, using_kernels
@@ -77,9 +77,9 @@ def test_few_dead_latents_scale_the_auxiliary_loss_down() -> None:
     torch.testing.assert_close(sae.auxk_loss(x, residual, dead), 3 / 6 * error)  # 3 of k_aux = 6
 
 
-@pytest.mark.parametrize("n_dead", [1, FEW, FEW + 1])
+@pytest.mark.parametrize("n_dead", [1, FEW_WEIGHTS // 128, FEW_WEIGHTS // 128 + 1])
 def test_the_auxiliary_loss_of_few_dead_latents_is_that_of_autograd(n_dead: int) -> None:
-    sae = random_sae("topk", d_in=2 * FEW + 2, d_sae=2 * FEW)
+    sae = random_sae("topk", d_in=128, d_sae=140)
     assert isinstance(sae, TopK)
     x, residual, dead = torch.randn(8, sae.d_in), torch.randn(8, sae.d_in), torch.arange(sae.d_sae) % 2 == 0
     dead[2 * n_dead :] = False
