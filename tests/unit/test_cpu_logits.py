@@ -18,12 +18,16 @@ EPSILON = torch.finfo(torch.float32).eps
     spread=st.sampled_from([0.0, 1e-3, 1.0, 10.0, 1e3, 1e30]),
     offset=st.sampled_from([0.0, -50.0, 1e4]),
     seed=st.integers(0, 99),
+    with_change=st.booleans(),
 )
-def test_it_is_right_to_float32(n_rows: int, n_columns: int, spread: float, offset: float, seed: int) -> None:
-    logits = spread * torch.randn(n_rows, n_columns, generator=torch.Generator().manual_seed(seed)) + offset
-    expected = logits.double().logsumexp(dim=-1)
-    allowed = EPSILON * (expected.abs() + logits.amax(dim=-1).abs() + 4)
-    assert ((cpu_logits.logsumexp(logits) - expected).abs() <= allowed).all()
+def test_it_is_right_to_float32(n_rows: int, n_columns: int, spread: float, offset: float, seed: int, with_change: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = spread * torch.randn(n_rows, n_columns, generator=generator) + offset
+    change = torch.randn(n_rows, n_columns, generator=generator).bfloat16() if with_change else None
+    changed = logits if change is None else logits + change
+    expected = changed.double().logsumexp(dim=-1)
+    allowed = EPSILON * (expected.abs() + changed.amax(dim=-1).abs() + 4)
+    assert ((cpu_logits.logsumexp(logits, change) - expected).abs() <= allowed).all()
 
 
 def test_exp_is_right_to_two_roundings_of_it_and_one_of_the_exponent() -> None:
@@ -37,8 +41,14 @@ def test_exp_is_right_to_two_roundings_of_it_and_one_of_the_exponent() -> None:
 
 def test_what_is_no_number_stays_none() -> None:
     inf, nan = float("inf"), float("nan")
-    found = cpu_logits.logsumexp(torch.tensor([[0.0, inf], [-inf, -inf], [nan, 0.0], [-inf, 1.0]]))
-    torch.testing.assert_close(found, torch.tensor([inf, -inf, nan, 1.0]), equal_nan=True, rtol=0, atol=0)
+    logits, expected = torch.tensor([[0.0, inf], [-inf, -inf], [nan, 0.0], [-inf, 1.0]]), torch.tensor([inf, -inf, nan, 1.0])
+    # In a block alone, and in blocks before and after those of numbers that are far smaller.
+    others = torch.full((4, cpu_logits.BLOCK), -1e4)
+    others[1] = -inf
+    for some in (logits, torch.cat([logits, others], dim=1), torch.cat([others, logits], dim=1)):
+        torch.testing.assert_close(cpu_logits.logsumexp(some), expected, equal_nan=True, rtol=0, atol=0)
+        change = torch.zeros_like(some).bfloat16()
+        torch.testing.assert_close(cpu_logits.logsumexp(some, change), expected, equal_nan=True, rtol=0, atol=0)
 
 
 def test_memory_in_any_order() -> None:

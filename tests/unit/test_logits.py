@@ -17,9 +17,17 @@ def test_by_hand() -> None:
     assert found.tolist() == pytest.approx([math.log(4), 1000 + math.log(2)])
 
 
+@pytest.mark.usefixtures("kernels")
+def test_a_change_is_added() -> None:
+    # Exact in bfloat16: log(1 + 1 + 2) again.
+    change = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.bfloat16)
+    found = logsumexp(torch.tensor([[-1.0, 2.0, math.log(2) - 0.5]]), change)
+    assert found.tolist() == pytest.approx([math.log(4)])
+
+
 def test_the_kernel_is_for_float32_and_the_reference_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[torch.Tensor] = []
-    monkeypatch.setattr(cpu_logits, "logsumexp", lambda logits: used.append(logits) or torch.logsumexp(logits, -1))
+    monkeypatch.setattr(cpu_logits, "logsumexp", lambda logits, change: used.append(logits) or torch.logsumexp(logits, -1))
     logits = torch.zeros(2, 3)
     logsumexp(logits)
     assert len(used) == 1
