@@ -68,7 +68,12 @@ def test_a_machine(tmp_path, monkeypatch):
     def small(config, cache):
         return language_model_config(tmp_path, train_tokens=config.train_tokens // 200)
 
+    def prepare_cost(few, many, cache):  # not by the clock: of so short texts the longer may take less
+        assert few.config.train_tokens < many.config.train_tokens
+        return 3.0, 1e-4
+
     monkeypatch.setattr(module, "locate", small)
+    monkeypatch.setattr(module, "_prepare_cost", prepare_cost)
     monkeypatch.setattr("sweeps.plan.locate", small)
     monkeypatch.setattr(module, "_in_slots", lambda n_slots, activations, cache: [(measured(), MODEL)])
     monkeypatch.setattr(module, "_run", lambda tiny, results: StageCost(harvest=1e3, train=2e3, evaluate=3e3, rest=4e3))
