@@ -19,16 +19,7 @@ ROWS_PER_THREAD = 256
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Additions in any order, and fused multiply-adds: without them no sum is vectorised. NaN and infinity keep their meaning."""
-    return _compiled(function, {"nsz", "contract", "reassoc", "arcp"})
-
-
-def compiled_in_order(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As `compiled`, without leave to reorder additions."""
-    return _compiled(function, {"nsz", "contract"})
-
-
-def _compiled(function: Callable[..., Any], liberties: set[str]) -> Callable[..., Any]:
-    compiler = numba.njit(nogil=True, cache=True, boundscheck=False, fastmath=liberties)
+    compiler = numba.njit(nogil=True, cache=True, boundscheck=False, fastmath={"nsz", "contract", "reassoc", "arcp"})
     return compiler(inspect.unwrap(function))  # the function itself, also where checks of types were put around it
 
 

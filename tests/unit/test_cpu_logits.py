@@ -32,8 +32,7 @@ def test_it_is_right_to_float32(n_rows: int, n_columns: int, spread: float, offs
 
 def test_exp_is_right_to_two_roundings_of_it_and_one_of_the_exponent() -> None:
     x = np.linspace(-87, 0, 1_000).astype(np.float32)
-    whole, values = np.empty_like(x), np.empty_like(x)
-    cpu_logits._exp(x, np.float32(0), whole, whole.view(np.int32), values, values.view(np.int32))
+    values = np.array([cpu_logits._exp(one) for one in x])
     expected = np.exp(x.astype(np.float64))
     assert (np.abs(values - expected) <= expected * EPSILON * (2 + np.abs(x))).all()
     assert values[-1] == 1
