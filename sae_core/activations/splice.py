@@ -34,6 +34,10 @@ PART_LOGITS = {"cpu": 2**19, "cuda": 2**27}
 """Logits computed at a time from what enters the unembedding: 2 MiB stay in a CPU's cache from one pass over them to the next."""
 PART_POSITIONS = 128
 """Positions at a time, however large the vocabulary: W_U is read once for all of them."""
+CHANGED_LOGITS = {"cpu": 2**22, "cuda": 2**27}
+"""Changes of logits computed at a time, of several SAEs together: a bfloat16 product is fast only when it is large."""
+CHANGED_ROWS = 512
+"""Rows of them, however large the vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +45,21 @@ class _Changes:
     """What predictions that differ little from the clean ones are made of.
 
     Rounded, the change of their logits moves logsumexp; of that, its mean under the clean probabilities, which is nearly all where the
-    change is small, is put right in float32. What is left moves a mean over tokens by 1e-5 nats.
+    change is small, is put right in float32. What is left moves a mean over tokens by 1e-5 nats. With c the change of h, r the rounded
+    one, R the rounded W_U and l = logsumexp(L_clean + r R) - logsumexp(L_clean),
+
+        KL = l - r . (R p)        CE = CE_clean + KL + c . gradient
+
+    because what puts the mean right, c . (W_U p), is what KL subtracts from it.
     """
 
     h: Float[Tensor, "N D"]
     logits: tuple[Float[Tensor, "_ V"], ...]
-    """Some positions each, as many at a time as products are made for."""
-    next_columns: Float[Tensor, "N D"]
-    """Of W_U, for the next tokens."""
-    next_logits: Float[Tensor, " N"]
+    """Some positions each."""
+    log_sums: Float[Tensor, " N"]
+    ce: Float[Tensor, " N"]
+    gradient: Float[Tensor, "N D"]
+    """Of the cross-entropy, with respect to h: W_U p less the next token's column of W_U."""
     rounded: Float[Tensor, "D V"]
     """W_U in bfloat16."""
     mean_rounded: Float[Tensor, "N D"]
@@ -97,6 +107,7 @@ class SplicedText:
         self._rounds = self._unembedding is not None and rounding_is_faster(self._unembedding.W_U)
         device, length = tokens.device.type, tokens.shape[1]
         self._positions = max(PART_POSITIONS, PART_LOGITS[device] // model.d_vocab)
+        self._changed_rows = max(CHANGED_ROWS, CHANGED_LOGITS[device] // model.d_vocab)
         n_windows = RUN_TOKENS[device] // length if self._unembedding else RUN_LOGITS[device] // (length * model.d_vocab)
         self._parts: list[_Part] = []
         ce = []
@@ -153,18 +164,18 @@ class SplicedText:
     def _scores_of_changes(self, clean: _Changes, part: _Part, hs: Sequence[Float[Tensor, "N D"]]) -> list[NextToken]:
         """The predictions from each h; of their logits only the change is computed."""
         changes = [h - clean.h for h in hs]
-        rounded = [change.bfloat16() for change in changes]
-        log_sums: list[list[Tensor]] = [[] for _ in hs]
-        # All of them on some clean logits, while those are in the cache.
-        for logits, *some in zip(clean.logits, *(one.split(self._positions) for one in rounded), strict=True):
-            for change, sums in zip(some, log_sums, strict=True):
-                sums.append(logsumexp(logits, change @ clean.rounded))
+        rounded = torch.stack([change.bfloat16() for change in changes], dim=1)
+        n_positions = max(1, self._changed_rows // len(hs))
+        log_sums = []
+        for logits, rows in zip(clean.logits, rounded.split(self._positions), strict=True):
+            for some, some_rows in zip(logits.split(n_positions), rows.split(n_positions), strict=True):
+                changed = some_rows.flatten(0, 1) @ clean.rounded
+                log_sums.append(logsumexp(some, changed.unflatten(0, some_rows.shape[:2])))
         scores = []
-        for h, change, round_change, sums in zip(hs, changes, rounded, log_sums, strict=True):
-            mean_change = torch.linalg.vecdot(change, part.mean_unembedding)
-            error = torch.linalg.vecdot(round_change.float(), clean.mean_rounded) - mean_change
-            next_logits = clean.next_logits + torch.linalg.vecdot(change, clean.next_columns)
-            scores.append(part.scored(h, next_logits, torch.cat(sums) - error))
+        for change, round_change, log_sum in zip(changes, rounded.unbind(1), torch.cat(log_sums).unbind(1), strict=True):
+            kl = log_sum - clean.log_sums - torch.linalg.vecdot(round_change.float(), clean.mean_rounded)
+            ce = clean.ce + kl + torch.linalg.vecdot(change, clean.gradient)
+            scores.append(NextToken(ce[part.has_next], kl))
         return scores
 
     def _ending_early(self) -> AbstractContextManager[None]:
@@ -190,8 +201,9 @@ class SplicedText:
         next_logits, log_sums, mean = (torch.cat(column) for column in zip(*columns, strict=True))
         changes = None
         if unembedding and self._rounds:
-            next_columns = unembedding.W_U.index_select(1, next_tokens).T.contiguous()
-            changes = _Changes(h, tuple(kept_logits), next_columns, next_logits, unembedding.rounded, mean + torch.cat(rounding_errors))
+            gradient = mean - unembedding.W_U.index_select(1, next_tokens).T
+            mean_rounded = mean + torch.cat(rounding_errors)
+            changes = _Changes(h, tuple(kept_logits), log_sums, log_sums - next_logits, gradient, unembedding.rounded, mean_rounded)
         constant = torch.linalg.vecdot(h, mean) - log_sums
         return _Part(clean, kept, next_tokens, has_next, mean, constant, changes), (log_sums - next_logits)[has_next]
 

@@ -142,10 +142,14 @@ def test_parts_change_nothing(model: HookedModel, text: SplicedText, tokens: tor
     monkeypatch.setitem(splice.RUN_TOKENS, "cpu", 1)  # one window at a time
     monkeypatch.setattr(splice, "PART_POSITIONS", 7)
     monkeypatch.setitem(splice.PART_LOGITS, "cpu", 1)
+    monkeypatch.setattr(splice, "CHANGED_ROWS", 6)  # of two SAEs: three positions at a time, and one is left of seven
+    monkeypatch.setitem(splice.CHANGED_LOGITS, "cpu", 1)
     in_parts = SplicedText(model, tokens, tokens != 0)
-    assert in_parts._positions == 7
+    assert (in_parts._positions, in_parts._changed_rows) == (7, 6)
     assert len(in_parts._parts) == 5
     assert len(text._parts) == 1
     assert torch.allclose(in_parts.x, text.x, atol=1e-5)
-    assert torch.allclose(only(in_parts.splice([text.x * 0.9])).ce, only(text.splice([text.x * 0.9])).ce, atol=1e-4)
-    assert torch.allclose(only(in_parts.splice([text.x * 0.9])).kl, only(text.splice([text.x * 0.9])).kl, atol=1e-4)
+    x_hats = [text.x * 0.9, text.x * 1.1]
+    for scored, whole in zip(in_parts.splice(x_hats), text.splice(x_hats), strict=True):
+        assert torch.allclose(scored.ce, whole.ce, atol=1e-4)
+        assert torch.allclose(scored.kl, whole.kl, atol=1e-4)
