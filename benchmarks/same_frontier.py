@@ -1,6 +1,6 @@
 """Whether the fast paths move the frontier: the same runs with other arithmetic, paired by seed.
 
-    python benchmarks/same_frontier.py --results results      # after `make demo`, whose activations it reads; 10 minutes on one core
+    python benchmarks/same_frontier.py --results results      # after `make demo`, whose activations it reads; 10 to 17 minutes on one core
 
 Every architecture at every target and seed is trained on the same batches three times: with the fast kernels under bfloat16 autocast,
 as the demo is; with the reference kernels (plain PyTorch) under bfloat16 autocast; and with the reference kernels in float32. Told is, for
