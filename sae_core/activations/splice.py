@@ -82,15 +82,6 @@ class _Part:
     changes: _Changes | None
     """None: logits of every splice are computed whole."""
 
-    def scored(self, h: Float[Tensor, "N D"], next_logits: Float[Tensor, " N"], log_sums: Float[Tensor, " N"]) -> NextToken:
-        """Cross-entropy and KL of the predictions from h.
-
-        Args:
-            log_sums: logsumexp of the logits.
-        """
-        kl = self.constant - torch.linalg.vecdot(h, self.mean_unembedding) + log_sums
-        return NextToken((log_sums - next_logits)[self.has_next], kl)
-
 
 class SplicedText:
     """Held-out windows whose activations at the hook point can be replaced.
@@ -159,7 +150,9 @@ class SplicedText:
     def _scores(self, part: _Part, h: Float[Tensor, "N D"]) -> NextToken:
         """The predictions from h; logits computed whole."""
         rows = [(next_logits, log_sums) for _, next_logits, log_sums in self._logits(h, part.next_tokens)]
-        return part.scored(h, *(torch.cat(column) for column in zip(*rows, strict=True)))
+        next_logits, log_sums = (torch.cat(column) for column in zip(*rows, strict=True))
+        kl = part.constant - torch.linalg.vecdot(h, part.mean_unembedding) + log_sums
+        return NextToken((log_sums - next_logits)[part.has_next], kl)
 
     def _scores_of_changes(self, clean: _Changes, part: _Part, hs: Sequence[Float[Tensor, "N D"]]) -> list[NextToken]:
         """The predictions from each h; of their logits only the change is computed."""
@@ -199,13 +192,13 @@ class SplicedText:
                 kept_logits.append(logits)
                 rounding_errors.append(p.bfloat16() @ unembedding.rounding_error.T)
         next_logits, log_sums, mean = (torch.cat(column) for column in zip(*columns, strict=True))
-        changes = None
+        ce, changes = log_sums - next_logits, None
         if unembedding and self._rounds:
             gradient = mean - unembedding.W_U.index_select(1, next_tokens).T
             mean_rounded = mean + torch.cat(rounding_errors)
-            changes = _Changes(h, tuple(kept_logits), log_sums, log_sums - next_logits, gradient, unembedding.rounded, mean_rounded)
+            changes = _Changes(h, tuple(kept_logits), log_sums, ce, gradient, unembedding.rounded, mean_rounded)
         constant = torch.linalg.vecdot(h, mean) - log_sums
-        return _Part(clean, kept, next_tokens, has_next, mean, constant, changes), (log_sums - next_logits)[has_next]
+        return _Part(clean, kept, next_tokens, has_next, mean, constant, changes), ce[has_next]
 
     def _logits(
         self, h: Float[Tensor, "N D"], next_tokens: Int[Tensor, " N"]

@@ -29,7 +29,7 @@ def logsumexp(logits: Float[Tensor, "N V"], changes: BFloat16[Tensor, "N C V"] |
     """log sum exp of each row of logits, or with each of its C changes added."""
     sums = torch.empty(len(logits) if changes is None else changes.shape[:2])
     bits = None if changes is None else array(changes.flatten(0, 1).view(torch.int16))
-    over_rows(_logsumexp, sums.numel(), array(logits), bits, array(sums.flatten()))
+    over_rows(_logsumexp, sums.numel(), array(logits), bits, array(sums.view(-1)))
     return sums
 
 
