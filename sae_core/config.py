@@ -25,7 +25,7 @@ NormalizeActivations = Literal["expected_norm", "none", "layer_norm", "whitening
 class Config(BaseModel):
     """Base of every configuration: frozen, unknown keys are errors, types are not coerced."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     def changed(self, *fields: str) -> dict[str, Any]:
         """Those of `fields` that differ from their defaults: what a rule refuses where they have no effect. Defaults stay silent."""

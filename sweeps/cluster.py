@@ -7,13 +7,13 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from sae_core.errors import ConfigError
 from sweeps import provenance
+from sweeps.lean_ray import lean_start
 
 # Read by Ray when it is imported or when processes start. Facts behind each: docs/reliability.md.
 _ENVIRONMENT = {
@@ -112,7 +112,7 @@ def _start(address: str | None) -> None:
         if address is None:
             # Workers inherit it. A `runtime_env` would do as well, but costs each stage two seconds.
             os.environ.update(paths)
-            with _without_monitors():
+            with lean_start():
                 # "local": not the cluster that RAY_ADDRESS may name.
                 ray.init(address="local", num_cpus=provenance.n_cores(), num_gpus=provenance.n_gpus(), include_dashboard=False, **options)
             return
@@ -120,23 +120,6 @@ def _start(address: str | None) -> None:
             ray.init(address=address, runtime_env={"env_vars": paths | WORKER_ENVIRONMENT}, **options)
         except (ConnectionError, ValueError) as error:
             raise _no_cluster(address, str(error).strip().partition("\n")[0]) from None
-
-
-@contextmanager
-def _without_monitors() -> Iterator[None]:
-    """Ray started without its autoscaler, and without the process that carries logs to a driver, which is told not to print them.
-
-    `ray start` has options for both, `ray.init` has none. They take 1 % of a core as long as Ray runs, and a second when it stops.
-    """
-    from ray._private import parameter
-
-    rays: Any = parameter  # its types do not know that a class may be a function
-    made = rays.RayParams
-    rays.RayParams = partial(made, no_monitor=True, include_log_monitor=False)
-    try:
-        yield
-    finally:
-        rays.RayParams = made
 
 
 def _check_answers(address: str) -> None:

@@ -295,12 +295,12 @@ def _nothing_left(runs: Sequence[RunConfig], store: Store) -> str:
 
 def _write_report(store: Store, progress: SweepProgress) -> None:
     """Table and report, from the records that are there."""
-    from analysis.report import write_report
-    from analysis.table import load_table, write_table
-
     if not store.status():  # a search that was interrupted before its first trial
         return
     progress.stage("report", 1, "report")
+    from analysis.report import write_report
+    from analysis.table import load_table, write_table
+
     write_table(load_table(store.directory), store.directory)
     if store.records():
         write_report([store.directory], store.report)

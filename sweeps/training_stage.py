@@ -16,6 +16,7 @@ from sweeps.cluster import Cluster
 from sweeps.definition import EarlyStoppingConfig
 from sweeps.early_stopping import EarlyStopping
 from sweeps.grouping import group_runs, lone_runs
+from sweeps.lean_ray import lean_tune
 from sweeps.progress import SweepProgress
 from sweeps.store import SCRATCH_PREFIX, Store, record_without_result
 from sweeps.wandb_sink import WandbSink
@@ -151,7 +152,8 @@ class TrainingStage:
                 callbacks=[watcher],
             ),
         )
-        results = tuner.fit()
+        with lean_tune():
+            results = tuner.fit()
         for result in (results[index] for index in range(len(results))):
             if result.error is not None and result.config is not None:
                 self._record_lost(TrialConfig(**result.config["trial"]), result.error)

@@ -62,7 +62,7 @@ def test_ray_runs_without_monitors(cluster):
         with suppress(psutil.Error):  # a worker that has just ended
             commands.append(" ".join(process.cmdline()))
     assert any("raylet" in command for command in commands)
-    assert not any("monitor.py" in command for command in commands)
+    assert not any("monitor.py" in command or "dashboard.py" in command for command in commands)
 
 
 def test_a_worker_rests_until_it_is_woken(undisturbed, results):
