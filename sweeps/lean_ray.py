@@ -25,8 +25,8 @@ def lean_start() -> Iterator[None]:
     from ray._private import node, parameter, services
 
     with ExitStack() as replaced:
-        params = partial(parameter.RayParams, no_monitor=True, include_log_monitor=False)
-        replaced.enter_context(_replaced(parameter, "RayParams", params))
+        params: Any = parameter.RayParams
+        replaced.enter_context(_replaced(parameter, "RayParams", partial(params, no_monitor=True, include_log_monitor=False)))
         replaced.enter_context(_replaced(node.Node, "start_api_server", lambda *_, **__: None))
         replaced.enter_context(_replaced(services, "get_node", partial(_node, services.get_node)))
         yield

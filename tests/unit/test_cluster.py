@@ -2,6 +2,7 @@ import os
 import signal
 import sys
 import types
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ def ray(monkeypatch):
     module.is_initialized = lambda: module.running
     module.nodes = lambda: [{"Alive": True, "Resources": node} for node in module.there] + [{"Alive": False, "Resources": {"CPU": 64.0}}]
     monkeypatch.setitem(sys.modules, "ray", module)
+    monkeypatch.setattr(cluster, "lean_start", nullcontext)
     return module
 
 
