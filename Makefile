@@ -19,8 +19,8 @@ OPTIONS_evaluation := --results results/bench/demo
 demo: $(INSTALLED)
 	$(BIN)/sae-sweep run demo
 
-test: $(INSTALLED_DEV)
-	$(BIN)/pytest
+test: $(INSTALLED_DEV)  ## in two processes; in the order of the files, so that Ray's tests, which stay in one, do not come last
+	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 check: $(INSTALLED_DEV)
 	$(BIN)/ruff check .

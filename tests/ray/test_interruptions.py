@@ -63,7 +63,7 @@ def kill_all(mark):
         process.kill()
 
 
-def wait_until(happens, seconds=120):
+def wait_until(happens, seconds=300):
     """The first true value of `happens()`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
