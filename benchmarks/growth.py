@@ -18,9 +18,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import step_inputs
 from growth_figure import Point, draw
@@ -46,7 +47,7 @@ N_FEATURES = 4096
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--panels", nargs="+", choices=["saes", *VARIED, "tokens", "workers"], default=["saes", *VARIED, "tokens", "workers"])
-    made.add_argument("--patience", type=float, default=40.0, help="most seconds that a point may take")
+    made.add_argument("--patience", type=float, default=20.0, help="most seconds that a point may take")
     made.add_argument("--draw", action="store_true", help="only the figure, from the CSV")
     options = made.parse_args()
     screen = console()
@@ -80,17 +81,21 @@ def _steps(varied: str, threads: int, patience: float) -> Iterator[Point]:
     last: dict[str, tuple[Size, float]] = {}
     with ExitStack() as running:
         workers = {name: running.enter_context(Worker(*program, threads=threads)) for name, program in programs.items()}
-        for worker in workers.values():  # until all have loaded, which would slow down the first to be measured
-            _step_seconds(Size(**BASE | {varied: VARIED[varied][0]}), worker)
-        for value, (program, worker) in itertools.product(VARIED[varied], workers.items()):
+        # Until all have loaded, which would slow down the first to be measured.
+        with _inputs(Size(**BASE | {varied: VARIED[varied][0]})) as inputs:
+            for worker in workers.values():
+                _step_seconds(inputs, worker)
+        for value in VARIED[varied]:
             size = Size(**BASE | {varied: value})
-            expected = last[program][1] * size.weights / last[program][0].weights if program in last else 0.0
-            if size.memory_bytes > MEMORY_SHARE * provenance.memory_bytes() or expected * (STEPS + 1) > patience:
-                yield Point(varied, program, value, expected, expected, expected, measured=False)
-                continue
-            found = Spread.of(_step_seconds(size, worker))
-            last[program] = (size, found.median)
-            yield Point(varied, program, value, found.median, found.low, found.high, measured=True)
+            with _inputs(size) as inputs:
+                for program, worker in workers.items():
+                    expected = last[program][1] * size.weights / last[program][0].weights if program in last else 0.0
+                    if size.memory_bytes > MEMORY_SHARE * provenance.memory_bytes() or expected * (STEPS + 1) > patience:
+                        yield Point(varied, program, value, expected, expected, expected, measured=False)
+                        continue
+                    found = Spread.of(_step_seconds(inputs, worker))
+                    last[program] = (size, found.median)
+                    yield Point(varied, program, value, found.median, found.low, found.high, measured=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +117,20 @@ class Size:
         return 4 * (8 * self.weights + 8 * STEP_BATCH * self.d_sae)
 
 
-def _step_seconds(size: Size, worker: Worker) -> list[float]:
+@contextmanager
+def _inputs(size: Size) -> Iterator[dict[str, Any]]:
+    """What every program is told of its SAE, its weights and its batches, which lie in files meanwhile."""
     with tempfile.TemporaryDirectory() as scratch:
         x, state = Path(scratch) / "x.safetensors", Path(scratch) / "state.safetensors"
         step_inputs.save(x, {"x": step_inputs.activations(size.d_in, N_FEATURES, l0=BASE["k"], n_tokens=2 * STEP_BATCH)[0]})
         step_inputs.save(state, step_inputs.initial_state("topk", size.d_in, size.d_sae))
-        fields = {"d_sae": size.d_sae, "k": size.k}
-        paths = {"x": str(x), "state": str(state)}
-        worker.call("open", architecture="topk", fields=fields, batch_size=STEP_BATCH, lr=1e-6, precisions=["bfloat16"], **paths)
-        worker.call("measure", precision="bfloat16", n_steps=1)
-        return list(worker.call("measure", precision="bfloat16", n_steps=STEPS))
+        yield {"fields": {"d_sae": size.d_sae, "k": size.k}, "x": str(x), "state": str(state)}
+
+
+def _step_seconds(inputs: dict[str, Any], worker: Worker) -> list[float]:
+    worker.call("open", architecture="topk", batch_size=STEP_BATCH, lr=1e-6, precisions=["bfloat16"], **inputs)
+    worker.call("measure", precision="bfloat16", n_steps=1)
+    return list(worker.call("measure", precision="bfloat16", n_steps=STEPS))
 
 
 def _saes() -> Iterator[Point]:

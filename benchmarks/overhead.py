@@ -82,7 +82,7 @@ class Round:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--tokens", type=int, default=300_000, help="training tokens of the sweep")
+    options.add_argument("--tokens", type=int, default=200_000, help="training tokens of the sweep")
     options.add_argument("--targets", type=int, nargs="+", default=[16, 64], help="L0s, at each of which there are six SAEs")
     options.add_argument("--rounds", type=int, default=3)
     arguments = options.parse_args()

@@ -1,5 +1,6 @@
 import json
 import sys
+from contextlib import nullcontext
 
 import growth
 import pytest
@@ -95,6 +96,7 @@ def test_points_of_the_csv_come_back(tmp_path):
 
 def test_what_patience_does_not_allow_is_computed(monkeypatch):
     monkeypatch.setattr(growth, "peers_python", lambda: None)
+    monkeypatch.setattr(growth, "_inputs", nullcontext)
     monkeypatch.setattr(growth, "_step_seconds", lambda size, *_: [size.weights / (BASE["d_in"] * 1024)])
     points = list(growth._steps("d_sae", 1, 10.0 * (STEPS + 1)))
     assert [(point.x, point.median, point.measured) for point in points] == [
