@@ -156,20 +156,21 @@ class SplicedText:
 
     def _scores_of_changes(self, clean: _Changes, part: _Part, hs: Sequence[Float[Tensor, "N D"]]) -> list[NextToken]:
         """The predictions from each h; of their logits only the change is computed."""
-        changes = [h - clean.h for h in hs]
-        rounded = torch.stack([change.bfloat16() for change in changes], dim=1)
-        n_positions = max(1, self._changed_rows // len(hs))
-        log_sums = []
-        for logits, rows in zip(clean.logits, rounded.split(self._positions), strict=True):
-            for some, some_rows in zip(logits.split(n_positions), rows.split(n_positions), strict=True):
-                changed = some_rows.flatten(0, 1) @ clean.rounded
-                log_sums.append(logsumexp(some, changed.unflatten(0, some_rows.shape[:2])))
+        n_positions = min(self._positions, max(1, self._changed_rows // len(hs)))
         scores = []
-        for change, round_change, log_sum in zip(changes, rounded.unbind(1), torch.cat(log_sums).unbind(1), strict=True):
-            kl = log_sum - clean.log_sums - torch.linalg.vecdot(round_change.float(), clean.mean_rounded)
-            ce = clean.ce + kl + torch.linalg.vecdot(change, clean.gradient)
-            scores.append(NextToken(ce[part.has_next], kl))
-        return scores
+        first = 0
+        for logits in clean.logits:
+            for some in logits.split(n_positions):
+                rows = slice(first, first + len(some))
+                first = rows.stop
+                change = torch.stack([h[rows] for h in hs], dim=1).sub_(clean.h[rows, None])
+                rounded = change.bfloat16()
+                changed = rounded.flatten(0, 1) @ clean.rounded
+                kl = logsumexp(some, changed.unflatten(0, rounded.shape[:2])) - clean.log_sums[rows, None]
+                kl -= torch.linalg.vecdot(rounded.float(), clean.mean_rounded[rows, None])
+                ce = clean.ce[rows, None] + kl + torch.linalg.vecdot(change, clean.gradient[rows, None])
+                scores.append(torch.stack([ce, kl]))
+        return [NextToken(ce[part.has_next], kl) for ce, kl in torch.cat(scores, dim=1).unbind(2)]
 
     def _ending_early(self) -> AbstractContextManager[None]:
         return self._model.before_unembedding() if self._unembedding else nullcontext()

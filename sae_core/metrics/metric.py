@@ -23,6 +23,9 @@ from sae_core.sparse.latents import Pattern
 
 METRICS: Registry[type["Metric"]] = Registry("metric", "sae_core.metrics")
 
+ROWS = {"cpu": 2**8, "cuda": 2**15}
+"""Tokens whose activations are compared at a time."""
+
 Sums = dict[str, Tensor]
 """Name -> float64 tensor; the sums of two chunks add up to the sums of both."""
 
@@ -48,26 +51,31 @@ class Observation:
         """Tokens each latent is active on."""
         return torch.bincount(self.pattern.indices, minlength=self.pattern.d_sae).double()
 
-    @cached_property
-    def x_hat_double(self) -> Float[Tensor, "N d_in"]:
-        """`x_hat` in float64."""
-        return self.x_hat.double()
-
-    @cached_property
+    @property
     def squared_error(self) -> Float[Tensor, " N"]:
         """||x - x_hat||^2 per token."""
-        error = self.chunk.x_double - self.x_hat_double
-        return vecdot(error, error)
+        return self._products[0]
 
-    @cached_property
+    @property
     def dot(self) -> Float[Tensor, " N"]:
         """x . x_hat per token."""
-        return vecdot(self.chunk.x_double, self.x_hat_double)
+        return self._products[1]
 
-    @cached_property
+    @property
     def squared_norm(self) -> Float[Tensor, " N"]:
         """||x_hat||^2 per token."""
-        return vecdot(self.x_hat_double, self.x_hat_double)
+        return self._products[2]
+
+    @cached_property
+    def _products(self) -> Float[Tensor, "3 N"]:
+        """In float64: some tokens at a time, so that they stay in a CPU's cache."""
+        n_rows = ROWS[self.x_hat.device.type]
+        columns = []
+        for x, rows in zip(self.chunk.x_double.split(n_rows), self.x_hat.split(n_rows), strict=True):
+            x_hat = rows.double()
+            error = x - x_hat
+            columns.append(torch.stack([vecdot(error, error), vecdot(x, x_hat), vecdot(x_hat, x_hat)]))
+        return torch.cat(columns, dim=1)
 
     @cached_property
     def feature_cosines(self) -> Float[Tensor, "d_sae F"] | None:
