@@ -156,7 +156,7 @@ class SplicedText:
 
     def _scores_of_changes(self, clean: _Changes, part: _Part, hs: Sequence[Float[Tensor, "N D"]]) -> list[NextToken]:
         """The predictions from each h; of their logits only the change is computed."""
-        n_positions = min(self._positions, max(1, self._changed_rows // len(hs)))
+        n_positions = max(1, self._changed_rows // len(hs))
         scores = []
         first = 0
         for logits in clean.logits:
