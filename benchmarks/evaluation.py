@@ -2,7 +2,8 @@
 
     python benchmarks/evaluation.py --results results/demo     # a finished sweep; its SAEs and its held-out text
 
-Three ways, alternating, each on the same chunk of held-out text; the third, the slowest and there to check the others, on the first one:
+Three ways, each on the same chunk of held-out text; the first two alternate, the third, the slowest and there to check them, comes first
+and once:
 - together: what a sweep does. Clean run and ablations once, then every SAE.
 - alone: `evaluate_chunk` for one SAE at a time. Clean run and ablations for each, with the same fast splices.
 - whole runs: each SAE alone as evaluators usually do it. The whole model runs four times (clean, spliced, zero- and mean-ablated), with
@@ -52,22 +53,16 @@ class Comparison:
         """Seconds per SAE and chunk, ratios to `together`, and the largest difference of a metric; also told."""
         told = console()
         self.together(0)  # loads the model, and checks the fast ways against the plain ones
-        ways: dict[str, Callable[[int], Values]] = {"together": self.together, "alone": self.alone, "whole runs": self.whole_runs}
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        difference = 0.0
-        for index in range(n_rounds):
-            found: dict[str, Values] = {}
-            for name, way in ways.items():
-                if name == "whole runs" and index:
-                    continue
-                start = time.perf_counter()
-                found[name] = way(index)
-                seconds[name].append(time.perf_counter() - start)
-            for run_id, plain in found.get("whole runs", {}).items():
-                difference = max(difference, *(abs(value - found["together"][run_id][name]) for name, value in plain.items()))
+        whole_seconds, plain = _timed(self.whole_runs, 0)
+        ways: dict[str, Callable[[int], Values]] = {"together": self.together, "alone": self.alone}
+        rounds = [{name: _timed(way, index) for name, way in ways.items()} for index in range(n_rounds)]
+        _, together = rounds[0]["together"]
+        difference = max(abs(value - together[run_id][name]) for run_id, values in plain.items() for name, value in values.items())
         told.print(f"{len(self.saes)} SAEs; per SAE and chunk of held-out text: time, and ratio to together")
-        times = {name: [one / len(self.saes) for one in values] for name, values in seconds.items()}
-        ratios = {name: ratio(values, times["together"][: len(values)]) for name, values in times.items()}
+        times = {name: [one[name][0] / len(self.saes) for one in rounds] for name in ways}
+        ratios = {name: ratio(values, times["together"]) for name, values in times.items()}
+        times["whole runs"] = [whole_seconds / len(self.saes)]
+        ratios["whole runs"] = ratio(times["whole runs"], times["together"][:1])
         for name, values in times.items():
             told.print(f"{name:<12}{Spread.of(values).text('ms', scale=1e3):<24}{ratios[name].text(digits=2)}")
         told.print(f"largest difference of cross-entropies and KL, together and whole runs: {difference:.1e} nats per token")
@@ -84,6 +79,13 @@ class Comparison:
 
     def each(self, evaluate: Callable[[Mapping[str, SparseAutoencoder]], Values]) -> Values:
         return {run_id: evaluate({run_id: sae})[run_id] for run_id, sae in self.saes.items()}
+
+
+def _timed(way: Callable[[int], Values], index: int) -> tuple[float, Values]:
+    """Seconds that it takes for a chunk, and what it finds."""
+    start = time.perf_counter()
+    values = way(index)
+    return time.perf_counter() - start, values
 
 
 class WholeRuns:

@@ -1,6 +1,6 @@
 """What Ray, records, progress and scheduling take, beside the same training in bare processes.
 
-    python benchmarks/overhead.py                                      # three minutes on two cores
+    python benchmarks/overhead.py                                      # five minutes on two cores
 
 A sweep of SAEs of the demo's sizes on synthetic activations is run as `sae-sweep run`, and then its groups by `bare_slots.py`, a program
 that only trains them. Overhead is what the launch takes more than that program, both from start to end, the stages harvest, evaluate and

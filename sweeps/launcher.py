@@ -297,7 +297,7 @@ def _write_report(store: Store, progress: SweepProgress) -> None:
     """Table and report, from the records that are there."""
     if not store.status():  # a search that was interrupted before its first trial
         return
-    progress.stage("report", 1, "report")
+    progress.stage("report", 1, "report")  # it takes the time of its imports, too
     from analysis.report import write_report
     from analysis.table import load_table, write_table
 
