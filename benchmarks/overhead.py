@@ -10,8 +10,9 @@ progress. What Python and PyTorch take to be imported, the bare program needs to
 Seconds of two programs that train for minutes differ by more than what is looked for here, because machines are shared. So the processor
 time of the threads that train is read from /proc: what a slot's time is more than that, it does not train. In the middle of the training
 stage this gives the part of the overhead that grows with training; over the whole of both programs the part that is the same for every
-sweep. What a training thread itself spends on reports and records is not seen: 3 ms of 5 s, and 10 ms an SAE. A very small sweep comes
-first and is not counted: it compiles what is not compiled yet.
+sweep. Seconds are those that the machine had: what its host gave to others, the steal time of /proc/stat, is taken off. What a training
+thread itself spends on reports and records is not seen: 3 ms of 5 s, and 10 ms an SAE. A very small sweep comes first and is not
+counted: it compiles what is not compiled yet.
 """
 
 import os
@@ -28,6 +29,7 @@ from typing import Any
 
 import numpy as np
 from measuring import Spread, activations_of, console, parser, write_result
+from numpy.typing import NDArray
 
 from sweeps import provenance
 from sweeps.cluster import WORKER_ENVIRONMENT
@@ -40,8 +42,8 @@ WARM_UP_TOKENS = 20_480
 SAMPLE_SECONDS = 0.25
 MIDDLE = 0.4, 0.8
 """Part of the training stage in which every slot trains."""
-LOOK_SECONDS = 3.0
-"""Between two looks at which processes train, which themselves take a hundredth of a second."""
+LOOK_SECONDS = 5.0
+"""Between two looks at every thread of the processes that train, which themselves take a hundredth of a second."""
 TARGET = 0.05
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -51,7 +53,7 @@ class Program:
     """What a program that trains took, in seconds."""
 
     seconds: float
-    """From its start to its end."""
+    """From its start to its end; here and below without what the host took."""
     stage: float
     """Its training stage."""
     trained: float
@@ -150,7 +152,7 @@ def watch(command: Sequence[str], slot: str) -> tuple[Program, list[tuple[float,
     started = time.perf_counter()
     # The environment of our training processes, for both.
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | WORKER_ENVIRONMENT)
-    samples: list[tuple[float, float]] = []
+    samples: list[tuple[float, float, float]] = []
     ended = threading.Event()
     sampling = threading.Thread(target=_sample, args=(process.pid, slot, samples, ended))
     sampling.start()
@@ -159,7 +161,7 @@ def watch(command: Sequence[str], slot: str) -> tuple[Program, list[tuple[float,
     with process.stderr:
         lines += [(time.perf_counter(), line) for line in process.stderr]
     code = process.wait()
-    seconds = time.perf_counter() - started
+    finished = time.perf_counter()
     ended.set()
     sampling.join()
     if code:
@@ -167,15 +169,18 @@ def watch(command: Sequence[str], slot: str) -> tuple[Program, list[tuple[float,
     begin, end = span(lines, "train: ")
     n_slots = provenance.n_cores()
 
-    times, seconds_trained = zip(*samples, strict=True)
+    times, trained, stolen = np.array(samples).T
 
-    def trained_at(at: float) -> float:
-        return float(np.interp(at, times, seconds_trained))
+    def per_slot(column: NDArray[np.float64], first: float, last: float) -> float:
+        begins, ends = np.interp([first, last], times, column)
+        return float(ends - begins) / n_slots
 
-    first, last = (begin + part * (end - begin) for part in MIDDLE)
-    middle = trained_at(last) - trained_at(first)
-    trained = (trained_at(end) - trained_at(begin)) / n_slots
-    return Program(seconds, end - begin, trained, busy=middle / (last - first) / n_slots), lines
+    def had(first: float, last: float) -> float:
+        return last - first - per_slot(stolen, first, last)
+
+    middle = [begin + part * (end - begin) for part in MIDDLE]
+    busy = per_slot(trained, *middle) / had(*middle)
+    return Program(had(started, finished), had(begin, end), per_slot(trained, begin, end), busy), lines
 
 
 def span(lines: Sequence[tuple[float, str]], stage: str) -> tuple[float, float]:
@@ -184,19 +189,28 @@ def span(lines: Sequence[tuple[float, str]], stage: str) -> tuple[float, float]:
     return at[0], at[-1]
 
 
-def _sample(program: int, slot: str, samples: list[tuple[float, float]], ended: threading.Event) -> None:
-    """Note, again and again, the time and the processor time that the slots of a program have trained."""
+def _sample(program: int, slot: str, samples: list[tuple[float, float, float]], ended: threading.Event) -> None:
+    """Note, again and again, the time, the processor time that the slots of a program have trained, and that the host gave to others.
+
+    To look at every process, or every thread, takes milliseconds of a core that trains, so it is done seldom.
+    """
     rays: dict[Path, float] = {}
     trained: dict[Path, float] = {}
-    looked = -LOOK_SECONDS
+    looked = 0.0
     while not ended.wait(SAMPLE_SECONDS):
         now = time.perf_counter()
-        if len(rays) < provenance.n_cores() or now - looked >= LOOK_SECONDS:
-            looked, rays = now, {process: _rays(process) for process in _slots(program, slot)}
-        for process in rays:
-            with suppress(OSError):  # it has ended
+        if incomplete := len(rays) < provenance.n_cores():
+            rays = dict.fromkeys(_slots(program, slot), 0.0)
+        if look := incomplete or now - looked >= LOOK_SECONDS:
+            looked = now
+        for process in list(rays):
+            try:
+                rays[process] = _rays(process) if look else rays[process]
                 trained[process] = _processor_time(process) - rays[process]
-        samples.append((now, sum(trained.values())))
+            except OSError:  # it has ended
+                del rays[process]
+        stolen = int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) / TICKS
+        samples.append((now, sum(trained.values()), stolen))
 
 
 def _slots(program: int, slot: str) -> list[Path]:
@@ -221,7 +235,7 @@ def _rays(process: Path) -> float:
     """Processor time of Ray's threads in a process of Ray: its main thread, and those that have a name of their own."""
     seconds = 0.0
     for thread in (process / "task").iterdir() if "ray::" in (process / "cmdline").read_text() else []:
-        with suppress(OSError):
+        with suppress(OSError):  # it has ended
             if thread.name == process.name or not (thread / "comm").read_text().startswith("ray::"):
                 seconds += _processor_time(thread)
     return seconds

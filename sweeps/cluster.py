@@ -13,7 +13,7 @@ from typing import Any
 
 from sae_core.errors import ConfigError
 from sweeps import provenance
-from sweeps.lean_ray import lean_start
+from sweeps.lean_ray import SELDOM, lean_start
 
 # Read by Ray when it is imported or when processes start. Facts behind each: docs/reliability.md.
 _ENVIRONMENT = {
@@ -114,7 +114,8 @@ def _start(address: str | None) -> None:
             os.environ.update(paths)
             with lean_start():
                 # "local": not the cluster that RAY_ADDRESS may name.
-                ray.init(address="local", num_cpus=provenance.n_cores(), num_gpus=provenance.n_gpus(), include_dashboard=False, **options)
+                options |= {"num_cpus": provenance.n_cores(), "num_gpus": provenance.n_gpus(), "_system_config": SELDOM}
+                ray.init(address="local", include_dashboard=False, **options)
             return
         try:
             ray.init(address=address, runtime_env={"env_vars": paths | WORKER_ENVIRONMENT}, **options)

@@ -16,6 +16,17 @@ LOOK_SECONDS = 0.05
 """Between two looks whether the node is there."""
 EVENT_SECONDS = 1.0
 """Most that Tune waits for an event before it looks at its trials anyway."""
+SELDOM = {
+    "raylet_report_resources_period_milliseconds": 1_000,  # to other nodes; 100
+    "raylet_check_gc_period_milliseconds": 10_000,  # whether the object store is full, and all processes should collect garbage; 100
+    "object_manager_timer_freq_ms": 1_000,  # objects asked of other nodes; 100
+    "local_fs_monitor_interval_ms": 10_000,  # whether the disk is full that objects could go to; 100
+    "gcs_pull_resource_loads_period_milliseconds": 10_000,  # for the autoscaler; 1,000
+    "io_context_monitor_probe_interval_ms": 10_000,  # how late Ray's own loops are; 1,000
+    "task_events_report_interval_ms": 0,  # never: for the dashboard; 1,000
+    "event_stats": False,  # of Ray's own loops, for its logs; True
+}
+"""Settings of a Ray on this machine alone: what it looks for again and again, and finds nothing or tells nobody. Behind each, Ray's own."""
 
 
 @contextmanager

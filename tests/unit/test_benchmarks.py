@@ -174,7 +174,8 @@ def test_a_program_is_watched_while_it_trains():
         "subprocess.run([sys.executable, '-c', sys.argv[1]])\nsys.stderr.write('train: done\\n')"
     )
     made, lines = watch([sys.executable, "-c", program, slot], "# a slot")
-    assert span(lines, "train: ")[1] - span(lines, "train: ")[0] == pytest.approx(made.stage)
+    begin, end = span(lines, "train: ")
     assert 0 < made.trained < made.stage < made.seconds
+    assert made.stage <= end - begin  # by what the host took meanwhile
     with pytest.raises(RuntimeError, match="got exit code 3"):
         watch([sys.executable, "-c", "raise SystemExit(3)"], "# a slot")
