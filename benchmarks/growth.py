@@ -33,12 +33,12 @@ from sweeps import provenance
 from sweeps.cluster import WORKER_ENVIRONMENT
 
 BASE = {"d_in": 768, "d_sae": 6144, "k": 32}
-STEP_BATCH, STEPS = 2048, 4
+STEP_BATCH, STEPS = 2048, 3
 VARIED = {"d_sae": [1024, 2048, 4096, 16_384, 32_768, 65_536], "k": [8, 16, 32, 64, 128, 256], "d_in": [128, 256, 512, 1024, 2048]}
 SAES = [1, 2, 4, 8, 24, 64]
 GROUP_STEPS = 6
 TOKENS = [32 * 1024 * 2**i for i in range(6)]
-WORKER_SAES, WORKER_STEPS, WORKER_ROUNDS = 16, 40, 3
+WORKER_SAES, WORKER_STEPS, WORKER_ROUNDS = 16, 25, 3
 MEMORY_SHARE = 0.7
 N_FEATURES = 4096
 """Of the activations of steps."""

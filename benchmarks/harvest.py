@@ -35,7 +35,7 @@ def main() -> None:
     options = parser(__doc__)
     options.set_defaults(threads=1)
     options.add_argument("--results", type=Path, default=Path("results/demo"), help="directory of a finished sweep")
-    options.add_argument("--rounds", type=int, default=5, help="shards, each measured in all ways")
+    options.add_argument("--rounds", type=int, default=4, help="shards, each measured in all ways")
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     results = Comparison(arguments.results.absolute()).measure(arguments.rounds)

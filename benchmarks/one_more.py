@@ -118,7 +118,7 @@ def timed(work: Callable[..., Any]) -> Callable[..., Any]:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--steps", type=int, default=80, help="of every SAE")
+    options.add_argument("--steps", type=int, default=60, help="of every SAE")
     options.add_argument("--tokens", type=int, default=1_000_000, help="of a run for which the ratio is told")
     arguments = options.parse_args()
     torch.set_num_threads(1)

@@ -42,8 +42,8 @@ def main() -> None:
     made.add_argument("--d-sae", type=int, default=6144)
     made.add_argument("--batch-size", type=int, default=2048)
     made.add_argument("--l0", type=int, default=32, help="k, or the L0 of the sparse state")
-    made.add_argument("--rounds", type=int, default=3)
-    made.add_argument("--steps", type=int, default=2, help="of each program and precision in a round")
+    made.add_argument("--rounds", type=int, default=4)
+    made.add_argument("--steps", type=int, default=1, help="of each program and precision in a round")
     options = made.parse_args()
     screen, peer = console(), peers_python()
     with tempfile.TemporaryDirectory() as scratch:
