@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sae_core.activations.shards import finish, harvest, is_complete, read_manifest, shard_path, write_shard
+from sae_core.activations.shards import ROWS_AT_A_TIME, finish, harvest, is_complete, read_manifest, shard_path, write_shard
 from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
 from sae_core.errors import ConfigError
 
@@ -30,6 +30,24 @@ def test_overflow_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"7e\+04 in shard 3 with float16.*data\.activations_dtype: float32"):
         write_shard(tmp_path, 3, torch.tensor([[7e4, 0.0]]), "float16")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("bad", [[float("nan")], [float("inf")], [float("inf"), -float("inf")]])
+def test_one_value_that_is_not_finite_is_found(bad: list[float], tmp_path: Path) -> None:
+    x = torch.zeros(ROWS_AT_A_TIME + len(bad), 2)
+    x[-len(bad) :, 1] = torch.tensor(bad)
+    with pytest.raises(ConfigError, match="activations must be finite"):
+        write_shard(tmp_path, 0, x, "float32")
+    assert not is_complete(tmp_path, 0)
+
+
+def test_the_largest_values_are_finite(tmp_path: Path) -> None:
+    assert write_shard(tmp_path, 0, torch.full((2, 1), 3e38), "float32").x_sum == [2 * torch.tensor(3e38).double().item()]
+
+
+def test_statistics_are_of_all_rows(tmp_path: Path) -> None:
+    x = torch.randn(2 * ROWS_AT_A_TIME + 1, 3, generator=torch.Generator().manual_seed(0))
+    assert write_shard(tmp_path, 0, x, "float32").x_sum == pytest.approx(x.double().sum(dim=0).tolist(), rel=1e-12)
 
 
 def test_manifest_adds_up(source: SyntheticSource, tmp_path: Path) -> None:
