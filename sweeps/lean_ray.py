@@ -1,7 +1,7 @@
-"""What Ray and Tune do without an option to leave it: left out, for seconds of every launch and a share of its cores.
+"""What Ray and Tune do that nobody asks for: left out, or done seldom, for seconds of every launch and a share of its cores.
 
-Each change stands in for a private name of Ray as long as one call lasts. The bounds in pyproject.toml hold Ray to one minor release,
-and a name that is gone is an AttributeError at once. What each one takes: docs/decisions/0017-waiting.md.
+Where there is no option, a change stands in for a private name of Ray as long as one call lasts. The bounds in pyproject.toml hold Ray to
+one minor release, and a name that is gone is an error at once. What each one takes: docs/decisions/0017-waiting.md.
 """
 
 import time
@@ -17,7 +17,6 @@ LOOK_SECONDS = 0.05
 EVENT_SECONDS = 1.0
 """Most that Tune waits for an event before it looks at its trials anyway."""
 SELDOM = {
-    "raylet_report_resources_period_milliseconds": 1_000,  # to other nodes; 100
     "raylet_check_gc_period_milliseconds": 10_000,  # whether the object store is full, and all processes should collect garbage; 100
     "object_manager_timer_freq_ms": 1_000,  # objects asked of other nodes; 100
     "local_fs_monitor_interval_ms": 10_000,  # whether the disk is full that objects could go to; 100
@@ -26,7 +25,10 @@ SELDOM = {
     "task_events_report_interval_ms": 0,  # never: for the dashboard; 1,000
     "event_stats": False,  # of Ray's own loops, for its logs; True
 }
-"""Settings of a Ray on this machine alone: what it looks for again and again, and finds nothing or tells nobody. Behind each, Ray's own."""
+"""Settings of a Ray on this machine alone: what it looks for again and again, and finds nothing or tells nobody. Behind each, Ray's own.
+
+Not among them: how often free slots are told (100 ms), which trials wait for after a harvest on GPUs.
+"""
 
 
 @contextmanager
