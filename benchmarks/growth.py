@@ -16,7 +16,7 @@ import itertools
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ VARIED = {"d_sae": [1024, 2048, 4096, 16_384, 32_768, 65_536], "k": [8, 16, 32, 
 SAES = [1, 2, 4, 8, 24, 64]
 GROUP_STEPS = 6
 TOKENS = [32 * 1024 * 2**i for i in range(6)]
-WORKER_SAES, WORKER_STEPS, WORKER_ROUNDS = 16, 25, 3
+WORKER_SAES, WORKER_STEPS, WORKER_ROUNDS = 16, 20, 3
 MEMORY_SHARE = 0.7
 N_FEATURES = 4096
 """Of the activations of steps."""
@@ -52,7 +52,7 @@ def main() -> None:
     options = made.parse_args()
     screen = console()
     if not options.draw:
-        points = [point for panel in options.panels for point in _shown(_panel(panel, options.threads, options.patience), screen.print)]
+        points = list(_shown(_points(options.panels, options.threads, options.patience), screen.print))
         write_csv(options.out / "growth.csv", points)
         write_result(options.out, "growth", points)
         if peers_python() is None:
@@ -61,10 +61,12 @@ def main() -> None:
         screen.print(f"written: {path}")
 
 
-def _panel(name: str, threads: int, patience: float) -> Iterator[Point]:
-    if name in VARIED:
-        return _steps(name, threads, patience)
-    return {"saes": _saes, "tokens": _tokens, "workers": _workers}[name]()
+def _points(panels: Sequence[str], threads: int, patience: float) -> Iterator[Point]:
+    for name, measured in {"saes": _saes, "tokens": _tokens, "workers": _workers}.items():
+        if name in panels:
+            yield from measured()
+    if varied := [name for name in VARIED if name in panels]:
+        yield from _steps(varied, threads, patience)
 
 
 def _shown(points: Iterator[Point], show: Callable[[str], None]) -> Iterator[Point]:
@@ -74,28 +76,33 @@ def _shown(points: Iterator[Point], show: Callable[[str], None]) -> Iterator[Poi
         yield point
 
 
-def _steps(varied: str, threads: int, patience: float) -> Iterator[Point]:
-    """One step of a TopK SAE, for each value of one of its sizes, by each program that there is."""
+def _steps(panels: Sequence[str], threads: int, patience: float) -> Iterator[Point]:
+    """One step of a TopK SAE, for each value of each of these sizes, by each program that there is."""
     python = peers_python()
     programs = {"ours": (sys.executable, "our_steps.py")} | ({"saelens": (python, "peers/saelens_steps.py")} if python else {})
-    last: dict[str, tuple[Size, float]] = {}
     with ExitStack() as running:
         workers = {name: running.enter_context(Worker(*program, threads=threads)) for name, program in programs.items()}
         # Until all have loaded, which would slow down the first to be measured.
-        with _inputs(Size(**BASE | {varied: VARIED[varied][0]})) as inputs:
+        with _inputs(Size(**BASE | {panels[0]: VARIED[panels[0]][0]})) as inputs:
             for worker in workers.values():
                 _step_seconds(inputs, worker)
-        for value in VARIED[varied]:
-            size = Size(**BASE | {varied: value})
-            with _inputs(size) as inputs:
-                for program, worker in workers.items():
-                    expected = last[program][1] * size.weights / last[program][0].weights if program in last else 0.0
-                    if size.memory_bytes > MEMORY_SHARE * provenance.memory_bytes() or expected * (STEPS + 1) > patience:
-                        yield Point(varied, program, value, expected, expected, expected, measured=False)
-                        continue
-                    found = Spread.of(_step_seconds(inputs, worker))
-                    last[program] = (size, found.median)
-                    yield Point(varied, program, value, found.median, found.low, found.high, measured=True)
+        for varied in panels:
+            yield from _steps_of(varied, workers, patience)
+
+
+def _steps_of(varied: str, workers: Mapping[str, Worker], patience: float) -> Iterator[Point]:
+    last: dict[str, tuple[Size, float]] = {}
+    for value in VARIED[varied]:
+        size = Size(**BASE | {varied: value})
+        with _inputs(size) as inputs:
+            for program, worker in workers.items():
+                expected = last[program][1] * size.weights / last[program][0].weights if program in last else 0.0
+                if size.memory_bytes > MEMORY_SHARE * provenance.memory_bytes() or expected * (STEPS + 1) > patience:
+                    yield Point(varied, program, value, expected, expected, expected, measured=False)
+                    continue
+                found = Spread.of(_step_seconds(inputs, worker))
+                last[program] = (size, found.median)
+                yield Point(varied, program, value, found.median, found.low, found.high, measured=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ def test_what_patience_does_not_allow_is_computed(monkeypatch):
     monkeypatch.setattr(growth, "peers_python", lambda: None)
     monkeypatch.setattr(growth, "_inputs", nullcontext)
     monkeypatch.setattr(growth, "_step_seconds", lambda size, *_: [size.weights / (BASE["d_in"] * 1024)])
-    points = list(growth._steps("d_sae", 1, 10.0 * (STEPS + 1)))
+    points = list(growth._steps(["d_sae"], 1, 10.0 * (STEPS + 1)))
     assert [(point.x, point.median, point.measured) for point in points] == [
         (1024, 1.0, True), (2048, 2.0, True), (4096, 4.0, True), (16_384, 16.0, False), (32_768, 32.0, False), (65_536, 64.0, False)
     ]  # fmt: skip
@@ -108,7 +108,7 @@ def test_what_memory_does_not_hold_is_computed(monkeypatch):
     monkeypatch.setattr(growth, "peers_python", lambda: None)
     monkeypatch.setattr(growth, "_step_seconds", lambda *_: [0.0])
     monkeypatch.setattr(growth.provenance, "memory_bytes", lambda: 2 * Size(768, 4096, 32).memory_bytes)
-    assert [point.x for point in growth._steps("d_sae", 1, 1.0) if not point.measured] == [16_384, 32_768, 65_536]
+    assert [point.x for point in growth._steps(["d_sae"], 1, 1.0) if not point.measured] == [16_384, 32_768, 65_536]
 
 
 def test_the_figure_has_all_panels(tmp_path):
