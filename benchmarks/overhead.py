@@ -42,8 +42,10 @@ WARM_UP_TOKENS = 20_480
 SAMPLE_SECONDS = 0.25
 MIDDLE = 0.4, 0.9
 """Part of the training stage in which every slot trains."""
+FIND_SECONDS = 0.5
+"""Between two looks at every process for those that train, until all are found."""
 LOOK_SECONDS = 5.0
-"""Between two looks at every thread of the processes that train, which themselves take a hundredth of a second."""
+"""Between two looks at every thread of those, which themselves take a hundredth of a second."""
 TARGET = 0.05
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -192,17 +194,18 @@ def span(lines: Sequence[tuple[float, str]], stage: str) -> tuple[float, float]:
 def _sample(program: int, slot: str, samples: list[tuple[float, float, float]], ended: threading.Event) -> None:
     """Note, again and again, the time, the processor time that the slots of a program have trained, and that the host gave to others.
 
-    To look at every process, or every thread, takes milliseconds of a core that trains, so it is done seldom.
+    To look at every process, or every thread, takes a hundredth of a second of a core, so it is done seldom.
     """
     rays: dict[Path, float] = {}
     trained: dict[Path, float] = {}
     looked = 0.0
     while not ended.wait(SAMPLE_SECONDS):
         now = time.perf_counter()
-        if incomplete := len(rays) < provenance.n_cores():
-            rays = dict.fromkeys(_slots(program, slot), 0.0)
-        if look := incomplete or now - looked >= LOOK_SECONDS:
+        incomplete = len(rays) < provenance.n_cores()
+        if look := now - looked >= (FIND_SECONDS if incomplete else LOOK_SECONDS):
             looked = now
+            if incomplete:
+                rays = dict.fromkeys(_slots(program, slot), 0.0)
         for process in list(rays):
             try:
                 rays[process] = _rays(process) if look else rays[process]

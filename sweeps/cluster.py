@@ -113,8 +113,8 @@ def _start(address: str | None) -> None:
             # Workers inherit it. A `runtime_env` would do as well, but costs each stage two seconds.
             os.environ.update(paths)
             with lean_start():
-                # "local": not the cluster that RAY_ADDRESS may name.
                 options |= {"num_cpus": provenance.n_cores(), "num_gpus": provenance.n_gpus(), "_system_config": SELDOM}
+                # "local": not the cluster that RAY_ADDRESS may name.
                 ray.init(address="local", include_dashboard=False, **options)
             return
         try:

@@ -10,6 +10,7 @@ import pytest
 from sae_core.errors import ConfigError
 from sweeps import cluster, provenance
 from sweeps.cluster import Cluster
+from sweeps.lean_ray import SELDOM
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +107,13 @@ def test_ray_runs_for_the_time_of_the_launch(machine, ray):
         assert os.environ["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
     (_, options), (last, _) = ray.calls
     assert (options["address"], options["num_cpus"], options["num_gpus"], options["include_dashboard"]) == ("local", 4, 0, False)
+    assert options["_system_config"] == SELDOM  # Ray refuses to start with a name that it does not have
     assert last == "shutdown"
+
+
+def test_a_cluster_of_others_keeps_its_settings(ray):
+    with Cluster(address="auto", cpus=1, gpus=0):
+        assert "_system_config" not in ray.calls[0][1]
 
 
 def test_ray_that_runs_already_is_used_and_left_running(machine, ray):
