@@ -30,7 +30,7 @@ check: $(INSTALLED_DEV)
 golden: $(INSTALLED_DEV)  ## rewrite the golden losses; say why in CHANGELOG.md
 	$(BIN)/python -m tests.golden.record
 
-bench: $(INSTALLED)  ## every speed benchmark, about 20 minutes on 2 cores; beside SAELens where `make bench-peers` installed it
+bench: $(INSTALLED)  ## every speed benchmark, under 20 minutes on 2 cores; beside SAELens where `make bench-peers` installed it
 	set -e; $(foreach name,$(BENCHMARKS),echo "== $(name)"; PEERS_PYTHON=$(PEERS_PYTHON) $(BIN)/python benchmarks/$(name).py $(OPTIONS_$(name));)
 
 bench-peers: $(PEERS)/.installed

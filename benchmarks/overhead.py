@@ -212,8 +212,12 @@ def _sample(program: int, slot: str, samples: list[tuple[float, float, float]], 
                 trained[process] = _processor_time(process) - rays[process]
             except OSError:  # it has ended
                 del rays[process]
-        stolen = int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) / TICKS
-        samples.append((now, sum(trained.values()), stolen))
+        samples.append((now, sum(trained.values()), _stolen()))
+
+
+def _stolen() -> float:
+    """Processor time that the host gave to others."""
+    return int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) / TICKS
 
 
 def _slots(program: int, slot: str) -> list[Path]:
