@@ -21,7 +21,7 @@ from analysis.stored import StoredRun, StoredSweep, read_sweeps
 from analysis.summary import Hypervolumes, Spread, at_matched_l0, compared_metrics, hypervolumes, matched_l0s
 from analysis.table import STATUSES, by_comparison, specs_of, table_of
 from analysis.warnings import CHECKS, Check, Warned, warnings_of
-from sae_core.records import write_text
+from sae_core.files import write_text
 
 SHOWN = {
     "l0": "L0",

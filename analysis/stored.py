@@ -1,17 +1,21 @@
-"""Reading sweep directories: `sweep.json`, and per run `record.json` and `history.jsonl`. Standard library only.
+"""Reading sweep directories: `sweep.json`, and per run `record.json` and `history.jsonl`. No torch.
 
 Records are the truth about runs; `sweep.json` only adds what no record can know: which runs were asked for and never
 finished, and how long each stage took. Every key of it is optional, so that results made years ago still read.
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sae_core.errors import ConfigError
+from sae_core.errors import ConfigError, DamagedFileError
+from sae_core.files import read_json_lines
 from sae_core.records import RunRecord
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ def _read_sweep(directory: Path) -> StoredSweep:
 
 
 def _read_runs(directory: Path, planned: Mapping[str, Mapping[str, Any]]) -> list[StoredRun]:
-    records = {file.parent.name: RunRecord.read(file) for file in directory.glob("runs/*/record.json")}
+    records = {file.parent.name: record for file in directory.glob("runs/*/record.json") if (record := _read_record(file))}
     return [
         StoredRun(
             run_id=run_id,
@@ -95,10 +99,19 @@ def _read_runs(directory: Path, planned: Mapping[str, Mapping[str, Any]]) -> lis
     ]
 
 
+def _read_record(file: Path) -> RunRecord | None:
+    """None where the record is damaged: its run counts as missing."""
+    try:
+        return RunRecord.read(file)
+    except DamagedFileError as error:
+        log.warning("run %s counts as missing: %s", file.parent.name, error)
+        return None
+
+
 def read_history(file: Path) -> list[dict[str, Any]]:
-    """The lines of a `history.jsonl`, oldest first; empty where there is none. A last line cut off by a crash is left out."""
-    if not file.is_file():
+    """The rows of a `history.jsonl`, oldest first; empty where there is none, or it is damaged."""
+    try:
+        return read_json_lines(file)
+    except DamagedFileError as error:
+        log.warning("a training curve is left out: %s", error)
         return []
-    lines = file.read_text().split("\n")
-    complete = lines[:-1]  # every whole line ends in a newline, so what follows the last one is empty or cut off
-    return [json.loads(line) for line in complete if line.strip()]

@@ -21,7 +21,8 @@ import pandas as pd
 from analysis.stored import StoredRun, StoredSweep, read_sweeps
 from analysis.variants import variants
 from sae_core.errors import ConfigError
-from sae_core.records import MetricSpec, write_text, written_whole
+from sae_core.files import write_text, written_whole
+from sae_core.records import MetricSpec
 
 COLUMNS = (
     *("run_id", "architecture", "status", "sparsity_parameter", "sparsity_value", "seed", "lr", "d_in", "d_sae"),

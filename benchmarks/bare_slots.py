@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sae_core import provenance
 from sae_core.activations.shards import read_manifest
 from sae_core.activations.stream import Stream
 from sae_core.config import RunConfig
 from sae_core.training import batches_at_a_time, train_group
-from sweeps import provenance
 from sweeps.definition import Sweep
 from sweeps.grouping import group_runs
 

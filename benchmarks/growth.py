@@ -29,7 +29,7 @@ from measuring import Spread, console, parser, write_result
 from our_growth import BATCH_SIZE
 from worker import MISSING_PEER, Worker, peers_python
 
-from sweeps import provenance
+from sae_core import provenance
 from sweeps.cluster import WORKER_ENVIRONMENT
 
 BASE = {"d_in": 768, "d_sae": 6144, "k": 32}

@@ -19,9 +19,9 @@ from typing import Any, Self
 
 from rich.console import Console
 
+from sae_core import provenance
 from sae_core.activations.shards import cache_directory
 from sae_core.config import SOURCES, RunConfig
-from sweeps import provenance
 from sweeps.local_data import locate
 
 RESULTS = Path(__file__).parent / "results"

@@ -31,7 +31,7 @@ import numpy as np
 from measuring import Spread, activations_of, console, parser, write_result
 from numpy.typing import NDArray
 
-from sweeps import provenance
+from sae_core import provenance
 from sweeps.cluster import WORKER_ENVIRONMENT
 from sweeps.definition import Sweep
 from sweeps.store import Store

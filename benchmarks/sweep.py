@@ -26,9 +26,9 @@ from measuring import Spread, console, fastest, parser, ratio, run_sweep, write_
 from rich.table import Table
 from worker import MISSING_PEER, Worker, peers_python
 
+from sae_core import provenance
 from sae_core.activations.dataset import documents
 from sae_core.config import RunConfig
-from sweeps import provenance
 from sweeps.definition import Sweep
 from sweeps.local_data import locate
 

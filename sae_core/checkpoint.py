@@ -5,58 +5,78 @@ interruption and the next launch. Every file is written atomically.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
+from torch import Tensor
 
-from sae_core.records import RunRecord, finite_or_none, write_json, write_text, written_whole
+from sae_core.activations.files import load_tensors, save_tensors
+from sae_core.errors import DamagedFileError
+from sae_core.files import write_json, write_json_lines
+from sae_core.records import RunRecord
 
 if TYPE_CHECKING:
     from sae_core.training import Learner, TrainResult
 
 
+log = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.safetensors"
+OLD_CHECKPOINT = "checkpoint.pt"
+"""Of earlier versions; it is not read, and removed at the end of its run."""
+
+
 class RunFiles:
-    """`<directory>/<run_id>/{config.json, checkpoint.pt, history.jsonl, sae/, record.json}`."""
+    """`<directory>/<run_id>/{config.json, checkpoint.safetensors, history.jsonl, sae/, record.json}`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = Path(directory)
 
     def checkpoint(self, learner: "Learner") -> None:
         """Write the state of a run; an older checkpoint is there until the new one is complete."""
-        folder = self.directory / learner.run.run_id
-        state = {
-            "step": learner.step,
-            "sae": learner.sae.state_dict(),
-            "optimizer": learner.optimizer.state(),
-            "tokens_since_active": learner.tokens_since_active,
-            "sum_of_norms": learner.sum_of_norms,
-            "controller": learner.controller.state() if learner.controller else None,
-            "history": learner.history,
-            "seconds": learner.seconds,
-        }
-        with written_whole(folder / "checkpoint.pt") as temporary:
-            torch.save(state, temporary)
+        tensors = _flat(
+            {
+                "sae": learner.sae.state_dict(),
+                "optimizer": learner.optimizer.state(),
+                "controller": learner.controller.state() if learner.controller else {},
+                "tokens_since_active": learner.tokens_since_active,
+                "sum_of_norms": learner.sum_of_norms,
+            }
+        )
+        facts = {"step": learner.step, "history": learner.history, "seconds": learner.seconds}
+        path = self.directory / learner.run.run_id / CHECKPOINT
+        save_tensors(path, {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"facts": json.dumps(facts)})
 
     def resume(self, learner: "Learner") -> None:
-        """Bring a fresh learner to its last checkpoint; nothing where there is none."""
-        path = self.directory / learner.run.run_id / "checkpoint.pt"
-        if not path.exists():
-            return
-        state = torch.load(path, map_location=learner.tokens_since_active.device, weights_only=True)
+        """Bring a fresh learner to its last checkpoint; nothing where there is none. A damaged one is removed, with a warning."""
+        path = self.directory / learner.run.run_id / CHECKPOINT
+        try:
+            if path.exists():
+                self._restore(learner, path)
+        except DamagedFileError as error:
+            log.warning("run %s starts again from step 0: %s", learner.run.run_id, error)
+            path.unlink()
+
+    def _restore(self, learner: "Learner", path: Path) -> None:
+        tensors, metadata = load_tensors(path, device=learner.tokens_since_active.device)
+        try:
+            facts, state = json.loads(metadata["facts"]), _nested(tensors)
+            _check_same(state["sae"], learner.sae.state_dict())
+        except Exception as error:
+            raise DamagedFileError.of(path, error) from error
         learner.sae.load_state_dict(state["sae"])
         learner.optimizer.restore(state["optimizer"])
         learner.tokens_since_active.copy_(state["tokens_since_active"])
         learner.sum_of_norms.copy_(state["sum_of_norms"])
         if learner.controller:
             learner.controller.restore(state["controller"])
-        learner.step, learner.history, learner.seconds = state["step"], state["history"], state["seconds"]
+        learner.step, learner.history, learner.seconds = facts["step"], facts["history"], facts["seconds"]
 
-    def write_history(self, run_id: str, history: list[dict[str, float | None]]) -> None:
-        """Write the history so far, one JSON object a line; values that are not finite are null."""
-        lines = [json.dumps(finite_or_none(row), allow_nan=False) for row in history]
-        write_text(self.directory / run_id / "history.jsonl", "".join(line + "\n" for line in lines))
+    def write_history(self, run_id: str, history: list[dict[str, float | None]]) -> str:
+        """Write the history so far, one JSON object a line; values that are not finite are null. Returns its checksum."""
+        return write_json_lines(self.directory / run_id / "history.jsonl", history)
 
     def finish(self, result: "TrainResult", *, metadata: Mapping[str, Any], facts: Mapping[str, Any]) -> RunRecord:
         """Export the SAE in inference form and model units, write the record, drop the checkpoint.
@@ -67,8 +87,8 @@ class RunFiles:
         """
         run, folder = result.run, self.directory / result.run.run_id
         config = run.model_dump(mode="json")
-        write_json(folder / "config.json", config)
-        self.write_history(run.run_id, result.history)
+        write_json(folder / "config.json", config, checksum=False)  # readers validate it as a RunConfig; nothing of ours reads it
+        history_checksum = self.write_history(run.run_id, result.history)
         tokens = run.n_steps * run.train.batch_size
         if result.sae is not None:
             inference = result.sae.to_inference()
@@ -88,8 +108,36 @@ class RunFiles:
             train_seconds=result.seconds,
             tokens_per_second=tokens / result.seconds if result.seconds and not result.error else None,
             error=result.error,
+            history_checksum=history_checksum,
             **facts,
         )
         record.write(folder / "record.json")
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
+        for name in (CHECKPOINT, OLD_CHECKPOINT):
+            (folder / name).unlink(missing_ok=True)
         return record
+
+
+def _flat(state: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
+    """The tensors of nested dicts by their paths, e.g. "optimizer/exp_avg/W_dec"."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in state.items():
+        tensors |= _flat(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return tensors
+
+
+def _nested(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What `_flat` made flat."""
+    state: dict[str, Any] = {}
+    for path, tensor in tensors.items():
+        *sections, name = path.split("/")
+        node = state
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[name] = tensor
+    return state
+
+
+def _check_same(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    found, wanted = ({name: tuple(tensor.shape) for name, tensor in some.items()} for some in (state, own))
+    if found != wanted:
+        raise ValueError(f"it holds {found}, and the SAE has {wanted}")

@@ -1,7 +1,11 @@
 """Errors that a user or a definition can cause. Each message names the rule, the value and the remedy."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_LONGEST_REASON = 300
 
 
 class ConfigError(ValueError):
@@ -26,3 +30,42 @@ class UnknownNameError(ConfigError):
         hint = f" Did you mean {close[0]!r}?" if close else ""
         shown = names if len(names) <= 30 else [*names[:30], f"... and {len(names) - 30} more"]
         return cls(f"{what} must be one of {shown}, but got {name!r}.{hint} {remedy}".rstrip())
+
+
+class DamagedFileError(ConfigError):
+    """A file is not what was written to it: cut off, changed, or another program's."""
+
+    @classmethod
+    def of(cls, path: Path, error: BaseException, remedy: str = "Delete it or put back a copy.") -> "DamagedFileError":
+        """Build the message.
+
+        Args:
+            error: what was raised while the file was read.
+            remedy: a last sentence: how to have the file again.
+        """
+        return cls(f"a file must be as it was written, but {str(path)!r} is damaged: {reason_of(error)}. {remedy}")
+
+
+@contextmanager
+def border(what: str, remedy: str) -> Iterator[None]:
+    """Turn everything that is raised while reading what a user named into one ConfigError; a ConfigError passes as it is.
+
+    Args:
+        what: the rule and what was read, up to "but got": "`model.name` must be a readable language model, but got 'gpt3'".
+        remedy: what to do.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{what}: {reason_of(error)}. {remedy}") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """What an exception says, in one line without a full stop at its end: its first line that is not empty, or its type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    name = type(error).__name__
+    # A bare KeyError or AssertionError says nothing without its name.
+    text = lines[0] if isinstance(error, OSError | ConfigError) and lines else f"{name}: {lines[0]}" if lines else name
+    return (text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}...").rstrip(".")

@@ -1,23 +1,22 @@
-"""What a finished run leaves behind: `RunRecord`, written atomically as JSON. Standard library only.
+"""What a finished run leaves behind: `RunRecord`, written atomically as JSON. No torch.
 
 A record is the truth about a run: the table, the plots and the report are made from records alone. NaN and infinity are
 never written as numbers: they become null. `schema_version` lets later code read records made years ago.
 """
 
 import dataclasses
-import json
-import math
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from sae_core.errors import ConfigError, DamagedFileError
+from sae_core.files import read_json, write_json
 
 SCHEMA_VERSION = 1
 
 Status = Literal["trained", "finished", "pruned", "failed"]
+STATUSES: tuple[str, ...] = get_args(Status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +62,27 @@ class RunRecord:
     """Content hash of the training activations: model weights, hook point, text, tokenizer, context size, dtype."""
     eval_hash: str | None = None
     """Content hash of the evaluation set: model weights, hook point and held-out token windows."""
+    activation_facts: dict[str, float | None] = field(default_factory=dict)
+    """Numbers about the activations that a reader may have to be warned of: `d_vocab`, `outlier_rows`, `outlier_share`; see
+    `ActivationSource.facts` and `shards.Manifest`."""
+    launch: int | None = None
+    """Number of the launch that trained it, from 1; its definition is `definitions/<launch>.yaml` of the sweep."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Version of this package (`sae_sweep`), its git commit where known (`commit`), and of python, torch, ray ..."""
+    """Version of this package (`sae_sweep`), its git commit where known (`commit`), and of python, torch, ray ..., where it was trained."""
     hardware: str | None = None
+    """Of the node that trained it."""
+    eval_versions: dict[str, str] = field(default_factory=dict)
+    """As `versions`, where it was evaluated."""
+    eval_hardware: str | None = None
+    """Of the nodes that evaluated it."""
     kernels: str | None = None
     """`fast` where the sparse work of training was done by kernels made for the device, `reference` where by plain PyTorch."""
     finished_at: str | None = None
     """UTC, ISO 8601."""
     error: dict[str, str] | None = None
     """For failed and pruned runs: `type`, `message`, `traceback`."""
+    history_checksum: str | None = None
+    """Of `history.jsonl`, as `files.write_json_lines` returns it."""
     schema_version: int = SCHEMA_VERSION
 
     def write(self, path: Path) -> None:
@@ -83,27 +94,71 @@ class RunRecord:
         """Read a record.
 
         Raises:
-            ValueError: the file was written by a newer schema, or is not a record.
+            FileNotFoundError: there is no such file.
+            DamagedFileError: it is not a record, or not the one that was written.
+            ConfigError: it was written by a newer version.
         """
-        raw = json.loads(Path(path).read_text())
-        version = raw.get("schema_version") if isinstance(raw, dict) else None
-        if not isinstance(version, int) or version > SCHEMA_VERSION:
-            raise ValueError(
-                f"record schema_version must be <= {SCHEMA_VERSION}, but {path} has {version}. Install a newer sae-sweep to read it."
+        raw = read_json(path)
+        version = raw.get("schema_version")
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise ConfigError(
+                f"record schema_version must be <= {SCHEMA_VERSION}, but {str(path)!r} has {version}. Install a newer sae-sweep to read it."
             )
-        known = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{key: value for key, value in raw.items() if key in known})
+        wrong = [name for name, kind in _KINDS.items() if name in raw and not kind(raw[name])]
+        missing = [name for name in _REQUIRED if name not in raw]
+        if wrong or missing:
+            reason = f"{[*wrong, *missing]} {'are' if len([*wrong, *missing]) > 1 else 'is'} missing or of the wrong type"
+            raise DamagedFileError.of(path, ValueError(reason), "Delete it: the same launch makes it again.")
+        return cls(**{field.name: raw[field.name] for field in dataclasses.fields(cls) if field.name in raw})
 
 
-def finite_or_none(value: Any) -> Any:
-    """`value` with every NaN or infinite float inside dicts, lists and tuples replaced by None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: finite_or_none(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite_or_none(item) for item in value]
-    return value
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _or_none(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or kind(value)
+
+
+def _dict_of(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(kind(item) for item in value.values())
+
+
+def _is_config(value: Any) -> bool:
+    """Whether it has the shape that readers rely on: sections are mappings."""
+    return isinstance(value, dict) and all(isinstance(value.get(name, {}), dict) for name in ("activations", "sae", "train"))
+
+
+def _is_spec(value: Any) -> bool:
+    names = [spec.name for spec in dataclasses.fields(MetricSpec)]
+    return isinstance(value, dict) and all(_is_text(value.get(name)) for name in names) and value["direction"] in ("min", "max", "none")
+
+
+_REQUIRED = ("run_id", "status", "config", "architecture", "sparsity_parameter", "sparsity_value", "seed", "schema_version")
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("run_id", "architecture", "sparsity_parameter"), _is_text),
+    **dict.fromkeys(
+        ("activations_hash", "eval_hash", "hardware", "eval_hardware", "kernels", "finished_at", "history_checksum"), _or_none(_is_text)
+    ),
+    **dict.fromkeys(("sparsity_value", "train_seconds", "tokens_per_second"), _or_none(_is_number)),
+    **dict.fromkeys(("d_in", "train_tokens", "eval_tokens", "launch"), _or_none(_is_whole)),
+    **dict.fromkeys(("seed", "schema_version"), _is_whole),
+    **dict.fromkeys(("metrics", "activation_facts"), _dict_of(_or_none(_is_number))),
+    **dict.fromkeys(("versions", "eval_versions"), _dict_of(_is_text)),
+    "status": lambda value: value in STATUSES,
+    "config": _is_config,
+    "metric_specs": lambda value: isinstance(value, list) and all(_is_spec(spec) for spec in value),
+    "error": _or_none(_dict_of(_is_text)),
+}
+"""Field of a record -> whether a value read from a file can be one."""
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -112,33 +167,3 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in nested.items():
         fields |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return fields
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` as JSON so that a reader sees the old file or the new one, never half of it. NaN becomes null."""
-    write_text(path, json.dumps(finite_or_none(content), indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically."""
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to. It takes the place of `path` once it is whole and on disk; after an error it is gone."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

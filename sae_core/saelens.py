@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from sae_core.config import ARCHITECTURES
 from sae_core.errors import ConfigError
-from sae_core.records import write_json, written_whole
+from sae_core.files import write_json, written_whole
 from sae_core.sae import SparseAutoencoder
 
 FORMAT_VERSION = "6.54.12"

@@ -202,7 +202,7 @@ def train_group(
     Args:
         runs: same batch size and same stream; any mixture of architectures, widths, learning rates and seeds.
         stream: yields normalised batches; see `activations.stream`.
-        directory: where `<run_id>/checkpoint.pt` is kept, so that the same call goes on where an interrupted one stopped, bit for
+        directory: where `<run_id>/checkpoint.safetensors` is kept, so that the same call goes on where an interrupted one stopped, bit for
             bit on CPU. None: nothing is written.
         checkpoint_seconds: least time between two checkpoints.
         batches_at_a_time: steps that a run takes before the next one does; changes no result. See the function of that name.

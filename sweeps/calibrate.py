@@ -17,11 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sae_core import provenance
 from sae_core.activations.model_work import ModelWork, model_work
 from sae_core.activations.source import ActivationSource
 from sae_core.config import SOURCES
 from sae_core.errors import ConfigError
-from sweeps import provenance
 from sweeps.calibration import Calibration, ModelCost, StageCost, machine
 from sweeps.cluster import WORKER_ENVIRONMENT
 from sweeps.definition import Sweep

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from sae_core import provenance
 from sae_core.config import ARCHITECTURES, Config
 from sae_core.errors import ConfigError
-from sae_core.records import write_text
-from sweeps import provenance
+from sae_core.files import write_text
 from sweeps.step_cost import StepCost
 
 DIRECTORY_VARIABLE = "SAE_SWEEP_CACHE"

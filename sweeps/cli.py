@@ -78,7 +78,8 @@ def plan(
     slots: Annotated[int | None, typer.Option(metavar="N", min=1, help="Trials side by side; default: this machine's cores.")] = None,
 ) -> None:
     """Say what `run` would do: every run, done or not, and what it takes. Nothing is started."""
-    from sweeps import calibration, provenance
+    from sae_core import provenance
+    from sweeps import calibration
     from sweeps.definition import Sweep
     from sweeps.plan import lines, search_lines
     from sweeps.plan import plan as make_plan

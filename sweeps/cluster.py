@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from sae_core import provenance
 from sae_core.errors import ConfigError
-from sweeps import provenance
 from sweeps.lean_ray import SELDOM, lean_start
 
 # Read by Ray when it is imported or when processes start. Facts behind each: docs/reliability.md.

@@ -19,7 +19,7 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from sae_core.config import ArchitectureConfig, RunConfig
-from sae_core.records import write_json
+from sae_core.files import write_json
 from sae_core.trainable import rung_step
 from sae_core.training import steps_per_row
 from sweeps.definition import EarlyStoppingConfig

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sae_core import provenance
 from sae_core.activations.shards import cache_directory, is_complete, was_finished
 from sae_core.activations.shards import finish as finish_harvest
 from sae_core.activations.source import ActivationSource
 from sae_core.config import SOURCES, ActivationsConfig, RunConfig
 from sae_core.evaluation import ChunkSums, combine, evaluated
 from sae_core.sparse.kernels import Choice
-from sweeps import provenance
 from sweeps.cluster import Cluster
 from sweeps.definition import Sweep
 from sweeps.local_data import locate

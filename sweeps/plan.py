@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sae_core import provenance
 from sae_core.activations.language_model import CHUNK_WINDOWS, SHARD_TOKENS
 from sae_core.activations.model_work import model_work
 from sae_core.activations.shards import cache_directory, was_finished
 from sae_core.config import SOURCES, ActivationsConfig, RunConfig
 from sae_core.records import flat
-from sweeps import provenance
 from sweeps.calibration import Calibration
 from sweeps.definition import Sweep
 from sweeps.forecast import Forecast, Text, forecast, forecast_search

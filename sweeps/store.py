@@ -9,6 +9,7 @@ atomically, so whatever was killed left whole files, or temporary ones whose nam
 
 import fcntl
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,11 +18,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from sae_core import provenance
+from sae_core.checkpoint import CHECKPOINT
 from sae_core.config import RunConfig
-from sae_core.errors import ConfigError
-from sae_core.records import RunRecord, Status, flat, write_json, write_text
-from sweeps import provenance
+from sae_core.errors import ConfigError, DamagedFileError
+from sae_core.files import read_json_lines, write_json, write_text
+from sae_core.records import RunRecord, Status, flat
 from sweeps.definition import Sweep
+
+log = logging.getLogger(__name__)
 
 SCRATCH_PREFIX = ".ray-"
 """Of the directory that Ray Tune writes to during a launch."""
@@ -64,6 +69,8 @@ class Store:
         self.report = self.directory / "report"
         self.search = self.directory / "search"
         self.activations = self.directory.parent / ".activations"
+        self._damaged: set[str] = set()
+        """Runs whose damaged record was told of."""
 
     def run(self, run_id: str) -> Path:
         """Directory of a run."""
@@ -83,7 +90,7 @@ class Store:
 
     def checkpoint_file(self, run_id: str) -> Path:
         """State of a run in training, to go on from."""
-        return self.run(run_id) / "checkpoint.pt"
+        return self.run(run_id) / CHECKPOINT
 
     def sae(self, run_id: str) -> Path:
         """Directory of the exported SAE."""
@@ -199,22 +206,29 @@ class Store:
                 )
 
     def read_record(self, run_id: str) -> RunRecord | None:
-        """The run's record; None where there is none, or one that another program left cut off.
+        """The run's record; None where there is none, or it is damaged: then the run is made again.
 
         Raises:
             ConfigError: a newer version of this package wrote it.
         """
         try:
             return RunRecord.read(self.record_file(run_id))
-        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        except DamagedFileError as error:
+            if run_id not in self._damaged:
+                log.warning("run %s counts as missing: %s", run_id, error)
+                self._damaged.add(run_id)
+            return None
 
     def read_history(self, run_id: str) -> list[dict[str, float | None]]:
-        """Rows of the run's training history so far; none where it was not started."""
-        file = self.history_file(run_id)
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+        """Rows of the run's training history so far; none where it was not started, or the file is damaged."""
+        try:
+            record = self.read_record(run_id)
+            return read_json_lines(self.history_file(run_id), record.history_checksum if record else None)
+        except DamagedFileError as error:
+            log.warning("the history of run %s is left out: %s", run_id, error)
+            return []
 
     def write_record(self, record: RunRecord) -> None:
         """Write a record in its place, over an earlier one."""

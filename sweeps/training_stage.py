@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from sae_core import provenance
 from sae_core.activations.shards import read_manifest
 from sae_core.config import RunConfig
 from sae_core.sparse.kernels import Choice
 from sae_core.trainable import TrialConfig, train_trial
-from sweeps import provenance
 from sweeps.cluster import Cluster
 from sweeps.definition import EarlyStoppingConfig
 from sweeps.early_stopping import EarlyStopping

@@ -16,11 +16,11 @@ from typing import IO, Any
 import ray
 from ray.exceptions import RayTaskError
 
+from sae_core import provenance
 from sae_core.activations.source import source_of
 from sae_core.config import ActivationsConfig
 from sae_core.errors import ConfigError
 from sae_core.sparse.kernels import Choice, use_kernels
-from sweeps import provenance
 from sweeps.cluster import Cluster
 
 RESTARTS = 2

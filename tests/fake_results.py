@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sae_core.records import RunRecord, write_json, write_text
+from sae_core.files import write_json, write_text
+from sae_core.records import RunRecord
 
 SPECS: list[dict[str, str]] = [
     {"name": "l0", "label": "L0", "unit": "active latents per token", "direction": "min"},

@@ -13,13 +13,12 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import safe_open
 from torch import Tensor
 
 from sae_core.activations import bridge, dataset
 from sae_core.activations.bridge import ModelConfig
 from sae_core.activations.dataset import DataConfig, Part
-from sae_core.activations.files import save_tensors
+from sae_core.activations.files import open_tensors, save_tensors
 from sae_core.activations.hooked_model import HookedModel
 from sae_core.activations.seeds import seed_of
 from sae_core.activations.source import ActivationSource, EvalChunk
@@ -206,16 +205,16 @@ class LanguageModelSource(ActivationSource):
         return HookedModel(bridge.load_model(self.config.model, device=self.device), self.config.model.hook_point)
 
     def _n_windows(self, directory: Path, part: Part) -> int:
-        with safe_open(_tokens_path(directory), framework="pt") as file:
+        with open_tensors(_tokens_path(directory)) as file:
             return int(file.get_slice(part).get_shape()[0])
 
     def _windows(self, directory: Path, part: Part, start: int = 0, stop: int | None = None) -> Int[Tensor, "W T"]:
-        with safe_open(_tokens_path(directory), framework="pt") as file:
+        with open_tensors(_tokens_path(directory)) as file:
             windows: Tensor = file.get_slice(part)[start:stop]
             return windows.long()
 
     def _special_ids(self, directory: Path) -> Int[Tensor, " S"]:
-        with safe_open(_tokens_path(directory), framework="pt") as file:
+        with open_tensors(_tokens_path(directory)) as file:
             ids: Tensor = file.get_tensor("special_ids")
             return ids
 
@@ -225,7 +224,7 @@ def _tokens_path(directory: Path) -> Path:
 
 
 def _chunk_windows(directory: Path) -> int:
-    with safe_open(_tokens_path(directory), framework="pt") as file:
+    with open_tensors(_tokens_path(directory)) as file:
         return int(file.metadata()["chunk_windows"])
 
 

@@ -5,14 +5,17 @@
     manifest.json             written by `finish`: what a `Stream` needs to know
 
 Any number of workers may harvest into one directory: a shard is a function of the source and its index, files appear whole
-or not at all, and a shard that is there is never made again.
+or not at all, and a shard that is there is never made again. Every file has a checksum (`sae_core.files`) that is looked at when it is
+opened. What is damaged can be made again: `remove_damaged`, then as for what is missing.
 """
 
-import json
 import math
+import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -20,11 +23,15 @@ from torch import Tensor
 
 from sae_core.activations.files import save_tensors
 from sae_core.activations.source import ActivationSource
-from sae_core.errors import ConfigError
-from sae_core.records import write_json
+from sae_core.errors import ConfigError, DamagedFileError
+from sae_core.files import check_tensors, read_json, write_json
+
+T = TypeVar("T")
 
 ROWS_AT_A_TIME = 1024
 """Rows that are summed at a time."""
+OUTLIER_FACTOR = 100.0
+"""A row is an outlier where its squared distance from the mean is this many times the median one: a norm ten times the usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,12 @@ class ShardStats:
     """Sum of the rows' Euclidean norms."""
     x_sum: list[float]
     """Sum of the rows, [d_in]."""
+    outlier_rows: int
+    """Rows whose squared distance from the shard's mean is more than OUTLIER_FACTOR times the median one."""
+    outlier_variance: float
+    """Sum of the squared distances of those rows."""
+    variance: float
+    """Sum of the squared distances of all rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +66,10 @@ class Manifest:
     """Rows of each shard."""
     activations_hash: str
     """The source's fingerprint."""
+    outlier_rows: int
+    """Rows far from all others, as attention sinks are; see `ShardStats`."""
+    outlier_share: float
+    """Their part of the variance of all rows."""
 
 
 def cache_directory(root: Path, fingerprint: str) -> Path:
@@ -85,21 +102,71 @@ def write_shard(directory: Path, index: int, x: Float[Tensor, "N d_in"], dtype: 
         dtype: float32, float16 or bfloat16.
 
     Raises:
-        ConfigError: a value is not finite in `dtype`.
+        ConfigError: a value is not finite, or not in `dtype`.
     """
     stored = x.to(getattr(torch, dtype))
     rows = stored.float()
     # A sum over all rows at once in float64 takes five times as long: it converts what has left the cache.
     x_sum = torch.stack([some.double().sum(dim=0) for some in rows.split(ROWS_AT_A_TIME)]).sum(dim=0)
     if not bool(x_sum.isfinite().all()):  # in float64 it is finite if and only if every value is
-        raise ConfigError(
-            f"activations must be finite in `data.activations_dtype`, but got {float(x.abs().max()):.4g} in shard {index} with {dtype}, "
-            f"whose largest value is {torch.finfo(stored.dtype).max:.4g}. Set `data.activations_dtype: float32`."
-        )
-    stats = ShardStats(len(rows), float(rows.norm(dim=1).double().sum()), x_sum.tolist())
+        raise _not_finite(x, index, dtype)
+    mean = (x_sum / len(rows)).float()
+    distances = torch.cat([(some - mean).square_().sum(dim=1) for some in rows.split(ROWS_AT_A_TIME)]).double()
+    outliers = distances[distances > OUTLIER_FACTOR * distances.median()]
+    stats = ShardStats(
+        n_tokens=len(rows),
+        norm_sum=float(rows.norm(dim=1).double().sum()),
+        x_sum=x_sum.tolist(),
+        outlier_rows=len(outliers),
+        outlier_variance=float(outliers.sum()),
+        variance=float(distances.sum()),
+    )
     save_tensors(shard_path(directory, index), {"x": stored.contiguous()})
     write_json(_stats_path(directory, index), asdict(stats))
     return stats
+
+
+def _not_finite(x: Float[Tensor, "N d_in"], index: int, dtype: str) -> ConfigError:
+    """What to say about activations that are not finite as stored: they never were, or the precision is too small for them."""
+    broken = (~x.isfinite().all(dim=1)).nonzero().flatten()
+    if len(broken):
+        value = x[broken[0]][~x[broken[0]].isfinite()][0]
+        return ConfigError(
+            f"activations must be finite, but got {float(value)} in row {int(broken[0])} of shard {index}, and in {len(broken)} of its "
+            f"{len(x)} rows, as the source computes them. Correct it: the model's weights, or its precision where that is below float32."
+        )
+    return ConfigError(
+        f"activations must be finite in `data.activations_dtype`, but got {float(x.abs().max()):.4g} in shard {index} with {dtype}, "
+        f"whose largest value is {torch.finfo(getattr(torch, dtype)).max:.4g}. Set `data.activations_dtype: float32`."
+    )
+
+
+def damaged_files(directory: Path) -> list[Path]:
+    """The files of a cache that are not what was written, or that an earlier version wrote without a checksum; all are read."""
+    directory = Path(directory)
+    paths = [*directory.glob("*.safetensors"), *directory.glob("*.json")]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # hashing lets other threads run
+        return sorted(path for path, is_sound in zip(paths, threads.map(_is_sound, paths), strict=True) if not is_sound)
+
+
+def remove_damaged(directory: Path) -> list[Path]:
+    """Remove the files of a cache that are damaged, so that a harvest makes them again. Returns them."""
+    damaged = damaged_files(directory)
+    for path in damaged:
+        path.unlink(missing_ok=True)
+    return damaged
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        if path.suffix == ".safetensors":
+            return check_tensors(path)
+        _read_stats(path) if path.name != "manifest.json" else _read_manifest(path)
+    except FileNotFoundError:  # removed meanwhile
+        return True
+    except DamagedFileError:
+        return False
+    return True
 
 
 def is_complete(directory: Path, index: int) -> bool:
@@ -125,7 +192,7 @@ def harvest(
     """
     for index in range(source.n_shards(directory)) if indices is None else indices:
         if is_complete(directory, index):
-            stats = _read_stats(directory, index)
+            stats = _read_stats(_stats_path(directory, index))
         else:
             stats = write_shard(directory, index, source.shard(directory, index), source.activations_dtype)
         if on_shard:
@@ -137,14 +204,20 @@ def finish(source: ActivationSource, directory: Path) -> Manifest:
 
     Raises:
         ValueError: shards are missing.
+        ConfigError: all activations are 0.
     """
     indices = range(source.n_shards(directory))
     missing = [index for index in indices if not is_complete(directory, index)]
     if missing:
         raise ValueError(f"every shard must be harvested before `finish`, but got missing={missing} of {len(indices)}. Harvest them.")
-    stats = [_read_stats(directory, index) for index in indices]
+    stats = [_read_stats(_stats_path(directory, index)) for index in indices]
     n_tokens = sum(shard.n_tokens for shard in stats)
     mean_norm = sum(shard.norm_sum for shard in stats) / n_tokens
+    variance = sum(shard.variance for shard in stats)
+    if not mean_norm:
+        raise ConfigError(
+            f"activations must not all be 0, but got {n_tokens} rows of zeros. Choose another hook point, or check the model's weights."
+        )
     x_sum = torch.tensor([shard.x_sum for shard in stats], dtype=torch.float64).sum(dim=0)
     manifest = Manifest(
         n_tokens=n_tokens,
@@ -154,6 +227,8 @@ def finish(source: ActivationSource, directory: Path) -> Manifest:
         mean=(x_sum / n_tokens).tolist(),
         shard_tokens=[shard.n_tokens for shard in stats],
         activations_hash=source.fingerprint(),
+        outlier_rows=sum(shard.outlier_rows for shard in stats),
+        outlier_share=sum(shard.outlier_variance for shard in stats) / variance if variance else 0.0,
     )
     write_json(_manifest_path(directory), asdict(manifest))
     return manifest
@@ -164,9 +239,22 @@ def read_manifest(directory: Path) -> Manifest:
 
     Raises:
         FileNotFoundError: the cache is not complete.
+        DamagedFileError: it is not what was written.
     """
-    return Manifest(**json.loads(_manifest_path(directory).read_text()))
+    return _read_manifest(_manifest_path(directory))
 
 
-def _read_stats(directory: Path, index: int) -> ShardStats:
-    return ShardStats(**json.loads(_stats_path(directory, index).read_text()))
+def _read_manifest(path: Path) -> Manifest:
+    return _read(path, Manifest)
+
+
+def _read_stats(path: Path) -> ShardStats:
+    return _read(path, ShardStats)
+
+
+def _read(path: Path, kind: Callable[..., T]) -> T:
+    """An object of this kind from the JSON file that holds its fields."""
+    try:
+        return kind(**read_json(path))
+    except TypeError as error:
+        raise DamagedFileError.of(path, error, "Launch again: it is made again.") from error

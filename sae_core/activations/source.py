@@ -145,6 +145,10 @@ class ActivationSource(ABC):
     def eval_fingerprint(self, directory: Path) -> str:
         """Hash of the held-out tokens and of what makes their activations, after `prepare`."""
 
+    def facts(self) -> dict[str, float]:
+        """Numbers about the activations that go into every record, so that a reader can be warned: `d_vocab` of a language model."""
+        return {}
+
     def export_metadata(self) -> dict[str, object]:
         """What an exported SAE says about where it belongs: SAELens' metadata keys (`model_name`, `hook_name`, ...)."""
         return {}

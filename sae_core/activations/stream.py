@@ -15,12 +15,13 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
 from torch import Tensor
 
+from sae_core.activations.files import open_tensors
 from sae_core.activations.seeds import seed_of
 from sae_core.activations.shards import read_manifest, shard_path
 from sae_core.config import NormalizeActivations
+from sae_core.errors import ConfigError
 from sae_core.normalisation import Normalisation, normalisation_of
 
 
@@ -140,7 +141,7 @@ class Stream(_ShuffledStream):
         self._normalise(normalize_activations, manifest.scale)
 
     def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
-        with safe_open(shard_path(self._directory, index), framework="pt") as file:
+        with open_tensors(shard_path(self._directory, index)) as file:
             x: Tensor = file.get_tensor("x")
             return x
 
@@ -149,12 +150,12 @@ class TensorStream(_ShuffledStream):
     """Activations that are in memory: one's own, or a test's.
 
     Args:
-        x: on the CPU, unscaled.
+        x: on the CPU, unscaled, in any precision.
         normalize_activations: as in the `TrainConfig` of the runs that read this stream.
         device: where batches go.
 
     Raises:
-        ConfigError: the activations cannot be whitened.
+        ConfigError: a value is not finite, all are 0, or the activations cannot be whitened.
     """
 
     def __init__(
@@ -167,6 +168,10 @@ class TensorStream(_ShuffledStream):
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__([len(x)], batch_size=batch_size, data_seed=data_seed, device=device)
+        broken = (~x.isfinite().all(dim=1)).nonzero().flatten()
+        if len(broken) or not bool(x.any()):
+            problem = f"{len(broken)} of {len(x)} rows that are not, the first of them row {int(broken[0])}" if len(broken) else "only 0"
+            raise ConfigError(f"activations must be finite and not all 0, but got {problem}. Leave such rows out or correct their source.")
         self._x = x
         self.d_in = x.shape[1]
         self.mean = x.mean(dim=0, dtype=torch.float32)

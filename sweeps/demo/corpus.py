@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from sae_core.errors import ConfigError
-from sae_core.records import written_whole
+from sae_core.files import written_whole
 
 PACKAGES = ("matplotlib", "networkx", "numpy", "optuna", "pandas", "sympy")
 """Distributions whose source is the text."""

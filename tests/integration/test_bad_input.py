@@ -5,7 +5,7 @@ import yaml
 from tiny_model import write_text
 from typer.testing import CliRunner
 
-from sweeps import provenance
+from sae_core import provenance
 from sweeps.cli import app
 from sweeps.cluster import Cluster
 

@@ -210,7 +210,7 @@ def test_a_trial_goes_on_from_checkpoints(results, finished, progress, monkeypat
     assert launch(small_sweep(), results=results, progress=progress).finished == 4
     assert steps == list(range(60, 78))
     assert result_of(directory / run.run_id) == result_of(finished / "small" / "runs" / run.run_id)
-    assert not (directory / run.run_id / "checkpoint.pt").exists()
+    assert not (directory / run.run_id / "checkpoint.safetensors").exists()
 
 
 def interrupt_at(step, run, results, monkeypatch):

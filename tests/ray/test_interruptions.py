@@ -74,7 +74,7 @@ def wait_until(happens, seconds=300):
 
 
 def new_checkpoint(directory, since):
-    return any(path.stat().st_mtime > since for path in directory.glob("runs/*/checkpoint.pt"))
+    return any(path.stat().st_mtime > since for path in directory.glob("runs/*/checkpoint.safetensors"))
 
 
 @pytest.fixture(scope="module")

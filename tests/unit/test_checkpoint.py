@@ -58,6 +58,7 @@ def test_the_record_says_what_was_asked_and_what_came_out(tmp_path: Path) -> Non
         versions={"torch": "2.13.0"},
         hardware="a CPU",
         finished_at="2026-01-01T00:00:00+00:00",
+        history_checksum=record.history_checksum,
     )
 
 
@@ -86,9 +87,9 @@ def test_a_failed_run_leaves_its_reason_and_no_sae(tmp_path: Path) -> None:
 def test_finishing_drops_the_checkpoint(tmp_path: Path) -> None:
     files, part = RunFiles(tmp_path), learner("topk", n_steps=2)
     files.checkpoint(part)
-    assert (tmp_path / part.run.run_id / "checkpoint.pt").exists()
+    assert (tmp_path / part.run.run_id / "checkpoint.safetensors").exists()
     files.finish(train_run(part.run, stream_of(part.run)), metadata={}, facts=FACTS)
-    assert not (tmp_path / part.run.run_id / "checkpoint.pt").exists()
+    assert not (tmp_path / part.run.run_id / "checkpoint.safetensors").exists()
 
 
 def test_history_values_that_are_not_finite_are_null(tmp_path: Path) -> None:
@@ -118,19 +119,32 @@ def test_without_a_checkpoint_a_run_starts_at_the_beginning(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("place", [-40, 40, 400])
+def test_a_damaged_checkpoint_costs_its_progress_and_no_more(tmp_path: Path, place: int, caplog: pytest.LogCaptureFixture) -> None:
+    files, part, fresh, untouched = RunFiles(tmp_path), learner(n_steps=2), learner(), learner()
+    files.checkpoint(part)
+    path = tmp_path / part.run.run_id / "checkpoint.safetensors"
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    files.resume(fresh)
+    assert fresh.step == 0 and all(torch.equal(value, fresh.sae.state_dict()[key]) for key, value in untouched.sae.state_dict().items())
+    assert not path.exists() and "starts again from step 0" in caplog.text
+
+
 def test_an_interrupted_checkpoint_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, part = RunFiles(tmp_path), learner(n_steps=2)
     files.checkpoint(part)
 
-    def full_disk(state: object, path: Path) -> None:
+    def full_disk(tensors: object, path: Path, metadata: object = None) -> None:
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(torch, "save", full_disk)
+    monkeypatch.setattr("sae_core.activations.files.save_file", full_disk)
     part.step = 3
     with pytest.raises(OSError, match="disk full"):
         files.checkpoint(part)
     resumed = learner()
     files.resume(resumed)
     assert resumed.step == 2 and resumed.sae.d_sae == D_SAE
-    assert [path.name for path in (tmp_path / part.run.run_id).iterdir()] == ["checkpoint.pt"]
+    assert [path.name for path in (tmp_path / part.run.run_id).iterdir()] == ["checkpoint.safetensors"]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from sae_core import provenance
 from sae_core.errors import ConfigError
-from sweeps import cluster, provenance
+from sweeps import cluster
 from sweeps.cluster import Cluster
 from sweeps.lean_ray import SELDOM
 

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from sweeps import provenance
+from sae_core import provenance
 
 
 def test_versions():

@@ -3,10 +3,13 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sae_core.records import SCHEMA_VERSION, RunRecord, finite_or_none, write_json, write_text
+from sae_core.errors import ConfigError, DamagedFileError
+from sae_core.files import finite_or_none, write_json, write_text
+from sae_core.records import SCHEMA_VERSION, RunRecord
 
 
 def record(**changes: object) -> RunRecord:
@@ -36,10 +39,32 @@ def test_fields_of_a_later_minor_version_are_ignored(tmp_path: Path) -> None:
     assert RunRecord.read(tmp_path / "record.json") == record()
 
 
-@pytest.mark.parametrize(("content", "version"), [({"schema_version": 99}, "99"), ({}, "None"), ([], "None")])
-def test_what_is_not_a_record_or_too_new_is_refused(tmp_path: Path, content: object, version: str) -> None:
-    (tmp_path / "record.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=rf"schema_version must be <= {SCHEMA_VERSION}, but .*record\.json has {version}\."):
+def test_a_record_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text(json.dumps({"schema_version": 99}))
+    with pytest.raises(ConfigError, match=rf"schema_version must be <= {SCHEMA_VERSION}, but .*record\.json' has 99\."):
+        RunRecord.read(tmp_path / "record.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"seed": "0"}, r"\['seed'\] is missing or of the wrong type"),
+        ({"metrics": {"fvu": "low"}}, r"\['metrics'\]"),
+        ({"config": {"sae": 3}}, r"\['config'\]"),
+        ({"status": "done", "versions": None}, r"\['versions', 'status'\] are"),
+        ({"metric_specs": [{"name": "fvu"}]}, r"\['metric_specs'\]"),
+    ],
+)
+def test_fields_of_the_wrong_type_are_damage(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
+    write_json(tmp_path / "record.json", dataclasses.asdict(record()) | changes)
+    with pytest.raises(DamagedFileError, match=problem):
+        RunRecord.read(tmp_path / "record.json")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "null", "{", "[" * 100_000])
+def test_what_is_not_a_record_is_damage(tmp_path: Path, content: str) -> None:
+    (tmp_path / "record.json").write_text(content)
+    with pytest.raises(DamagedFileError, match=r"record\.json' is damaged: "):
         RunRecord.read(tmp_path / "record.json")
 
 

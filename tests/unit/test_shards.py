@@ -100,4 +100,4 @@ def test_manifest_needs_every_shard(source: SyntheticSource, tmp_path: Path) -> 
 def test_statistics_file_is_plain_json(source: SyntheticSource, tmp_path: Path) -> None:
     harvest(source, tmp_path, indices=[0])
     stats = json.loads((tmp_path / "train-00000.json").read_text())
-    assert sorted(stats) == ["n_tokens", "norm_sum", "x_sum"]
+    assert sorted(stats) == ["checksum", "n_tokens", "norm_sum", "outlier_rows", "outlier_variance", "variance", "x_sum"]

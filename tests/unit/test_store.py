@@ -64,7 +64,7 @@ def test_begin_writes_the_definition_and_what_was_asked(store):
     runs = begin(store, sweep())
     assert [run.run_id for run in Sweep.from_yaml(store.definition_file).runs()] == [run.run_id for run in runs]
     facts = json.loads(store.sweep_file.read_text())
-    assert set(facts) == {"name", "runs", "stages", "launches", "hardware", "versions"}
+    assert set(facts) == {"name", "runs", "stages", "launches", "hardware", "versions", "checksum"}
     assert facts["name"] == "small"
     assert [entry["run_id"] for entry in facts["runs"]] == [run.run_id for run in runs]
     assert facts["runs"][0]["config"] == runs[0].model_dump(mode="json")

@@ -93,7 +93,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(at_a_time: int, tmp_path: Path) ->
     options = {"directory": tmp_path, "batches_at_a_time": at_a_time}
     with pytest.raises(Interrupted):
         train_group(runs, stream, **options, checkpoint_seconds=0, on_step=Interrupt(after=7))
-    assert all((tmp_path / run.run_id / "checkpoint.pt").exists() for run in runs)
+    assert all((tmp_path / run.run_id / "checkpoint.safetensors").exists() for run in runs)
     for resumed, whole in zip(train_group(runs, stream, **options), train_group(runs, stream), strict=True):
         assert_same(resumed, whole)
 

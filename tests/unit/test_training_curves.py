@@ -7,7 +7,7 @@ from fake_results import metrics_at, record_of, write_sweep
 
 from analysis.plots.training_curves import MAX_POINTS, Curve, TrainingCurves
 from analysis.table import load_table
-from sae_core.records import write_text
+from sae_core.files import write_text
 
 
 def sweep_of(tmp_path: Path) -> Path:

@@ -6,7 +6,8 @@ import pytest
 from small_runs import run_of
 
 from sae_core.errors import ConfigError
-from sae_core.records import RunRecord, write_text
+from sae_core.files import write_text
+from sae_core.records import RunRecord
 from sweeps.definition import WandbConfig
 from sweeps.store import Store
 from sweeps.wandb_sink import WandbSink
