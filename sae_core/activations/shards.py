@@ -110,8 +110,8 @@ def write_shard(directory: Path, index: int, x: Float[Tensor, "N d_in"], dtype: 
     x_sum = torch.stack([some.double().sum(dim=0) for some in rows.split(ROWS_AT_A_TIME)]).sum(dim=0)
     if not bool(x_sum.isfinite().all()):  # in float64 it is finite if and only if every value is
         raise _not_finite(x, index, dtype)
-    mean = (x_sum / len(rows)).float()
-    distances = torch.cat([(some - mean).square_().sum(dim=1) for some in rows.split(ROWS_AT_A_TIME)]).double()
+    mean = x_sum / len(rows)
+    distances = torch.cat([some.double().sub_(mean).square_().sum(dim=1) for some in rows.split(ROWS_AT_A_TIME)])
     outliers = distances[distances > OUTLIER_FACTOR * distances.median()]
     stats = ShardStats(
         n_tokens=len(rows),

@@ -3,11 +3,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from sae_core.activations.shards import ROWS_AT_A_TIME, finish, harvest, is_complete, read_manifest, shard_path, write_shard
+from sae_core.activations.shards import (
+    ROWS_AT_A_TIME,
+    damaged_files,
+    finish,
+    harvest,
+    is_complete,
+    read_manifest,
+    remove_damaged,
+    shard_path,
+    write_shard,
+)
+from sae_core.activations.stream import Stream
 from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
-from sae_core.errors import ConfigError
+from sae_core.errors import ConfigError, DamagedFileError
 
 
 @pytest.fixture
@@ -48,6 +59,67 @@ def test_the_largest_values_are_finite(tmp_path: Path) -> None:
 def test_statistics_are_of_all_rows(tmp_path: Path) -> None:
     x = torch.randn(2 * ROWS_AT_A_TIME + 1, 3, generator=torch.Generator().manual_seed(0))
     assert write_shard(tmp_path, 0, x, "float32").x_sum == pytest.approx(x.double().sum(dim=0).tolist(), rel=1e-12)
+
+
+def test_what_is_not_finite_is_told_with_its_row(tmp_path: Path) -> None:
+    x = torch.zeros(5, 2)
+    x[3:, 1] = float("nan")
+    with pytest.raises(ConfigError, match="got nan in row 3 of shard 7, and in 2 of its 5 rows, as the source computes them"):
+        write_shard(tmp_path, 7, x, "float16")
+
+
+def test_activations_that_are_all_0_are_refused(tmp_path: Path) -> None:
+    source = SyntheticSource(SyntheticActivations(d_in=2, n_features=2, n_active=1.0, train_tokens=4, eval_tokens=1))
+    write_shard(tmp_path, 0, torch.zeros(4, 2), "float32")
+    with pytest.raises(ConfigError, match="activations must not all be 0, but got 4 rows of zeros"):
+        finish(source, tmp_path)
+
+
+def test_rows_far_from_all_others_are_counted(tmp_path: Path) -> None:
+    source = SyntheticSource(SyntheticActivations(d_in=2, n_features=2, n_active=1.0, train_tokens=40, eval_tokens=1))
+    x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]).repeat(10, 1)
+    x[7] = torch.tensor([1000.0, 0.0])
+    stats = write_shard(tmp_path, 0, x, "float32")
+    manifest = finish(source, tmp_path)
+    mean = x.mean(dim=0)
+    assert stats.variance == pytest.approx(float((x - mean).square().sum()), rel=1e-6)
+    assert (stats.outlier_rows, manifest.outlier_rows) == (1, 1)
+    assert manifest.outlier_share == pytest.approx(float((x[7] - mean).square().sum()) / stats.variance, rel=1e-6)
+    assert write_shard(tmp_path, 1, torch.randn(4096, 8, generator=torch.Generator().manual_seed(0)), "float32").outlier_rows == 0
+
+
+def test_whatever_is_damaged_is_found_and_made_again(source: SyntheticSource, tmp_path: Path) -> None:
+    harvest(source, tmp_path)
+    manifest = finish(source, tmp_path)
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert damaged_files(tmp_path) == []
+    for path, content in files.items():
+        for place in (0, len(content) // 2, len(content) - 30):
+            changed = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+            path.write_bytes(changed)
+            assert damaged_files(tmp_path) == [path], (path, place)
+            assert remove_damaged(tmp_path) == [path]
+            harvest(source, tmp_path)
+            assert finish(source, tmp_path) == manifest
+            assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+def test_files_without_a_checksum_are_made_again(source: SyntheticSource, tmp_path: Path) -> None:
+    harvest(source, tmp_path)
+    save_file({"x": torch.zeros(3, 4)}, shard_path(tmp_path, 1))
+    assert remove_damaged(tmp_path) == [shard_path(tmp_path, 1)]
+
+
+def test_a_stream_reads_no_damaged_shard(source: SyntheticSource, tmp_path: Path) -> None:
+    harvest(source, tmp_path)
+    finish(source, tmp_path)
+    for index in range(3):
+        path = shard_path(tmp_path, index)
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 8
+        path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"train-0000\d.safetensors' is damaged"):
+        next(Stream(tmp_path, batch_size=8).batches())
 
 
 def test_manifest_adds_up(source: SyntheticSource, tmp_path: Path) -> None:
