@@ -5,7 +5,7 @@ slots finish together although costs are estimates.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sae_core.config import ARCHITECTURES, RunConfig
@@ -47,9 +47,15 @@ def training_cost(run: RunConfig, d_in: int) -> float:
 
 def group_bytes(group: Sequence[RunConfig], d_in: Width) -> int:
     """Memory a group needs while it trains: every run keeps its parameters and moments, but only one steps at a time."""
-    kept = sum(n_parameters(run, d_in(run)) * _COPIES_OF_PARAMETERS * _FLOAT_BYTES for run in group)
-    step = max(run.train.batch_size * run.sae.d_sae * _LATENTS_ALIVE * _FLOAT_BYTES for run in group)
-    return kept + step
+    return sum(_kept_bytes(run, d_in(run)) for run in group) + max(_step_bytes(run) for run in group)
+
+
+def _kept_bytes(run: RunConfig, d_in: int) -> int:
+    return n_parameters(run, d_in) * _COPIES_OF_PARAMETERS * _FLOAT_BYTES
+
+
+def _step_bytes(run: RunConfig) -> int:
+    return run.train.batch_size * run.sae.d_sae * _LATENTS_ALIVE * _FLOAT_BYTES
 
 
 StreamKey = tuple[str, int, int, str]
@@ -71,17 +77,18 @@ def group_runs(runs: Sequence[RunConfig], *, n_slots: int, d_in: Width, memory_b
     Raises:
         ConfigError: a single run needs more than `memory_bytes`.
     """
-    cost = {run.run_id: training_cost(run, d_in(run)) for run in runs}
-    streams: dict[StreamKey, list[RunConfig]] = {}
-    for run in sorted(runs, key=lambda run: -cost[run.run_id]):
+    costed = [(run, training_cost(run, d_in(run))) for run in runs]
+    total = sum(cost for _, cost in costed)
+    streams: dict[StreamKey, list[tuple[RunConfig, float]]] = {}
+    for run, cost in sorted(costed, key=lambda pair: -pair[1]):
         _check_fits(run, d_in, memory_bytes)
-        streams.setdefault(stream_key(run), []).append(run)
+        streams.setdefault(stream_key(run), []).append((run, cost))
     groups: list[_Group] = []
     for members in streams.values():
-        share = sum(cost[run.run_id] for run in members) / sum(cost.values())
+        share = sum(cost for _, cost in members) / total
         # A share of exactly a third must not be rounded up by an error in the last digit.
         wanted = max(1, math.ceil(share * n_slots * GROUPS_PER_SLOT - 1e-9))
-        groups += _balanced(members, cost, min(len(members), wanted), d_in, memory_bytes)
+        groups += _balanced(members, min(len(members), wanted), d_in(members[0][0]), memory_bytes)
     return [group.runs for group in sorted(groups, key=lambda group: -group.cost)]
 
 
@@ -104,22 +111,40 @@ def lone_runs(runs: Sequence[RunConfig], *, d_in: Width, memory_bytes: int | Non
 class _Group:
     runs: list[RunConfig] = field(default_factory=list)
     cost: float = 0.0
+    kept_bytes: int = 0
+    step_bytes: int = 0
+    filled: int = 0
+    """Number of the last run it got."""
+
+    def bytes_with(self, run: RunConfig, d_in: int) -> int:
+        """`group_bytes` of its runs and another."""
+        return self.kept_bytes + _kept_bytes(run, d_in) + max(self.step_bytes, _step_bytes(run))
+
+    def add(self, run: RunConfig, cost: float, d_in: int, number: int) -> None:
+        self.runs.append(run)
+        self.cost += cost
+        self.kept_bytes += _kept_bytes(run, d_in)
+        self.step_bytes = max(self.step_bytes, _step_bytes(run))
+        self.filled = number
 
 
-def _balanced(runs: Sequence[RunConfig], cost: Mapping[str, float], n_groups: int, d_in: Width, memory_bytes: int | None) -> list[_Group]:
-    """LPT: runs, costliest first, each into the least loaded group that has room, or into a new one."""
+def _balanced(members: Sequence[tuple[RunConfig, float]], n_groups: int, d_in: int, memory_bytes: int | None) -> list[_Group]:
+    """LPT: runs of one stream, costliest first, each into the least loaded group that has room, or into a new one."""
     groups = [_Group() for _ in range(n_groups)]
-    for run in runs:
-        room = [group for group in groups if memory_bytes is None or group_bytes([*group.runs, run], d_in) <= memory_bytes]
-        if not room:
-            groups += (room := [_Group()])
-        least = min(room, key=lambda group: group.cost)
-        least.runs.append(run)
-        least.cost += cost[run.run_id]
-        # Among equals the last one filled comes first: back and forth, so that no group gets every architecture's largest k.
-        groups.remove(least)
-        groups.insert(0, least)
-    return [group for group in groups if group.runs]
+    open_groups = list(groups)
+    smallest = min((run for run, _ in members), key=lambda run: run.sae.d_sae)
+    for number, (run, cost) in enumerate(members, start=1):
+        room = [group for group in open_groups if memory_bytes is None or group.bytes_with(run, d_in) <= memory_bytes]
+        if room:
+            least = min(room, key=lambda group: group.cost)
+            open_groups.remove(least)
+        else:
+            groups.append(least := _Group())
+        least.add(run, cost, d_in, number)
+        if memory_bytes is None or least.bytes_with(smallest, d_in) <= memory_bytes:
+            # Among equals the last one filled comes first: back and forth, so that no group gets every architecture's largest k.
+            open_groups.insert(0, least)
+    return sorted((group for group in groups if group.runs), key=lambda group: -group.filled)
 
 
 def _check_fits(run: RunConfig, d_in: Width, memory_bytes: int | None) -> None:

@@ -112,14 +112,16 @@ def plan(sweep: Sweep, results: Path, n_slots: int, calibration: Calibration | N
         return activations[_key(run)].d_in
 
     records = store.records()
-    states: dict[str, State] = {run.run_id: records[run.run_id].status if run.run_id in records else "missing" for run in runs}
-    to_do = [run for run in runs if run.run_id not in records or may_recover(records[run.run_id])]
+    ids = [run.run_id for run in runs]
+    states: dict[str, State] = {run_id: records[run_id].status if run_id in records else "missing" for run_id in ids}
+    to_do_ids = {run_id for run_id in ids if run_id not in records or may_recover(records[run_id])}
+    to_do = [run for run, run_id in zip(runs, ids, strict=True) if run_id in to_do_ids]
     memory = None if provenance.n_gpus() else provenance.slot_memory_bytes(n_slots)
     if sweep.early_stopping:
         groups = lone_runs(to_do, d_in=d_in, memory_bytes=memory)
     else:
         groups = group_runs(to_do, n_slots=n_slots, d_in=d_in, memory_bytes=memory)
-    to_evaluate = [run for run in runs if run in to_do or states[run.run_id] == "trained"]
+    to_evaluate = [run for run, run_id in zip(runs, ids, strict=True) if run_id in to_do_ids or states[run_id] == "trained"]
     expected = None
     if calibration:
         texts = [found.text([run for run in to_evaluate if _key(run) == key]) for key, found in activations.items()]
@@ -131,14 +133,14 @@ def plan(sweep: Sweep, results: Path, n_slots: int, calibration: Calibration | N
         directory=store.directory,
         runs=tuple(
             PlannedRun(
-                run_id=run.run_id,
+                run_id=run_id,
                 setting=setting,
-                state=states[run.run_id],
+                state=states[run_id],
                 tokens=run.n_steps * run.train.batch_size,
                 flops=training_flops(run, d_in(run)),
-                group=number.get(run.run_id),
+                group=number.get(run_id),
             )
-            for run, setting in zip(runs, _settings(runs), strict=True)
+            for run, run_id, setting in zip(runs, ids, _settings(runs), strict=True)
         ),
         n_slots=n_slots,
         n_groups=len(groups),
@@ -159,12 +161,15 @@ def _settings(runs: Sequence[RunConfig]) -> list[str]:
     for run, values in zip(runs, fields, strict=True):
         for name, value in values.items():
             seen[run.sae.architecture][name].add(str(value))
+    varied = {architecture: [name for name, found in names.items() if len(found) > 1] for architecture, names in seen.items()}
     texts = []
     for run, values in zip(runs, fields, strict=True):
         asked = "target_l0" if run.sae.target_l0 else run.sae.sparsity_parameter
         told = {"sae.target_l0", f"sae.{run.sae.sparsity_parameter}", "seed"}
-        varied = [name for name, found in seen[run.sae.architecture].items() if len(found) > 1 and name not in told]
-        parts = [f"{asked}={getattr(run.sae, asked):g}", *(f"{name.rpartition('.')[2]}={values[name]}" for name in varied)]
+        parts = [
+            f"{asked}={getattr(run.sae, asked):g}",
+            *(f"{name.rpartition('.')[2]}={values.get(name)}" for name in varied[run.sae.architecture] if name not in told),
+        ]
         texts.append(" ".join([run.sae.architecture, *parts, f"seed={run.seed}"]))
     return texts
 

@@ -104,3 +104,17 @@ def test_a_group_stays_within_memory():
 def test_a_run_that_does_not_fit():
     with pytest.raises(ConfigError, match=r"must fit into a slot's memory, but topk-\w+ needs 0\.00 GiB \(d_sae=64, batch_size=512\)"):
         group_runs(runs(), n_slots=1, d_in=width, memory_bytes=1000)
+
+
+def test_the_work_grows_with_the_number_of_runs_not_with_its_square():
+    many = runs(train={"lr": [1e-4 * (i + 1) for i in range(100)]}, architectures={"topk": {"k": [2, 4]}})
+    asked = []
+
+    def counted(run):
+        asked.append(run)
+        return width(run)
+
+    # Room for one: as many groups as runs, each of which is full at once.
+    groups = group_runs(many, n_slots=2, d_in=counted, memory_bytes=group_bytes(many[:1], width))
+    assert [len(group) for group in groups] == [1] * 200
+    assert len(asked) <= 3 * 200
