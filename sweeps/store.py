@@ -1,30 +1,31 @@
 """results/<sweep>/: its layout, and what stands there. Records are the truth; sweep.json adds what no record can know.
 
-    definition.yaml  sweep.json  table.csv  table.parquet  report/  search/
+    definition.yaml  definitions/  sweep.json  table.csv  table.parquet  report/  search/
     runs/<run_id>/{config.json, record.json, history.jsonl, sae/{cfg.json, sae_weights.safetensors}}
 
 Beside the sweeps, `.activations/<hash>/` holds activations, shared by sweeps over the same data. Every file is written
-atomically, so whatever was killed left whole files, or temporary ones whose names start with a dot.
+atomically, so whatever was killed left whole files, or temporary ones whose names start with a dot. A file that is damaged
+costs what it held, with one line that says so; a launch renames it to `<name>.damaged`.
 """
 
-import fcntl
-import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from sae_core import provenance
 from sae_core.checkpoint import CHECKPOINT
 from sae_core.config import RunConfig
-from sae_core.errors import ConfigError, DamagedFileError
-from sae_core.files import read_json_lines, write_json, write_text
+from sae_core.errors import ConfigError, DamagedFileError, border
+from sae_core.files import check_tensors, read_json_lines, write_json
 from sae_core.records import RunRecord, Status, flat
 from sweeps.definition import Sweep
+from sweeps.lock import locked
+from sweeps.set_aside import make_room, set_aside
+from sweeps.sweep_file import entry, entry_of, keep_definition, launches_so_far, now, read_sweep_file
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,8 @@ class Store:
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory).expanduser().absolute()
+        with border(f"a results directory must be a path, but got {str(directory)!r}", "Correct it."):
+            self.directory = Path(directory).expanduser().absolute()
         self.definition_file = self.directory / "definition.yaml"
         self.sweep_file = self.directory / "sweep.json"
         self.table_csv = self.directory / "table.csv"
@@ -69,8 +71,10 @@ class Store:
         self.report = self.directory / "report"
         self.search = self.directory / "search"
         self.activations = self.directory.parent / ".activations"
-        self._damaged: set[str] = set()
-        """Runs whose damaged record was told of."""
+        self._reported: set[Path] = set()
+        """Damaged files that were logged."""
+        self._facts: dict[str, Any] = {}
+        """What sweep.json holds during a launch, which alone writes to it."""
 
     def run(self, run_id: str) -> Path:
         """Directory of a run."""
@@ -96,78 +100,90 @@ class Store:
         """Directory of the exported SAE."""
         return self.run(run_id) / "sae"
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the directory for one launch. Whoever dies lets go of it.
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the directory for one launch. Who dies no longer holds it; a directory to which nothing was written is removed.
 
         Raises:
             ConfigError: another launch is under way, or the directory cannot be written to.
         """
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            file = (self.directory / ".lock").open("w")
-        except OSError as error:
-            raise self._not_writable(error) from None
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(
-                    f"a sweep must be launched once at a time, but another launch is writing to {str(self.directory)!r}. "
-                    "Wait until it has ended, or stop it."
-                ) from None
-            yield
+        return locked(self.directory)
 
-    def _not_writable(self, error: OSError) -> ConfigError:
-        return ConfigError(
-            f"a results directory must be writable, but got {str(self.directory)!r}: {error.strerror}. Choose another with `--results`."
-        )
+    def begin(self, sweep: Sweep, runs: Sequence[RunConfig]) -> int:
+        """Open the directory for a launch of `sweep`; records in it stay, also those of runs no longer asked for.
 
-    def begin(self, sweep: Sweep, runs: Sequence[RunConfig]) -> None:
-        """Open the directory for a launch of `sweep`; records that stand there stay, also those of runs no longer asked for.
+        What a killed launch left of Ray's own files is removed, and what is damaged is set aside.
 
-        What a killed launch left of Ray's own files is removed.
+        Returns:
+            The number of the launch, from 1.
 
         Raises:
             ConfigError: the directory holds something else, or another sweep, or cannot be written to.
         """
         self.check_ours(runs)
-        try:
-            write_text(self.definition_file, sweep.to_yaml())
-        except OSError as error:
-            raise self._not_writable(error) from None
-        for scratch in self.directory.glob(f"{SCRATCH_PREFIX}*"):
-            shutil.rmtree(scratch, ignore_errors=True)
-        before = self.facts()
-        facts = {
-            "name": sweep.name,
-            "runs": [_entry(run) for run in runs],
-            "stages": before.get("stages", []),
-            "launches": [*before.get("launches", []), {"started_at": _now(), "ended_at": None}],
-            "hardware": provenance.hardware(),
-            "versions": provenance.versions(),
-        }
-        write_json(self.sweep_file, facts)
+        launches = launches_so_far(self.directory, self.facts(), self.records())
+        with border(f"a results directory must be writable, but got {str(self.directory)!r}", "Choose another with `--results`."):
+            self._set_aside_damaged(runs)
+            keep_definition(self.directory, sweep.to_yaml(), launches)
+            for scratch in self.directory.glob(f"{SCRATCH_PREFIX}*"):
+                shutil.rmtree(scratch, ignore_errors=True)
+            self._facts = {
+                "name": sweep.name,
+                "runs": [entry(run) for run in runs],
+                "stages": self.facts().get("stages", []),
+                "launches": launches,
+                "hardware": provenance.hardware(),
+                "versions": provenance.versions(),
+            }
+            write_json(self.sweep_file, self._facts)
+        return len(launches)
 
     def add_runs(self, runs: Sequence[RunConfig]) -> None:
         """Note runs that a search asks for."""
-        facts = self.facts()
-        known = {entry["run_id"] for entry in facts["runs"]}
-        if new := [_entry(run) for run in runs if run.run_id not in known]:
-            facts["runs"] += new
-            write_json(self.sweep_file, facts)
+        known = {asked["run_id"] for asked in self._facts["runs"]}
+        if new := [run for run in runs if run.run_id not in known]:
+            self._set_aside_damaged(new)
+            self._facts["runs"] += [entry(run) for run in new]
+            write_json(self.sweep_file, self._facts)
 
     def note_stage(self, stage: str, seconds: float) -> None:
         """Note that a stage of the current launch ended, and how long it took."""
-        facts = self.facts()
-        facts["stages"].append({"stage": stage, "seconds": round(seconds, 3), "launch": len(facts["launches"]) - 1})
-        write_json(self.sweep_file, facts)
+        self._facts["stages"].append({"stage": stage, "seconds": round(seconds, 3), "launch": len(self._facts["launches"]) - 1})
+        write_json(self.sweep_file, self._facts)
 
     def end(self) -> None:
         """Note that the current launch ended; a launch that was killed has no end."""
-        facts = self.facts()
-        facts["launches"][-1]["ended_at"] = _now()
-        write_json(self.sweep_file, facts)
+        self._facts["launches"][-1]["ended_at"] = now()
+        write_json(self.sweep_file, self._facts)
+
+    def remove_damaged_checkpoints(self, runs: Iterable[RunConfig]) -> list[str]:
+        """Remove checkpoints that are not as they were written. Returns the ids of their runs, which start again from step 0."""
+        removed = []
+        for run in runs:
+            file = self.checkpoint_file(run.run_id)
+            try:
+                check_tensors(file)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except DamagedFileError:
+                removed.append(run.run_id)
+                shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
+        return removed
+
+    def _set_aside_damaged(self, runs: Iterable[RunConfig]) -> None:
+        """Make room for the files of a launch: what is there in the place of one, but is none, or damaged, gets another name."""
+        make_room(self.sweep_file)
+        if self.sweep_file.is_file() and not self.facts():
+            set_aside(self.sweep_file, "it is damaged")
+        for run in runs:
+            directory = self.run(run.run_id)
+            make_room(directory, directory=True)
+            if not directory.is_dir():
+                continue
+            make_room(self.sae(run.run_id), directory=True)
+            for file in (self.config_file, self.history_file, self.record_file, self.checkpoint_file):
+                make_room(file(run.run_id))
+            if self.record_file(run.run_id).is_file() and self.read_record(run.run_id) is None:
+                set_aside(self.record_file(run.run_id), "it is damaged")
 
     def check_ours(self, runs: Sequence[RunConfig]) -> None:
         """Make sure that the directory is free, or holds the sweep of `runs`: some run there has the same activations.
@@ -176,11 +192,14 @@ class Store:
             ConfigError: it does not.
         """
         remedy = "Choose another directory with `--results DIR`, or another name with `--set name=NAME`."
-        found = sorted(path.name for path in self.directory.iterdir() if not path.name.startswith(".")) if self.directory.is_dir() else []
-        if found and not self.definition_file.is_file():
+        with border(f"a results directory must be readable, but got {str(self.directory)!r}", remedy):
+            found = sorted(path.name for path in self.directory.iterdir() if path.name[0] != ".") if self.directory.is_dir() else []
+        if found and not {self.definition_file.name, self.sweep_file.name} & set(found):
             raise ConfigError(f"a results directory must be empty or a sweep's, but {str(self.directory)!r} holds {found[:5]}. {remedy}")
-        theirs = [run["config"]["activations"] for run in self.facts().get("runs", [])]
-        theirs += [record.config["activations"] for record in self.records().values()]
+        if "runs" in found and not (self.directory / "runs").is_dir():
+            raise ConfigError(f"`runs` must be a directory, but {str(self.directory / 'runs')!r} is not. Move it away. {remedy}")
+        theirs = [asked["config"]["activations"] for asked in self.facts().get("runs", [])]
+        theirs += [record.config["activations"] for record in self.records().values() if "activations" in record.config]
         ours = [run.activations.model_dump(mode="json") for run in runs]
         if theirs and ours and not any(activations in theirs for activations in ours):
             raise ConfigError(
@@ -211,14 +230,16 @@ class Store:
         Raises:
             ConfigError: a newer version of this package wrote it.
         """
+        file = self.record_file(run_id)
         try:
-            return RunRecord.read(self.record_file(run_id))
+            record = RunRecord.read(file)
+            if record.run_id != run_id:
+                raise DamagedFileError.of(file, ValueError(f"it is the record of {record.run_id!r}"))
+            return record
         except (FileNotFoundError, NotADirectoryError):
             return None
         except DamagedFileError as error:
-            if run_id not in self._damaged:
-                log.warning("run %s counts as missing: %s", run_id, error)
-                self._damaged.add(run_id)
+            self._report(file, f"run {run_id} counts as missing: {error}")
             return None
 
     def read_history(self, run_id: str) -> list[dict[str, float | None]]:
@@ -227,7 +248,7 @@ class Store:
             record = self.read_record(run_id)
             return read_json_lines(self.history_file(run_id), record.history_checksum if record else None)
         except DamagedFileError as error:
-            log.warning("the history of run %s is left out: %s", run_id, error)
+            self._report(self.history_file(run_id), f"the history of run {run_id} is left out: {error}")
             return []
 
     def write_record(self, record: RunRecord) -> None:
@@ -240,17 +261,20 @@ class Store:
         return {run_id: record for run_id in run_ids if (record := self.read_record(run_id)) is not None}
 
     def facts(self) -> dict[str, Any]:
-        """What sweep.json holds; empty before the first launch.
-
-        Raises:
-            ConfigError: it is not JSON.
-        """
-        if not self.sweep_file.is_file():
-            return {}
+        """What sweep.json holds; empty before the first launch, and where it is damaged."""
         try:
-            return dict(json.loads(self.sweep_file.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise ConfigError(f"sweep.json must be JSON, but {str(self.sweep_file)!r} is not: {error}. Remove it; records stay.") from None
+            return read_sweep_file(self.sweep_file)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except DamagedFileError as error:
+            self._report(self.sweep_file, f"what it said of launches and of runs without a record is lost; records stay: {error}")
+            return {}
+
+    def _report(self, file: Path, message: str) -> None:
+        """Log what a damaged file costs, once."""
+        if file not in self._reported:
+            self._reported.add(file)
+            log.warning("%s", message)
 
     def status(self) -> list[RunStatus]:
         """Every run the last launch asked for, then those that only left a record.
@@ -258,24 +282,24 @@ class Store:
         Raises:
             ConfigError: the directory is not a sweep's.
         """
-        if not self.sweep_file.is_file() and not self.definition_file.is_file():
+        if not (self.sweep_file.exists() or self.definition_file.is_file()):
             raise ConfigError(
                 f"a results directory must hold sweep.json, but got {str(self.directory)!r}. Name a sweep's own one, e.g. results/demo."
             )
         records = self.records()
-        asked = {entry["run_id"]: entry for entry in self.facts().get("runs", [])}
-        entries = asked | {run_id: _entry_of(record) for run_id, record in records.items() if run_id not in asked}
-        return [self._status(entry, records.get(run_id)) for run_id, entry in entries.items()]
+        asked = {run["run_id"]: run for run in self.facts().get("runs", [])}
+        entries = asked | {run_id: entry_of(record) for run_id, record in records.items() if run_id not in asked}
+        return [self._status(run, records.get(run_id)) for run_id, run in entries.items()]
 
-    def _status(self, entry: Mapping[str, Any], record: RunRecord | None) -> RunStatus:
+    def _status(self, run: Mapping[str, Any], record: RunRecord | None) -> RunStatus:
         return RunStatus(
-            run_id=entry["run_id"],
-            architecture=entry["architecture"],
-            sparsity_parameter=entry["sparsity_parameter"],
-            sparsity_value=entry["sparsity_value"],
-            seed=entry["seed"],
+            run_id=run["run_id"],
+            architecture=run["architecture"],
+            sparsity_parameter=run["sparsity_parameter"],
+            sparsity_value=run.get("sparsity_value"),
+            seed=run["seed"],
             state="missing" if record is None else record.status,
-            reason=self._reason(entry["run_id"], record),
+            reason=self._reason(run["run_id"], record),
         )
 
     def _reason(self, run_id: str, record: RunRecord | None) -> str:
@@ -307,28 +331,8 @@ def record_without_result(run: RunConfig, status: Status, error: Mapping[str, st
     )
 
 
-def _entry(run: RunConfig) -> dict[str, Any]:
-    return {
-        "run_id": run.run_id,
-        "architecture": run.sae.architecture,
-        "sparsity_parameter": run.sae.sparsity_parameter,
-        "sparsity_value": run.sae.sparsity_value,
-        "seed": run.seed,
-        "config": run.model_dump(mode="json"),
-    }
-
-
-def _entry_of(record: RunRecord) -> dict[str, Any]:
-    names = ("run_id", "architecture", "sparsity_parameter", "sparsity_value", "seed")
-    return {name: getattr(record, name) for name in names}
-
-
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     """The first few fields that differ, e.g. "model.name is 'demo' there and 'gpt2' here"."""
     there, here = flat(theirs), flat(ours)
     differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
     return "; ".join(f"{name} is {there.get(name)!r} there and {here.get(name)!r} here" for name in differing[:3])
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

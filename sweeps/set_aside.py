@@ -1,0 +1,30 @@
+"""What cannot be read is kept under another name, so that a launch can write in its place."""
+
+import logging
+import shutil
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+def set_aside(path: Path, reason: str) -> None:
+    """Rename a file or directory to `<name>.damaged`, over an earlier one of that name, and log one line that says so.
+
+    Args:
+        reason: what is wrong with it.
+    """
+    aside = path.with_name(f"{path.name}.damaged")
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    path.replace(aside)
+    log.warning("%s was renamed to %s: %s", path, aside.name, reason.rstrip("."))
+
+
+def make_room(path: Path, *, directory: bool = False) -> None:
+    """Set aside what is not a file, or not a directory, where a launch needs one."""
+    if path.exists() if directory else path.is_file():
+        fits = path.is_dir() if directory else True
+    else:
+        fits = not (path.is_symlink() or path.exists())
+    if not fits:
+        set_aside(path, f"a {'directory' if directory else 'file'} is written there")
