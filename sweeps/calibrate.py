@@ -117,13 +117,12 @@ def _model_cost(slots: Sequence[ModelSeconds], prepare: tuple[float, float], wor
     Args:
         prepare: what `_prepare_cost` returns.
     """
-    load, harvest, evaluate, sae, rounding = (statistics.median(getattr(slot, name) for slot in slots) for name in ModelSeconds.__slots__)
+    load, harvest, evaluate, sae = (statistics.median(getattr(slot, name) for slot in slots) for name in ModelSeconds.__slots__)
     product = harvest / (work.n_below * work.block)
-    rounded = product * rounding
-    logits = evaluate - product * work.n_above * work.block - rounded * work.unembedding - sae * d_in * EVAL_D_SAE
+    logits = evaluate - product * (work.n_above * work.block + work.unembedding) - sae * d_in * EVAL_D_SAE
     logit = max(0.0, logits) / work.d_vocab
     check, tokenise = prepare
-    return ModelCost(check=check, tokenise=tokenise, load=load, product=product, rounded_product=rounded, logit=logit, sae=sae)
+    return ModelCost(check=check, tokenise=tokenise, load=load, product=product, logit=logit, sae=sae)
 
 
 def _run(tiny: Sweep, results: Path) -> StageCost:

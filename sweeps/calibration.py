@@ -28,8 +28,6 @@ class ModelCost(Config):
     """Seconds per token of text."""
     product: float
     """Seconds per multiply-add of its blocks."""
-    rounded_product: float
-    """Seconds per multiply-add of what an SAE changes in its logits."""
     logit: float
     """Seconds per logit, beside the multiply-adds: additions and exponentials."""
     sae: float

@@ -161,8 +161,7 @@ def _baseline_seconds(text: Text, calibration: Calibration) -> float:
     if text.model is None:
         return 0.0
     n_blocks = text.model.n_below + _BASELINES * text.model.n_above
-    product = calibration.model.product
-    return n_blocks * text.model.block * product + _BASELINES * _logit_seconds(text.model, product, calibration)
+    return n_blocks * text.model.block * calibration.model.product + _BASELINES * _logit_seconds(text.model, calibration)
 
 
 def _sae_seconds(run: RunConfig, text: Text, calibration: Calibration) -> float:
@@ -171,12 +170,12 @@ def _sae_seconds(run: RunConfig, text: Text, calibration: Calibration) -> float:
     if text.model is None:
         return own
     blocks = text.model.n_above * text.model.block * calibration.model.product
-    return own + blocks + _logit_seconds(text.model, calibration.model.rounded_product, calibration)
+    return own + blocks + _logit_seconds(text.model, calibration)
 
 
-def _logit_seconds(model: ModelWork, product: float, calibration: Calibration) -> float:
-    """Of a token, where a multiply-add takes so long."""
-    return model.unembedding * product + model.d_vocab * calibration.model.logit
+def _logit_seconds(model: ModelWork, calibration: Calibration) -> float:
+    """Of a token."""
+    return model.unembedding * calibration.model.product + model.d_vocab * calibration.model.logit
 
 
 def _clock(seconds: float) -> str:

@@ -17,7 +17,6 @@ from sae_core.activations.source import EvalChunk, source_of
 from sae_core.config import ARCHITECTURES, RunConfig, TrainConfig
 from sae_core.evaluation import evaluate_chunk
 from sae_core.sae import SparseAutoencoder
-from sae_core.sparse.kernels import rounding_is_faster
 from sae_core.training import Learner
 from sweeps.step_cost import Step
 
@@ -41,7 +40,6 @@ L0_SHARES = (1 / 128, 1 / 32)
 """L0s measured, as shares of the latents."""
 CALIBRATION_BATCHES = 2
 EVAL_SAES, EVAL_D_SAE = 4, 1024
-PRODUCT_ROWS, PRODUCT_COLUMNS = 4096, 4096
 
 
 @dataclass(slots=True)
@@ -74,8 +72,6 @@ class ModelSeconds:
     """Per held-out token and SAE, everything included."""
     sae: float
     """Per held-out token, SAE and d_in d_sae, without the language model."""
-    rounding: float
-    """What a product of a splice takes where it may be rounded, as a part of one in float32."""
 
 
 SlotMeasurements = tuple[dict[tuple[str, str], Measured], ModelSeconds]
@@ -169,16 +165,7 @@ def _measure_model(activations: dict[str, Any], cache: Path) -> ModelSeconds:
     alone = _seconds(lambda: evaluate_chunk(EvalChunk(chunk.x), saes))
     passes = len(chunk.x) * len(saes)
     sae = alone / (passes * source.d_in * EVAL_D_SAE)
-    return ModelSeconds(max(0.0, first - harvest), harvest / n_tokens, evaluate / passes, sae, _rounding(source.d_in))
-
-
-def _rounding(d_in: int) -> float:
-    x, weight = torch.randn(PRODUCT_ROWS, d_in), torch.randn(d_in, PRODUCT_COLUMNS)
-    if not rounding_is_faster(x):
-        return 1.0
-    rounded_x, rounded_weight = x.bfloat16(), weight.bfloat16()
-    _ = rounded_x @ rounded_weight  # its kernel is made at the first call
-    return _seconds(lambda: rounded_x @ rounded_weight) / _seconds(lambda: x @ weight)
+    return ModelSeconds(max(0.0, first - harvest), harvest / n_tokens, evaluate / passes, sae)
 
 
 def _sae(d_in: int, seed: int) -> SparseAutoencoder:

@@ -19,7 +19,7 @@ def calibration(**changes: Any) -> Calibration:
         "machine": machine(),
         "n_slots": 2,
         "steps": {name: dict.fromkeys(PRECISIONS, step) for name in ARCHITECTURES},
-        "model": ModelCost(check=1.5, load=0.5, tokenise=1e-3, product=1e-6, rounded_product=5e-7, logit=1e-7, sae=1e-8),
+        "model": ModelCost(check=1.5, load=0.5, tokenise=1e-3, product=1e-6, logit=1e-7, sae=1e-8),
         "stages": StageCost(harvest=1.0, train=2.0, evaluate=3.0, rest=4.0),
     }
     return Calibration(**{**fields, **changes})

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,23 +39,13 @@ class CleanRun:
     """Residual stream entering the block of the hook point; None where `x` replaces all of it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unembedding:
     """The last layer of a model whose logits are h @ W_U + bias."""
 
     W_U: Float[Tensor, "d_model V"]
     bias: Float[Tensor, " V"] | None
     """None where it is 0, as in most models."""
-
-    @cached_property
-    def rounded(self) -> Float[Tensor, "d_model V"]:
-        """W_U in bfloat16."""
-        return self.W_U.bfloat16()
-
-    @cached_property
-    def rounding_error(self) -> Float[Tensor, "d_model V"]:
-        """`rounded` - W_U, in bfloat16."""
-        return (self.rounded - self.W_U).bfloat16()
 
     def logits(self, h: Float[Tensor, "N d_model"]) -> Float[Tensor, "N V"]:
         """h @ W_U + bias."""

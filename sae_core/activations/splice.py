@@ -8,8 +8,6 @@ p the clean probabilities, sum_v p_v L_v = h . (W_U p) + p . b_U needs no furthe
 
 Where logits are not such a product (`HookedModel.unembedding` is None) the same holds with h = L and the unit matrix for W_U.
 
-What a splice changes in the logits is small, and a small term may be rounded more coarsely: where bfloat16 products are fast, clean
-logits are kept, and L_spliced = L_clean + (h_spliced - h_clean) W_U with both factors of the product in bfloat16 (`_Changes`).
 Shape letters: W windows, T positions, N non-special positions, P those with a next token, V vocabulary, d_in width, D entries of h.
 """
 
@@ -23,7 +21,6 @@ from torch import Tensor
 
 from sae_core.activations.hooked_model import CleanRun, HookedModel
 from sae_core.activations.source import NextToken
-from sae_core.sparse.kernels import rounding_is_faster
 from sae_core.sparse.logits import logsumexp
 
 RUN_TOKENS = {"cpu": 2**12, "cuda": 2**15}
@@ -34,36 +31,6 @@ PART_LOGITS = {"cpu": 2**19, "cuda": 2**27}
 """Logits computed at a time from what enters the unembedding: 2 MiB stay in a CPU's cache from one pass over them to the next."""
 PART_POSITIONS = 128
 """Positions at a time, however large the vocabulary: W_U is read once for all of them."""
-CHANGED_LOGITS = {"cpu": 2**22, "cuda": 2**27}
-"""Changes of logits computed at a time, of several SAEs together: a bfloat16 product is fast only when it is large."""
-CHANGED_ROWS = 512
-"""Rows of them, however large the vocabulary."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Changes:
-    """What predictions that differ little from the clean ones are made of.
-
-    Rounded, the change of their logits moves logsumexp; of that, its mean under the clean probabilities, which is nearly all where the
-    change is small, is put right in float32. What is left moves a mean over tokens by 1e-5 nats. With c the change of h, r the rounded
-    one, R the rounded W_U and l = logsumexp(L_clean + r R) - logsumexp(L_clean),
-
-        KL = l - r . (R p)        CE = CE_clean + KL + c . gradient
-
-    because what puts the mean right, c . (W_U p), is what KL subtracts from it.
-    """
-
-    h: Float[Tensor, "N D"]
-    logits: tuple[Float[Tensor, "_ V"], ...]
-    """Some positions each."""
-    log_sums: Float[Tensor, " N"]
-    ce: Float[Tensor, " N"]
-    gradient: Float[Tensor, "N D"]
-    """Of the cross-entropy, with respect to h: W_U p less the next token's column of W_U."""
-    rounded: Float[Tensor, "D V"]
-    """W_U in bfloat16."""
-    mean_rounded: Float[Tensor, "N D"]
-    """rounded @ p."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +46,6 @@ class _Part:
     """W_U p, the mean of the tokens' columns of W_U under the clean probabilities."""
     constant: Float[Tensor, " N"]
     """h_clean . W_U p - logsumexp(L_clean)."""
-    changes: _Changes | None
-    """None: logits of every splice are computed whole."""
 
 
 class SplicedText:
@@ -95,10 +60,8 @@ class SplicedText:
     def __init__(self, model: HookedModel, tokens: Int[Tensor, "W T"], keep: Bool[Tensor, "W T"]) -> None:
         self._model = model
         self._unembedding = model.unembedding(tokens[:1])
-        self._rounds = self._unembedding is not None and rounding_is_faster(self._unembedding.W_U)
         device, length = tokens.device.type, tokens.shape[1]
         self._positions = max(PART_POSITIONS, PART_LOGITS[device] // model.d_vocab)
-        self._changed_rows = max(CHANGED_ROWS, CHANGED_LOGITS[device] // model.d_vocab)
         n_windows = RUN_TOKENS[device] // length if self._unembedding else RUN_LOGITS[device] // (length * model.d_vocab)
         self._parts: list[_Part] = []
         ce = []
@@ -116,8 +79,7 @@ class SplicedText:
         """Score with each x_hat at the non-special positions; special ones keep their activations."""
         by_part = []
         for part, rows in self._parts_of(x_hats):
-            hs = [self._above(part, some) for some in rows]
-            by_part.append(self._scores_of_changes(part.changes, part, hs) if part.changes else [self._scores(part, h) for h in hs])
+            by_part.append([self._scores(part, self._above(part, some)) for some in rows])
         return [_joined(scores) for scores in zip(*by_part, strict=True)]
 
     @torch.no_grad()
@@ -148,29 +110,11 @@ class SplicedText:
             return _rows(self._model.run_from(part.clean, x), part.kept)
 
     def _scores(self, part: _Part, h: Float[Tensor, "N D"]) -> NextToken:
-        """The predictions from h; logits computed whole."""
+        """The predictions from h."""
         rows = [(next_logits, log_sums) for _, next_logits, log_sums in self._logits(h, part.next_tokens)]
         next_logits, log_sums = (torch.cat(column) for column in zip(*rows, strict=True))
         kl = part.constant - torch.linalg.vecdot(h, part.mean_unembedding) + log_sums
         return NextToken((log_sums - next_logits)[part.has_next], kl)
-
-    def _scores_of_changes(self, clean: _Changes, part: _Part, hs: Sequence[Float[Tensor, "N D"]]) -> list[NextToken]:
-        """The predictions from each h; of their logits only the change is computed."""
-        n_positions = max(1, self._changed_rows // len(hs))
-        scores = []
-        first = 0
-        for logits in clean.logits:
-            for some in logits.split(n_positions):
-                rows = slice(first, first + len(some))
-                first = rows.stop
-                change = torch.stack([h[rows] for h in hs], dim=1).sub_(clean.h[rows, None])
-                rounded = change.bfloat16()
-                changed = rounded.flatten(0, 1) @ clean.rounded
-                kl = logsumexp(some, changed.unflatten(0, rounded.shape[:2])) - clean.log_sums[rows, None]
-                kl -= torch.linalg.vecdot(rounded.float(), clean.mean_rounded[rows, None])
-                ce = clean.ce[rows, None] + kl + torch.linalg.vecdot(change, clean.gradient[rows, None])
-                scores.append(torch.stack([ce, kl]))
-        return [NextToken(ce[part.has_next], kl) for ce, kl in torch.cat(scores, dim=1).unbind(2)]
 
     def _ending_early(self) -> AbstractContextManager[None]:
         return self._model.before_unembedding() if self._unembedding else nullcontext()
@@ -184,22 +128,13 @@ class SplicedText:
         has_next[:, -1] = False
         has_next = has_next.flatten()[kept]
         unembedding = self._unembedding
-        columns, kept_logits, rounding_errors = [], [], []
+        columns = []
         for logits, next_logits, log_sums in self._logits(h, next_tokens):
             p = logits.sub(log_sums[:, None]).exp_()
-            mean = p @ unembedding.W_U.T if unembedding else p
-            columns.append((next_logits, log_sums, mean))
-            if unembedding and self._rounds:
-                kept_logits.append(logits)
-                rounding_errors.append(p.bfloat16() @ unembedding.rounding_error.T)
+            columns.append((next_logits, log_sums, p @ unembedding.W_U.T if unembedding else p))
         next_logits, log_sums, mean = (torch.cat(column) for column in zip(*columns, strict=True))
-        ce, changes = log_sums - next_logits, None
-        if unembedding and self._rounds:
-            gradient = mean - unembedding.W_U.index_select(1, next_tokens).T
-            mean_rounded = mean + torch.cat(rounding_errors)
-            changes = _Changes(h, tuple(kept_logits), log_sums, ce, gradient, unembedding.rounded, mean_rounded)
         constant = torch.linalg.vecdot(h, mean) - log_sums
-        return _Part(clean, kept, next_tokens, has_next, mean, constant, changes), ce[has_next]
+        return _Part(clean, kept, next_tokens, has_next, mean, constant), (log_sums - next_logits)[has_next]
 
     def _logits(
         self, h: Float[Tensor, "N D"], next_tokens: Int[Tensor, " N"]

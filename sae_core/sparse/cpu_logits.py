@@ -1,15 +1,13 @@
 """logsumexp of the rows of a matrix of logits, for CPUs, compiled by Numba.
 
-exp is computed in vectors, on blocks of a row that stay in the nearest cache: half the time of PyTorch's log_softmax. What changes the
-logits is added there too, as it is, in bfloat16: their sum is never written to memory. All changes of a row come one after the other, so
-that the row is still in the nearest cache, too.
+exp is computed in vectors, on blocks of a row that stay in the nearest cache: half the time of PyTorch's log_softmax.
 """
 
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import BFloat16, Float
+from jaxtyping import Float
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -25,11 +23,10 @@ POWER_OF_2 = tuple(np.float32(c) for c in (0.693146978, 0.240222421, 0.055507337
 """2^g = 1 + c1 g + c2 g^2 + ... on [-1/2, 1/2], to less than 1e-7 of it: Chebyshev's fit with what is left weighted until it is even."""
 
 
-def logsumexp(logits: Float[Tensor, "N V"], changes: BFloat16[Tensor, "N C V"] | None = None) -> Float[Tensor, "N *C"]:
-    """log sum exp of each row of logits, or with each of its C changes added."""
-    sums = torch.empty(len(logits) if changes is None else changes.shape[:2])
-    bits = None if changes is None else array(changes.flatten(0, 1).view(torch.int16))
-    over_rows(_logsumexp, sums.numel(), array(logits), bits, array(sums.view(-1)))
+def logsumexp(logits: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
+    """log sum exp of each row of logits."""
+    sums = torch.empty(len(logits))
+    over_rows(_logsumexp, len(logits), array(logits), array(sums))
     return sums
 
 
@@ -84,27 +81,18 @@ def _exp(x: np.float32) -> np.float32:
 
 
 @compiled
-def _logsumexp(first: int, last: int, logits: Any, changes: Any, sums: Any) -> None:
+def _logsumexp(first: int, last: int, logits: Any, sums: Any) -> None:
     """A block at a time: `total` is the sum so far, divided by exp(largest)."""
-    values = np.empty(BLOCK, np.float32)
-    n_changes = len(sums) // max(1, len(logits))
     for row in range(first, last):
         total, largest = np.float32(0), np.float32(-np.inf)
         for start in range(0, logits.shape[1], BLOCK):
-            clean = logits[row // n_changes, start : start + BLOCK]
+            values = logits[row, start : start + BLOCK]
             block_largest = np.float32(-np.inf)
-            if changes is None:
-                for j in range(len(clean)):
-                    values[j] = clean[j]
-                    block_largest = _larger(block_largest, values[j])
-            else:
-                change = changes[row, start : start + BLOCK]
-                for j in range(len(clean)):
-                    values[j] = clean[j] + _as_float(np.int32(np.int32(change[j]) << 16))
-                    block_largest = _larger(block_largest, values[j])
+            for j in range(len(values)):
+                block_largest = _larger(block_largest, values[j])
             if block_largest > largest:
                 total *= np.exp(largest - block_largest)
             largest = _larger(largest, block_largest)
-            for j in range(len(clean)):
+            for j in range(len(values)):
                 total += _exp(values[j] - largest)
         sums[row] = np.log(total) + largest

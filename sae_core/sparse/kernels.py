@@ -11,7 +11,6 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Literal, Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -92,15 +91,6 @@ def lists_are_faster(x: Tensor) -> bool:
     On CPUs. On GPUs products of whole matrices cost little, and the length of a list would have to be waited for.
     """
     return _choice == "fast" and x.device.type == "cpu"
-
-
-def rounding_is_faster(x: Tensor) -> bool:
-    """Whether a product that may be rounded should be in bfloat16: where there are instructions for that, and the fast choice is made."""
-    if _choice != "fast":
-        return False
-    if x.device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return x.device.type == "cpu" and any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 @cache

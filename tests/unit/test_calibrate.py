@@ -17,8 +17,8 @@ from sweeps.measuring import EVAL_D_SAE, PRECISIONS, SIZES, Measured, ModelSecon
 from sweeps.step_cost import Step
 
 WORK = ModelWork(block=1000.0, n_below=3, n_above=1, unembedding=500.0, d_vocab=50)
-# 1e-6 s per multiply-add, half of it where rounded, 1e-5 s per logit, 1e-9 s per d_in d_sae with d_in = 10.
-MODEL = ModelSeconds(load=2.0, harvest=3e-3, evaluate=1000e-6 + 500 * 5e-7 + 50e-5 + 1e-9 * 10 * EVAL_D_SAE, sae=1e-9, rounding=0.5)
+# 1e-6 s per multiply-add, 1e-5 s per logit, 1e-9 s per d_in d_sae with d_in = 10.
+MODEL = ModelSeconds(load=2.0, harvest=3e-3, evaluate=1000e-6 + 500e-6 + 50e-5 + 1e-9 * 10 * EVAL_D_SAE, sae=1e-9)
 
 
 def measured(seconds=0.01):

@@ -18,16 +18,13 @@ EPSILON = torch.finfo(torch.float32).eps
     spread=st.sampled_from([0.0, 1e-3, 1.0, 10.0, 1e3, 1e30]),
     offset=st.sampled_from([0.0, -50.0, 1e4]),
     seed=st.integers(0, 99),
-    n_changes=st.sampled_from([None, 1, 3]),
 )
-def test_it_is_right_to_float32(n_rows: int, n_columns: int, spread: float, offset: float, seed: int, n_changes: int | None) -> None:
+def test_it_is_right_to_float32(n_rows: int, n_columns: int, spread: float, offset: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = spread * torch.randn(n_rows, n_columns, generator=generator) + offset
-    changes = torch.randn(n_rows, n_changes, n_columns, generator=generator).bfloat16() if n_changes else None
-    changed = logits if changes is None else logits[:, None] + changes
-    expected = changed.double().logsumexp(dim=-1)
-    allowed = EPSILON * (expected.abs() + changed.amax(dim=-1).abs() + 4)
-    assert ((cpu_logits.logsumexp(logits, changes) - expected).abs() <= allowed).all()
+    expected = logits.double().logsumexp(dim=-1)
+    allowed = EPSILON * (expected.abs() + logits.amax(dim=-1).abs() + 4)
+    assert ((cpu_logits.logsumexp(logits) - expected).abs() <= allowed).all()
 
 
 def test_exp_is_right_to_two_roundings_of_it_and_one_of_the_exponent() -> None:
@@ -46,8 +43,6 @@ def test_what_is_no_number_stays_none() -> None:
     others[1] = -inf
     for some in (logits, torch.cat([logits, others], dim=1), torch.cat([others, logits], dim=1)):
         torch.testing.assert_close(cpu_logits.logsumexp(some), expected, equal_nan=True, rtol=0, atol=0)
-        changes = torch.zeros_like(some).bfloat16()[:, None]
-        torch.testing.assert_close(cpu_logits.logsumexp(some, changes), expected[:, None], equal_nan=True, rtol=0, atol=0)
 
 
 def test_memory_in_any_order() -> None:

@@ -53,7 +53,7 @@ def test_a_language_model():
     assert made.rest == pytest.approx(4.0 + 11_000 * 1e-3)
     logits = 500 * 1e-6 + 50 * 1e-7
     baselines = 6 * 1000 * 1e-6 + 3 * logits  # blocks: 4 in the unchanged run, 1 above the hook point in each of two ablations
-    per_sae = 1000 * 1e-6 + 500 * 5e-7 + 50 * 1e-7 + 32 * 64 * 1e-8  # of what an SAE changes in the logits, products are rounded
+    per_sae = 1000 * 1e-6 + logits + 32 * 64 * 1e-8
     assert made.evaluate == pytest.approx(3.0 + 1000 * (baselines + 4 * per_sae) / 2)
 
 

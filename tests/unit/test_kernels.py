@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sae_core.sparse import cpu, kernels, reference
-from sae_core.sparse.kernels import Kernels, has_fast_kernels, kernels_for, lists_are_faster, rounding_is_faster, use_kernels, using_kernels
+from sae_core.sparse.kernels import Kernels, has_fast_kernels, kernels_for, lists_are_faster, use_kernels, using_kernels
 
 ON_CPU, ELSEWHERE = torch.zeros(1), torch.zeros(1, device="meta")
 
@@ -85,16 +85,3 @@ def test_kernels_take_what_has_gradients_and_lies_in_memory_in_any_order() -> No
     assert kernels_for(source).weighted_sums(offsets, which, weights, source.detach()).tolist() == [[2, 5], [8, 15]]
     rows: Tensor = torch.tensor([[1.0, 0.0], [1.0, 1.0]]).T  # rows (1, 1) and (0, 1)
     assert kernels_for(source).dots(offsets, which, rows, source.detach()).tolist() == [7, 0, 5]
-
-
-@pytest.mark.parametrize(
-    ("has", "rounds"), [({"avx512_bf16": True}, True), ({"amx_bf16": True, "avx2": True}, True), ({"avx2": True}, False)]
-)
-def test_products_are_rounded_where_there_are_instructions_for_it(
-    has: dict[str, bool], rounds: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
-    assert rounding_is_faster(ON_CPU) == rounds
-    assert not rounding_is_faster(ELSEWHERE)
-    with using_kernels("reference"):
-        assert not rounding_is_faster(ON_CPU)
