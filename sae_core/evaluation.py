@@ -5,6 +5,7 @@ same metrics whatever the number of workers. SAEs are those of the exported file
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_core.activations.source import ActivationSource, EvalChunk
+from sae_core.errors import ConfigError
 from sae_core.metrics import METRICS, Observation
 from sae_core.metrics.metric import Sums
 from sae_core.records import RunRecord
@@ -39,7 +41,12 @@ class ChunkSums:
 
 @torch.no_grad()
 def evaluate_chunk(chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], index: int = 0) -> ChunkSums:
-    """Measure SAEs (inference form, for activations that are not normalised) on one chunk."""
+    """Measure SAEs (inference form, for activations that are not normalised) on one chunk.
+
+    Raises:
+        ConfigError: an activation of the chunk or a weight of an SAE is not finite.
+    """
+    _check_finite(chunk, saes, index)
     metrics = {name: METRICS[name]() for name in METRICS}
     by_sae = {}
     for first in range(0, len(saes), SPLICED_TOGETHER):
@@ -52,6 +59,21 @@ def evaluate_chunk(chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], inde
     return ChunkSums(index, chunk.x.shape[0], by_sae)
 
 
+def _check_finite(chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], index: int) -> None:
+    """A metric of numbers that are not finite is no number, and kernels pass over them."""
+    broken = (~chunk.x.isfinite().all(dim=1)).nonzero().flatten()
+    if len(broken):
+        raise ConfigError(
+            f"held-out activations must be finite, but got {len(broken)} of {len(chunk.x)} rows that are not in chunk {index}, the first "
+            f"of them row {int(broken[0])}. Correct their source, or compute them in another precision."
+        )
+    for name, sae in saes.items():
+        try:
+            sae.check_finite()
+        except ConfigError as error:
+            raise ConfigError(f"SAE {name!r} cannot be measured: {error}") from error
+
+
 def _reconstruct(sae: SparseAutoencoder, x: Float[Tensor, "N d_in"]) -> tuple[Pattern, Float[Tensor, "N d_in"]]:
     """Which latents are active, and the reconstruction: some rows at a time, so that latents stay in a CPU's cache."""
     patterns, x_hat = zip(*(sae.reconstruct_listed(rows) for rows in x.split(ROWS[x.device.type])), strict=True)
@@ -62,8 +84,8 @@ def combine(chunks: Iterable[ChunkSums]) -> tuple[dict[str, dict[str, float | No
     """Add chunks up, in order of their index.
 
     Returns:
-        SAE name -> metric name -> value, and the number of tokens. Metrics that do not apply, because the source lacks what they
-        need, are left out.
+        SAE name -> metric name -> value, None where it is not finite, and the number of tokens. Metrics that do not apply, because
+        the source lacks what they need, are left out.
 
     Raises:
         ValueError: no chunk, or no token in any.
@@ -78,10 +100,11 @@ def combine(chunks: Iterable[ChunkSums]) -> tuple[dict[str, dict[str, float | No
         for name in METRICS:
             total: Sums = {}
             for chunk in ordered:
-                for key, value in chunk.by_sae[run_id][name].items():
-                    total[key] = total[key] + value if key in total else value
+                for key, summand in chunk.by_sae[run_id][name].items():
+                    total[key] = total[key] + summand if key in total else summand
             if total:
-                values[run_id][name] = METRICS[name]().value(total, n_tokens)
+                value = METRICS[name]().value(total, n_tokens)
+                values[run_id][name] = value if value is not None and math.isfinite(value) else None
     return values, n_tokens
 
 

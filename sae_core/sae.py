@@ -128,6 +128,20 @@ class SparseAutoencoder(nn.Module, ABC):
         return latents @ self.W_dec + self.b_dec
 
     @final
+    def check_finite(self) -> None:
+        """Make sure that no weight is NaN or infinite: kernels pass over entries that are not numbers, so that outputs need not show it.
+
+        Raises:
+            ConfigError: with every tensor that is not finite.
+        """
+        broken = {name: int((~tensor.isfinite()).sum()) for name, tensor in self.state_dict().items() if not bool(tensor.isfinite().all())}
+        if broken:
+            raise ConfigError(
+                f"weights of an SAE must be finite, but got {broken} numbers that are not in one of architecture "
+                f"{self.config.architecture!r}. Train it again, with a lower learning rate if training left it so."
+            )
+
+    @final
     def forward(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_in"]:
         """The reconstruction of x."""
         return self.reconstruct(x)[1]
@@ -158,6 +172,7 @@ class SparseAutoencoder(nn.Module, ABC):
 
     def _normed(self, x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_in"], Callable[[Tensor], Tensor]]:
         """What `encode` takes for activations x, and what brings reconstructions of that back to the units of x."""
+        x = x.to(self.W_dec.dtype)
         if not self.layer_norm:
             return x, lambda y_hat: y_hat
         y, mean, std = layer_norm(x)
@@ -223,7 +238,7 @@ class SparseAutoencoder(nn.Module, ABC):
         """Load an SAE in inference form from a directory written by `save_pretrained` or by SAELens. See `saelens.load`."""
         from sae_core import saelens
 
-        return saelens.load(Path(directory))
+        return saelens.load(directory)
 
 
 def _draw_rows(rows: Float[Tensor, "d_sae d_in"], config: ArchitectureConfig, generator: torch.Generator | None) -> Tensor:

@@ -175,6 +175,10 @@ class Learner:
         """After the last step: set what inference needs from the first batches of training, computed as in training."""
         n_batches = min(self.run.n_steps, CALIBRATION_TOKENS // self.run.train.batch_size)
         self.sae.calibrate(islice(batches, max(1, n_batches)), autocast=self._autocasts)
+        try:
+            self.sae.check_finite()  # gradients do not show a weight that kernels pass over
+        except ConfigError as error:
+            self.fail(DivergedError(f"run {self.run.run_id} ended with weights that are not numbers: {error}"))
 
     def fail(self, error: BaseException) -> None:
         """Leave the group with a reason."""

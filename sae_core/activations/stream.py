@@ -64,7 +64,7 @@ class _ShuffledStream(ABC):
         self.n_tokens = sum(shard_tokens)
         """Tokens in an epoch."""
         if self.n_tokens < 1 or batch_size < 1:
-            raise ValueError(f"a stream needs tokens and batches of at least one, but got n_tokens={self.n_tokens} and {batch_size=}.")
+            raise ConfigError(f"a stream needs tokens and batches of at least one, but got n_tokens={self.n_tokens} and {batch_size=}.")
         self.batch_size = batch_size
         self._shard_tokens = tuple(shard_tokens)
         self._data_seed = data_seed
@@ -150,12 +150,12 @@ class TensorStream(_ShuffledStream):
     """Activations that are in memory: one's own, or a test's.
 
     Args:
-        x: on the CPU, unscaled, in any precision.
+        x: on the CPU, unscaled, in any precision; batches are float32.
         normalize_activations: as in the `TrainConfig` of the runs that read this stream.
         device: where batches go.
 
     Raises:
-        ConfigError: a value is not finite, all are 0, or the activations cannot be whitened.
+        ConfigError: there is no row, the shape is another, a value is not finite in float32, all are 0, or whitening is impossible.
     """
 
     def __init__(
@@ -167,16 +167,34 @@ class TensorStream(_ShuffledStream):
         normalize_activations: NormalizeActivations = "expected_norm",
         device: str | torch.device = "cpu",
     ) -> None:
+        if x.ndim != 2 or x.is_complex():
+            raise ConfigError(f"activations must be real numbers of shape [N, d_in], but got {x.dtype} of {list(x.shape)}. Flatten them.")
         super().__init__([len(x)], batch_size=batch_size, data_seed=data_seed, device=device)
-        broken = (~x.isfinite().all(dim=1)).nonzero().flatten()
-        if len(broken) or not bool(x.any()):
-            problem = f"{len(broken)} of {len(x)} rows that are not, the first of them row {int(broken[0])}" if len(broken) else "only 0"
-            raise ConfigError(f"activations must be finite and not all 0, but got {problem}. Leave such rows out or correct their source.")
-        self._x = x
+        self._x = _readable(x)
         self.d_in = x.shape[1]
-        self.mean = x.mean(dim=0, dtype=torch.float32)
+        self.mean = self._x.mean(dim=0, dtype=torch.float32)
         """Mean activation, unscaled, [d_in]."""
-        self._normalise(normalize_activations, math.sqrt(self.d_in) / float(x.float().norm(dim=1).double().mean()))
+        mean_norm = float(self._x.float().norm(dim=1).double().mean())
+        if not 0 < mean_norm < math.inf:
+            raise ConfigError(
+                f"activations must have norms that float32 can hold, but got a mean norm of {mean_norm:g}: values reach "
+                f"{float(self._x.abs().max()):g}. Scale them first."
+            )
+        self._normalise(normalize_activations, math.sqrt(self.d_in) / mean_norm)
 
     def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
         return self._x
+
+
+def _readable(x: Tensor) -> Tensor:
+    """Activations that training can read: in float16 and bfloat16 as they are, in other precisions cast to float32.
+
+    Raises:
+        ConfigError: one is not finite in float32, or all are 0.
+    """
+    x = x.detach() if x.dtype in (torch.float32, torch.float16, torch.bfloat16) else x.detach().float()
+    broken = (~x.isfinite().all(dim=1)).nonzero().flatten()
+    if len(broken) or not bool(x.any()):
+        problem = f"{len(broken)} of {len(x)} rows that are not, the first of them row {int(broken[0])}" if len(broken) else "only 0"
+        raise ConfigError(f"activations must be finite and not all 0, but got {problem}. Leave such rows out or correct their source.")
+    return x

@@ -123,8 +123,12 @@ def entries_above(
 def encoder_products(
     x: Float[Tensor, "B d_in"], b_dec: Float[Tensor, " d_in"], W_enc: Float[Tensor, "d_in d_sae"]
 ) -> Float[Tensor, "B d_sae"]:
-    """(x - b_dec) @ W_enc, without the bias: PyTorch would first write it into every row of the result, which takes half as long again."""
-    return _Products.apply(x, b_dec, W_enc)
+    """(x - b_dec) @ W_enc, without the bias: PyTorch would first write it into every row of the result, which takes half as long again.
+
+    Args:
+        x: in any precision; the products are in that of the weights.
+    """
+    return _Products.apply(x.to(W_enc.dtype), b_dec, W_enc)
 
 
 class _Products(torch.autograd.Function):

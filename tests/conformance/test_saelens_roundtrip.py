@@ -1,5 +1,6 @@
-"""SAELens itself loads what we export, and computes the same. Runs where SAELENS_PYTHON names a Python with sae-lens (6.54.12);
-it needs other versions of other packages than ours, so it has an environment of its own.
+"""SAELens itself loads what we export, and computes the same; so do we with what it and other programs wrote.
+
+Runs where SAELENS_PYTHON names a Python with sae-lens (6.54.12), which needs an environment of its own: other versions than ours.
 """
 
 import json
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import saelens_folders
 import torch
 from safetensors.torch import load_file, save_file
 from small_runs import run_of, stream_of, tokens
@@ -33,22 +35,38 @@ def export(directory: Path, normalize_activations: str) -> list[str]:
     return names
 
 
+def outputs_of_saelens(directory: Path, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What SAELens makes of the folders in `directory`: "<folder>/latents", "<folder>/x_hat"."""
+    assert SAELENS_PYTHON is not None
+    save_file({"x": x}, directory / "x.safetensors")
+    script = Path(__file__).with_name("saelens_outputs.py")
+    done = subprocess.run([SAELENS_PYTHON, script, directory], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((directory / "versions.json").read_text())["sae_lens"].startswith("6.")
+    return load_file(directory / "outputs.safetensors")
+
+
 @pytest.mark.skipif(SAELENS_PYTHON is None, reason="SAELENS_PYTHON is not set")
 def test_saelens_computes_what_we_compute(tmp_path: Path) -> None:
-    assert SAELENS_PYTHON is not None
     names = [name for normalize_activations in get_args(NormalizeActivations) for name in export(tmp_path, normalize_activations)]
     x = tokens(512)
-    save_file({"x": x}, tmp_path / "x.safetensors")
-
-    script = Path(__file__).with_name("saelens_outputs.py")
-    done = subprocess.run([SAELENS_PYTHON, script, tmp_path], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-
-    theirs = load_file(tmp_path / "outputs.safetensors")
-    assert json.loads((tmp_path / "versions.json").read_text())["sae_lens"].startswith("6.")
+    theirs = outputs_of_saelens(tmp_path, x)
     for name in names:
         sae = SparseAutoencoder.from_pretrained(tmp_path / name)
         with torch.no_grad():
             latents, x_hat = sae.reconstruct(x)
             torch.testing.assert_close(theirs[f"{name}/latents"], latents, rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(theirs[f"{name}/x_hat"], x_hat, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(SAELENS_PYTHON is None, reason="SAELENS_PYTHON is not set")
+def test_we_compute_what_saelens_computes_of_other_programs_files(tmp_path: Path) -> None:
+    for name, (cfg, tensors) in saelens_folders.foreign().items():
+        saelens_folders.write(tmp_path / name, cfg, tensors)
+    x = torch.randn(512, saelens_folders.D_IN)
+    theirs = outputs_of_saelens(tmp_path, x)
+    for name in saelens_folders.foreign():
+        with torch.no_grad():
+            latents, x_hat = SparseAutoencoder.from_pretrained(tmp_path / name).reconstruct(x)
+        torch.testing.assert_close(latents, theirs[f"{name}/latents"], rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(x_hat, theirs[f"{name}/x_hat"], rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")

@@ -1,0 +1,62 @@
+"""Folders as SAELens' versions and other programs write them, for the tests of reading them; `SAELENS` reads each the same way."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+D_IN, D_SAE = 12, 40
+V6 = {"metadata": {"sae_lens_version": "6.54.12", "hook_name": "blocks.1.hook_resid_post"}}
+V5 = {"sae_lens_training_version": "5.10.0", "hook_name": "blocks.1.hook_resid_post", "hook_layer": 1, "activation_fn_str": "relu"}
+
+
+def weights(architecture: str) -> dict[str, Tensor]:
+    """Random tensors; decoder rows of norms from 0.3 to 3, about a quarter of the thresholds below 0."""
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    W_dec = torch.nn.functional.normalize(randn(D_SAE, D_IN)) * (0.3 + 2.7 * torch.rand(D_SAE, 1, generator=generator))
+    tensors = {"W_enc": randn(D_IN, D_SAE), "W_dec": W_dec, "b_dec": randn(D_IN)}
+    if architecture == "gated":
+        return tensors | {"b_gate": randn(D_SAE), "b_mag": randn(D_SAE), "r_mag": 0.3 * randn(D_SAE)}
+    return tensors | {"b_enc": randn(D_SAE)} | ({"threshold": randn(D_SAE) + 0.7} if architecture == "jumprelu" else {})
+
+
+def write(folder: Path, cfg: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
+    """A folder with these files; `d_in`, `d_sae` and `dtype` are added where the cfg has none."""
+    folder.mkdir(parents=True)
+    sizes = {"d_in": D_IN, "d_sae": D_SAE, "dtype": "float32", "device": "cpu"}
+    (folder / "cfg.json").write_text(json.dumps(sizes | dict(cfg)))
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "sae_weights.safetensors")
+    return folder
+
+
+def foreign() -> dict[str, tuple[dict[str, Any], dict[str, Tensor]]]:
+    """What SAELens 6.54.12 reads, by name: a cfg without sizes, and tensors."""
+    ones = {"scaling_factor": torch.ones(D_SAE)}
+    cfgs: dict[str, tuple[dict[str, Any], dict[str, Tensor]]] = {
+        "standard-v2": (
+            {"hook_point": "blocks.1.hook_resid_post", "hook_point_layer": 1, "l1_coefficient": 1e-3},
+            weights("standard") | ones,
+        ),
+        "standard-v3": (V5 | {"normalize_activations": False, "apply_b_dec_to_input": True}, weights("standard")),
+        "topk-as-standard": (
+            V5 | {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 5}, "architecture": "standard"},
+            weights("topk"),
+        ),
+        "topk-v5": (V5 | {"architecture": "topk", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 5}}, weights("topk")),
+        "topk-without-rescale": (V6 | {"architecture": "topk", "k": 5}, weights("topk")),
+        "topk-rescaled": (V6 | {"architecture": "topk", "k": 5, "rescale_acts_by_decoder_norm": True}, weights("topk")),
+        "jumprelu-v5": (V5 | {"architecture": "jumprelu", "activation_fn_kwargs": {}}, weights("jumprelu")),
+    }
+    for name in ("standard", "gated", "jumprelu", "topk"):
+        cfg = V6 | {"architecture": name, "apply_b_dec_to_input": False} | ({"k": 5} if name == "topk" else {})
+        cfgs[f"{name}-b_dec-not-applied"] = cfg, weights(name)
+        cfgs[f"{name}-b_dec-not-applied-layer_norm"] = cfg | {"normalize_activations": "layer_norm"}, weights(name)
+    return cfgs

@@ -1,0 +1,207 @@
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from saelens_folders import D_IN, D_SAE, V5, V6, foreign, weights, write
+from torch import Tensor
+
+from sae_core.errors import ConfigError
+from sae_core.sae import SparseAutoencoder
+from sae_core.saelens_files import Description, describe
+
+
+def x() -> Tensor:
+    return torch.randn(64, D_IN, generator=torch.Generator().manual_seed(1))
+
+
+def keep_largest(z: Tensor, k: int) -> Tensor:
+    values, indices = z.topk(k, dim=1)
+    return torch.zeros_like(z).scatter(1, indices, values.relu())
+
+
+def by_hand(cfg: dict[str, Any], t: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Latents and reconstruction by SAELens' formulas, written out."""
+    kept = x()
+    mean, std = torch.zeros(()), torch.ones(())
+    if cfg.get("normalize_activations") == "layer_norm":
+        mean = kept.mean(dim=1, keepdim=True)
+        std = kept.std(dim=1, keepdim=True)
+        kept = (kept - mean) / (std + 1e-5)
+    read = kept - t["b_dec"] if cfg.get("apply_b_dec_to_input", True) else kept
+    if "b_gate" in t:
+        gate = read @ t["W_enc"] + t["b_gate"] > 0
+        a = gate * (read @ (t["W_enc"] * t["r_mag"].exp()) + t["b_mag"]).relu()
+        return a, (a @ t["W_dec"] + t["b_dec"]) * std + mean
+    z = read @ t["W_enc"] + t["b_enc"]
+    norms = t["W_dec"].norm(dim=1) if cfg.get("rescale_acts_by_decoder_norm") else torch.ones(D_SAE)
+    k = cfg.get("k") or cfg.get("activation_fn_kwargs", {}).get("k")
+    a = keep_largest(z * norms, k) if k else z.relu() * (z > t.get("threshold", torch.zeros(D_SAE)))
+    return a, (a / norms @ t["W_dec"] + t["b_dec"]) * std + mean
+
+
+@pytest.mark.parametrize("name", list(foreign()))
+def test_files_of_other_versions_and_programs_are_read_as_what_they_are(tmp_path: Path, name: str) -> None:
+    cfg, tensors = foreign()[name]
+    sae = SparseAutoencoder.from_pretrained(write(tmp_path / name, cfg, tensors))
+    latents, x_hat = by_hand(cfg, tensors)
+    with torch.no_grad():
+        found = sae.reconstruct(x())
+    assert 1 < float((latents != 0).sum(dim=1).float().mean()) < 30
+    torch.testing.assert_close(found[0], latents, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[1], x_hat, rtol=1e-4, atol=1e-4)
+
+
+def test_thresholds_may_be_stored_as_logarithms(tmp_path: Path) -> None:
+    tensors = weights("jumprelu")
+    log_threshold = tensors.pop("threshold").abs().log()
+    sae = SparseAutoencoder.from_pretrained(
+        write(tmp_path / "a", V6 | {"architecture": "jumprelu"}, tensors | {"log_threshold": log_threshold})
+    )
+    torch.testing.assert_close(sae.state_dict()["threshold"], log_threshold.exp(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["scaling_factor", "finetuning_scaling_factor"])
+def test_factors_of_latents_are_folded_into_the_decoder(tmp_path: Path, name: str) -> None:
+    tensors, factor = weights("standard"), 1 + torch.arange(D_SAE) / D_SAE
+    sae = SparseAutoencoder.from_pretrained(write(tmp_path / "a", V5 | {"finetuning_scaling_factor": True}, tensors | {name: factor}))
+    latents, _ = by_hand({}, tensors)
+    with torch.no_grad():
+        torch.testing.assert_close(sae(x()), (latents * factor) @ tensors["W_dec"] + tensors["b_dec"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "tensors", "message"),
+    [
+        (V5, {"scaling_factor": 2 * torch.ones(D_SAE)}, "a scaling_factor of ones where `finetuning_scaling_factor` is false"),
+        (V5 | {"finetuning_scaling_factor": True}, {}, r"a tensor 'scaling_factor' of shape \[40\], but has none"),
+        (
+            V5 | {"finetuning_scaling_factor": True},
+            {"scaling_factor": torch.ones(3)},
+            r"'scaling_factor' of shape \[40\], but it has \[3\]",
+        ),
+    ],
+)
+def test_factors_that_do_not_fit_are_refused(tmp_path: Path, cfg: dict[str, Any], tensors: dict[str, Tensor], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SparseAutoencoder.from_pretrained(write(tmp_path / "a", cfg, weights("standard") | tensors))
+
+
+def test_what_overflows_in_folding_is_refused(tmp_path: Path) -> None:
+    tensors = weights("standard") | {"W_dec": torch.full((D_SAE, D_IN), 1e30), "scaling_factor": torch.full((D_SAE,), 1e30)}
+    with pytest.raises(ConfigError, match=r"must be finite, but got \{'W_dec': 480\} numbers"):
+        SparseAutoencoder.from_pretrained(write(tmp_path / "a", V5 | {"finetuning_scaling_factor": True}, tensors))
+
+
+def no_fields(architecture: str) -> Collection[str]:
+    raise ConfigError(f"no architecture {architecture!r}")
+
+
+def described(**cfg: Any) -> Description:
+    return describe({"d_in": 12, "d_sae": 40, **cfg}, "'a/cfg.json'", no_fields)
+
+
+def test_absent_keys_mean_what_they_meant() -> None:
+    old = described()
+    assert (old.architecture, old.fields, old.layer_norm, old.subtracts_b_dec, old.scales_latents) == (
+        "standard",
+        {"d_sae": 40},
+        False,
+        True,
+        False,
+    )
+    assert described(**V6, architecture="topk", k=3).fields == {"d_sae": 40, "k": 3}
+    assert described(architecture="topk", activation_fn_kwargs={"k": 3}).fields == {"d_sae": 40, "k": 3}
+
+
+@pytest.mark.parametrize(
+    ("cfg", "message"),
+    [
+        ({"d_in": 0}, "`d_in` .* at least 1, but got d_in=0"),
+        ({"d_in": True}, "`d_in` .* at least 1, but got d_in=True"),
+        ({"d_sae": "40"}, "`d_sae` .* at least 1, but got d_sae='40'"),
+        ({"d_sae": 40.0}, "`d_sae` .* at least 1, but got d_sae=40.0"),
+        ({"architecture": ["topk"]}, r"`architecture` .* be a name, but got architecture=\['topk'\]"),
+        ({"architecture": "temporal"}, "no architecture 'temporal'"),
+        (V6, "`architecture` .* be a name, but got none"),
+        ({"architecture": "topk"}, "`k` must be a whole number from 1 to d_sae=40, but got none"),
+        *(
+            ({"architecture": "topk", "k": k}, f"`k` must be a whole number from 1 to d_sae=40, but got k={shown}")
+            for k, shown in [
+                ("a", "'a'"),
+                (True, "True"),
+                (0, "0"),
+                (-1, "-1"),
+                (41, "41"),
+                (4.0, "4.0"),
+                (None, "None"),
+                (10**400, "1000"),
+            ]
+        ),
+        ({"architecture": "topk", "k": 3, "rescale_acts_by_decoder_norm": 1}, "`rescale_acts_by_decoder_norm` .* got .*=1"),
+        ({"architecture": "jumprelu", "k": 3}, "keys .* must be known, but got 'k': 3"),
+        (
+            {"architecture": "jumprelu", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}},
+            "`activation_fn_str` .* for .* 'jumprelu'",
+        ),
+        ({"activation_fn_str": "topk"}, "`activation_fn_str` .* got activation_fn_str='topk'"),
+        ({"activation_fn_str": "tanh-relu"}, "`activation_fn_str` .* got activation_fn_str='tanh-relu'"),
+        ({"activation_fn": None}, "`activation_fn` .* got activation_fn=None"),
+        (
+            {"activation_fn": "relu", "activation_fn_str": "topk"},
+            "`activation_fn` .* agree with activation_fn_str='topk', but got .*='relu'",
+        ),
+        ({"activation_fn": "topk", "activation_fn_kwargs": {"k": 3, "p": 1}}, "`activation_fn_kwargs` .* hold `k` alone"),
+        ({"architecture": "topk", "k": 4, "activation_fn_kwargs": {"k": 3}}, r"`activation_fn_kwargs` .* \(k=4\), but got .*=\{'k': 3\}"),
+        ({"activation_fn_kwargs": {"k": 3}}, "`activation_fn_kwargs` .* be empty for the function 'relu'"),
+        (
+            V6 | {"architecture": "standard", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}},
+            "`activation_fn_str` .* below 6",
+        ),
+        *(
+            ({"normalize_activations": value}, "`normalize_activations` .* got normalize_activations=")
+            for value in (True, "expected_average_only_in", "constant_norm_rescale", "covariance_whitening", 0, ["none"])
+        ),
+        *(({"apply_b_dec_to_input": value}, "`apply_b_dec_to_input` .* got apply_b_dec_to_input=") for value in (None, 0, "false")),
+        ({"reshape_activations": "hook_q"}, "`reshape_activations` .* got reshape_activations='hook_q'"),
+        ({"noise_scale": 0.1}, "`noise_scale` .* got noise_scale=0.1"),
+        ({"noise_scale": float("nan")}, "`noise_scale` .* got noise_scale=nan"),
+        ({"dtype": "int8"}, "`dtype` .* got dtype='int8'"),
+        ({"finetuning_scaling_factor": "yes"}, "`finetuning_scaling_factor` .* got finetuning_scaling_factor='yes'"),
+        (
+            {"architecture": "topk", "k": 3, "rescale_acts_by_decoder_norm": True, "finetuning_scaling_factor": True},
+            "`finetuning_scaling_factor` .* be false for the architecture 'topk'",
+        ),
+        ({"metadata": []}, r"`metadata` .* be an object, but got metadata=\[\]"),
+        ({"metadata": {"sae_lens_version": 7}}, "`sae_lens_version` must be a version such as '6.0.0', but got 7"),
+        ({"sae_lens_version": "six"}, "`sae_lens_version` must be a version such as '6.0.0', but got 'six'"),
+        (
+            {"hook_name": "a", "hook_name_out": "b"},
+            r"`hook_name_out` must be the hook that the SAE reads, but got hook_name_out='b' beside \['a'\]",
+        ),
+        ({"metadata": {"hook_name_out": "b"}}, r"got hook_name_out='b' beside \[\]"),
+        ({"d_out": 12}, "keys .* must be known, but got 'd_out': 12"),
+        ({"scale_acts_by_decoder_norm": True}, "keys .* must be known, but got 'scale_acts_by_decoder_norm': True"),
+        ({"\ud800": [0] * 999}, r"keys .* must be known, but got '\\ud800': \[0, 0, 0, 0, 0, 0, \.\.\.\]"),
+    ],
+)
+def test_what_cannot_be_interpreted_is_refused_by_name(cfg: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        described(**cfg)
+    assert str(caught.value).isascii()
+    assert all(len(line) < 500 for line in str(caught.value).splitlines())
+
+
+def test_everything_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)'a/cfg.json'.*\n`noise_scale`.*\n`dtype`.*\nkeys .*"):
+        described(reshape_activations=3, noise_scale=1, dtype=None, d_out=3)
+
+
+@pytest.mark.parametrize(("key", "value"), [("apply_b_dec_to_input", False), ("finetuning_scaling_factor", True)])
+def test_nothing_is_folded_into_an_architecture_that_saelens_does_not_know(key: str, value: bool) -> None:
+    cfg = {"d_in": 12, "d_sae": 40, "architecture": "log_penalty", "alpha": 2, key: value}
+    with pytest.raises(ConfigError, match=f"`{key}` .* for the architecture 'log_penalty'"):
+        describe(cfg, "'a/cfg.json'", lambda name: ["architecture", "d_sae", "alpha"])
+    del cfg[key]
+    assert describe(cfg, "'a/cfg.json'", lambda name: ["d_sae", "alpha"]).fields == {"d_sae": 40, "alpha": 2}
