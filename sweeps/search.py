@@ -1,14 +1,14 @@
 """The Optuna study of a search, on disk, and how Ray Tune asks it.
 
-The study lies in `results/<sweep>/search/` and outlives launches: a later one with more `trials` goes on with it. What a trial came
-to is read from its runs' records, never from what Ray was told: a trial whose runs were stopped early is PRUNED, one with a failed
-run or without a value is FAIL, and only one whose runs are all finished is COMPLETE. A FAIL that says nothing about the point (the
-launch was killed, a worker died) is not counted, and the same point is tried again: its runs have the same ids, so they go on from
-their checkpoints.
+The study lies in `results/<sweep>/search/` and outlives launches: a later one with more `trials` goes on with it. Each of its trials
+names its runs in the user attribute `run_ids`, and has the means of their metrics as values. What a trial came to is read from its
+runs' records, never from what Ray was told: a trial whose runs were stopped early is PRUNED, one with a failed run or without a value
+is FAIL, and only one whose runs are all finished is COMPLETE. A FAIL that says nothing about the point (the launch was killed, a worker
+died) is not counted, and the same point is tried again: its runs have the same ids, so they go on from their checkpoints.
 """
 
+import logging
 import math
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,20 +18,22 @@ from typing import Any
 import optuna
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search.optuna import OptunaSearch
 
 from sae_core.activations.seeds import seed_of
 from sae_core.config import RunConfig
-from sae_core.errors import ConfigError
+from sae_core.errors import ConfigError, border
 from sae_core.metrics import METRICS
 from sae_core.records import RunRecord
 from sweeps.definition import SearchConfig
 from sweeps.problems import Problems
-from sweeps.space import Space
+from sweeps.space import ARCHITECTURES, Point, Space
 from sweeps.store import Store, may_recover
+from sweeps.study_file import InOctaves, StudyFile
+
+log = logging.getLogger(__name__)
 
 AGAIN, INVALID = "again", "invalid"
 """Why a failed trial is not counted: its point is tried again, or broke a rule of the config before anything was trained."""
@@ -47,8 +49,10 @@ _RANDOM_START = 10
 """Points that TPE proposes at random before it has anything to go by: those of random search with the same seed."""
 _GOOD_FRACTION = 0.25
 """Part of the trials that TPE takes for good. Optuna's tenth is too small for a front: of 30 trials, 3 points."""
-_LEAST_L0 = 0.1
-"""Taken for the L0 of an SAE without active latents."""
+_RUN_IDS = "run_ids"
+"""User attribute: the runs of a trial."""
+_FORMAT = "v2"
+"""Of studies. Those without one, of earlier versions, hold log2 of L0 and are left alone; the points of their records are tried again."""
 
 
 class Study:
@@ -60,13 +64,24 @@ class Study:
 
     def __init__(self, space: Space, config: SearchConfig, directory: Path) -> None:
         self.space, self.config = space, config
-        self.name = f"{'-'.join(config.objectives)}-{space.identity(config.objectives)}"
+        self.name = f"{'-'.join(config.objectives)}-{space.identity(config.objectives)}-{_FORMAT}"
         self.file = directory / f"{self.name}.log"
         self.directions = [METRICS[name].spec.direction for name in config.objectives]
+        self._old_file = directory / f"{self.name.removesuffix(f'-{_FORMAT}')}.log"
+        self._lost = False
+        """Whether there may be records of trials that the study does not have."""
+        self._reported = False
 
     def trials(self) -> list[FrozenTrial]:
-        """Every trial so far, in order."""
-        return self._load().get_trials(deepcopy=False) if self.file.is_file() else []
+        """Every trial so far, in order; those that a damaged file has lost are left out."""
+        journal = StudyFile(self.file, self.name)
+        if (damage := journal.damage()) is not None and not self._reported:
+            log.warning("trials of the study in %s are lost, and count again when they are proposed again: %s", self.file, damage)
+            self._reported = True
+        if not journal.read_logs(0):
+            return []
+        with border(f"a study must be readable, but got {str(self.file)!r}", "Move it away: the records of its runs stay."):
+            return optuna.load_study(study_name=self.name, storage=JournalStorage(journal)).get_trials(deepcopy=False)
 
     def n_counted(self) -> int:
         """Trials that count."""
@@ -90,13 +105,13 @@ class Study:
         return list({run.run_id: run for group in self.groups() for run in group}.values())
 
     def open(self) -> None:
-        """Make ready for a launch: the file is there, what a killed launch left is mended, points that are to be tried first wait.
+        """Make ready for a launch: what a killed launch left or damaged is mended, points that are to be tried first wait.
 
         No other launch may be under way.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        _cut_off_torn_line(self.file)
+        of_an_earlier_version = self._old_file.is_file() and not self.file.exists()
+        self._lost = StudyFile(self.file, self.name).mend() or of_an_earlier_version
         storage = self.storage()
         directions = [StudyDirection.MINIMIZE if direction == "min" else StudyDirection.MAXIMIZE for direction in self.directions]
         study = optuna.create_study(storage=storage, study_name=self.name, directions=directions, load_if_exists=True)
@@ -111,9 +126,34 @@ class Study:
         for given in self.config.points_to_evaluate:
             study.enqueue_trial(self.space.fixed_point(given, Problems()), skip_if_exists=True)
 
+    def lost_points(self, records: Mapping[str, RunRecord]) -> list[Point]:
+        """Points of which there are records that the study does not have, after it was damaged. To try them again costs nothing."""
+        if not self._lost:
+            return []
+        points, known = [], {run.run_id for run in self.runs()}
+        for run_id, record in sorted(records.items(), key=lambda item: item[1].finished_at or ""):
+            if run_id not in known and (point := self._point_of(record)) is not None:
+                points.append(point)
+                known |= {run.run_id for run in self.space.runs(point)}
+        return points
+
+    def _point_of(self, record: RunRecord) -> Point | None:
+        """The point that a record is of; None where it is none of this space."""
+        name = record.config.get("sae", {}).get("architecture")
+        axes = self.space.axes.architectures.get(name, {}).items()
+        given = {axis.place: record.config.get(section, {}).get(field) for (section, field), axis in axes if axis.is_searched}
+        if len(self.space.axes.architectures) > 1:
+            given[ARCHITECTURES] = name
+        problems = Problems()
+        point = self.space.fixed_point(given, problems)
+        with suppress(ConfigError, KeyError):
+            if not problems and record.run_id in {run.run_id for run in self.space.runs(point)}:
+                return point
+        return None
+
     def storage(self) -> JournalStorage:
-        """A file that is only ever appended to, also on storage without locks."""
-        return JournalStorage(JournalFileBackend(str(self.file)))
+        """The study, to propose from and to write to."""
+        return InOctaves(StudyFile(self.file, self.name), self.config.objectives)
 
     def sampler(self) -> BaseSampler:
         """Who proposes. A later launch must not repeat the random numbers of the one before, so the seed depends on what is there."""
@@ -139,9 +179,6 @@ class Study:
         if axis is not None and self.config.sampler == "tpe" and not waiting and len(trials) >= _RANDOM_START:
             study.enqueue_trial({axis.place: self.space.level(axis, len(trials))})
 
-    def _load(self) -> optuna.Study:
-        return optuna.load_study(study_name=self.name, storage=self.storage())
-
 
 class SweepSearch(OptunaSearch):
     """Ray Tune's side of the study: proposes trials, and tells the study what became of them.
@@ -162,6 +199,9 @@ class SweepSearch(OptunaSearch):
             study_name=study.name,
             storage=study.storage(),
         )
+        for point in study.lost_points(store.records()):
+            assert self._ot_study is not None
+            self._ot_study.enqueue_trial(point)
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its search algorithms for a restore that we never do: the study is on disk.
@@ -194,6 +234,7 @@ class SweepSearch(OptunaSearch):
                 self._tell(trial_id, TrialState.FAIL, None, INVALID)
                 del self._ot_trials[trial_id]
             else:
+                self._ot_trials[trial_id].set_user_attr(_RUN_IDS, [run.run_id for run in runs])
                 self.store.add_runs(runs)
                 return {"trial": self.trial_config(runs)}
         raise ConfigError(f"a search must find valid points, but got {_MOST_INVALID} invalid ones in a row. The last one:\n{problem}")
@@ -220,10 +261,10 @@ def outcome(records: Sequence[RunRecord | None], objectives: Sequence[str]) -> t
     """What a trial came to.
 
     Args:
-        records: of its runs, one a seed; None for a run that left none.
+        records: of its runs, one per seed and order of the tokens; None for a run that left none.
 
     Returns:
-        COMPLETE and the means over the seeds, L0 as log2; or another state and None.
+        COMPLETE and the means over the runs; or another state and None.
     """
     found = [record for record in records if record is not None and record.status in ("finished", "pruned")]
     if len(found) < len(records):
@@ -234,12 +275,4 @@ def outcome(records: Sequence[RunRecord | None], objectives: Sequence[str]) -> t
     known = [[value for value in row if value is not None and math.isfinite(value)] for row in values]
     if any(len(row) < len(records) for row in known):
         return TrialState.FAIL, None
-    means = {name: sum(row) / len(row) for name, row in zip(objectives, known, strict=True)}
-    # In octaves, as in our hypervolumes: a sampler that sees L0 itself cares for the dense end of the front only.
-    return TrialState.COMPLETE, [math.log2(max(mean, _LEAST_L0)) if name == "l0" else mean for name, mean in means.items()]
-
-
-def _cut_off_torn_line(file: Path) -> None:
-    """A killed launch may leave half a line at the end, which Optuna would append to."""
-    if file.is_file() and (content := file.read_bytes()) and not content.endswith(b"\n"):
-        os.truncate(file, content.rfind(b"\n") + 1)
+    return TrialState.COMPLETE, [sum(row) / len(row) for row in known]

@@ -1,9 +1,14 @@
 """The study's bookkeeping, with Optuna itself and without Ray's loop around it; tests/ray has the real thing."""
 
 import dataclasses
+import json
 import math
+import shutil
 
+import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from small_sweep import small_sweep
 
@@ -57,9 +62,24 @@ class Launch:
 
 def test_a_trial_is_complete_with_the_values_of_its_record(tmp_path):
     launch = Launch(tmp_path)
-    launch.trial(l0=3.5, fvu=0.25)
+    (run,) = launch.trial(l0=3.5, fvu=0.25)
     (trial,) = launch.study.trials()
-    assert (trial.state, trial.values) == (TrialState.COMPLETE, [math.log2(3.5), 0.25])
+    assert (trial.state, trial.values) == (TrialState.COMPLETE, [3.5, 0.25])
+    assert trial.user_attrs == {"run_ids": [run.run_id]}
+    (row,) = [json.loads(line) for line in launch.study.file.read_text().splitlines() if '"values": [' in line]
+    assert row["values"] == [3.5, 0.25]
+
+
+def test_samplers_see_l0_in_octaves(tmp_path):
+    launch = Launch(tmp_path, objectives=["fvu", "l0"])
+    for l0 in (8.0, 0.0):
+        launch.trial(l0=l0, fvu=0.25)
+    launch.trial("pruned", "StoppedEarly")
+    study = optuna.load_study(study_name=launch.study.name, storage=launch.study.storage())
+    assert [trial.values for trial in study.get_trials()] == [[0.25, 3.0], [0.25, math.log2(0.1)], None]
+    assert [trial.values for trial in study.get_trials(deepcopy=False)][:1] == [[0.25, 3.0]]
+    assert launch.study.storage().get_trial(0).values == [0.25, 3.0]
+    assert [trial.values for trial in launch.study.trials()] == [[0.25, 8.0], [0.25, 0.0], None]
 
 
 @pytest.mark.parametrize(
@@ -81,8 +101,8 @@ def test_what_has_no_values_is_never_complete_and_counts(tmp_path, status, error
 def test_means_over_the_seeds():
     first, second = small_sweep(seeds=[0, 1], architectures={"topk": {"k": 2}}).runs()
     done = [record(first, l0=2.0, fvu=0.2), record(second, l0=4.0, fvu=0.4)]
-    assert outcome(done, ["l0", "fvu"]) == (TrialState.COMPLETE, [pytest.approx(math.log2(3.0)), pytest.approx(0.3)])
-    assert outcome([record(first, l0=0.0, fvu=1.0)], ["fvu", "l0"]) == (TrialState.COMPLETE, [1.0, math.log2(0.1)])
+    assert outcome(done, ["l0", "fvu"]) == (TrialState.COMPLETE, [3.0, pytest.approx(0.3)])
+    assert outcome([record(first, l0=0.0, fvu=1.0)], ["fvu", "l0"]) == (TrialState.COMPLETE, [1.0, 0.0])
     assert outcome([done[0], dataclasses.replace(done[1], status="pruned")], ["l0"]) == (TrialState.PRUNED, None)
     assert outcome([done[0], dataclasses.replace(done[1], status="trained")], ["l0"]) == (TrialState.FAIL, None)
     assert outcome([done[0], None], ["l0"]) == (TrialState.FAIL, None)
@@ -178,7 +198,7 @@ def test_invalid_points_are_not_trained_and_not_counted(tmp_path, monkeypatch):
         launch.propose()
 
 
-def test_half_a_line_at_the_end_does_not_disturb(tmp_path):
+def test_half_a_line_at_the_end_does_not_disturb(tmp_path, caplog):
     launch = Launch(tmp_path)
     launch.trial()
     with launch.study.file.open("a") as file:
@@ -186,6 +206,115 @@ def test_half_a_line_at_the_end_does_not_disturb(tmp_path):
     again = Launch(tmp_path)
     again.trial()
     assert Launch(tmp_path).states() == ["COMPLETE", "COMPLETE"]
+    assert caplog.messages == []
+
+
+def flipped(content):
+    """A digit in the middle of the last value of the second trial is another one."""
+    place = content.rindex(b'"values": [') + len(b'"values": [')
+    return content[:place] + b"7" + content[place + 1 :]
+
+
+def without_a_line(content):
+    lines = content.splitlines(keepends=True)
+    return b"".join(lines[:3] + lines[4:])
+
+
+DAMAGE = {
+    "empty": (lambda content: b"", 0),
+    "binary": (lambda content: b"\xff\x00" * 100 + b"\n", 0),
+    "garbage at the end": (lambda content: content + b"garbage\n{}\n", 2),
+    "garbage at the start": (lambda content: b"{}\n" + content, 0),
+    "a flipped digit": (flipped, 2),
+    "a line less": (without_a_line, 1),
+    "half": (lambda content: content[: content.index(b'"values": [')], 1),
+    "deep nesting": (lambda content: content + b"[" * 100_000 + b"\n", 2),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_study_keeps_the_trials_before_the_damage(tmp_path, damage, caplog):
+    first = Launch(tmp_path)
+    runs = [*first.trial(l0=2.0), *first.trial(l0=3.0)]
+    damaged, n_kept = DAMAGE[damage]
+    content = damaged(first.study.file.read_bytes())
+    first.study.file.write_bytes(content)
+    study = Study(first.study.space, first.study.config, first.store.search)  # as `plan` does
+    assert len(study.trials()) == n_kept
+    assert study.n_counted() <= n_kept
+    assert first.study.file.read_bytes() == content
+    again = Launch(tmp_path)
+    kept = [trial.values for trial in again.study.trials() if trial.values]
+    assert kept == [[2.0, 0.5], [3.0, 0.5]][: len(kept)] and again.study.n_counted() == len(kept)
+    aside = first.study.file.with_name(f"{first.study.file.name}.damaged")
+    if damage == "half":  # as a kill leaves it
+        assert not aside.exists() and caplog.messages == []
+    else:
+        assert aside.read_bytes() == content
+        lost, renamed = caplog.messages[0], caplog.messages[-1]
+        assert lost.startswith(f"trials of the study in {first.study.file} are lost, and count again when they are proposed again: ")
+        assert renamed.startswith(f"{first.study.file} was renamed to {aside.name}: ")
+    # What was lost is proposed again, before anything new; a trial of which only a part is left may have another point than it had.
+    proposed = [again.trial()[0].run_id for _ in range(3)]
+    assert {run.run_id for run in runs[len(kept) :]} <= set(proposed)
+    assert Launch(tmp_path).study.n_counted() == len(kept) + 3
+
+
+def test_the_journal_of_another_study_is_none(tmp_path):
+    first, other = Launch(tmp_path / "a"), Launch(tmp_path / "b", objectives=["fvu"])
+    other.trial()
+    first.study.file.write_bytes(other.study.file.read_bytes())
+    assert first.study.trials() == []
+    assert Launch(tmp_path / "a").states() == []
+
+
+def test_a_directory_in_the_place_of_the_journal(tmp_path, caplog):
+    study = Launch(tmp_path).study
+    study.file.unlink()
+    study.file.mkdir()
+    assert study.n_left() == 4
+    assert Launch(tmp_path).states() == []
+    assert "Is a directory" in caplog.text
+    shutil.rmtree(study.file.parent)
+    study.file.parent.write_text("a file")
+    assert study.n_left() == 4
+    assert Launch(tmp_path).states() == []
+    assert (study.file.parent.with_name("search.damaged")).read_text() == "a file"
+
+
+def test_a_study_that_optuna_cannot_read(tmp_path, monkeypatch):
+    study = Launch(tmp_path).study
+    monkeypatch.setattr("sweeps.search.optuna.load_study", lambda **_: 1 / 0)
+    with pytest.raises(ConfigError, match=rf"a study must be readable, but got '{study.file}': ZeroDivisionError.*Move it away"):
+        study.trials()
+
+
+def test_studies_of_earlier_versions_are_left_alone(tmp_path):
+    launch = Launch(tmp_path)
+    old = launch.study.file.with_name(launch.study.file.name.replace("-v2", ""))
+    old.write_text('{"op_code": 0, "study_name": "old"}\n')
+    assert Launch(tmp_path).states() == []
+    assert Launch(tmp_path).states() == []
+    assert old.read_text() == '{"op_code": 0, "study_name": "old"}\n'
+
+
+def test_records_of_a_study_of_an_earlier_version_are_found_again(tmp_path):
+    first = Launch(tmp_path)
+    runs = [first.trial()[0] for _ in range(3)]
+    first.store.write_record(record(small_sweep(name="small", architectures={"topk": {"k": 3}}).runs()[0]))  # of a grid
+    first.study.file.rename(first.study.file.with_name(first.study.file.name.replace("-v2", "")))
+    again = Launch(tmp_path)
+    assert {again.trial()[0].run_id for _ in range(3)} == {run.run_id for run in runs}
+    assert again.study.n_left() == 1
+
+
+def test_optuna_itself_reads_the_journal(tmp_path):
+    study = Launch(tmp_path).study
+    launch = Launch(tmp_path)
+    launch.trial(l0=3.0)
+    storage = JournalStorage(JournalFileBackend(str(study.file)))
+    (trial,) = optuna.load_study(study_name=study.name, storage=storage).get_trials()
+    assert trial.values == [3.0, 0.5]
 
 
 def test_another_space_is_another_study(tmp_path):
