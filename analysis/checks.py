@@ -1,13 +1,15 @@
 """Checks of the runs of one architecture that may be compared: what deserves a second look, as sentences with the numbers.
 
-Seeds of a setting count as one point at their mean, so nothing is told once per seed. Choices worth knowing:
+Repeats of a setting (seeds, orders of the tokens) count as one point at their mean, so nothing is told once per seed. Choices worth
+knowing:
 
 - Learning rates are compared at equal sparsity, because FVU falls with L0. Where an L0 was asked for (a target, or k), a level is an
   L0 asked for, and settings that missed it do not take part. Where a coefficient was given, levels are MATCHED_LEVELS L0s, evenly
   spaced in ln L0, at which the fronts of the rates are read. The rate with the lowest FVU wins a level. An edge of the range is told
   when it wins more than half of the levels: a mean over levels would need every rate at every level, which pruning does not leave.
-- The range of rates is what was tried, so that a rate whose runs all diverged or were pruned bounds it. A level with runs that are
-  yet to finish has no winner.
+- The range of rates is what was tried, so that a rate whose runs all diverged or were pruned bounds it, and what the definitions of
+  all launches ask for. Where a search may take any rate of a range, one within NEAR_THE_END of its ends, in ln lr, is at the edge. A
+  level with runs that are yet to finish has no winner.
 - A coefficient is in the dead zone when a neighbour of at least twice its size gives the same L0 to within CLOSE, when more than
   DENSE of the latents are still active (a ReLU SAE starts at about half), or when less than one latent is active per token.
 """
@@ -19,8 +21,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.pareto import common_window, interpolate_at_l0
+from analysis.repeats import counted, noun
 from analysis.style import metric, setting
-from analysis.table import over_seeds
+from analysis.table import LEARNING_RATES, over_seeds
 
 CLOSE = 0.05
 """L0s that differ by a smaller fraction are the same point of a front."""
@@ -30,6 +33,8 @@ UNRESPONSIVE_FACTOR = 2.0
 """L0 must respond to a change of the coefficient by this factor."""
 DENSE = 0.25
 """A larger share of latents active per token is no sparse code."""
+NEAR_THE_END = 0.1
+"""Part of a searched range, in ln lr, that counts as its end."""
 MATCHED_LEVELS = 5
 """L0s at which the fronts of learning rates are compared."""
 ENOUGH_POINTS = 3
@@ -59,14 +64,14 @@ def close_points(runs: pd.DataFrame) -> list[str]:
 
 
 def missed_target(runs: pd.DataFrame) -> list[str]:
-    """Settings of which a seed ended further than MISSED from the L0 asked for."""
+    """Settings of which a repeat ended further than MISSED from the L0 asked for."""
     finished = runs[(runs["status"] == "finished") & runs["l0_error"].notna()]
     missed = []
     for _, seeds in finished.groupby("setting_hash", sort=False):
         off = seeds[seeds["l0_error"].abs() > MISSED]
         if len(off):
             worst = off.iloc[int(off["l0_error"].abs().argmax())]
-            which = f" at worst, {len(off)} of {len(seeds)} seeds" if len(seeds) > 1 else ""
+            which = f" at worst, {len(off)} of {len(seeds)} {noun(seeds)}s" if len(seeds) > 1 else ""
             missed.append(f"{metric('l0', worst['l0'])} ({metric('l0_error', worst['l0_error'])}{which}) at {_name(worst, runs)}")
     return [f"L0 is {_listed(missed)}."] if missed else []
 
@@ -92,7 +97,7 @@ def dead_zone(runs: pd.DataFrame) -> list[str]:
 def few_points(runs: pd.DataFrame) -> list[str]:
     """Fewer than ENOUGH_POINTS sparsity levels have finished."""
     n_finished, n_asked = (len(_level(some).unique()) for some in (runs[(runs["status"] == "finished") & (runs["l0"] > 0)], runs))
-    return [f"{n_finished} of {_count(n_asked, 'sparsity level')} finished."] if n_finished < ENOUGH_POINTS else []
+    return [f"{n_finished} of {counted(n_asked, 'sparsity level')} finished."] if n_finished < ENOUGH_POINTS else []
 
 
 def dead_latents(runs: pd.DataFrame) -> list[str]:
@@ -106,16 +111,34 @@ def _edge(variant: str, tried: pd.DataFrame) -> str:
     """What to say about the learning rates of one variant; empty where the best one has neighbours on both sides, or is not known."""
     rates = sorted(float(rate) for rate in tried["lr"].dropna().unique())
     winners = _winners(tried) if len(rates) > 1 else []
+    if not winners:
+        return ""
+    low, high, searched = _asked_rates(tried, rates)
+    margin = (high / low) ** NEAR_THE_END if searched else 1.0
     where = f"With {variant}, FVU" if variant else "FVU"
     among = _listed(f"{rate:g}" for rate in rates) if len(rates) <= LISTED else f"{len(rates)} from {rates[0]:g} to {rates[-1]:g}"
-    for edge, name, further in ((rates[:1], "lowest", 0.5), (rates[-1:], "highest", 2.0)):
-        gains = [gain for rate, gain in winners if rate in edge]
-        if 2 * len(gains) > len(winners):
+    at_ends = (
+        ("lowest", "lower", low, [(rate, gain) for rate, gain in winners if rate <= low * margin], 0.5),
+        ("highest", "upper", high, [(rate, gain) for rate, gain in winners if rate >= high / margin], 2.0),
+    )
+    for name, side, end, best, further in at_ends:
+        if 2 * len(best) > len(winners):
+            place = f"near the {side} end of the learning rates asked for, {low:g} to {high:g}" if searched else ""
             return (
-                f"{where} is lowest at the {name} learning rate, {edge[0]:g}, at {len(gains)} of "
-                f"{_count(len(winners), 'sparsity level')}{_below_the_next(gains)} (tried: {among}). Try {further * edge[0]:g} too."
+                f"{where} is lowest {place or f'at the {name} learning rate, {end:g}'}, at {len(best)} of "
+                f"{counted(len(winners), 'sparsity level')}{_below_the_next([gain for _, gain in best])} (tried: {among}). "
+                f"Try {further * end:g} too."
             )
     return ""
+
+
+def _asked_rates(tried: pd.DataFrame, rates: Sequence[float]) -> tuple[float, float, bool]:
+    """The ends of the learning rates that were asked for or tried, and whether a search could take any rate between them."""
+    by_sweep = tried.attrs.get(LEARNING_RATES, {})
+    architecture = str(tried["architecture"].iloc[0])
+    asked = [by_sweep[sweep][architecture] for sweep in tried["sweep"].unique() if architecture in by_sweep.get(sweep, {})]
+    low, high = min([rates[0], *(one["low"] for one in asked)]), max([rates[-1], *(one["high"] for one in asked)])
+    return low, high, any(one["searched"] for one in asked)
 
 
 def _below_the_next(gains: Sequence[float]) -> str:
@@ -203,7 +226,3 @@ def _listed(items: Iterable[str]) -> str:
     if len(first) >= LISTED:
         first, last = first[: LISTED - 1], f"{len(first) - LISTED + 2} more"
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

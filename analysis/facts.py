@@ -5,23 +5,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.stored import StoredRun, StoredSweep
-from analysis.style import by_architecture, count, duration, label
+from analysis.stored import StoredSweep
+from analysis.style import by_architecture, duration, label
+from analysis.validation import at
 
 MOST_LISTED = 8
 """Learning rates that are listed one by one."""
-
-
-def comparison_parts(run: StoredRun) -> list[str]:
-    """What the runs that may be compared with `run` have in common, in words."""
-    d_sae, tokens = _at(run.config, "sae.d_sae"), _at(run.config, "activations.train_tokens")
-    parts = [
-        _at(run.config, "activations.model.name"),
-        _at(run.config, "activations.model.hook_point"),
-        f"d_sae {d_sae}" if d_sae else None,
-        f"{count(tokens)} training tokens" if tokens else None,
-    ]
-    return [str(part) for part in parts if part] or [run.sweep]
 
 
 def facts(sweeps: Sequence[StoredSweep], table: pd.DataFrame) -> list[tuple[str, str]]:
@@ -65,15 +54,8 @@ def total_time(sweeps: Sequence[StoredSweep]) -> str:
     return duration(sum(seconds)) if seconds else ""
 
 
-def _at(config: Mapping[str, Any], path: str) -> Any:
-    value: Any = config
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
 def _found(configs: Sequence[Mapping[str, Any]], path: str) -> list[Any]:
-    return list(dict.fromkeys(value for config in configs if (value := _at(config, path)) is not None))
+    return list(dict.fromkeys(value for config in configs if (value := at(config, path)) is not None))
 
 
 def _values(configs: Sequence[Mapping[str, Any]], path: str) -> str:
@@ -94,9 +76,11 @@ def _spent(sweeps: Sequence[StoredSweep]) -> str:
     trained = [record for record in records.values() if record.status != "failed"]
     if all(record.status != "pruned" for record in trained):
         return ""
-    sizes = [(_at(record.config, "activations.train_tokens"), _at(record.config, "train.batch_size")) for record in trained]
+    sizes = [(at(record.config, "activations.train_tokens") or 0, at(record.config, "train.batch_size") or 1) for record in trained]
     asked = sum(tokens // batch * batch for tokens, batch in sizes)
     spent = sum(record.train_tokens or 0 for record in trained)
+    if not asked:  # configs of records that nobody can read it from
+        return ""
     pruned = sum(record.status == "pruned" for record in trained)
     return f"{spent:,} of {asked:,} ({spent / asked:.0%}): {pruned} of {len(trained)} runs were stopped early"
 

@@ -52,7 +52,7 @@ def draw_plots(table: pd.DataFrame, histories: Mapping[str, Path], directory: Pa
         prefix: start of the file names, to keep several comparisons apart.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    drawn = []
+    drawn, tooltips = [], _tooltips(table)
     for name, plot in sorted(PLOTS.items(), key=lambda item: item[1].order):
         info = plot.info(table, histories)
         if info is None:
@@ -64,8 +64,9 @@ def draw_plots(table: pd.DataFrame, histories: Mapping[str, Path], directory: Pa
             figure.set_layout_engine(None)  # the layout stands; each format would work it out again, or draw once more to find none
             figure.savefig(png, dpi=160, metadata={"Software": None})
             figure.savefig(png.with_suffix(".svg"), transparent=True, metadata={"Date": None})
-        svg = inline_svg(png.with_suffix(".svg").read_text(encoding="utf-8"), plot.title, _tooltips(table))
-        drawn.append(Drawn(name, plot.section, plot.order, plot.title, plot.caption, svg, png))
+        svg = inline_svg(png.with_suffix(".svg").read_text(encoding="utf-8"), plot.title, tooltips)
+        caption = " ".join(text for text in (plot.caption, plot.note(info)) if text)
+        drawn.append(Drawn(name, plot.section, plot.order, plot.title, caption, svg, png))
     return drawn
 
 
@@ -96,9 +97,14 @@ def inline_svg(svg: str, title: str, tooltips: Mapping[str, str]) -> str:
     return re.sub(r'<a xlink:href="#(?P<run_id>[^"]*)"[^>]*>', with_tooltip, svg)
 
 
+def linked(svg: str) -> set[str]:
+    """The run ids that points of a figure link to."""
+    return {html.unescape(run_id) for run_id in re.findall(r'<a xlink:href="#([^"]*)"', svg)}
+
+
 def _tooltips(table: pd.DataFrame) -> dict[str, str]:
     return {
         row["run_id"]: f"{style.label(row['architecture'])}, {style.setting(row)}: "
         f"L0 {row['l0']:.1f}, FVU {style.number(row['fvu'])}, delta CE {style.number(row['delta_ce'])}"
-        for _, row in table.iterrows()
+        for row in table[table["status"] == "finished"].to_dict("records")
     }

@@ -1,8 +1,8 @@
 """Pareto fronts of sparsity against quality, and what can be read off them: hypervolume and values at matched L0.
 
 Choices worth knowing:
-- A run enters when it is finished (where the table has a `status`) and both its values are known; every other run is left
-  out explicitly, never as a NaN.
+- A run enters when it is finished (where the table has a `status`) and both its values are known and finite; every other run is
+  left out explicitly, never as a NaN.
 - A point is on the front when no other point is at least as good in both values and better in one. Equal points do not
   dominate each other: duplicates are all on the front.
 - Hypervolume lives in (log2 L0, y), because L0 is read in doublings. The front counts as a step function: the best y that
@@ -11,13 +11,15 @@ Choices worth knowing:
   continued by at most END_TOLERANCE, so that a front asked to end at L0 64 is read at 64 where it ends at 62.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import moocore
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from analysis.inputs import check_columns, finished, keys, numbers
 from analysis.table import orientation, over_seeds
 from sae_core.errors import ConfigError
 
@@ -62,21 +64,21 @@ def pareto_front(
         direction: "min" or "max" for `y`; by default what the table's specs say.
 
     Returns:
-        Booleans on the table's index; False for runs that are not finished or lack a value.
+        Booleans on the table's index, in its order; False for runs that are not finished or lack a value.
+
+    Raises:
+        ConfigError: a column is missing, or `x` or `y` holds something else than numbers.
     """
-    points = _points(table, x, y, direction)
-    groups = [points] if by is None else [points.loc[rows.index.intersection(points.index)] for _, rows in table.groupby(_columns(by))]
-    front = pd.Series(False, index=table.index, name="on_front")
-    for group in groups:
-        front.loc[group.index] = nondominated(group)
-    return front
+    front = _on_front(_points(table, x, y, direction), keys(table, by))
+    return pd.Series(front, index=table.index, name="on_front")
 
 
 def settings_with_front(table: pd.DataFrame, y: str = "fvu") -> pd.DataFrame:
-    """Means over seeds of every finished setting, with a column `on_front`: is it on its architecture's front?
+    """Means over repeats of every finished setting, with a column `on_front`: is it on its architecture's front?
 
     Settings with L0 0 say nothing about a frontier and are left out, and so are those without `y`.
     """
+    check_columns(table, ["l0", y])
     settings = over_seeds(table.dropna(subset=["l0", y]))  # each mean is over the same seeds
     settings = settings[settings["l0"] > 0]
     if settings.empty:  # no run has the metric, so no record says which way is better
@@ -105,17 +107,17 @@ def hypervolume(
     Raises:
         ConfigError: there is no finished run, the window is empty, or `y` has no reference.
     """
-    low, high = window
-    if not 0 < low < high:
-        raise ConfigError(f"`window` must satisfy 0 < low < high, but got {window}. Give bounds of {x}.")
+    low, high = _window(window, x)
     reference = REFERENCES.get(y) if reference is None else reference
     if reference is None:
         raise ConfigError(f"`reference` must be given for a metric without one, but got {y!r}. Known ones: {REFERENCES}.")
+    if not _is_finite(reference):
+        raise ConfigError(f"`reference` must be a finite number, but got {reference!r}. Give the value of {y} that counts as worthless.")
     points = _points(table, x, y, direction)
     if points.empty:
         raise ConfigError(f"at least one finished run with {x} and {y} is needed, but got {len(table)} rows without. Finish a run first.")
     bound = reference * orientation(table, y, direction)
-    corners = np.column_stack([np.log2(points[x].clip(lower=low)), points[y]])
+    corners = np.column_stack([np.log2(points["x"].clip(lower=low)), points["y"]])
     inside = corners[(corners[:, 0] < np.log2(high)) & (corners[:, 1] < bound)]
     return float(moocore.hypervolume(inside, ref=[np.log2(high), bound])) if len(inside) else 0.0
 
@@ -124,8 +126,9 @@ def l0_spans(
     table: pd.DataFrame, y: str = "fvu", *, by: str | Sequence[str] = "architecture", direction: str | None = None
 ) -> pd.DataFrame:
     """Smallest and largest L0 (columns `low`, `high`) on each group's front; groups with a single L0 span nothing and are left out."""
-    front = table[pareto_front(table, "l0", y, by=by, direction=direction) & (table["l0"] > 0)]
-    l0s = front.groupby(_columns(by))["l0"]
+    points, groups = _points(table, "l0", y, direction), keys(table, by)
+    front = points[_on_front(points, groups)[points.index] & (points["x"] > 0)]
+    l0s = front["x"].groupby(_columns_of(groups, front))
     spans = pd.DataFrame({"low": l0s.min(), "high": l0s.max()})
     return spans[spans["low"] < spans["high"]]
 
@@ -165,26 +168,61 @@ def interpolate_at_l0(
 
     Returns:
         A row per group, a column per L0; NaN more than END_TOLERANCE beyond the ends of the front, and beyond them at all where it
-        spans less than SLOPE_SPAN. Points with L0 or `y` of 0 or less have no logarithm and are left out.
+        spans less than SLOPE_SPAN. Points with L0 or `y` of 0 or less have no logarithm and are left out (`n_without_logarithm`).
+        `is_extrapolated` says which values lie beyond the ends.
     """
-    positive = table[(table["l0"] > 0) & (table[y] > 0)]
-    front = positive[pareto_front(positive, "l0", y, by=by, direction=direction)]
-    names = _columns(by)
-    values = {key: _interpolate(rows.sort_values("l0"), y, l0s) for key, rows in front.groupby(names)}
-    groups = pd.MultiIndex.from_frame(pd.DataFrame(list(values), columns=names))
-    index = groups if len(names) > 1 else groups.get_level_values(0)
-    return pd.DataFrame(list(values.values()), index=index, columns=[float(l0) for l0 in l0s], dtype=float)
+    return _at_l0s(table, l0s, y, by, direction, _interpolate).astype(float)
 
 
-def _columns(by: str | Sequence[str]) -> list[str]:
-    return [by] if isinstance(by, str) else list(by)
+def is_extrapolated(
+    table: pd.DataFrame,
+    l0s: Sequence[float],
+    y: str = "fvu",
+    *,
+    by: str | Sequence[str] = "architecture",
+    direction: str | None = None,
+) -> pd.DataFrame:
+    """Which values of `interpolate_at_l0`, of the same arguments, lie beyond the ends of their front."""
+    return _at_l0s(table, l0s, y, by, direction, _beyond_ends).astype(bool)
 
 
-def _interpolate(front: pd.DataFrame, y: str, l0s: Sequence[float]) -> NDArray[np.float64]:
-    x, log_y = _continued(np.log(front["l0"].to_numpy(float)), np.log(front[y].to_numpy(float)))
-    asked = np.log(np.asarray(l0s, dtype=float))
+def n_without_logarithm(table: pd.DataFrame, y: str) -> int:
+    """Finished runs with L0 above 0 and a `y` of 0 or less: `interpolate_at_l0` leaves them out."""
+    values = numbers(table, y)
+    return int((finished(table) & (numbers(table, "l0") > 0) & (values <= 0)).sum())
+
+
+def _at_l0s(
+    table: pd.DataFrame,
+    l0s: Sequence[float],
+    y: str,
+    by: str | Sequence[str],
+    direction: str | None,
+    read: Callable[[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]], NDArray[Any]],
+) -> pd.DataFrame:
+    """A row per group, a column per L0: what `read` makes of ln L0 and ln y of the group's front, and the ln L0s asked for."""
+    asked = _l0s(l0s)
+    points, groups = _points(table, "l0", y, direction), keys(table, by)
+    raw = pd.Series(numbers(table, y))[points.index]
+    points = points[(points["x"] > 0) & (raw > 0)]
+    front = points[_on_front(points, groups)[points.index]].assign(y=raw).sort_values("x", kind="stable")
+    names = list(groups)
+    rows = {
+        key: read(np.log(rows["x"].to_numpy(float)), np.log(rows["y"].to_numpy(float)), np.log(asked))
+        for key, rows in front.groupby(_columns_of(groups, front))
+    }
+    index = pd.MultiIndex.from_frame(pd.DataFrame(list(rows), columns=names))
+    return pd.DataFrame(list(rows.values()), index=index if len(names) > 1 else index.get_level_values(0), columns=asked.tolist())
+
+
+def _interpolate(x: NDArray[np.float64], y: NDArray[np.float64], asked: NDArray[np.float64]) -> NDArray[np.float64]:
+    x, y = _continued(x, y)
     inside = (asked >= x[0]) & (asked <= x[-1])
-    return np.where(inside, np.exp(np.interp(asked, x, log_y)), np.nan)
+    return np.where(inside, np.exp(np.interp(asked, x, y)), np.nan)
+
+
+def _beyond_ends(x: NDArray[np.float64], y: NDArray[np.float64], asked: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return np.isfinite(_interpolate(x, y, asked)) & ((asked < x[0]) | (asked > x[-1]))
 
 
 def _continued(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -199,7 +237,45 @@ def _continued(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[
 
 
 def _points(table: pd.DataFrame, x: str, y: str, direction: str | None) -> pd.DataFrame:
-    """The finished runs' (x, y), both minimised, on the table's index."""
-    finished = table["status"].eq("finished") if "status" in table else pd.Series(True, index=table.index)
-    known = table[finished & table[x].notna() & table[y].notna()]
-    return pd.DataFrame({x: known[x].astype(float), y: known[y].astype(float) * orientation(table, y, direction)})
+    """The finished runs' values, both minimised: columns `x` and `y`, on places in the table, because its index may repeat."""
+    check_columns(table, [x, y])
+    points = pd.DataFrame({"x": numbers(table, x), "y": numbers(table, y) * orientation(table, y, direction)})
+    return points[finished(table)].dropna()
+
+
+def _on_front(points: pd.DataFrame, groups: pd.DataFrame) -> NDArray[np.bool_]:
+    """By place in the table. A group is a distinct row of `groups`, which covers the whole table; rows without a group are on no front."""
+    front = np.zeros(len(groups), dtype=bool)
+    columns = _columns_of(groups, points)
+    for rows in (rows for _, rows in points.groupby(columns)) if columns else [points]:
+        front[rows.index] = nondominated(rows)
+    return front
+
+
+def _columns_of(groups: pd.DataFrame, points: pd.DataFrame) -> list[pd.Series]:
+    """What groups of points are told apart by."""
+    return [column.loc[points.index] for _, column in groups.items()]
+
+
+def _l0s(l0s: Any) -> NDArray[np.float64]:
+    try:
+        asked = np.asarray(l0s, dtype=float).reshape(-1)
+    except (TypeError, ValueError, OverflowError):
+        asked = np.array([np.nan])
+    if not (np.isfinite(asked) & (asked > 0)).all():
+        raise ConfigError(f"L0s must be finite numbers above 0, but got {l0s!r}. Give active latents per token, e.g. [16, 32].")
+    return asked
+
+
+def _window(window: Any, x: str) -> tuple[float, float]:
+    try:
+        low, high = (float(bound) for bound in window)
+    except (TypeError, ValueError, OverflowError):
+        low, high = 0.0, 0.0
+    if not (0 < low < high and _is_finite(high)):
+        raise ConfigError(f"`window` must satisfy 0 < low < high, but got {window}. Give bounds of {x}.")
+    return low, high
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and bool(np.isfinite(float(value)))

@@ -1,18 +1,25 @@
-"""Reading sweep directories: `sweep.json`, and per run `record.json` and `history.jsonl`. No torch.
+"""Reading sweep directories: `sweep.json`, definitions, and per run `record.json` and `history.jsonl`. No torch.
 
 Records are the truth about runs; `sweep.json` only adds what no record can know: which runs were asked for and never
-finished, and how long each stage took. Every key of it is optional, so that results made years ago still read.
+finished, and how long each stage took. Every key of it is optional, so that results made years ago still read. A damaged file
+costs what it held and nothing else: `StoredRun.damage` and `StoredSweep.damages` name it.
 """
 
+import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sae_core.errors import ConfigError, DamagedFileError
-from sae_core.files import read_json_lines
+from analysis.definitions import Definition, read_definitions
+from analysis.validation import printable, wrong_in_record, wrong_in_sweep
+from sae_core.errors import ConfigError, DamagedFileError, reason_of
+from sae_core.files import read_json, read_json_lines
 from sae_core.records import RunRecord
 
 log = logging.getLogger(__name__)
@@ -28,9 +35,11 @@ class StoredRun:
     directory: Path
     """`runs/<run_id>`; it may not exist for a run that is missing."""
     planned: Mapping[str, Any]
-    """Its entry in `sweep.json`; empty where it has none."""
+    """Its entry in `sweep.json`; empty where it has none, or a record."""
     record: RunRecord | None
-    """None where the run left no record."""
+    """None where the run left no record, or a damaged one."""
+    damage: str = ""
+    """Why the record counts as missing: it is damaged."""
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -44,11 +53,13 @@ class StoredSweep:
 
     directory: Path
     facts: Mapping[str, Any]
-    """`sweep.json`; empty where there is none."""
-    definition: str | None
-    """`definition.yaml` as written."""
+    """`sweep.json` without its runs; empty where there is none, or a damaged one."""
+    definitions: tuple[Definition, ...]
+    """Every definition that was kept."""
     runs: tuple[StoredRun, ...]
     """Every run with a record or named in `sweep.json`, sorted by run id."""
+    damages: tuple[str, ...] = field(default=())
+    """What is wrong with each file that could not be read."""
 
     @property
     def name(self) -> str:
@@ -56,62 +67,133 @@ class StoredSweep:
         return str(self.facts.get("name") or self.directory.name)
 
 
-def read_sweeps(results: Path | Sequence[Path]) -> list[StoredSweep]:
+def read_sweeps(results: str | Path | Sequence[str | Path]) -> list[StoredSweep]:
     """Read one sweep directory, or several.
 
     Raises:
-        ConfigError: no directory was given, or one of them is not a sweep's.
+        ConfigError: no directory was given, one of them is not a sweep's or cannot be read, or a record is of a newer version.
     """
-    directories = [results] if isinstance(results, str | Path) else list(results)
-    if not directories:
-        raise ConfigError(f"at least one results directory must be given, but got {directories}. Name a sweep's own directory.")
-    return [_read_sweep(Path(directory)) for directory in directories]
+    return [_read_sweep(directory) for directory in _directories(results)]
+
+
+def read_history(file: Path) -> list[dict[str, Any]]:
+    """The rows of a `history.jsonl`, oldest first; empty where there is none.
+
+    Raises:
+        DamagedFileError: it is not the one that the record beside it was written with.
+    """
+    try:
+        checksum = RunRecord.read(file.with_name("record.json")).history_checksum
+    except (ConfigError, OSError):
+        checksum = None
+    return read_json_lines(file, checksum)
+
+
+def _directories(results: Any) -> list[Path]:
+    """The directories given; the same one twice counts once.
+
+    Raises:
+        ConfigError: there is none, or something else than paths.
+    """
+    given = [results] if isinstance(results, str | os.PathLike) else list(results) if isinstance(results, Iterable) else [results]
+    if not all(isinstance(path, str | os.PathLike) for path in given):
+        raise ConfigError(f"results must be a path or several, but got {results!r}. Name a sweep's own directory, e.g. results/demo.")
+    if not given:
+        raise ConfigError(f"at least one results directory must be given, but got {given}. Name a sweep's own directory.")
+    return list(dict.fromkeys(Path(path) for path in given))
 
 
 def _read_sweep(directory: Path) -> StoredSweep:
     sweep_file = directory / "sweep.json"
-    if not sweep_file.is_file() and not (directory / "runs").is_dir():
+    try:
+        directory = directory.expanduser()
+        sweep_file = directory / "sweep.json"
+        if not sweep_file.is_file() and not (directory / "runs").is_dir():
+            raise ConfigError(
+                f"a results directory must hold `runs/` or `sweep.json`, but got {str(directory)!r}. "
+                "Name a sweep's own directory, not its parent."
+            )
+        names = _names_of_runs(directory / "runs")
+    except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"a results directory must hold `runs/` or `sweep.json`, but got {str(directory)!r}. "
-            "Name a sweep's own directory, not its parent."
-        )
-    facts = json.loads(sweep_file.read_text()) if sweep_file.is_file() else {}
-    definition = directory / "definition.yaml"
-    return StoredSweep(
-        directory=directory,
-        facts=facts,
-        definition=definition.read_text() if definition.is_file() else None,
-        runs=tuple(_read_runs(directory, {run["run_id"]: run for run in facts.get("runs") or []})),
+            f"a results directory must be readable, but got {str(directory)!r}: {reason_of(error)}. Correct its path or permissions."
+        ) from error
+    facts, damages = _read_facts(sweep_file)
+    definitions, damaged_definitions = read_definitions(directory, facts.get("launches") or [])
+    planned = {entry["run_id"]: entry for entry in facts.get("runs") or []}
+    pool: dict[str, Any] = {}
+    runs = tuple(_read_run(directory, name, planned.get(name, {}), pool) for name in sorted({*names, *planned}))
+    damages += [*damaged_definitions, *(_told(run) for run in runs if run.damage)]
+    for damage in damages:
+        _warn_once(damage)
+    facts = {key: value for key, value in facts.items() if key != "runs"}
+    return StoredSweep(directory, facts, tuple(definitions), runs, tuple(damages))
+
+
+def _names_of_runs(directory: Path) -> list[str]:
+    """Directories of runs that left a record, damaged or not."""
+    if not directory.is_dir():
+        return []
+    with os.scandir(directory) as entries:
+        return [entry.name for entry in entries if os.path.lexists(f"{entry.path}/record.json")]
+
+
+def _read_facts(file: Path) -> tuple[dict[str, Any], list[str]]:
+    """`sweep.json`, and what is wrong with it; nothing where there is none."""
+    try:
+        facts = read_json(file)
+        if wrong := wrong_in_sweep(facts):
+            raise DamagedFileError.of(file, ValueError(wrong), "")
+    except FileNotFoundError:
+        return {}, []
+    except (DamagedFileError, OSError) as error:
+        lost = "Runs that left no record and the times of stages are not known. The next launch writes it again."
+        return {}, [f"{str(file)!r} is damaged: {_cause(error)}. {lost}"]
+    return facts, []
+
+
+def _read_run(directory: Path, name: str, planned: Mapping[str, Any], pool: dict[str, Any]) -> StoredRun:
+    file = directory / "runs" / name / "record.json"
+    record, damage = None, ""
+    try:
+        record = RunRecord.read(file)
+        if wrong := wrong_in_record(record, name):
+            raise DamagedFileError.of(file, ValueError(wrong), "")
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (DamagedFileError, OSError) as error:
+        record, damage = None, f"record.json is damaged: {_cause(error)}"
+    record = _shared(record, pool) if record else None
+    return StoredRun(name, directory.resolve().name, directory / "runs" / name, {} if record else planned, record, damage)
+
+
+def _shared(record: RunRecord, pool: dict[str, Any]) -> RunRecord:
+    """The record with those parts that other records have, too, held once: thousands of runs have few configs and the same metrics."""
+
+    def share(content: Any) -> Any:
+        return pool.setdefault(json.dumps(content), content)
+
+    return dataclasses.replace(
+        record,
+        config={sys.intern(name): share(section) for name, section in record.config.items()},
+        metrics={sys.intern(name): value for name, value in record.metrics.items()},
+        **{name: share(getattr(record, name)) for name in ("metric_specs", "versions", "eval_versions", "activation_facts")},
     )
 
 
-def _read_runs(directory: Path, planned: Mapping[str, Mapping[str, Any]]) -> list[StoredRun]:
-    records = {file.parent.name: record for file in directory.glob("runs/*/record.json") if (record := _read_record(file))}
-    return [
-        StoredRun(
-            run_id=run_id,
-            sweep=directory.resolve().name,
-            directory=directory / "runs" / run_id,
-            planned=planned.get(run_id, {}),
-            record=records.get(run_id),
-        )
-        for run_id in sorted(set(records) | set(planned))
-    ]
+def _told(run: StoredRun) -> str:
+    file = str(run.directory / "record.json")
+    return f"{file!r}{run.damage.removeprefix('record.json')}. Its run counts as missing: put back a copy, or launch the sweep again."
 
 
-def _read_record(file: Path) -> RunRecord | None:
-    """None where the record is damaged: its run counts as missing."""
-    try:
-        return RunRecord.read(file)
-    except DamagedFileError as error:
-        log.warning("run %s counts as missing: %s", file.parent.name, error)
-        return None
+def _cause(error: Exception) -> str:
+    """Why a file is damaged, without its path and what to do: they stand elsewhere."""
+    text = reason_of(error.__cause__ or error)
+    told = text.partition(" is damaged: ")[2].partition(". ")[0] or text
+    return printable(told.removeprefix("ValueError: "))
 
 
-def read_history(file: Path) -> list[dict[str, Any]]:
-    """The rows of a `history.jsonl`, oldest first; empty where there is none, or it is damaged."""
-    try:
-        return read_json_lines(file)
-    except DamagedFileError as error:
-        log.warning("a training curve is left out: %s", error)
-        return []
+@lru_cache(maxsize=4096)
+def _warn_once(damage: str) -> None:
+    """A launch reads its results several times."""
+    log.warning(damage)

@@ -88,14 +88,19 @@ def label(architecture: str) -> str:
     return known.label if known else architecture.replace("_", " ").capitalize()
 
 
-def setting(row: "Mapping[str, Any] | pd.Series[Any]", *, with_lr: bool = False) -> str:
+def setting(row: "Mapping[Any, Any] | pd.Series[Any]", *, with_lr: bool = False) -> str:
     """A reader's name for what a run was asked for: "k=16", "l1_coefficient=0.5 (bandwidth=0.1)" or "target L0 32".
 
     Args:
         row: of the table, or a mean over seeds.
         with_lr: name the learning rate too, where settings differ in it.
     """
-    asked = f"target L0 {row['target_l0']:g}" if pd.notna(row["target_l0"]) else f"{row['sparsity_parameter']}={row['sparsity_value']:g}"
+    if pd.notna(row["target_l0"]):
+        asked = f"target L0 {row['target_l0']:g}"
+    elif pd.notna(row["sparsity_parameter"]) and pd.notna(row["sparsity_value"]):
+        asked = f"{row['sparsity_parameter']}={row['sparsity_value']:g}"
+    else:
+        asked = number(None)  # the run left no record, and nothing says what it was asked for
     further = ", ".join(part for part in (f"lr={row['lr']:.3g}" if with_lr else "", row["variant"]) if part)
     return f"{asked} ({further})" if further else asked
 
@@ -162,10 +167,10 @@ def log_axis(axis: Axis, values: Iterable[float]) -> None:
     """Make an axis logarithmic with plain numbers at 1, 2 and 5 of each decade, wide enough for `values`."""
     drawn = list(values)
     low, high = min(drawn), max(drawn)
-    margin = max((high / low) ** 0.06, 1.05)
+    margin = max(math.exp(0.06 * (math.log(high) - math.log(low))), 1.05)
     _log_scale(axis, 10, low / margin, high * margin)
     # Less than half a decade may hold no 1, 2 or 5 at all.
-    axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)) if high / low > 4 else MaxNLocator(5))
+    axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)) if high > 4 * low else MaxNLocator(5))
 
 
 def _log_scale(axis: Axis, base: int, low: float, high: float) -> None:

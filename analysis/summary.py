@@ -1,14 +1,16 @@
 """Numbers read off the fronts, as plain data for the report and plain text for the terminal.
 
-Fronts are read per seed and then averaged, so that a value never mixes the luck of several seeds.
+Fronts are read per repeat, a seed and an order of the tokens, and then averaged, so that a value never mixes the luck of several.
 """
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from analysis.inputs import as_loaded
 from analysis.pareto import (
     END_TOLERANCE,
     L0_WINDOW,
@@ -16,14 +18,24 @@ from analysis.pareto import (
     common_window,
     hypervolume,
     interpolate_at_l0,
+    is_extrapolated,
     l0_spans,
+    n_without_logarithm,
     settings_with_front,
 )
+from analysis.repeats import REPEAT, counted, counted_repeats, n_repeats, noun, with_repeats
 from analysis.style import TERMINAL_WIDTH, by_architecture, label, looks, metric, number, setting
 from analysis.table import by_comparison
+from analysis.titles import titles
+
+_FRONTS = ["architecture", REPEAT]
+"""Columns that split a table into the fronts that are read."""
 
 MOST_MATCHED = 4
 """L0s at which architectures are put side by side, at most."""
+
+EXTRAPOLATED = "*"
+"""Mark of a value that lies beyond an end of its front."""
 
 COMPARED = ("fvu", "delta_ce")
 """The metrics they are compared by, where records have them."""
@@ -31,17 +43,23 @@ COMPARED = ("fvu", "delta_ce")
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A value over seeds."""
+    """A value over repeats."""
 
     mean: float
     low: float
     high: float
     n_seeds: int
+    """How many repeats: pairs of a seed and an order of the tokens."""
+    extrapolated: bool = False
+    """Whether the front of any repeat was continued beyond its end to read it."""
+
+    @property
+    def text(self) -> str:
+        """The mean, with EXTRAPOLATED where it is."""
+        return f"{number(self.mean)}{EXTRAPOLATED if self.extrapolated else ''}"
 
     def __str__(self) -> str:
-        if self.n_seeds < 2:
-            return number(self.mean)
-        return f"{number(self.mean)} ({number(self.low)}–{number(self.high)})"
+        return self.text if self.n_seeds < 2 else f"{self.text} ({number(self.low)}–{number(self.high)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,41 +94,59 @@ def matched_l0s(table: pd.DataFrame) -> list[float]:
 
 
 def at_matched_l0(table: pd.DataFrame, metric: str, l0s: Sequence[float]) -> dict[str, list[Spread | None]]:
-    """Per architecture, in reading order: the metric at each L0 on its front, over seeds.
+    """Per architecture, in reading order: the metric at each L0 on its front, over repeats.
 
-    None where the front of any seed does not reach: a mean over the seeds that happen to reach would compare unlike things.
+    None where the front of any repeat does not reach: a mean over those that happen to reach would compare unlike things.
     """
-    values = interpolate_at_l0(table, l0s, metric, by=["architecture", "seed"])
+    values, beyond = (read(with_repeats(table), l0s, metric, by=_FRONTS) for read in (interpolate_at_l0, is_extrapolated))
     if values.empty:
         return {}
     per_architecture = by_architecture(values.reset_index("architecture"))
-    return {name: [_spread(rows[l0]) for l0 in values.columns] for name, rows in per_architecture.items()}
+    any_beyond = beyond.groupby(level="architecture").any()
+    return {
+        name: [_spread(rows[l0], extrapolated=bool(any_beyond.loc[name, l0])) for l0 in values.columns]
+        for name, rows in per_architecture.items()
+    }
 
 
 def hypervolumes(table: pd.DataFrame, metric: str) -> Hypervolumes:
     """Hypervolume of each architecture on the common L0 window, and of all of them together on L0_WINDOW."""
-    known = table[(table["status"] == "finished") & table["l0"].notna() & table[metric].notna()]
-    window = common_window(known, y=metric, by=["architecture", "seed"])
-    spans = l0_spans(known, metric, by=["architecture", "seed"])
-    spanning = known[pd.MultiIndex.from_frame(known[["architecture", "seed"]]).isin(spans.index)]
+    known = with_repeats(table[(table["status"] == "finished") & table["l0"].notna() & table[metric].notna()])
+    window = common_window(known, y=metric, by=_FRONTS)
+    spans = l0_spans(known, metric, by=_FRONTS)
+    spanning = known[pd.MultiIndex.from_frame(known[_FRONTS]).isin(spans.index)]
     architectures = {}
     if window:
         for name, rows in by_architecture(spanning).items():
-            architectures[name] = _per_seed(rows, lambda seed: hypervolume(seed, y=metric, window=window))
-    pooled = _per_seed(known, lambda rows: hypervolume(rows, y=metric, window=L0_WINDOW))
+            architectures[name] = _per_repeat(rows, lambda repeat: hypervolume(repeat, y=metric, window=window))
+    pooled = _per_repeat(known, lambda rows: hypervolume(rows, y=metric, window=L0_WINDOW))
     return Hypervolumes(metric, REFERENCES[metric], window, architectures, pooled)
+
+
+def left_out(table: pd.DataFrame) -> list[str]:
+    """What of the table is left out where fronts are read at matched L0, as sentences."""
+    names = {"fvu": "FVU", "delta_ce": "delta CE"}
+    counts = {metric: n_without_logarithm(table, metric) for metric in compared_metrics(table)}
+    return [
+        f"{counted(number, 'run')} with {names[metric]} of 0 or less {'is' if number == 1 else 'are'} left out here: no logarithm."
+        for metric, number in counts.items()
+        if number
+    ]
 
 
 def frontier_lines(table: pd.DataFrame) -> list[str]:
     """The fronts as text of at most TERMINAL_WIDTH columns: every point of L0 against FVU, then the values at matched L0."""
+    table = as_loaded(table)
     finished = table[table["status"] == "finished"]
     if finished["fvu"].dropna().empty:
         return ["No run has finished, so there is no frontier yet."]
+    comparisons, names = by_comparison(finished), titles(finished)
     lines: list[str] = []
-    comparisons = by_comparison(finished)
-    for name, runs in comparisons.items():
+    if len(comparisons) > 1 and (common := next(iter(names.values())).common):
+        lines += [*textwrap.wrap(f"All runs: {common}", TERMINAL_WIDTH), ""]
+    for place, (name, runs) in enumerate(comparisons.items(), start=1):
         if len(comparisons) > 1:
-            lines += [f"Comparison {name}: d_sae {runs['d_sae'].iloc[0]}, {runs['train_tokens'].iloc[0]} training tokens", ""]
+            lines += [*textwrap.wrap(f"Comparison {place} of {len(comparisons)}: {names[name].short}", TERMINAL_WIDTH), ""]
         lines += [*_front_lines(runs), "", *_matched_lines(runs)]
     return lines[:-1]
 
@@ -118,11 +154,9 @@ def frontier_lines(table: pd.DataFrame) -> list[str]:
 def _front_lines(runs: pd.DataFrame) -> list[str]:
     settings = settings_with_front(runs)
     front = settings[settings["on_front"]]
-    fewest, most = (of(front["n_seeds"], default=1) for of in (min, max))
-    seeds = f"means over {most if fewest == most else f'{fewest} to {most}'} seeds" if most > 1 else "1 seed"
     lr_width = 8 if settings.groupby("architecture")["lr"].nunique().max() > 1 else 0
     lines = [
-        f"Pareto frontier of L0 against FVU: {len(front)} of {len(settings)} settings, {seeds}",
+        f"Pareto frontier of L0 against FVU: {len(front)} of {len(settings)} settings, {_repeats_of(front, runs)}",
         "",
         f"{'architecture':<22}{'L0':>7}{'FVU':>8}{'delta CE':>10}{'CE recovered':>14}{'dead':>8}{'lr'[:lr_width]:>{lr_width}}  setting",
     ]
@@ -136,6 +170,16 @@ def _front_lines(runs: pd.DataFrame) -> list[str]:
             )
             lines.append(line if len(line) <= TERMINAL_WIDTH else f"{line[: TERMINAL_WIDTH - 1]}…")
     return lines
+
+
+def _repeats_of(front: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """Over how many repeats the settings on a front are means."""
+    fewest, most = (int(of(front["n_seeds"], default=1)) for of in (min, max))
+    if most < 2:
+        return "1 seed"
+    if fewest < most:
+        return f"means over {fewest} to {most} {noun(runs)}s"
+    return f"means over {counted_repeats(runs) if most == n_repeats(runs) else counted(most, noun(runs))}"
 
 
 def _matched_lines(runs: pd.DataFrame) -> list[str]:
@@ -154,18 +198,21 @@ def _matched_lines(runs: pd.DataFrame) -> list[str]:
     ]
     for architecture in looks(set().union(*tables.values())):
         values = [table.get(architecture, [None] * len(l0s)) for table in tables.values()]
-        cells = ["".join(f"{number(value.mean if value else None):>9}" for value in row) for row in values]
+        cells = ["".join(f"{value.text if value else number(None):>9}" for value in row) for row in values]
         lines.append(f"{label(architecture):<22}{gap.join(cells)}")
-    return [*(line.rstrip() for line in lines), ""]
+    notes = left_out(runs)
+    if any(value.extrapolated for table in tables.values() for row in table.values() for value in row if value):
+        notes = [f"{EXTRAPOLATED} extrapolated: beyond an end of the front", *notes]
+    return [*(line.rstrip() for line in lines), *([""] if notes else []), *notes, ""]
 
 
-def _per_seed(table: pd.DataFrame, measure: Callable[[pd.DataFrame], float]) -> Spread:
-    spread = _spread(pd.Series([measure(rows) for _, rows in table.groupby("seed")]))
+def _per_repeat(table: pd.DataFrame, measure: Callable[[pd.DataFrame], float]) -> Spread:
+    spread = _spread(pd.Series([measure(rows) for _, rows in table.groupby(REPEAT)]))
     assert spread is not None, "callers pass at least one finished run"
     return spread
 
 
-def _spread(values: pd.Series) -> Spread | None:
+def _spread(values: pd.Series, *, extrapolated: bool = False) -> Spread | None:
     if values.empty or values.isna().any():
         return None
-    return Spread(float(values.mean()), float(values.min()), float(values.max()), len(values))
+    return Spread(float(values.mean()), float(values.min()), float(values.max()), len(values), extrapolated)

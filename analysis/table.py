@@ -4,43 +4,35 @@ Choices worth knowing:
 - A metric that a run does not have is NaN in the table and empty in the CSV. Counts are nullable integers.
 - Labels, units and directions of the metrics travel with the table in `table.attrs["metrics"]`; Parquet keeps them, CSV cannot.
 - `comparison_hash` says which runs may share a front: same held-out text, width and training tokens. `setting_hash` says
-  which runs differ in nothing but the seed: a hash of the config, because a coefficient that was adjusted in training differs by seed.
+  which runs are repeats of one another and differ in nothing but the seed and `data_seed`, the order of the tokens: a hash of the
+  config, because a coefficient that was adjusted in training differs by seed.
 - `sparsity_value` is the coefficient at the end of training. Where an L0 was asked for, that one was found for the run, and
   `l0_error` is held-out `l0` / `target_l0` - 1; both are NaN where none was asked for.
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from analysis.columns import COLUMNS, ENDING, INTEGERS, OF_A_REPEAT, OF_A_SETTING, PROVENANCE, TEXTS
+from analysis.definitions import asked_rates
+from analysis.inputs import check_columns
+from analysis.rows import comparison_hashes, row_of
 from analysis.stored import StoredRun, StoredSweep, read_sweeps
+from analysis.validation import at
 from analysis.variants import variants
-from sae_core.errors import ConfigError
+from sae_core.errors import ConfigError, border
 from sae_core.files import write_text, written_whole
 from sae_core.records import MetricSpec
 
-COLUMNS = (
-    *("run_id", "architecture", "status", "sparsity_parameter", "sparsity_value", "seed", "lr", "d_in", "d_sae"),
-    *("train_tokens", "eval_tokens", "l0", "mse", "fvu", "explained_variance", "cosine", "reconstruction_bias", "dead_fraction"),
-    *("ce_loss_clean", "ce_loss_spliced", "ce_loss_zero_ablated", "ce_loss_mean_ablated", "delta_ce", "ce_loss_recovered", "kl"),
-    *("train_seconds", "tokens_per_second", "target_l0", "l0_error"),
-)
-"""The columns every table starts with, in this order."""
-
-_INTEGERS = ("seed", "d_in", "d_sae", "train_tokens", "eval_tokens")
-_TEXTS = ("run_id", "architecture", "status", "sparsity_parameter")
-_PROVENANCE = ("activations_hash", "eval_hash")
-_ENDING = ("hardware", "finished_at", "error", "sweep", "variant", "setting_hash", "comparison_hash")
 STATUSES = ("finished", "trained", "pruned", "failed", "missing")
 """What can have become of a run, best first. Only a finished one has metrics; a pruned one was stopped early, on purpose."""
 
-_OF_A_SETTING = ("architecture", "sparsity_parameter", "target_l0", "lr", "d_in", "d_sae", "train_tokens", "comparison_hash", "variant")
-"""Columns in which its seeds agree: a mean of equal numbers may differ from them in the last digit."""
+METRICS, COMPARISONS, LEARNING_RATES = "metrics", "comparisons", "learning_rates"
+"""Keys of `table.attrs`: metric -> spec; comparison hash -> config of its activations; sweep -> architecture -> rates asked for."""
 
 
 def load_table(results: Path | Sequence[Path]) -> pd.DataFrame:
@@ -60,8 +52,8 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     runs = [run for sweep in sweeps for run in sweep.runs]
     if not runs:
         raise ConfigError(f"results must hold at least one run, but got {[str(s.directory) for s in sweeps]}. Run the sweep first.")
-    rows = [_row(run) for run in runs]
-    comparisons = _comparison_hashes(runs)
+    rows = [row_of(run) for run in runs]
+    comparisons = comparison_hashes(runs)
     for row, comparison, variant in zip(rows, comparisons, variants(runs, comparisons), strict=True):
         row |= {"comparison_hash": comparison, "variant": variant}
     table = pd.DataFrame(rows)
@@ -72,15 +64,30 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     level = table["target_l0"].fillna(table["sparsity_value"])  # a coefficient that was found differs by seed
     table = table.assign(_level=level).sort_values(["architecture", "_level", "seed", "run_id"], kind="stable", ignore_index=True)
     table = table.drop(columns="_level")
-    table.attrs["metrics"] = _Shared({name: dataclasses.asdict(spec) for name, spec in _merge_specs(runs).items()})
+    table.attrs[METRICS] = _Shared({name: dataclasses.asdict(spec) for name, spec in _merge_specs(runs).items()})
+    table.attrs[COMPARISONS] = _Shared(_configs(runs, comparisons))
+    asked = {sweep.directory.resolve().name: asked_rates(sweep.definitions) for sweep in sweeps}
+    table.attrs[LEARNING_RATES] = _Shared(
+        {name: {key: dataclasses.asdict(rates) for key, rates in per_architecture.items()} for name, per_architecture in asked.items()}
+    )
     return table
 
 
-class _Shared(dict[str, dict[str, object]]):
+class _Shared(dict[str, Any]):
     """A dict that every table made of a table shares with it: pandas copies attributes deeply, at every step."""
 
     def __deepcopy__(self, memo: object) -> "_Shared":
         return self
+
+
+def _configs(runs: Sequence[StoredRun], comparisons: Sequence[str]) -> dict[str, Any]:
+    """Comparison hash -> what decides it in the config of one of its runs, and the sweep of that run."""
+    configs: dict[str, Any] = {}
+    for run, comparison in zip(runs, comparisons, strict=True):
+        if comparison not in configs:
+            activations = run.config.get("activations") or {}
+            configs[comparison] = {"sweep": run.sweep, "d_sae": at(run.config, "sae.d_sae"), "activations": activations}
+    return configs
 
 
 def metric_specs(results: Path | Sequence[Path]) -> dict[str, MetricSpec]:
@@ -94,7 +101,7 @@ def metric_specs(results: Path | Sequence[Path]) -> dict[str, MetricSpec]:
 
 def specs_of(table: pd.DataFrame) -> dict[str, MetricSpec]:
     """The specs that `load_table` left in the table; empty where the table came from a CSV file."""
-    return {name: MetricSpec(**spec) for name, spec in table.attrs.get("metrics", {}).items()}
+    return {name: MetricSpec(**spec) for name, spec in table.attrs.get(METRICS, {}).items()}
 
 
 def orientation(table: pd.DataFrame, column: str, direction: str | None = None) -> float:
@@ -107,7 +114,7 @@ def orientation(table: pd.DataFrame, column: str, direction: str | None = None) 
         ConfigError: the direction is unknown, or the metric has none.
     """
     if direction is None:
-        direction = table.attrs.get("metrics", {}).get(column, {}).get("direction")
+        direction = table.attrs.get(METRICS, {}).get(column, {}).get("direction")
     if direction not in ("min", "max"):
         raise ConfigError(
             f'`direction` must be "min" or "max" for a metric that is ranked, but got {direction!r} for column {column!r}. '
@@ -124,11 +131,18 @@ def by_comparison(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds: one row per setting, from its finished runs, with `n_seeds` and the tuple `run_ids`."""
+    """Means over repeats, of seeds and of orders of the tokens: one row per setting, from its finished runs, with `n_seeds` (how many
+    repeats) and the tuple `run_ids`.
+
+    Raises:
+        ConfigError: a column that tells settings apart is missing.
+    """
+    check_columns(table, ["status", "setting_hash", "run_id"])
     finished = table[table["status"] == "finished"]
     groups = finished.groupby("setting_hash", sort=False)
-    same = groups[[*_OF_A_SETTING]].first()
-    means = groups.mean(numeric_only=True).drop(columns=["seed", *_OF_A_SETTING], errors="ignore")
+    columns = [name for name in OF_A_SETTING if name in table]
+    same = groups[columns].first()
+    means = groups.mean(numeric_only=True).drop(columns=[*OF_A_REPEAT, *columns], errors="ignore")
     runs = groups["run_id"].agg(n_seeds="size", run_ids=tuple)
     settings = same.join([means, runs]).reset_index()
     settings.attrs = dict(table.attrs)
@@ -136,68 +150,32 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_table(table: pd.DataFrame, directory: Path) -> None:
-    """Write `table.csv` and `table.parquet`, each atomically: a reader sees the old file or the new one."""
+    """Write `table.csv` and `table.parquet`, each atomically: a reader sees the old file or the new one.
+
+    Raises:
+        ConfigError: they cannot be written there, or the table cannot be written.
+    """
     directory = Path(directory)
-    write_text(directory / "table.csv", table.to_csv(index=False, lineterminator="\n"))
-    with written_whole(directory / "table.parquet") as temporary:
-        table.to_parquet(temporary, index=False)
-
-
-def _row(run: StoredRun) -> dict[str, Any]:
-    record, config = run.record, run.config
-    sae = config.get("sae") or {}
-    row: dict[str, Any] = {
-        "run_id": run.run_id,
-        "status": record.status if record else "missing",
-        "lr": (config.get("train") or {}).get("lr"),
-        "d_sae": sae.get("d_sae"),
-        "target_l0": sae.get("target_l0"),
-        "sweep": run.sweep,
-    }
-    for name in ("architecture", "sparsity_parameter", "sparsity_value", "seed"):
-        row[name] = getattr(record, name) if record else run.planned.get(name)
-    if record:
-        for name in ("d_in", "train_tokens", "eval_tokens", "train_seconds", "tokens_per_second", *_PROVENANCE, "hardware", "finished_at"):
-            row[name] = getattr(record, name)
-        row.update(record.metrics)
-        row.update({f"version_{name}": version for name, version in record.versions.items()})
-        row["error"] = f"{record.error.get('type')}: {record.error.get('message')}" if record.error else None
-    unseeded = {key: value for key, value in config.items() if key != "seed"}
-    # An entry of sweep.json may lack its config: then its sparsity tells settings apart.
-    row["setting_hash"] = _hash([row["architecture"], unseeded or [row["sparsity_parameter"], row["sparsity_value"]]])
-    return row
-
-
-def _comparison_hashes(runs: Sequence[StoredRun]) -> list[str]:
-    """One hash per run. A run that was never evaluated takes the held-out text of the runs with the same activations config."""
-    texts: dict[tuple[str, str], str] = {}
-    keys = [(run.sweep, _hash(run.config.get("activations"))) for run in runs]
-    for run, key in zip(runs, keys, strict=True):
-        if run.record and run.record.eval_hash:
-            texts.setdefault(key, run.record.eval_hash)
-    hashes = []
-    for run, key in zip(runs, keys, strict=True):
-        text = (run.record and run.record.eval_hash) or texts.get(key) or key[1]
-        # Tokens as asked, not as trained: batch sizes round them down differently.
-        asked = (run.config.get("activations") or {}).get("train_tokens")
-        hashes.append(_hash([text, (run.config.get("sae") or {}).get("d_sae"), asked]))
-    return hashes
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    check_columns(table, [])
+    with border(
+        f"a table must be one that CSV and Parquet can hold, in a directory that can be written to, but got {str(directory)!r}",
+        "Choose another directory, or correct the table.",
+    ):
+        write_text(directory / "table.csv", table.to_csv(index=False, lineterminator="\n"))
+        with written_whole(directory / "table.parquet") as temporary:
+            table.to_parquet(temporary, index=False)
 
 
 def _column_order(table: pd.DataFrame, runs: Sequence[StoredRun]) -> list[str]:
     found = {name for run in runs if run.record for name in run.record.metrics}
     further = sorted(found - set(COLUMNS))
     versions = sorted(name for name in table.columns if name.startswith("version_"))
-    return [*COLUMNS, *further, *_PROVENANCE, *versions, *_ENDING]
+    return [*COLUMNS, *further, *PROVENANCE, *versions, *ENDING]
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    texts = {*_TEXTS, *_PROVENANCE, *_ENDING, *(name for name in table.columns if name.startswith("version_"))}
-    types = {name: "Int64" if name in _INTEGERS else "str" if name in texts else "float64" for name in table.columns}
+    texts = {*TEXTS, *(name for name in table.columns if name.startswith("version_"))}
+    types = {name: "Int64" if name in INTEGERS else "str" if name in texts else "float64" for name in table.columns}
     return table.astype(types)
 
 

@@ -1,6 +1,7 @@
 """What sets the runs of one architecture apart, beside their sparsity, learning rate and seed: `bandwidth=0.5`."""
 
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from analysis.stored import StoredRun
 from sae_core.records import flat
 
-_IN_OTHER_COLUMNS = {"seed", "train.lr", "sae.architecture", "sae.target_l0"}
+_IN_OTHER_COLUMNS = {"seed", "data_seed", "train.lr", "sae.architecture", "sae.target_l0"}
 """Fields that the table has a column for."""
 
 _Fields = dict[str, Any]
@@ -23,7 +24,7 @@ def variants(runs: Sequence[StoredRun], comparisons: Sequence[str]) -> list[str]
     Returns:
         One text a run, e.g. "bandwidth=0.5, batch_size=4096". Fields that a run's version of the config did not have are left out.
     """
-    fields = [flat(run.config) for run in runs]
+    fields = [{sys.intern(name): value for name, value in flat(run.config).items()} for run in runs]
     groups: dict[tuple[Any, str], list[int]] = defaultdict(list)
     for place, (run, comparison) in enumerate(zip(runs, comparisons, strict=True)):
         groups[run.record.architecture if run.record else run.planned.get("architecture"), comparison].append(place)

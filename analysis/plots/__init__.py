@@ -39,6 +39,11 @@ class Plot(ABC):
         """
 
     @classmethod
+    def note(cls, info: Any) -> str:
+        """What to add to the caption about this figure, as a sentence; empty for nothing."""
+        return ""
+
+    @classmethod
     @abstractmethod
     def figure(cls, info: Any) -> Figure:
         """Draw it."""

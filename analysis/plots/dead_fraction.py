@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from analysis import style
 from analysis.pareto import settings_with_front
 from analysis.plots import PLOTS, Plot
-from analysis.plots.frontier import Point, draw_fronts, series_of
+from analysis.plots.frontier import Point, draw_fronts, note_of_left_out, series_of
 from analysis.table import specs_of
+from analysis.thinning import thinned
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,8 @@ class DeadFractionInfo:
 
     series: dict[str, tuple[Point, ...]]
     y_label: str
+    n_left_out: int = 0
+    """Settings on no front that are left out because there are too many to see."""
 
 
 @PLOTS.register("dead_fraction")
@@ -43,7 +46,13 @@ class DeadFraction(Plot):
             return None
         finished = known[(known["status"] == "finished") & known["fvu"].notna()]
         label = style.axis_label(specs_of(table).get("dead_fraction"), "dead_fraction")
-        return DeadFractionInfo(series_of(settings, finished, "dead_fraction"), label)
+        shown = thinned(settings)
+        return DeadFractionInfo(series_of(shown, finished, "dead_fraction"), label, len(settings) - len(shown))
+
+    @classmethod
+    def note(cls, info: DeadFractionInfo) -> str:
+        """How many settings are left out."""
+        return note_of_left_out(info.n_left_out)
 
     @classmethod
     def figure(cls, info: DeadFractionInfo) -> Figure:

@@ -11,12 +11,14 @@ from typing import ClassVar
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.pareto import settings_with_front
 from analysis.plots import Plot
 from analysis.table import specs_of
+from analysis.thinning import thinned
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class FrontierInfo:
     """The most seeds any setting has."""
     not_drawn: tuple[str, ...]
     """Run ids without a place on a logarithmic axis."""
+    n_left_out: int = 0
+    """Settings on no front that are left out because there are too many to see."""
 
 
 class FrontierPlot(Plot):
@@ -60,13 +64,20 @@ class FrontierPlot(Plot):
         if drawn.empty:
             return None
         finished = table[(table["status"] == "finished") & table[cls.y].notna()]
+        shown = thinned(drawn)
         return FrontierInfo(
-            series=series_of(drawn, finished, cls.y),
+            series=series_of(shown, finished, cls.y),
             y_label=style.axis_label(specs_of(table).get(cls.y), cls.y),
             log_y=cls.log_y,
             n_seeds=int(drawn["n_seeds"].max()),
             not_drawn=tuple(sorted(set(finished["run_id"]) - {run for runs in drawn["run_ids"] for run in runs})),
+            n_left_out=len(drawn) - len(shown),
         )
+
+    @classmethod
+    def note(cls, info: FrontierInfo) -> str:
+        """How many settings are left out."""
+        return note_of_left_out(info.n_left_out)
 
     @classmethod
     def figure(cls, info: FrontierInfo) -> Figure:
@@ -89,25 +100,21 @@ def series_of(settings: pd.DataFrame, finished: pd.DataFrame, y: str) -> dict[st
         finished: the runs they are means of.
         y: a column of both.
     """
-    ranges = finished.groupby("setting_hash")[["l0", y]].agg(["min", "max"])
-    return {
-        str(architecture): tuple(
-            Point(
-                x=float(row["l0"]),
-                y=float(row[y]),
-                x_range=_ends(ranges.loc[row["setting_hash"], "l0"]),
-                y_range=_ends(ranges.loc[row["setting_hash"], y]),
-                on_front=bool(row["on_front"]),
-                run_ids=row["run_ids"],
-            )
-            for _, row in rows.iterrows()
-        )
-        for architecture, rows in settings.groupby("architecture")
-    }
+    ranges = finished.groupby("setting_hash")[["l0", y]].agg(["min", "max"]).loc[settings["setting_hash"]].to_numpy(dtype=float)
+    series: dict[str, list[Point]] = {}
+    columns = (settings[name] for name in ("architecture", "l0", y, "on_front", "run_ids"))
+    for (l0_low, l0_high, y_low, y_high), architecture, l0, value, on_front, run_ids in zip(ranges.tolist(), *columns, strict=True):
+        point = Point(float(l0), float(value), (l0_low, l0_high), (y_low, y_high), bool(on_front), run_ids)
+        series.setdefault(str(architecture), []).append(point)
+    return {architecture: tuple(points) for architecture, points in sorted(series.items())}
 
 
-def _ends(over_seeds: "pd.Series[float]") -> tuple[float, float]:
-    return float(over_seeds["min"]), float(over_seeds["max"])
+def note_of_left_out(n_left_out: int) -> str:
+    """What a caption says about settings that are not drawn."""
+    if not n_left_out:
+        return ""
+    are = "setting behind the fronts is" if n_left_out == 1 else "settings behind the fronts are"
+    return f"{n_left_out:,} more {are} not drawn; those that are were chosen evenly over L0."
 
 
 def draw_fronts(series: Mapping[str, tuple[Point, ...]], y_label: str, height: float) -> tuple[Figure, Axes]:
@@ -139,11 +146,12 @@ def draw_series(axes: Axes, points: tuple[Point, ...], look: style.Look) -> None
     axes.scatter(
         [p.x for p in behind], [p.y for p in behind], color=look.color, marker=look.marker, s=26, alpha=0.35, linewidths=0, zorder=2
     )
-    for point in points:
-        if len(point.run_ids) > 1:
-            alpha = 0.9 if point.on_front else 0.35
-            axes.plot(point.x_range, [point.y] * 2, color=look.color, linewidth=1, alpha=alpha)
-            axes.plot([point.x] * 2, point.y_range, color=look.color, linewidth=1, alpha=alpha)
+    for some, alpha in ((front, 0.9), (behind, 0.35)):
+        repeated = [point for point in some if len(point.run_ids) > 1]
+        if repeated:
+            across = [((p.x_range[0], p.y), (p.x_range[1], p.y)) for p in repeated]
+            along = [((p.x, p.y_range[0]), (p.x, p.y_range[1])) for p in repeated]
+            axes.add_collection(LineCollection([*across, *along], colors=look.color, linewidths=1, alpha=alpha))
     # An invisible marker on top that the HTML report turns into a link to the run.
     links = axes.scatter([p.x for p in points], [p.y for p in points], s=60, alpha=0, zorder=4)
     links.set_urls([f"#{point.run_ids[0]}" for point in points])

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from analysis import style
 from analysis.pareto import settings_with_front
 from analysis.plots import PLOTS, Plot
-from analysis.plots.frontier import Point, draw_series, series_of
+from analysis.plots.frontier import Point, draw_series, note_of_left_out, series_of
 from analysis.table import specs_of
+from analysis.thinning import thinned
 
 RECONSTRUCTION, RECOVERY, TRUE_L0 = "fvu", "mcc", "true_l0"
 
@@ -27,6 +28,8 @@ class GroundTruthInfo:
     """Of the y axes."""
     true_l0: float | None
     """Features active per token."""
+    n_left_out: int = 0
+    """Settings on no front that are left out because there are too many to see."""
 
 
 @PLOTS.register("ground_truth")
@@ -53,13 +56,20 @@ class GroundTruth(Plot):
         if drawn.empty:
             return None
         specs = specs_of(table)
+        shown = thinned(drawn)
         true_l0 = known[TRUE_L0].mean() if TRUE_L0 in known else None
         return GroundTruthInfo(
-            reconstruction=series_of(drawn, known, RECONSTRUCTION),
-            recovery=series_of(drawn, known, RECOVERY),
+            reconstruction=series_of(shown, known, RECONSTRUCTION),
+            recovery=series_of(shown, known, RECOVERY),
             labels=(style.axis_label(specs.get(RECONSTRUCTION), RECONSTRUCTION), style.axis_label(specs.get(RECOVERY), RECOVERY)),
             true_l0=float(true_l0) if pd.notna(true_l0) else None,
+            n_left_out=len(drawn) - len(shown),
         )
+
+    @classmethod
+    def note(cls, info: GroundTruthInfo) -> str:
+        """How many settings are left out."""
+        return note_of_left_out(info.n_left_out)
 
     @classmethod
     def figure(cls, info: GroundTruthInfo) -> Figure:

@@ -1,5 +1,6 @@
 """Training curves: squared error and L0 over training tokens, a pair of panels per architecture."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,14 @@ from matplotlib.ticker import MaxNLocator
 from analysis import style
 from analysis.plots import PLOTS, Plot
 from analysis.stored import read_history
+from analysis.thinning import MOST_CURVES, evenly
+from analysis.validation import LARGEST, is_number
+from sae_core.errors import DamagedFileError
 
+log = logging.getLogger(__name__)
+
+MOST_NAMED = 5
+"""Damaged histories that a caption names."""
 MAX_POINTS = 150
 """Points kept of each curve: more than a panel this small can show."""
 COLUMNS = 3
@@ -35,6 +43,10 @@ class TrainingCurvesInfo:
     """Curves per architecture, in the table's order: by target L0 or else sparsity value."""
 
     curves: dict[str, tuple[Curve, ...]]
+    n_left_out: int = 0
+    """Runs whose curve is left out because there are too many to see."""
+    damaged: tuple[str, ...] = ()
+    """Run ids whose `history.jsonl` is not as it was written."""
 
 
 @PLOTS.register("training_curves")
@@ -53,12 +65,34 @@ class TrainingCurves(Plot):
     def info(cls, table: pd.DataFrame, histories: Mapping[str, Path]) -> TrainingCurvesInfo | None:
         """Read and thin the histories of the table's runs."""
         curves: dict[str, tuple[Curve, ...]] = {}
+        n_left_out, damaged = 0, []
         for architecture, rows in table.groupby("architecture"):  # the table is sorted by sparsity
-            lines = {run_id: read_history(histories[run_id]) for run_id in rows["run_id"] if run_id in histories}
-            found = tuple(_curve(run_id, history) for run_id, history in lines.items() if history)
+            there = rows[[run_id in histories and histories[run_id].is_file() for run_id in rows["run_id"]]]
+            chosen = _chosen(there)
+            n_left_out += len(there) - len(chosen)
+            found = []
+            for run_id in chosen["run_id"]:
+                try:
+                    found += [_curve(run_id, history)] if (history := read_history(histories[run_id])) else []
+                except DamagedFileError as error:
+                    log.warning("a training curve is left out: %s", error)
+                    damaged.append(run_id)
             if found:
-                curves[str(architecture)] = found
-        return TrainingCurvesInfo(curves) if curves else None
+                curves[str(architecture)] = tuple(found)
+        return TrainingCurvesInfo(curves, n_left_out, tuple(damaged)) if curves else None
+
+    @classmethod
+    def note(cls, info: TrainingCurvesInfo) -> str:
+        """How many curves are left out, and why."""
+        texts = []
+        if info.n_left_out:
+            texts.append(
+                f"At most {MOST_CURVES} curves per architecture are drawn, chosen evenly over its settings: {info.n_left_out:,} are not."
+            )
+        if info.damaged:
+            are = "is damaged and its curve is" if len(info.damaged) == 1 else "are damaged and their curves are"
+            texts.append(f"history.jsonl of {', '.join(info.damaged[:MOST_NAMED])} {are} left out.")
+        return " ".join(texts)
 
     @classmethod
     def figure(cls, info: TrainingCurvesInfo) -> Figure:
@@ -70,15 +104,23 @@ class TrainingCurves(Plot):
         grid = figure.subplots(2 * blocks, columns, squeeze=False)
         for axes in grid.flat:
             axes.set_visible(False)
+        every = [curve for curves in info.curves.values() for curve in curves]
         for index, (architecture, look) in enumerate(shown.items()):
             block, column = divmod(index, columns)
             upper, lower = grid[2 * block][column], grid[2 * block + 1][column]
             _draw(upper, lower, info.curves[architecture], look)
-            _same_axes(upper, lower, [curve for curves in info.curves.values() for curve in curves])
+            _same_axes(upper, lower, every)
             if column == 0:
                 upper.set_ylabel("Squared error")
                 lower.set_ylabel("L0")
         return figure
+
+
+def _chosen(rows: pd.DataFrame) -> pd.DataFrame:
+    """At most MOST_CURVES runs: all of them, or evenly over settings, one run of each, or over runs where settings are few."""
+    settings = rows.drop_duplicates("setting_hash")
+    of = rows if len(rows) <= MOST_CURVES or len(settings) < MOST_CURVES else settings
+    return of.iloc[evenly(len(of), MOST_CURVES)]
 
 
 def _curve(run_id: str, history: Sequence[Mapping[str, Any]]) -> Curve:
@@ -86,10 +128,14 @@ def _curve(run_id: str, history: Sequence[Mapping[str, Any]]) -> Curve:
     kept = [*history[:-1:step], history[-1]]
 
     def values(*names: str) -> tuple[float, ...]:
-        return tuple(next((float(line[name]) for name in names if line.get(name) is not None), math.nan) for line in kept)
+        return tuple(next((float(line[name]) for name in names if _is_drawable(line.get(name))), math.nan) for line in kept)
 
     # Sources without an `mse_loss` term still log the total loss.
     return Curve(run_id, tokens=values("tokens"), mse=values("mse_loss", "loss"), l0=values("l0"))
+
+
+def _is_drawable(value: Any) -> bool:
+    return is_number(value) and abs(value) <= LARGEST  # neither NaN nor infinite
 
 
 def _draw(upper: Axes, lower: Axes, curves: Sequence[Curve], look: style.Look) -> None:
@@ -111,7 +157,7 @@ def _same_axes(upper: Axes, lower: Axes, every: Sequence[Curve]) -> None:
     for axes in (upper, lower):
         axes.set_visible(True)
         axes.grid(True)
-        axes.set_xlim(0, max(value for curve in every for value in curve.tokens) * 1.02)
+        axes.set_xlim(0, max((value for curve in every for value in curve.tokens if value > 0), default=1.0) * 1.02)
         axes.xaxis.set_major_locator(MaxNLocator(4))
     upper.tick_params(labelbottom=False)
     lower.set_xlabel("Training tokens")

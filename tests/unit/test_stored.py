@@ -20,14 +20,15 @@ def test_runs_come_from_records_and_from_sweep_json(tmp_path: Path) -> None:
     }
     assert read.name == "demo"
     assert read.runs[2].config["sae"]["k"] == 8
-    assert read.definition is not None
-    assert read.definition.startswith("name: demo")
+    (definition,) = read.definitions
+    assert (definition.file, definition.launches) == ("definition.yaml", ())
+    assert definition.text.startswith("name: demo")
 
 
 def test_sweep_json_is_optional(tmp_path: Path) -> None:
     write_run(tmp_path / "old", record_of("topk", 16, metrics_at(16, 0.08, 0.1)))
     (read,) = read_sweeps([tmp_path / "old"])
-    assert (read.name, read.facts, read.definition, len(read.runs)) == ("old", {}, None, 1)
+    assert (read.name, read.facts, read.definitions, len(read.runs)) == ("old", {}, (), 1)
 
 
 def test_a_directory_that_is_no_sweep_is_named(tmp_path: Path) -> None:

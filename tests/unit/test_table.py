@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from fake_results import config_of, failed, metrics_at, pruned, record_of, target_record, write_sweep
 
-from analysis.table import COLUMNS, by_comparison, load_table, metric_specs, orientation, over_seeds, specs_of, write_table
+from analysis.columns import COLUMNS
+from analysis.table import by_comparison, load_table, metric_specs, orientation, over_seeds, specs_of, write_table
 from sae_core.errors import ConfigError
 from sae_core.records import MetricSpec
 
@@ -29,7 +30,7 @@ def test_columns_in_the_promised_order(sweep: Path) -> None:
     assert tuple(columns[: len(COLUMNS)]) == COLUMNS
     assert columns[len(COLUMNS) :] == [
         *("activations_hash", "eval_hash", "version_commit", "version_python", "version_ray", "version_sae_sweep", "version_torch"),
-        *("hardware", "finished_at", "error", "sweep", "variant", "setting_hash", "comparison_hash"),
+        *("hardware", "finished_at", "error", "sweep", "variant", "setting_hash", "comparison_hash", "launch", "eval_hardware"),
     ]
 
 

@@ -43,8 +43,7 @@ def test_lines_fit_the_terminal_and_name_the_comparison_where_there_are_several(
     table = load_table(write_sweep(tmp_path / "demo", [*dead, wide]))
     lines = warning_lines(table)
     assert max(map(len, lines)) <= TERMINAL_WIDTH
-    comparison = table.set_index("run_id")["comparison_hash"]["wide"]
-    assert f"  - Gated, comparison {comparison}: 1 of 1 sparsity level finished." in lines
+    assert "  - Gated, d_sae 4096: 1 of 1 sparsity level finished." in lines
 
 
 def test_an_architecture_without_any_finished_run_has_too_few_points(tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""The columns of the table: their order and types."""
+
+_OF_RUNS = (
+    *("run_id", "architecture", "status", "sparsity_parameter", "sparsity_value", "seed", "lr", "d_in", "d_sae"),
+    *("train_tokens", "eval_tokens"),
+)
+_METRICS = (
+    *("l0", "mse", "fvu", "explained_variance", "cosine", "reconstruction_bias", "dead_fraction"),
+    *("ce_loss_clean", "ce_loss_spliced", "ce_loss_zero_ablated", "ce_loss_mean_ablated", "delta_ce", "ce_loss_recovered", "kl"),
+)
+ACTIVATION_FACTS = ("d_vocab", "outlier_rows", "outlier_share")
+"""Numbers about the activations that a record holds."""
+CONFIG_FIELDS = {
+    "model": "activations.model.name",
+    "hook_point": "activations.model.hook_point",
+    "dataset": "activations.data.dataset",
+    "context_size": "activations.model.context_size",
+    "batch_size": "train.batch_size",
+    "normalize_activations": "train.normalize_activations",
+    "data_seed": "data_seed",
+}
+"""Columns that are fields of the config, by the names that the config has for them."""
+
+COLUMNS = (
+    *(*_OF_RUNS, *_METRICS, "train_seconds", "tokens_per_second", "target_l0", "l0_error"),
+    *(*CONFIG_FIELDS, *ACTIVATION_FACTS),
+)
+"""The columns every table starts with, in this order."""
+PROVENANCE = ("activations_hash", "eval_hash")
+ENDING = (
+    *("hardware", "finished_at", "error", "sweep", "variant", "setting_hash", "comparison_hash"),
+    *("launch", "eval_hardware"),
+)
+
+INTEGERS = frozenset(
+    (
+        *("seed", "data_seed", "d_in", "d_sae", "train_tokens", "eval_tokens", "context_size", "batch_size"),
+        *("d_vocab", "outlier_rows", "launch"),
+    )
+)
+TEXTS = frozenset(
+    (
+        *("run_id", "architecture", "status", "sparsity_parameter", "model", "hook_point", "dataset", "normalize_activations"),
+        *(*PROVENANCE, *(name for name in ENDING if name != "launch")),
+    )
+)
+NOT_METRICS = frozenset((*COLUMNS, *PROVENANCE, *ENDING)) - frozenset(_METRICS)
+"""Columns that no metric may take the place of."""
+OF_A_SETTING = (
+    *("architecture", "sparsity_parameter", "target_l0", "lr", "d_in", "d_sae", "train_tokens", "comparison_hash", "variant"),
+    *(name for name in CONFIG_FIELDS if name != "data_seed"),
+)
+"""Columns in which the repeats of a setting agree: a mean of equal numbers may differ from them in the last digit."""
+OF_A_REPEAT = ("seed", "data_seed", "launch")
+"""Columns of numbers that have no mean."""
