@@ -6,6 +6,7 @@ interruption and the next launch. Every file is written atomically.
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from sae_core.activations.files import load_tensors, save_tensors
-from sae_core.errors import DamagedFileError
+from sae_core.errors import ConfigError, DamagedFileError
 from sae_core.files import write_json, write_json_lines
 from sae_core.records import RunRecord
 
@@ -36,15 +37,7 @@ class RunFiles:
 
     def checkpoint(self, learner: "Learner") -> None:
         """Write the state of a run; an older checkpoint is there until the new one is complete."""
-        tensors = _flat(
-            {
-                "sae": learner.sae.state_dict(),
-                "optimizer": learner.optimizer.state(),
-                "controller": learner.controller.state() if learner.controller else {},
-                "tokens_since_active": learner.tokens_since_active,
-                "sum_of_norms": learner.sum_of_norms,
-            }
-        )
+        tensors = _state(learner)
         facts = {"step": learner.step, "history": learner.history, "seconds": learner.seconds}
         path = self.directory / learner.run.run_id / CHECKPOINT
         save_tensors(path, {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"facts": json.dumps(facts)})
@@ -53,17 +46,18 @@ class RunFiles:
         """Bring a fresh learner to its last checkpoint; nothing where there is none. A damaged one is removed, with a warning."""
         path = self.directory / learner.run.run_id / CHECKPOINT
         try:
-            if path.exists():
-                self._restore(learner, path)
+            self._restore(learner, path)
+        except (FileNotFoundError, NotADirectoryError):
+            return
         except DamagedFileError as error:
             log.warning("run %s starts again from step 0: %s", learner.run.run_id, error)
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def _restore(self, learner: "Learner", path: Path) -> None:
         tensors, metadata = load_tensors(path, device=learner.tokens_since_active.device)
         try:
-            facts, state = json.loads(metadata["facts"]), _nested(tensors)
-            _check_same(state["sae"], learner.sae.state_dict())
+            facts, state = _facts(metadata, learner.run.n_steps), _nested(tensors)
+            _check_same(tensors, _state(learner))
         except Exception as error:
             raise DamagedFileError.of(path, error) from error
         learner.sae.load_state_dict(state["sae"])
@@ -90,24 +84,20 @@ class RunFiles:
         write_json(folder / "config.json", config, checksum=False)  # readers validate it as a RunConfig; nothing of ours reads it
         history_checksum = self.write_history(run.run_id, result.history)
         tokens = run.n_steps * run.train.batch_size
-        if result.sae is not None:
-            inference = result.sae.to_inference()
-            result.normalisation.build_into(inference)
-            origin = {"run_id": run.run_id, "training_architecture": run.sae.architecture, "training_config": config}
-            inference.save_pretrained(folder / "sae", {**metadata, **origin})
+        error = result.error or _export(result, folder / "sae", {**metadata, "training_config": config})
         record = RunRecord(
             run_id=run.run_id,
-            status="failed" if result.error else "trained",
+            status="failed" if error else "trained",
             config=config,
             architecture=run.sae.architecture,
             sparsity_parameter=run.sae.sparsity_parameter,
             sparsity_value=result.sparsity_value,
             seed=run.seed,
             d_in=result.d_in,
-            train_tokens=None if result.error else tokens,
+            train_tokens=None if error else tokens,
             train_seconds=result.seconds,
-            tokens_per_second=tokens / result.seconds if result.seconds and not result.error else None,
-            error=result.error,
+            tokens_per_second=tokens / result.seconds if result.seconds and not error else None,
+            error=error,
             history_checksum=history_checksum,
             **facts,
         )
@@ -117,8 +107,45 @@ class RunFiles:
         return record
 
 
+def _export(result: "TrainResult", folder: Path, metadata: Mapping[str, Any]) -> dict[str, str] | None:
+    """Write the SAE, which there is. Returns the error of the run where its weights overflow in the units of the activations."""
+    assert result.sae is not None
+    inference = result.sae.to_inference()
+    result.normalisation.build_into(inference)
+    try:
+        inference.check_finite()
+    except ConfigError as error:
+        message = f"weights must be finite in the units of the activations, but those of run {result.run.run_id} are not: {error}"
+        return {"type": "DivergedError", "message": message, "traceback": ""}
+    origin = {"run_id": result.run.run_id, "training_architecture": result.run.sae.architecture}
+    inference.save_pretrained(folder, {**metadata, **origin})
+    return None
+
+
+def _state(learner: "Learner") -> dict[str, Tensor]:
+    """The tensors of a checkpoint by their paths, e.g. "optimizer/exp_avg/W_dec"."""
+    return _flat(
+        {
+            "sae": learner.sae.state_dict(),
+            "optimizer": learner.optimizer.state(),
+            "controller": learner.controller.state() if learner.controller else {},
+            "tokens_since_active": learner.tokens_since_active,
+            "sum_of_norms": learner.sum_of_norms,
+        }
+    )
+
+
+def _facts(metadata: Mapping[str, str], n_steps: int) -> dict[str, Any]:
+    """What a checkpoint holds beside tensors: `step`, `history`, `seconds`."""
+    facts = json.loads(metadata["facts"])
+    step, history, seconds = facts["step"], facts["history"], facts["seconds"]
+    if not (isinstance(step, int) and 0 <= step <= n_steps and isinstance(history, list) and all(isinstance(row, dict) for row in history)):
+        raise ValueError(f"it is of step {step!r} of {n_steps}, with a history of type {type(history).__name__}")
+    return {"step": step, "history": history, "seconds": float(seconds)}
+
+
 def _flat(state: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
-    """The tensors of nested dicts by their paths, e.g. "optimizer/exp_avg/W_dec"."""
+    """The tensors of nested dicts by their paths."""
     tensors: dict[str, Tensor] = {}
     for name, value in state.items():
         tensors |= _flat(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
@@ -137,7 +164,8 @@ def _nested(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return state
 
 
-def _check_same(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    found, wanted = ({name: tuple(tensor.shape) for name, tensor in some.items()} for some in (state, own))
-    if found != wanted:
-        raise ValueError(f"it holds {found}, and the SAE has {wanted}")
+def _check_same(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Make sure that a checkpoint fits a run, before anything of the run is changed."""
+    found, wanted = ({name: (tuple(tensor.shape), tensor.dtype) for name, tensor in some.items()} for some in (tensors, own))
+    if differing := sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)):
+        raise ValueError(f"{differing[:3]} are not those of the run")

@@ -172,13 +172,23 @@ class Learner:
         self.history.append(row | {"l0": float(loss.l0), "lr": lr, "sparsity_scale": float(scale), "dead_latents": dead_latents})
 
     def calibrate(self, batches: Iterator[Float[Tensor, "B d_in"]]) -> None:
-        """After the last step: set what inference needs from the first batches of training, computed as in training."""
-        n_batches = min(self.run.n_steps, CALIBRATION_TOKENS // self.run.train.batch_size)
-        self.sae.calibrate(islice(batches, max(1, n_batches)), autocast=self._autocasts)
+        """After the last step: set what inference needs from the first batches of training, computed as in training.
+
+        The run fails where a weight, or what was set, is not finite: gradients do not show a weight that kernels pass over, nor what the
+        last step made of it.
+        """
+        if self._is_finite():
+            n_batches = min(self.run.n_steps, CALIBRATION_TOKENS // self.run.train.batch_size)
+            self.sae.calibrate(islice(batches, max(1, n_batches)), autocast=self._autocasts)
+            self._is_finite()
+
+    def _is_finite(self) -> bool:
+        """Whether all weights are finite; the run fails if not."""
         try:
-            self.sae.check_finite()  # gradients do not show a weight that kernels pass over
+            self.sae.check_finite()
         except ConfigError as error:
-            self.fail(DivergedError(f"run {self.run.run_id} ended with weights that are not numbers: {error}"))
+            self.fail(DivergedError(f"run {self.run.run_id} ended with weights that are not numbers (lr={self.run.train.lr}): {error}"))
+        return self.error is None
 
     def fail(self, error: BaseException) -> None:
         """Leave the group with a reason."""

@@ -7,8 +7,10 @@ import pytest
 import torch
 from small_runs import D_IN, D_SAE, run_of, stream_of, tokens
 
+from sae_core.activations.files import load_tensors, save_tensors
 from sae_core.checkpoint import RunFiles
 from sae_core.config import RunConfig
+from sae_core.normalisation import Affine
 from sae_core.records import RunRecord
 from sae_core.sae import SparseAutoencoder
 from sae_core.training import Learner, TrainResult, train_run
@@ -84,6 +86,17 @@ def test_a_failed_run_leaves_its_reason_and_no_sae(tmp_path: Path) -> None:
     assert not (tmp_path / result.run.run_id / "sae").exists()
 
 
+def test_weights_that_overflow_in_the_units_of_the_activations_fail_the_run(tmp_path: Path) -> None:
+    result = trained("topk")
+    assert result.sae is not None
+    with torch.no_grad():
+        result.sae.W_dec.fill_(1e38)
+    record = RunFiles(tmp_path).finish(replace(result, normalisation=Affine("none", 0.01, 100.0)), metadata={}, facts=FACTS)
+    assert record.status == "failed" and record.error is not None and record.error["type"] == "DivergedError"
+    assert f"those of run {result.run.run_id} are not: weights of an SAE must be finite, but got {{'" in record.error["message"]
+    assert not (tmp_path / result.run.run_id / "sae").exists()
+
+
 def test_finishing_drops_the_checkpoint(tmp_path: Path) -> None:
     files, part = RunFiles(tmp_path), learner("topk", n_steps=2)
     files.checkpoint(part)
@@ -130,6 +143,61 @@ def test_a_damaged_checkpoint_costs_its_progress_and_no_more(tmp_path: Path, pla
     files.resume(fresh)
     assert fresh.step == 0 and all(torch.equal(value, fresh.sae.state_dict()[key]) for key, value in untouched.sae.state_dict().items())
     assert not path.exists() and "starts again from step 0" in caplog.text
+
+
+def foreign(path: Path, change: str) -> None:
+    """A checkpoint with a right checksum that is not one of its run."""
+    tensors, metadata = load_tensors(path)
+    if change == "a tensor less":
+        tensors.pop("optimizer/exp_avg/W_dec")
+    elif change == "another shape":
+        tensors["optimizer/exp_avg/W_dec"] = torch.zeros(3)
+    elif change == "another type":
+        tensors["tokens_since_active"] = tensors["tokens_since_active"].float()
+    elif change == "another controller":
+        tensors["controller/log_factor"] = torch.zeros(())
+    else:
+        metadata["facts"] = {
+            "no facts": "null",
+            "a step too far": '{"step": 21, "history": [], "seconds": 0}',
+            "text for a step": '{"step": "2", "history": [], "seconds": 0}',
+            "text for a history": '{"step": 2, "history": "rows", "seconds": 0}',
+        }[change]
+    save_tensors(path, tensors, metadata)
+
+
+CHANGES = [
+    "a tensor less",
+    "another shape",
+    "another type",
+    "another controller",
+    "no facts",
+    "a step too far",
+    "text for a step",
+    "text for a history",
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_checkpoint_of_another_run_changes_nothing(tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture) -> None:
+    files, part, fresh, untouched = RunFiles(tmp_path), learner(n_steps=2), learner(), learner()
+    files.checkpoint(part)
+    path = tmp_path / part.run.run_id / "checkpoint.safetensors"
+    foreign(path, change)
+    files.resume(fresh)
+    for old, new in ((untouched.sae.state_dict(), fresh.sae.state_dict()), (untouched.optimizer.exp_avg, fresh.optimizer.exp_avg)):
+        assert all(torch.equal(value, new[name]) for name, value in old.items())
+    assert (fresh.step, fresh.history) == (0, [])
+    assert not path.exists() and "starts again from step 0" in caplog.text
+
+
+def test_a_directory_in_the_place_of_a_checkpoint_is_removed(tmp_path: Path) -> None:
+    fresh = learner()
+    path = tmp_path / fresh.run.run_id / "checkpoint.safetensors"
+    path.mkdir(parents=True)
+    (path / "file").touch()
+    RunFiles(tmp_path).resume(fresh)
+    assert fresh.step == 0 and not path.exists()
 
 
 def test_an_interrupted_checkpoint_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from sae_core.config import ARCHITECTURES, RunConfig
 from sae_core.errors import ConfigError
 from sae_core.normalisation import Affine
 from sae_core.sae import LossContext, LossTerms
+from sae_core.sparse.kernels import Choice, using_kernels
 from sae_core.training import HISTORY_ROWS, Learner, TrainResult, batches_at_a_time, train_group, train_run
 
 DIVERGING = {"lr": 1e30, "lr_warm_up": 0.0}
@@ -163,6 +164,31 @@ def test_a_run_that_diverged_at_its_last_step_stays_failed_after_a_resume(tmp_pa
     for _ in range(2):
         result = train_run(run, Poisoned(bad=2), directory=tmp_path, checkpoint_seconds=0)
         assert result.sae is None and result.error is not None and result.error["type"] == "DivergedError"
+
+
+@pytest.mark.parametrize("kernels", ["fast", "reference"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_weights_that_are_not_finite_at_the_end_fail_the_run(name: str, value: float, kernels: Choice) -> None:
+    run, other = run_of(name, n_steps=3), run_of("topk", n_steps=3)
+
+    def break_a_weight(learners: Sequence[Learner]) -> None:
+        if learners[0].done:
+            with torch.no_grad():
+                learners[0].sae.W_enc[0, 0] = value
+
+    with using_kernels(kernels):
+        failed, good = train_group([run, other], stream_of(run), on_step=break_a_weight)
+    assert failed.sae is None and failed.error is not None and failed.error["type"] == "DivergedError"
+    assert f"run {run.run_id} ended with weights that are not numbers (lr={run.train.lr})" in failed.error["message"]
+    assert "W_enc" in failed.error["message"]
+    assert good.sae is not None
+
+
+def test_a_threshold_that_is_not_finite_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BatchTopK, "calibrate", lambda sae, batches, *, autocast: sae.threshold.fill_(math.nan))
+    result = train_run(run_of("batchtopk", n_steps=3), stream_of(run_of("batchtopk")))
+    assert result.sae is None and result.error is not None and "threshold" in result.error["message"]
 
 
 def test_nothing_is_written_without_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
