@@ -18,6 +18,8 @@ from sae_core.spans import Span, fraction_of_run
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Tokens = Annotated[int, Field(ge=1, le=10**13)]
+"""More are a mistake, and would not be cached anywhere."""
 NormalizeActivations = Literal["expected_norm", "none", "layer_norm", "whitening"]
 """Names of the normalisations in `normalisation.py`."""
 
@@ -58,6 +60,14 @@ class ArchitectureConfig(Config):
     target_l0: Positive | None = None
     """L0 wanted. Where a coefficient sets the sparsity, it is only the start: it is adjusted while the SAE trains (docs/sparsity.md)."""
 
+    @model_validator(mode="after")
+    def _target_fits(self) -> Self:
+        if self.target_l0 is not None and self.target_l0 > self.d_sae:
+            raise ConfigError(
+                f"`target_l0` must be <= d_sae, but got target_l0={self.target_l0:g} and d_sae={self.d_sae}. Lower it or raise `d_sae`."
+            )
+        return self
+
     @property
     def sparsity_value(self) -> float:
         """Value of the field named by `sparsity_parameter`."""
@@ -93,9 +103,9 @@ class ActivationsConfig(Config):
     """Where x comes from. Each activation source extends this with its own fields."""
 
     source: str
-    train_tokens: Count
+    train_tokens: Tokens
     """Tokens trained on, special tokens excluded."""
-    eval_tokens: Count
+    eval_tokens: Tokens
     """Held-out tokens evaluated on, special tokens excluded."""
 
     @classmethod

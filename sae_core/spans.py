@@ -9,6 +9,8 @@ from pydantic import BeforeValidator
 from sae_core.errors import ConfigError
 
 _LENGTH = re.compile(r"(\d[\d_]*(?:\.\d+)?)([kMG]?) (step|token)s?")
+_LONGEST = 10**18
+"""Steps or tokens: more than any run has."""
 _SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -19,7 +21,7 @@ def _parse(value: Any) -> float | str:
     if isinstance(value, str) and (found := _LENGTH.fullmatch(value)):
         number, suffix, unit = found.groups()
         length = Decimal(number.replace("_", "")) * _SUFFIXES[suffix]
-        if length == int(length):
+        if length == int(length) and length <= _LONGEST:
             return f"{int(length)} {unit}s" if length else 0.0
     raise ConfigError(
         f"a span of the run must be a fraction of its steps from 0 to 1, or a whole number of steps or tokens, but got {value!r}. "

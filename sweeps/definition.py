@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator
 
 from sae_core.config import ARCHITECTURES, Config, Count, RunConfig
-from sae_core.errors import ConfigError, UnknownNameError
+from sae_core.errors import ConfigError, UnknownNameError, border
 from sweeps.local_data import absolute
-from sweeps.problems import Problems, collect, shown
-from sweeps.yaml_text import dump_yaml, load_yaml, with_overrides
+from sweeps.plain import check_plain
+from sweeps.problems import Problems, collect, printable, shown
+from sweeps.yaml_text import MOST_CHARACTERS, dump_yaml, load_yaml, with_overrides
 
 if TYPE_CHECKING:
     from sweeps.space import Space
+
+
+_LONGEST_NAME = 255
+"""Bytes of a file name."""
 
 
 class WandbConfig(Config):
@@ -34,11 +39,11 @@ class SearchConfig(Config):
     """Runs proposed one after another by Optuna, from what the earlier ones gave, instead of a grid."""
 
     trials: Count
-    """Points tried, of all launches together. Each trains one run per seed."""
+    """Points tried, of all launches together. Each trains one run per seed and per order of the tokens."""
     sampler: Literal["tpe", "nsga2", "random"] = "tpe"
     """Who proposes: tree-structured Parzen estimators, a genetic algorithm, or chance."""
     objectives: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["l0", "fvu"])
-    """Held-out metrics to trade off, each in the direction it has; means over the seeds."""
+    """Held-out metrics to trade off, each in the direction it has; means over seeds and orders."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Decides the proposals."""
     points_to_evaluate: list[dict[str, Any]] = Field(default_factory=list)
@@ -64,7 +69,7 @@ class EarlyStoppingConfig(Config):
 
 
 class Sweep(Config):
-    """A set of runs. In the sections, and for `data_seed`, a list is an axis of the grid.
+    """A set of runs. In the sections a list is an axis of the grid.
 
     Raises:
         ConfigError: an unknown section, or one of the wrong type. The fields inside are checked by `runs`.
@@ -89,7 +94,7 @@ class Sweep(Config):
     seeds: list[int] = Field(default_factory=lambda: [0])
     """Each run is made once per seed."""
     data_seed: Any = 0
-    """Decides the order of the training tokens."""
+    """Decides the order of the training tokens. Of a list, each run is made once per order, as once per seed."""
     search: SearchConfig | None = None
     """Search the space that the fields span instead of training all of their combinations."""
     early_stopping: EarlyStoppingConfig | None = None
@@ -98,11 +103,14 @@ class Sweep(Config):
 
     def __init__(self, **fields: Any) -> None:
         # Python callers get the same errors as those who write YAML, not pydantic's own.
+        problems = Problems()
+        check_plain(fields, problems)
+        if problems:
+            raise problems.error()
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            problems = Problems()
-            collect(error, type(self), problems, lambda path: ".".join(path))
+            collect(error, type(self), problems, lambda path: ".".join(part for part in path if not part.isdigit()))
             raise problems.error() from None
 
     @field_validator("name")
@@ -111,7 +119,12 @@ class Sweep(Config):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise ConfigError(
                 f"`name` must start with a letter or digit and go on with those, '.', '_' or '-', because it names the results directory, "
-                f"but got name={name!r}. Choose another."
+                f"but got name={shown(name)}. Choose another."
+            )
+        if len(name) > _LONGEST_NAME:
+            raise ConfigError(
+                f"`name` must have at most {_LONGEST_NAME} characters, because it names a directory, "
+                f"but got {len(name)}: name={shown(name)}. Shorten it."
             )
         return name
 
@@ -122,7 +135,22 @@ class Sweep(Config):
         Args:
             overrides: `key=value` settings, applied in order; the key is a dotted path and the value YAML. One of `target_l0` takes the
                 place of the definition's coefficients and `k`.
+
+        Raises:
+            ConfigError: it is not a mapping of sections, or not as `Sweep` wants them.
         """
+        if not isinstance(definition, Mapping):
+            raise ConfigError(f"a definition must be a mapping of sections, but got {shown(definition)}. {_remedy()}")
+        if (
+            isinstance(overrides, str)
+            or not isinstance(overrides, Sequence)
+            or not all(isinstance(override, str) for override in overrides)
+        ):
+            raise ConfigError(f"overrides must be a list of key=value, but got {shown(overrides)}. Write e.g. ['train.lr=1e-3'].")
+        problems = Problems()
+        check_plain(definition, problems)
+        if problems:
+            raise problems.error()
         content = with_overrides(definition, overrides)
         if content.get("target_l0") is not None and any(override.partition("=")[0].strip() == "target_l0" for override in overrides):
             content = with_overrides(_without_sparsity(definition), overrides)
@@ -137,10 +165,8 @@ class Sweep(Config):
         """
         text, where = _read(str(path_or_name))
         content = load_yaml(text, where)
-        if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-            raise ConfigError(
-                f"{where}: a definition must be a mapping of sections, but got {shown(content)}. Start from a ready one: {_ready()}."
-            )
+        if not isinstance(content, dict):
+            raise ConfigError(f"{printable(where)}: a definition must be a mapping of sections, but got {shown(content)}. {_remedy()}")
         return cls.from_dict(content, overrides)
 
     def to_yaml(self) -> str:
@@ -196,15 +222,22 @@ def _read(path_or_name: str) -> tuple[str, str]:
     """Text of a definition, and what to call it in messages."""
     if path_or_name in _ready():
         return importlib.resources.files("sweeps").joinpath("definitions", f"{path_or_name}.yaml").read_text(encoding="utf-8"), path_or_name
-    path = Path(path_or_name).expanduser()
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8"), path_or_name
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"a definition must be a readable text file, but {path_or_name!r} is not: {error}. Correct it.") from None
-    if path.suffix in (".yaml", ".yml") or "/" in path_or_name:
-        raise ConfigError(f"a definition file must exist, but {path_or_name!r} is missing. Correct it, or take a ready one: {_ready()}.")
-    raise UnknownNameError.of("definition", path_or_name, _ready(), "Or give the path of a YAML file.")
+    name = shown(path_or_name)
+    with border(f"a definition must be a readable text file, but {name} is not", "Correct the path, or save it as UTF-8."):
+        path = Path(path_or_name).expanduser()
+        if path.is_file():
+            # A byte more than there may be, so that `load_yaml` notices, and no file fills the memory.
+            with path.open("rb") as file:
+                return file.read(4 * MOST_CHARACTERS + 1).decode("utf-8-sig"), path_or_name
+        if path.exists():
+            raise ConfigError(f"a definition must be a file, but {name} is a directory or a device. {_remedy()}")
+        if path.suffix in (".yaml", ".yml") or "/" in path_or_name:
+            raise ConfigError(f"a definition file must exist, but {name} is missing. Correct it, or take a ready one: {_ready()}.")
+    raise UnknownNameError.of("definition", path_or_name[:_LONGEST_NAME], _ready(), "Or give the path of a YAML file.")
+
+
+def _remedy() -> str:
+    return f"Start from a ready one: {_ready()}."
 
 
 def _ready() -> list[str]:

@@ -6,6 +6,7 @@ combination; then the parts are combined.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice, product
@@ -15,17 +16,20 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from sae_core.architectures.topk_family import TopKFamilyConfig
 from sae_core.config import ARCHITECTURES, SOURCES, ActivationsConfig, ArchitectureConfig, RunConfig, TrainConfig
-from sae_core.errors import ConfigError, UnknownNameError
+from sae_core.errors import ConfigError, UnknownNameError, border, reason_of
 from sae_core.spans import fraction_of_run
 from sweeps.grid import Axis, FieldPath, Grid, points, read_axis, read_section
 from sweeps.local_data import absolute
-from sweeps.problems import Problems, collect, model_in, unknown_key
+from sweeps.problems import Problems, collect, model_in, shown, unknown_key
+from sweeps.unread import check_read
 
 if TYPE_CHECKING:
     from sweeps.definition import Sweep
 
 C = TypeVar("C", bound=BaseModel)
 
+MOST_RUNS = 100_000
+"""Runs of a sweep: more are refused before any of them is made."""
 _SEED = TypeAdapter(Annotated[int, RunConfig.model_fields["seed"]], config=ConfigDict(strict=True))
 _TOKENS = ("train_tokens", "eval_tokens")
 """Fields of the activations as a whole, given under `data` where there is such a section."""
@@ -41,6 +45,16 @@ class Axes:
     architectures: dict[str, Grid]
     seeds: tuple[int, ...]
     data_seeds: tuple[int, ...]
+
+    @property
+    def n_repeats(self) -> int:
+        """Runs that each setting is made of: one per seed and order of the tokens."""
+        return len(self.seeds) * len(self.data_seeds)
+
+    @property
+    def n_runs(self) -> int:
+        """Runs of the grids together."""
+        return self.n_repeats * sum(math.prod(len(axis.values) for axis in grid.values()) for grid in self.architectures.values())
 
 
 def read_axes(sweep: "Sweep", problems: Problems) -> Axes:
@@ -65,18 +79,21 @@ def runs_of(axes: Axes, problems: Problems, most: int | None = None) -> list[Run
     Args:
         most: runs an architecture is cut off at, and points of a part of it.
     """
-    sources = _activation_configs(axes.activations, problems)
+    sources = _activation_configs(axes.activations, problems, most)
     runs: dict[str, RunConfig] = {}
     for name, grid in axes.architectures.items():
         saes = _sae_configs(grid, ARCHITECTURES[name].Config, problems, name, most)
         trains = _configs(grid, "train", TrainConfig, problems, name, most)
+        place_of = _place_of(grid, name, "")
         for activations, data_seed, sae, train, seed in islice(product(sources, axes.data_seeds, saes, trains, axes.seeds), most):
             fields = {"activations": activations, "sae": sae, "train": train, "seed": seed, "data_seed": data_seed}
-            for run in _validated(RunConfig, fields, problems, _place_of(grid, name, "")):
-                if run.run_id in runs:
-                    rule = f"runs must differ, but got {run.run_id} twice. Remove one of the values that mean the same."
+            if problems.enough:
+                break
+            for run in _validated(RunConfig, fields, problems, place_of):
+                if (run_id := run.run_id) in runs:
+                    rule = f"runs must differ, but got {run_id} twice. Remove one of the values that mean the same."
                     problems.add(f"architectures.{name}", rule)
-                runs[run.run_id] = run
+                runs[run_id] = run
     return list(runs.values())
 
 
@@ -90,11 +107,19 @@ def expand(sweep: "Sweep") -> list[RunConfig]:
     axes = read_axes(sweep, problems)
     for axis in (axis for grid in axes.architectures.values() for axis in grid.values() if axis.range is not None):
         problems.add(axis.place, f"a range must come with `search`, but got {axis.range} in a grid. List values, or add `search`.")
-    runs = runs_of(axes, problems)
+    check_read(sweep, axes.architectures, problems)
+    check_number(axes.n_runs, "", problems)
+    runs = runs_of(axes, problems) if axes.n_runs <= MOST_RUNS else []
     check_rungs(sweep, runs, problems)
     if problems:
         raise problems.error()
     return runs
+
+
+def check_number(n_runs: int, place: str, problems: Problems) -> None:
+    """A number of runs that nobody can wait for is a mistake."""
+    if n_runs > MOST_RUNS:
+        problems.add(place, f"a sweep must have at most {MOST_RUNS:,} runs, but got {n_runs:,}. Shorten its axes, or use several sweeps.")
 
 
 def check_rungs(sweep: "Sweep", runs: Iterable[RunConfig], problems: Problems) -> None:
@@ -103,6 +128,10 @@ def check_rungs(sweep: "Sweep", runs: Iterable[RunConfig], problems: Problems) -
         return
     rungs = sweep.early_stopping.rungs
     for run in runs:
+        steps = [max(1, round(rung * run.n_steps)) for rung in rungs]
+        if len(set(steps)) < len(steps) or steps[-1] >= run.n_steps:
+            rule = f"but got rungs={rungs}, which are the steps {shown(steps)} of {run.n_steps}"
+            problems.add("early_stopping.rungs", f"rungs must be different steps before the last, {rule}. Raise or remove some.")
         settled = fraction_of_run(run.train.sparsity_warm_up, run.n_steps, run.train.batch_size)
         if isinstance(run.sae, TopKFamilyConfig) and run.sae.k_start is not None:
             settled = max(settled, run.sae.k_cold_start + run.sae.k_anneal)
@@ -159,7 +188,8 @@ def _with_absolute_paths(axis: Axis, problems: Problems) -> Axis:
     values = []
     for value in axis.values:
         try:
-            values.append(absolute(value) if isinstance(value, str) else value)
+            with border(f"a path must be readable, but got {shown(value)}", "Correct it."):
+                values.append(absolute(value) if isinstance(value, str) else value)
         except ConfigError as error:
             problems.add(axis.place, str(error))
             values.append(value)
@@ -196,15 +226,20 @@ def _architecture_axes(sweep: "Sweep", name: str, own: Mapping[str, Any], proble
     )
 
 
-def _activation_configs(grid: Grid, problems: Problems) -> list[ActivationsConfig]:
+def _activation_configs(grid: Grid, problems: Problems, most: int | None) -> list[ActivationsConfig]:
     source = grid.get(("activations", "source"))
-    return [] if source is None else _configs(grid, "activations", SOURCES[source.values[0]].Config, problems)
+    return [] if source is None else _configs(grid, "activations", SOURCES[source.values[0]].Config, problems, most=most)
 
 
 def _configs(grid: Grid, part: str, config: type[C], problems: Problems, architecture: str = "", most: int | None = None) -> list[C]:
     """The valid configs among the points of the grid under `part`."""
     place_of = _place_of(grid, architecture, part)
-    return [valid for point in islice(points(grid, part), most) for valid in _validated(config, point, problems, place_of)]
+    return [
+        valid
+        for point in islice(points(grid, part), most)
+        if not problems.enough
+        for valid in _validated(config, point, problems, place_of)
+    ]
 
 
 def _sae_configs(grid: Grid, config: type[ArchitectureConfig], problems: Problems, name: str, most: int | None) -> list[ArchitectureConfig]:
@@ -212,9 +247,13 @@ def _sae_configs(grid: Grid, config: type[ArchitectureConfig], problems: Problem
     place_of = _place_of(grid, name, "sae")
     valid: list[ArchitectureConfig] = []
     for point in islice(points(grid, "sae"), most):
-        target = point.get("target_l0")
+        if problems.enough:
+            break
+        target, width = point.get("target_l0"), point.get("d_sae")
         if isinstance(target, int | float) and target > 0 and config.sparsity_parameter not in point:
-            point |= config.aimed_at(float(target), point)
+            # A target above the width is refused as such, and not as the k that it stands for.
+            largest = width if isinstance(width, int) and width > 0 else target
+            point = config.aimed_at(float(min(target, largest)), point) | point
         valid += _validated(config, point, problems, place_of)
     return valid
 
@@ -225,17 +264,20 @@ def _validated(config: type[C], fields: Mapping[str, Any], problems: Problems, p
         return [config.model_validate(fields)]
     except ValidationError as error:
         collect(error, config, problems, place_of)
-        return []
+    except Exception as error:  # what a check of a number that is far off raises: an overflow, no memory
+        problems.add(place_of(()), f"values must be such that they can be checked, but got {shown(dict(fields))}: {reason_of(error)}.")
+    return []
 
 
 def _seeds(value: Any, place: str, problems: Problems) -> tuple[int, ...]:
-    axis = read_axis(value, int, place=place, problems=problems)
+    """The valid ones."""
+    axis, valid = read_axis(value, int, place=place, problems=problems), []
     for seed in axis.values:
         try:
-            _SEED.validate_python(seed)
+            valid.append(_SEED.validate_python(seed))
         except ValidationError as error:
             collect(error, RunConfig, problems, lambda _: place)
-    return axis.values
+    return tuple(valid)
 
 
 def _place_of(grid: Grid, architecture: str, part: str) -> Callable[[FieldPath], str]:

@@ -10,6 +10,7 @@ import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Self
 
 from pydantic import BaseModel, ValidationError, model_validator
@@ -19,6 +20,12 @@ from sae_core.errors import ConfigError
 from sweeps.problems import Problems, collect, model_in, shown, unknown_key
 
 FieldPath = tuple[str, ...]
+
+_LARGEST = 1e100
+"""End of a range: its sums and ratios must be numbers too."""
+_MOST_STEPS = 10**9
+_TOLERANCE = 1e-6
+"""Of a step: how far a number may lie beside it."""
 
 
 class Range(Config):
@@ -36,9 +43,14 @@ class Range(Config):
         if not self.low < self.high or (self.log and self.low <= 0):
             rule = "0 < low < high with `log: true`" if self.log else "low < high"
             raise ConfigError(f"`low` must satisfy {rule}, but got low={self.low:g} and high={self.high:g}. Correct them.")
+        if max(abs(self.low), abs(self.high), 1 / self.low if self.log else 0) > _LARGEST:
+            rule = f"at most {_LARGEST:g} in size, and `low` at least {1 / _LARGEST:g} with `log: true`"
+            raise ConfigError(f"`high` must be {rule}, but got low={self.low:g} and high={self.high:g}. Correct them.")
         if self.step is not None and (self.log or not 0 < self.step <= self.high - self.low):
             rule = f"but got step={self.step:g}, low={self.low:g}, high={self.high:g} and log={self.log}"
             raise ConfigError(f"`step` must be above 0, at most high - low, and without `log`, {rule}. Correct it or leave it out.")
+        if self.step is not None and (self.high - self.low) / self.step > _MOST_STEPS:
+            raise ConfigError(f"`step` must be taken at most {_MOST_STEPS:,} times, but got step={self.step:g}. Raise it or leave it out.")
         return self
 
     @property
@@ -46,10 +58,39 @@ class Range(Config):
         """Whether it is given in whole numbers."""
         return all(isinstance(number, int) for number in (self.low, self.high, self.step or 0))
 
+    @property
+    def last(self) -> float | int:
+        """The largest number that is taken: `high`, or the last step that is not above it."""
+        if self.step is None:
+            return self.high
+        low, high, step = (_exact(number) for number in (self.low, self.high, self.step))
+        last = low + (high - low) // step * step
+        return int(last) if self.whole else float(last)
+
+    def takes(self, number: float | int) -> bool:
+        """Whether a number lies in the range and, with `step`, on one of its steps."""
+        if not self.low <= number <= self.last:
+            return False
+        if self.step is None:
+            return True
+        steps = (_exact(number) - _exact(self.low)) / _exact(self.step)
+        return abs(steps - round(steps)) < _TOLERANCE
+
+    def at(self, fraction: float, *, whole: bool) -> float | int:
+        """The number at a fraction of the range, 0 to 1; the nearest that is taken."""
+        number = self.low * (self.high / self.low) ** fraction if self.log else self.low + (self.high - self.low) * fraction
+        step = self.step or (1 if whole else 0)
+        return min(self.low + round((number - self.low) / step) * step if step else number, self.last)
+
     def between(self, *, whole: bool) -> tuple[float | int, ...]:
         """Its ends and a number between: values to check a space with."""
         middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
-        return tuple(dict.fromkeys((self.low, round(middle) if whole else middle, self.high)))
+        return tuple(dict.fromkeys((self.low, round(middle) if whole else middle, self.last)))
+
+
+def _exact(number: float | int) -> Fraction:
+    """A number as it is written in decimal: three steps of 0.1 are 0.3."""
+    return Fraction(str(number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +162,23 @@ def read_axis(value: Any, annotation: Any, *, place: str, problems: Problems) ->
         return Axis(place, (_as(sequence, value),))
     if not value:
         problems.add(place, f"an axis must list at least one value, but got {place.rsplit('.', 1)[-1]}=[]. Add one or leave the field out.")
-    values: list[Any] = []
+    values: dict[Any, Any] = {}
     for item in value:
         item = _as(sequence, item)
-        if item in values:
+        key = _look_up(item)
+        if key in values:
             problems.add(place, f"an axis must list each value once, but got {shown(item)} twice. Remove one.")
-        else:
-            values.append(item)
-    return Axis(place, tuple(values))
+        values.setdefault(key, item)
+    return Axis(place, tuple(values.values()))
+
+
+def _look_up(item: Any) -> Any:
+    """What equal values have in common, also 1 and 1.0: the value, or its text where that cannot be looked up."""
+    try:
+        hash(item)
+    except TypeError:
+        return repr(item)
+    return item
 
 
 def _is_range(value: Any) -> bool:
@@ -139,7 +189,7 @@ def _range_axis(value: Mapping[str, Any], annotation: Any, place: str, problems:
     try:
         found = Range.model_validate(dict(value))
     except ValidationError as error:
-        collect(error, Range, problems, lambda path: ".".join((place, *path)))
+        collect(error, Range, problems, lambda path: ".".join((place, *path[:1])))
         return Axis(place, ())
     # An L0 is a count, although targets need not be whole.
     whole = found.whole and (place.endswith("target_l0") or not _takes_fractions(annotation))

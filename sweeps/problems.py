@@ -12,6 +12,11 @@ from pydantic_core import ErrorDetails
 from sae_core.errors import ConfigError
 
 _LONGEST_VALUE = 80
+_LONGEST_LINE = 1_500
+_REMEDY = 300
+"""Characters at the end of a line that is too long which are kept: the remedy."""
+MOST_PROBLEMS = 100
+"""Lines of an error."""
 
 
 class Problems:
@@ -23,20 +28,42 @@ class Problems:
     def add(self, place: str, message: str) -> None:
         """Note a problem at `place`, e.g. "architectures.topk.k"."""
         for line in message.splitlines():
-            self._lines[f"{place}: {line}" if place else line] = None
+            self._lines[_shortened(printable(f"{place}: {line}" if place else line))] = None
 
     def __bool__(self) -> bool:
         return bool(self._lines)
 
+    @property
+    def enough(self) -> bool:
+        """Whether there are more than one error lists: no need to look for others."""
+        return len(self._lines) > MOST_PROBLEMS
+
     def error(self) -> ConfigError:
-        """All of them in one error, one a line."""
-        return ConfigError("\n".join(self._lines))
+        """All of them in one error, one per line; of very many, the first ones."""
+        lines = list(self._lines)
+        more = [f"... and more than {MOST_PROBLEMS} problems in all. Correct these first."] if self.enough else []
+        return ConfigError("\n".join([*lines[:MOST_PROBLEMS], *more]))
+
+
+def printable(text: str) -> str:
+    """Text that any terminal and file can hold: what is not printable, and half characters (surrogates), are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode() for char in text)
 
 
 def shown(value: Any) -> str:
     """`repr` of a value, shortened for a message."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; lists in lists in lists
+        return f"{type(value).__name__} ({error})"
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+def _shortened(line: str) -> str:
+    """A line without its middle where it is too long: what it is about and the remedy stay."""
+    return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - _REMEDY]} ... {line[-_REMEDY:]}"
 
 
 def unknown_key(key: str, known: Iterable[str], hint: str = "") -> str:
@@ -46,9 +73,9 @@ def unknown_key(key: str, known: Iterable[str], hint: str = "") -> str:
         hint: a further sentence.
     """
     names = sorted(known)
-    close = difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(key)[:_LONGEST_VALUE], names, n=1, cutoff=0.5)
     meant = f" Did you mean {close[0]!r}?" if close else ""
-    return f"config keys must be known, but got {key!r}.{meant}{' ' if hint else ''}{hint} Known keys here: {names}."
+    return f"config keys must be known, but got {shown(key)}.{meant}{' ' if hint else ''}{hint} Known keys here: {names}."
 
 
 def collect(error: ValidationError, model: type[BaseModel], problems: Problems, place_of: Callable[[tuple[str, ...]], str]) -> None:
@@ -58,6 +85,8 @@ def collect(error: ValidationError, model: type[BaseModel], problems: Problems, 
         place_of: turns the path of a field (empty for the whole) into the place in the definition to look at.
     """
     for detail in error.errors(include_url=False):
+        if problems.enough:
+            return
         path = tuple(str(part) for part in detail["loc"])
         if detail["type"] == "value_error":
             message = str(detail["ctx"]["error"])
@@ -99,7 +128,7 @@ def _remedy(detail: ErrorDetails) -> str:
     kind, value = detail["type"], detail["input"]
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", str(detail["ctx"]["expected"]))
-        close = difflib.get_close_matches(str(value), choices, n=1)
+        close = difflib.get_close_matches(value[:_LONGEST_VALUE], choices, n=1) if isinstance(value, str) else []
         return f"Did you mean {close[0]!r}?" if close else "Choose one of them."
     if kind == "int_type" and isinstance(value, float) and value.is_integer():
         return f"Write {int(value)}."

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 from sae_core.config import SOURCES, ActivationsConfig, RunConfig
 from sae_core.errors import UnknownNameError
 from sae_core.metrics import METRICS
-from sweeps.expansion import Axes, check_rungs, read_axes, runs_of
+from sweeps.expansion import MOST_RUNS, Axes, check_number, check_rungs, read_axes, runs_of
 from sweeps.grid import Axis, Grid
 from sweeps.problems import Problems, shown, unknown_key
+from sweeps.unread import check_read
 
 if TYPE_CHECKING:
     from optuna import Trial
 
-    from sweeps.definition import Sweep
+    from sweeps.definition import SearchConfig, Sweep
 
 ARCHITECTURES = "architectures"
 """The parameter that says which architecture a point is of, where there are several."""
@@ -30,6 +31,9 @@ TARGET_L0 = "target_l0"
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 MOST_CHECKED = 2_000
 """Most corner points of an architecture that are validated before work."""
+
+MOST_SHOWN = 30
+"""Choices of a parameter that a message or the plan lists."""
 
 Point = dict[str, Any]
 
@@ -57,10 +61,7 @@ class Space:
         """A value of an axis in the words of Optuna, such that successive turns spread over all of it."""
         if axis.range is None:
             return _label(axis.values[turn % len(axis.values)])
-        one, fraction = axis.range, turn * GOLDEN_RATIO % 1
-        value = one.low * (one.high / one.low) ** fraction if one.log else one.low + (one.high - one.low) * fraction
-        step = one.step or (1 if axis.whole else 0)
-        return one.low + round((value - one.low) / step) * step if step else value
+        return axis.range.at(turn * GOLDEN_RATIO % 1, whole=axis.whole)
 
     def parameters(self, architecture: str) -> dict[str, Axis]:
         """What a search decides about the points of an architecture, by place."""
@@ -72,15 +73,15 @@ class Space:
         if len(self.axes.architectures) > 1:
             architecture = trial.suggest_categorical(ARCHITECTURES, list(self.axes.architectures))
         for place, axis in self.parameters(architecture).items():
-            if axis.range is None:
+            if (one := axis.range) is None:
                 trial.suggest_categorical(place, [_label(value) for value in axis.values])
             elif axis.whole:
-                trial.suggest_int(place, int(axis.range.low), int(axis.range.high), log=axis.range.log, step=int(axis.range.step or 1))
+                trial.suggest_int(place, int(one.low), int(one.last), log=one.log, step=int(one.step or 1))
             else:
-                trial.suggest_float(place, axis.range.low, axis.range.high, log=axis.range.log, step=axis.range.step)
+                trial.suggest_float(place, one.low, one.last, log=one.log, step=one.step)
 
     def runs(self, point: Mapping[str, Any]) -> list[RunConfig]:
-        """The runs of a proposed point, one a seed.
+        """The runs of a proposed point, one per order of the tokens and seed.
 
         Raises:
             ConfigError: the point breaks a rule that its corners keep.
@@ -150,20 +151,33 @@ def space_of(sweep: "Sweep") -> Space:
     for axis in axes.activations.values():
         if axis.is_searched:
             problems.add(axis.place, f"a search must have one stream of activations, but got {shown(axis.values)}. Choose one value.")
-    if len(axes.data_seeds) > 1:
-        problems.add("data_seed", f"a search must have one order of the tokens, but got data_seed={list(axes.data_seeds)}. Choose one.")
-    corners = runs_of(axes, problems, MOST_CHECKED)
+    check_read(sweep, axes.architectures, problems)
+    check_number(sweep.search.trials * axes.n_repeats, "search", problems)
+    corners = runs_of(axes, problems, MOST_CHECKED) if axes.n_repeats <= MOST_RUNS else []
     check_rungs(sweep, corners, problems)
     _check_objectives(sweep.search.objectives, corners, problems)
     space = Space(axes, tuple(corners))
     if not problems:
         if not any(space.parameters(name) for name in axes.architectures) and len(axes.architectures) == 1:
             problems.add("search", "a search must have something to decide, but got only fixed fields. Add a range or a list.")
-        for point in sweep.search.points_to_evaluate:
-            space.fixed_point(point, problems)
+        _check_points(space, sweep.search, problems)
     if problems:
         raise problems.error()
     return space
+
+
+def _check_points(space: Space, search: "SearchConfig", problems: Problems) -> None:
+    place, given = "search.points_to_evaluate", search.points_to_evaluate
+    fixed = [space.fixed_point(point, problems) for point in given]
+    if any(not point for point in given):
+        problems.add(place, "a point must give at least one value, but got {}. Give one, or leave the point out.")
+    for index, point in enumerate(fixed):
+        if given[index] and point in fixed[:index]:
+            problems.add(place, f"points must be listed once each, but got {shown(given[index])} twice. Remove one.")
+    if len(given) > search.trials:
+        problems.add(
+            place, f"there must be a trial per point, but got {len(given)} points and trials={search.trials}. Raise `search.trials`."
+        )
 
 
 def _check_objectives(objectives: Sequence[str], corners: Sequence[RunConfig], problems: Problems) -> None:
@@ -203,12 +217,13 @@ def _contains(axis: Axis, value: Any) -> bool:
     if axis.range is None:
         return any(_same(_label(known), _label(value)) for known in axis.values)
     number = isinstance(value, int if axis.whole else int | float) and not isinstance(value, bool)
-    return number and axis.range.low <= value <= axis.range.high
+    return number and axis.range.takes(value)
 
 
 def _shown(axis: Axis) -> str:
     """An axis as text."""
     if axis.range is None:
-        return ", ".join(str(value) for value in axis.values)
+        more = [f"... and {len(axis.values) - MOST_SHOWN} more"] if len(axis.values) > MOST_SHOWN else []
+        return ", ".join([*(str(value) for value in axis.values[:MOST_SHOWN]), *more])
     step = f", step {axis.range.step:g}" if axis.range.step else ""
     return f"{axis.range.low:g} to {axis.range.high:g}{' (log)' if axis.range.log else ''}{step}"

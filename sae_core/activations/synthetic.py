@@ -47,7 +47,7 @@ class SyntheticActivations(ActivationsConfig):
 
     source: Literal["synthetic"] = "synthetic"
     d_in: Count = 32
-    n_features: Count = 64
+    n_features: Annotated[int, Field(ge=1, le=2**20)] = 64
     n_active: Positive = 4.0
     """Mean number of features active on a token."""
     zipf_exponent: Annotated[float, Field(ge=0)] = 0.5

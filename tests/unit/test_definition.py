@@ -82,7 +82,7 @@ def test_a_file_that_is_not_text(tmp_path):
         Sweep.from_yaml(tmp_path / "a.yaml")
 
 
-@pytest.mark.parametrize("text", ["- a\n- b\n", "", "just text", "1: a"])
+@pytest.mark.parametrize("text", ["- a\n- b\n", "", "just text"])
 def test_a_file_that_is_not_a_mapping(tmp_path, text):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"a\.yaml: a definition must be a mapping of sections, but got "):
@@ -90,8 +90,79 @@ def test_a_file_that_is_not_a_mapping(tmp_path, text):
 
 
 @pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xef\xbb\xbfname: a\n1: b\n", "keys must be text, but got 1 (int). Put it in quotes, or correct it."),
+        ("name: é".encode("latin-1"), "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xe9 in position 6: unexpected end of data."),
+        (b"a: &a [*a]", "a: sections and lists must be at most 20 deep, but got more in `a`. Write it flat."),
+        (b"#" * 5_000_000, "a definition must have at most 1,000,000 characters, but got 4,000,001. Shorten it."),
+        (
+            b"a: &a [1, 1, 1, 1, 1, 1, 1]\n"
+            + b"".join(b"%c: &%c [%b]\n" % (c, c, b", ".join([b"*%c" % (c - 1)] * 7)) for c in b"bcdefghijk"),
+            "a definition must hold at most 300,000 values, but got more (aliases count each time). Shorten it.",
+        ),
+    ],
+)
+def test_files_that_no_definition_can_be(tmp_path, content, message):
+    (tmp_path / "a.yaml").write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        Sweep.from_yaml(tmp_path / "a.yaml")
+    assert message in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("~nosuchuser/a.yaml", "a definition must be a readable text file, but '~nosuchuser/a.yaml' is not: RuntimeError: "),
+        ("x" * 5_000, f"a definition must be a readable text file, but '{'x' * 79}... is not: "),
+        ("\udcff.yaml", r"a definition file must exist, but '\\udcff.yaml' is missing."),
+        ("a\x00b.yaml", r"a definition file must exist, but 'a\\x00b.yaml' is missing."),
+        ("/dev/zero", "a definition must be a file, but '/dev/zero' is a directory or a device."),
+        (".", "a definition must be a file, but '.' is a directory or a device."),
+    ],
+)
+def test_paths_that_are_no_definition(path, message):
+    with pytest.raises(ConfigError) as error:
+        Sweep.from_yaml(path)
+    assert message.replace("\\\\", "\\") in str(error.value)
+    str(error.value).encode()
+
+
+@pytest.mark.parametrize(
+    ("definition", "overrides", "message"),
+    [
+        ([1], [], "a definition must be a mapping of sections, but got [1]."),
+        (SMALL, "name=a", "overrides must be a list of key=value, but got 'name=a'. Write e.g."),
+        (SMALL, [3], "overrides must be a list of key=value, but got [3]."),
+        ({**SMALL, 3: 4}, [], "keys must be text, but got 3 (int)."),
+        (
+            {**SMALL, "train": {"lr": {1e-3}}},
+            [],
+            "train.lr: `lr` must be made of text, numbers, true, false, null, lists and mappings, but got",
+        ),
+        ({**SMALL, "seeds": [10**400]}, [], "seeds: `seeds` must be at most 2^63 - 1 in size, but got seeds=1000"),
+        ({**SMALL, "seeds": [10**9_000]}, [], "seeds: `seeds` must be at most 2^63 - 1 in size, but got seeds=int (Exceeds the limit"),
+        (SMALL, ["a." * 30 + "b=1"], "a.a.a: sections and lists must be at most 20 deep"),
+    ],
+)
+def test_content_from_python_that_no_definition_can_have(definition, overrides, message):
+    with pytest.raises(ConfigError) as error:
+        Sweep.from_dict(definition, overrides)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"name": "a" * 256}, "name: `name` must have at most 255 characters, because it names a directory, but got 256: name='aaa"),
+        ({"name": "a\x00"}, r"name: `name` must be text, but got name='a\x00', which holds a control character. Correct it."),
+        ({"name": "\ud800"}, r"name: `name` must be text, but got name='\ud800', which holds a lone surrogate, half of a character."),
+        ({"model": {"name": "a\u2028"}}, r"model.name: `name` must be text, but got name='a\u2028', which holds a line separator."),
+        ({"model": {"\ud800": 1}}, r"model: keys must be text, but got '\ud800', which holds a lone surrogate"),
+        ({"model": {"name": "a" * 5_000}}, "which has 5,000 characters, more than 4,096."),
+        ({"seeds": [1.0]}, "seeds: `seeds` must be a valid integer, but got seeds=1.0. Write 1."),
+        ({"train": [0] * 300_000}, "a definition must hold at most 300,000 values, but got more"),
         ({"architecture": {}}, "config keys must be known, but got 'architecture'. Did you mean 'architectures'?"),
         ({"name": "a/b"}, "because it names the results directory, but got name='a/b'. Choose another."),
         ({"name": ".activations"}, "but got name='.activations'"),

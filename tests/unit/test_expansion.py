@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from sae_core.config import ARCHITECTURES
@@ -244,6 +246,46 @@ def test_a_target_l0_is_a_number_above_0(value, message):
     assert any("target_l0" in line and message in line for line in lines), lines
 
 
-def test_a_target_l0_above_the_width_is_refused_where_it_is_k():
-    (line,) = problems(target_l0=[8, 100], architectures={"topk": {}})
-    assert "k=100" in line and "d_sae=64" in line
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+@pytest.mark.parametrize("target", [100, 1e300])
+def test_a_target_l0_above_the_width_is_refused_for_every_architecture(name, target):
+    (line,) = problems(target_l0=[8, target], architectures={name: {}})
+    assert line == f"target_l0: `target_l0` must be <= d_sae, but got target_l0={target:g} and d_sae=64. Lower it or raise `d_sae`."
+
+
+def test_orders_of_the_tokens_are_repeats_of_each_setting():
+    found = runs(data_seed=[0, 1], seeds=[2, 3], architectures={"topk": {"k": [8]}})
+    assert [(run.data_seed, run.seed) for run in found] == [(0, 2), (0, 3), (1, 2), (1, 3)]
+    assert problems(data_seed=[0, 0]) == ["data_seed: an axis must list each value once, but got 0 twice. Remove one."]
+    assert problems(data_seed=-1) == ["data_seed: `data_seed` must be greater than or equal to 0, but got data_seed=-1. Raise it."]
+
+
+def test_a_grid_that_nobody_can_wait_for_is_refused_before_it_is_made():
+    axis = [i + 1 for i in range(1_000)]
+    start = time.process_time()
+    (line,) = problems(train={"lr": axis, "batch_size": axis, "adam_eps": axis})
+    assert line == "a sweep must have at most 100,000 runs, but got 2,000,000,000. Shorten its axes, or use several sweeps."
+    assert time.process_time() - start < 1
+
+
+def test_of_very_many_problems_the_first_are_told():
+    lines = problems(train={"lr": [-1 - i for i in range(5_000)]})
+    assert len(lines) == 101
+    assert lines[0] == "train.lr: `lr` must be greater than 0, but got lr=-1. Raise it."
+    assert lines[-1] == "... and more than 100 problems in all. Correct these first."
+
+
+def test_a_number_that_cannot_be_checked_is_a_problem_too():
+    section = {"source": "synthetic", "train_tokens": 100_000, "eval_tokens": 1000, "n_features": 2**62}
+    (line,) = problems(model=None, data=None, activations=section)
+    assert line.startswith(
+        "activations.n_features: `n_features` must be less than or equal to 1048576, but got n_features=4611686018427387904"
+    )
+
+
+def test_rungs_at_the_same_step():
+    (line,) = problems(early_stopping={"rungs": [0.3, 0.300001]}, architectures={"topk": {"k": 8}})
+    assert line == (
+        "early_stopping.rungs: rungs must be different steps before the last, but got rungs=[0.3, 0.300001], "
+        "which are the steps [14, 14] of 48. Raise or remove some."
+    )

@@ -5,7 +5,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from sae_core.config import Config
 from sae_core.errors import ConfigError
-from sweeps.problems import Problems, collect, fields_at, shown, unknown_key
+from sweeps.problems import Problems, collect, fields_at, printable, shown, unknown_key
 
 
 class Inner(Config):
@@ -98,3 +98,34 @@ def test_long_values_are_shortened():
 def test_fields_at():
     assert issubclass(Outer, BaseModel)
     assert fields_at(Outer, ("inner",)) == ["width"]
+
+
+def test_messages_can_be_printed_anywhere():
+    assert printable("é ℓ") == "é ℓ"
+    assert printable("a\x1b[31m\ud800\x85\u2028") == r"a\x1b[31m\ud800\x85\u2028"
+    problems = Problems()
+    problems.add("a\udcff", "b\x00")
+    assert str(problems.error()) == r"a\udcff: b\x00"
+
+
+def test_a_long_line_loses_its_middle():
+    problems = Problems()
+    problems.add("train.lr", f"`lr` must be short, but got {'x' * 9_000}. Shorten it.")
+    (line,) = str(problems.error()).splitlines()
+    assert len(line) < 1_600 and line.startswith("train.lr: `lr` must be short, but got xxx") and line.endswith("xxx. Shorten it.")
+
+
+def test_values_that_have_no_text():
+    assert shown(10**9_000).startswith("int (Exceeds the limit")
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert shown(deep).startswith("list (maximum recursion depth exceeded")
+
+
+def test_of_many_problems_the_first_hundred_are_told():
+    problems = Problems()
+    for index in range(101):
+        problems.add("", f"{index}")
+    assert problems.enough
+    assert str(problems.error()).splitlines()[99:] == ["99", "... and more than 100 problems in all. Correct these first."]

@@ -6,7 +6,9 @@ from optuna.trial import FixedTrial
 
 from sae_core.errors import ConfigError
 from sweeps.definition import Sweep
+from sweeps.grid import Range
 from sweeps.problems import Problems
+from sweeps.space import GOLDEN_RATIO
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -129,7 +131,15 @@ def test_identity_is_that_of_what_can_be_tried():
         ({"train": {"lr": {"low": 1e-3, "high": 2e-3, "step": 1}}}, "train.lr.step: `step` must be above 0, at most high - low"),
         ({"train": {"lr": {"low": 1e-3}}}, "train.lr.high: `high` must be given, but is missing."),
         ({"train": {"lr": {"low": 1e-3, "high": 1e-2, "lgo": True}}}, "train.lr: config keys must be known, but got 'lgo'."),
-        ({"data_seed": [0, 1]}, "data_seed: a search must have one order of the tokens, but got data_seed=[0, 1]."),
+        ({"train": {"lr": {"low": 1e-3, "high": 1e101}}}, "train.lr.high: `high` must be at most 1e+100 in size, and `low`"),
+        ({"train": {"lr": {"low": 1e-101, "high": 1, "log": True}}}, "but got low=1e-101 and high=1."),
+        ({"train": {"lr": {"low": 0, "high": 1, "step": 1e-12}}}, "`step` must be taken at most 1,000,000,000 times, but got step=1e-12."),
+        (
+            {"train": {"lr": {"low": 0, "high": 1, "step": 0}}},
+            "`step` must be above 0, at most high - low, and without `log`, but got step=0",
+        ),
+        ({"search": {"trials": 200_000}}, "search: a sweep must have at most 100,000 runs, but got 200,000."),
+        ({"search": {"trials": 20_000}, "seeds": [0, 1, 2], "data_seed": [0, 1]}, "100,000 runs, but got 120,000."),
         (
             {"activations": {**BASE["activations"], "d_in": [16, 32]}},
             "activations.d_in: a search must have one stream of activations, but got (16, 32).",
@@ -179,6 +189,63 @@ def test_what_bad_spaces_get(changes, message):
 def test_what_bad_points_get(point, message):
     (line,) = problems(search={"trials": 1, "points_to_evaluate": [point]})
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"trials": 1, "points_to_evaluate": [{"sae.d_sae": 32}, {"sae.d_sae": 64}]}, "a trial per point, but got 2 points and trials=1."),
+        ({"trials": 3, "points_to_evaluate": [{"sae.d_sae": 32}, {"sae.d_sae": 32}]}, "once each, but got {'sae.d_sae': 32} twice."),
+        ({"trials": 3, "points_to_evaluate": [{}]}, "a point must give at least one value, but got {}."),
+    ],
+)
+def test_points_that_nobody_would_try(search, message):
+    (line,) = problems(search=search)
+    assert line.startswith("search.points_to_evaluate: ") and message in line
+
+
+def test_orders_of_the_tokens_are_repeats():
+    found = space(seeds=[0, 1], data_seed=[3, 4])
+    for point in sampled(found, 5):
+        runs = found.runs(point)
+        assert [(run.data_seed, run.seed) for run in runs] == [(3, 0), (3, 1), (4, 0), (4, 1)]
+        assert len({run.model_copy(update={"seed": 0, "data_seed": 0}).run_id for run in runs}) == 1
+    assert found.axes.n_repeats == 4
+    assert all("seed" not in place for name in found.axes.architectures for place in found.parameters(name))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("k", "values"),
+    [
+        ({"low": 1, "high": 10, "step": 4}, [1, 5, 9]),
+        ({"low": 1, "high": 8, "step": 4}, [1, 5]),  # the nearest to 8 would be 9
+        ({"low": 2, "high": 3, "step": 0.4}, [2.0, 2.4, 2.8]),
+        ({"low": 0.1, "high": 0.3, "step": 0.1}, [0.1, 0.2, 0.3]),  # 0.1 + 2 * 0.1 is above 0.3 in floating point
+    ],
+)
+def test_a_stepped_range_never_leaves_its_ends(k, values):
+    point = {"architectures.batchtopk.k": values[-1]}
+    found = space(architectures={"batchtopk": {"k": k}}, train={}, sae={"d_sae": 64}, search={"trials": 9, "points_to_evaluate": [point]})
+    axis = found.parameters("batchtopk")["architectures.batchtopk.k"]
+    assert sorted({point["architectures.batchtopk.k"] for point in sampled(found)}) == pytest.approx(values, rel=1e-12)
+    levels = {found.level(axis, turn) for turn in range(50)}
+    assert sorted(levels) == pytest.approx(values, rel=1e-12)
+    assert max(levels) <= k["high"] and max(run.sae.k for run in found.corners) <= k["high"]
+
+
+@pytest.mark.parametrize(("k", "value"), [({"low": 1, "high": 10, "step": 4}, 10), ({"low": 1, "high": 10, "step": 4}, 6)])
+def test_a_point_between_the_steps(k, value):
+    (line,) = problems(architectures={"topk": {"k": k}}, search={"trials": 1, "points_to_evaluate": [{"architectures.topk.k": value}]})
+    assert f"must lie in 1 to 10, step 4, but got architectures.topk.k={value}." in line
+
+
+@pytest.mark.parametrize(
+    "one", [{"low": 1e-100, "high": 1e100, "log": True}, {"low": 1, "high": 2**62, "log": True}, {"low": -1e100, "high": 1e100}]
+)
+def test_levels_of_a_huge_range_lie_in_it(one):
+    found = Range.model_validate(one)
+    assert all(found.low <= found.at(turn * GOLDEN_RATIO % 1, whole=found.whole) <= found.high for turn in range(1_000))
 
 
 def test_points_are_given_in_the_words_of_the_definition():

@@ -1,3 +1,6 @@
+import time
+from itertools import pairwise
+
 import pytest
 
 from sae_core.errors import ConfigError
@@ -85,3 +88,52 @@ def test_override_through_a_value():
 def test_override_with_a_value_that_is_not_yaml():
     with pytest.raises(ConfigError, match=r"--set k=\[8: line 1: a definition must be valid YAML"):
         with_overrides({}, ["k=[8"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: !!binary aGk=", "line 1: values must be written without tags, but got the tag '!!binary'. Remove it."),
+        ("a: 1\nb: !x 1", "line 2: values must be written without tags, but got the tag '!x'."),
+        ("a: !!python/object:os.system {}", "line 1: values must be written without tags, but got the tag '!!python/object:os.system'."),
+        ("a: " + "[" * 100_000, "line 1: sections and lists must be at most 20 deep, but got more. Write it flat."),
+        ("a: [" + "1," * 300_000 + "]", "line 1: a definition must hold at most 300,000 values, but got more. Shorten it."),
+        ("x" * 1_000_001, "a definition must have at most 1,000,000 characters, but got 1,000,001. Shorten it."),
+        ("a: &a {<<: *a}", "line 1: `<<` must not merge a section into itself, nor more than 20 times over. Write it out."),
+        ("a: {<<: [3]}", "line 1: `<<` must be given a section or a list of sections, but got '3'."),
+        ("{a: 1, a: 2}", "line 1: a key must be given once, but got 'a' twice."),
+        ("a: &a {x: 1}\nb: {<<: *a, x: 2, x: 3}", "line 2: a key must be given once, but got 'x' twice."),
+        ("a: &a {x: 1}\nb: {<<: *a, <<: *a}", "line 2: a key must be given once, but got '<<' twice."),
+        ("a: 1" + "0" * 5_000, "line 1: a number must be at most 2^63 - 1 in size, but got '1000"),
+        ("a: 1\n---\nb: 1", "line 2: a definition must be valid YAML, but got: but found another document."),
+        ("a: \x00", "a definition must be valid YAML, but got: ReaderError: unacceptable character #x0000"),
+        ("? [1]\n: 2", "line 1: a definition must be valid YAML, but got: found unhashable key."),
+    ],
+)
+def test_what_no_definition_needs(text, message):
+    with pytest.raises(ConfigError) as error:
+        load_yaml(text, "mine.yaml")
+    assert str(error.value).startswith(f"mine.yaml: {message}")
+    assert str(error.value).isprintable()
+
+
+def test_merges_of_merges_do_not_multiply():
+    lines = ["a: &a {x: 1}"] + [
+        f"{key}: &{key} {{<<: [{', '.join([f'*{before}'] * 9)}], {key}: 1}}" for before, key in pairwise("abcdefghijk")
+    ]
+    start = time.process_time()
+    content = load_yaml("\n".join(lines), "test")
+    assert content["k"] == dict.fromkeys("xbcdefghijk", 1)
+    assert time.process_time() - start < 1
+
+
+def test_earlier_merges_and_own_keys_win():
+    content = load_yaml("a: &a {x: 1, y: 1}\nb: &b {x: 2, z: 2}\nc: {z: 3, <<: [*a, *b]}", "test")
+    assert content["c"] == {"x": 1, "y": 1, "z": 3}
+
+
+def test_what_is_read_is_named_in_one_short_line():
+    with pytest.raises(ConfigError) as error:
+        with_overrides({}, ["a\nb=[" + "x" * 5_000])
+    assert str(error.value).startswith(r"--set a\nb=[xxx")
+    assert len(str(error.value)) < 400 and str(error.value).isprintable()
