@@ -134,8 +134,10 @@ class SparseAutoencoder(nn.Module, ABC):
         Raises:
             ConfigError: with every tensor that is not finite.
         """
-        broken = {name: int((~tensor.isfinite()).sum()) for name, tensor in self.state_dict().items() if not bool(tensor.isfinite().all())}
-        if broken:
+        # A sum is a hundred times as fast to make, and finite only where every number is.
+        suspect = {name: tensor for name, tensor in self.state_dict().items() if not bool(tensor.sum().isfinite())}
+        counts = {name: int((~tensor.isfinite()).sum()) for name, tensor in suspect.items()}
+        if broken := {name: count for name, count in counts.items() if count}:
             raise ConfigError(
                 f"weights of an SAE must be finite, but got {broken} numbers that are not in one of architecture "
                 f"{self.config.architecture!r}. Train it again, with a lower learning rate if training left it so."

@@ -9,6 +9,7 @@ from torch import Tensor
 from sae_core import evaluation
 from sae_core.activations.source import EvalChunk, GroundTruth, NextToken
 from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
+from sae_core.errors import ConfigError
 from sae_core.evaluation import combine, evaluate, evaluate_chunk
 from sae_core.metrics import METRICS
 from sae_core.sae import SparseAutoencoder
@@ -116,3 +117,9 @@ def test_a_source_is_evaluated_on_all_its_held_out_chunks(tmp_path: Path) -> Non
     for found in values.values():
         fvu, l0 = found["fvu"], found["l0"]
         assert fvu is not None and l0 is not None and 0 < fvu < 0.8 and 1 < l0 < 64
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_held_out_activations_that_are_not_finite_are_blamed_and_not_the_sae(value: float) -> None:
+    with pytest.raises(ConfigError, match=r"held-out activations must be finite, but got 1 of 3 rows that are not in chunk 7, .* row 2"):
+        evaluate_chunk(chunk([[3.0, 1.0], [1.0, 1.0], [value, 1.0]]), {"a": with_weights("standard", IDENTITY)}, index=7)

@@ -95,6 +95,18 @@ def test_the_inference_form_is_a_copy() -> None:
     assert all(torch.equal(value, before[key]) for key, value in sae.state_dict().items())
 
 
+def test_weights_that_are_not_finite_are_named() -> None:
+    sae = random_sae("standard")
+    with torch.no_grad():
+        sae.b_dec.fill_(3e38)  # their sum is infinite; they are not
+    sae.check_finite()
+    with torch.no_grad():
+        sae.W_enc[0, :2] = torch.tensor([torch.nan, torch.inf])
+        sae.b_dec[:2] = torch.tensor([-torch.inf, torch.inf])
+    with pytest.raises(ConfigError, match=r"must be finite, but got \{'W_enc': 2, 'b_dec': 2\} numbers .* architecture 'standard'"):
+        sae.check_finite()
+
+
 def test_mse_is_summed_over_d_in_and_averaged_over_tokens() -> None:
     # (1 + 4 + 9 + 16) / 2
     assert float(mse(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(2, 2))) == 15

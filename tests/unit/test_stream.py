@@ -1,5 +1,9 @@
+import re
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -8,6 +12,7 @@ from sae_core.activations.shards import finish, harvest
 from sae_core.activations.stream import ActivationStream, Stream, TensorStream, shuffled_rows
 from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
 from sae_core.config import NormalizeActivations
+from sae_core.errors import ConfigError
 from sae_core.normalisation import Affine
 
 
@@ -124,8 +129,47 @@ def test_both_are_activation_streams(cache: Path) -> None:
 
 @pytest.mark.parametrize(("n_rows", "batch_size", "value"), [(0, 4, "n_tokens=0"), (4, 0, "batch_size=0")])
 def test_empty_streams_are_refused(n_rows: int, batch_size: int, value: str) -> None:
-    with pytest.raises(ValueError, match=value):
+    with pytest.raises(ConfigError, match=value):
         TensorStream(torch.zeros(n_rows, 2), batch_size=batch_size)
+
+
+@pytest.mark.parametrize("name", get_args(NormalizeActivations))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_activations_in_any_precision_become_float32(dtype: torch.dtype, name: NormalizeActivations) -> None:
+    x = torch.randn(100, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    stream, same = (TensorStream(y, batch_size=10, normalize_activations=name) for y in (x, x.float()))
+    assert first(stream, 3).dtype == stream.mean.dtype == torch.float32
+    torch.testing.assert_close(first(stream, 3), first(same, 3), rtol=0, atol=0)
+    torch.testing.assert_close(stream.mean, same.mean, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("x", "problem"),
+    [
+        (torch.tensor([[1.0, 2.0], [1.0, torch.nan], [torch.inf, 1.0]]), "2 of 3 rows that are not, the first of them row 1"),
+        (torch.tensor([[1.0, 2.0], [1e300, 1.0]], dtype=torch.float64), "1 of 2 rows that are not, the first of them row 1"),
+        (torch.zeros(3, 2), "only 0"),
+        (torch.full((3, 2), 1e-300, dtype=torch.float64), "only 0"),
+        (torch.full((3, 2), 1e30), "a mean norm of inf: values reach 1e"),
+        (torch.full((3, 2), 1e-30), "a mean norm of 0: values reach 1e-30"),
+    ],
+)
+def test_activations_that_are_no_numbers_to_train_on_are_refused(x: torch.Tensor, problem: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        TensorStream(x, batch_size=2)
+
+
+def test_integers_are_cast_and_other_shapes_refused() -> None:
+    # Without the checks of types and shapes that tests run under.
+    code = """
+import torch
+from sae_core.activations.stream import TensorStream
+print(next(TensorStream(torch.tensor([[3, 4]]), batch_size=1, normalize_activations="none").batches()).tolist())
+TensorStream(torch.zeros(3), batch_size=2)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "[[3.0, 4.0]]\n"
+    assert "ConfigError: activations must be real numbers of shape [N, d_in], but got torch.float32 of [3]. Flatten them." in done.stderr
 
 
 def test_incomplete_cache_is_refused(tmp_path: Path) -> None:
