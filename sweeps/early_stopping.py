@@ -2,9 +2,9 @@
 
 A lower L0 costs reconstruction, so a rule that looks at errors alone stops the sparse end of a front first. Here a run is compared, at
 each rung (a fraction of its steps), with runs of its architecture, width and data that were asked for about the same sparsity, and
-stopped only if enough of them dominate it: asked to be no denser, and better. "Enough" keeps the best 1/reduction_factor. Seeds of one
-setting do not stop each other. As in ASHA (Li et al. 2018, arXiv:1810.05934) the rule is asynchronous: a run is judged against those
-that were at the rung before it, and nobody waits.
+stopped only if enough of them dominate it: asked to be no denser, and better. "Enough" keeps the best 1/reduction_factor. Seeds and
+orders of the tokens of one setting do not stop each other. As in ASHA (Li et al. 2018, arXiv:1810.05934) the rule is asynchronous: a
+run is judged against those that were at the rung before it, and nobody waits.
 
 What runs showed at rungs is read from their histories, which are on disk before a run asks whether to go on: a relaunch decides
 with the same knowledge.
@@ -19,7 +19,7 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from sae_core.config import ArchitectureConfig, RunConfig
-from sae_core.files import write_json
+from sae_core.files import write_json, write_json_lines
 from sae_core.trainable import rung_step
 from sae_core.training import steps_per_row
 from sweeps.definition import EarlyStoppingConfig
@@ -35,14 +35,14 @@ LEAST_SLOPE, MOST_SLOPE = 0.5, 1.0
 
 @dataclass(frozen=True, slots=True)
 class AtRung:
-    """What a run, or the mean over the seeds of a point, showed at a rung."""
+    """What a run, or the mean over the seeds and orders of a point, showed at a rung."""
 
     name: str
     """Run id, for messages."""
     comparable: str
     """Only runs with the same are compared."""
     setting: str
-    """Runs with the same differ in the seed alone, and are not compared: the lucky seed would be left of each."""
+    """Runs with the same differ in `seed` and `data_seed` alone, and are not compared: the lucky one would be left of each."""
     density: float
     """What it was asked for: its target L0 or k, or 1 / coefficient."""
     aims: bool
@@ -83,7 +83,7 @@ def dominating(mine: AtRung, others: Iterable[AtRung], config: EarlyStoppingConf
 
 
 def at_rung(runs: Sequence[RunConfig], histories: Sequence[Sequence[Mapping[str, float | None]]], rung: float) -> AtRung | None:
-    """Means over runs that differ in the seed alone; None where a history does not reach the rung, or is not finite there.
+    """Means over runs that differ in `seed` and `data_seed` alone; None where a history does not reach the rung, or is not finite there.
 
     Args:
         histories: of the runs, in their order; see `Learner.history`.
@@ -103,7 +103,7 @@ def at_rung(runs: Sequence[RunConfig], histories: Sequence[Sequence[Mapping[str,
     parameter = "target_l0" if sae.target_l0 else sae.sparsity_parameter
     comparable = [sae.architecture, sae.d_sae, parameter, run.train.normalize_activations, run.activations.model_dump(mode="json")]
     aims = bool(sae.target_l0) or not sae.has_coefficient
-    setting = run.model_copy(update={"seed": 0}).run_id
+    setting = run.model_copy(update={"seed": 0, "data_seed": 0}).run_id
     return AtRung(run.run_id, json.dumps(comparable), setting, _density(sae), aims, l0, mse)
 
 
@@ -151,7 +151,7 @@ class EarlyStopping(FIFOScheduler):
             f"its own {mine.mse:.4g} at L0 {mine.l0:.1f}"
         )
         for run in runs:
-            self._prune(run, rung, reason, told["facts"])
+            self._prune(run, rung, reason, {**told["facts"], **result.get("node", {})})
         return TrialScheduler.STOP
 
     def _look(self, runs: Sequence[RunConfig], rungs: Iterable[float]) -> None:
@@ -167,8 +167,9 @@ class EarlyStopping(FIFOScheduler):
 
     def _prune(self, run: RunConfig, rung: float, reason: str, facts: Mapping[str, Any]) -> None:
         """Leave a record of a run that is stopped, and forget its checkpoint. Its trial waits for our answer and writes nothing."""
-        write_json(self.store.config_file(run.run_id), run.model_dump(mode="json"))
+        write_json(self.store.config_file(run.run_id), run.model_dump(mode="json"), checksum=False)
         error = {"type": "StoppedEarly", "message": reason, "traceback": ""}
         tokens = rung_step(rung, run.n_steps) * run.train.batch_size
-        self.store.write_record(record_without_result(run, "pruned", error, train_tokens=tokens, **facts))
+        history = write_json_lines(self.store.history_file(run.run_id), self.store.read_history(run.run_id))
+        self.store.write_record(record_without_result(run, "pruned", error, train_tokens=tokens, history_checksum=history, **facts))
         self.store.checkpoint_file(run.run_id).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from small_runs import activations_config, run_of
 
 from sae_core.config import ARCHITECTURES, RunConfig, TrainConfig
 from sae_core.errors import ConfigError
+from sae_core.files import read_json_lines
 from sweeps.definition import EarlyStoppingConfig, Sweep
 from sweeps.early_stopping import AtRung, EarlyStopping, at_rung, dominating
 from sweeps.store import Store, record_without_result
@@ -25,8 +26,9 @@ def test_the_worse_of_two_runs_of_one_sparsity_stops():
     assert dominating(better, [], CONFIG) is None
 
 
-def test_seeds_of_one_setting_do_not_stop_each_other(store):
-    lucky, unlucky = (run_of("topk", n_steps=100, lr=1e-3, seed=seed) for seed in (0, 1))
+@pytest.mark.parametrize("repeats", ["seed", "data_seed"])
+def test_seeds_and_orders_of_one_setting_do_not_stop_each_other(store, repeats):
+    lucky, unlucky = (run_of("topk", n_steps=100, lr=1e-3).model_copy(update={repeats: n}) for n in (0, 1))
     better = run_of("topk", n_steps=100, lr=1e-2, seed=0)
     scheduler = EarlyStopping(EarlyStoppingConfig(rungs=[0.5]), store, [])
     for run, error in ((lucky, 1.0), (unlucky, 2.0), (better, 0.5)):
@@ -161,6 +163,7 @@ def test_a_stopped_run_leaves_a_record_and_no_checkpoint(store):
     assert (record.status, record.train_tokens, record.hardware) == ("pruned", 50 * 64, "a machine")
     assert record.error["message"] == f"dominated at 50% of its tokens by {good.run_id}, whose error is 1 at L0 8.0; its own 2 at L0 8.0"
     assert json.loads(store.config_file(bad.run_id).read_text()) == bad.model_dump(mode="json")
+    assert read_json_lines(store.history_file(bad.run_id), record.history_checksum) == store.read_history(bad.run_id) != []
     assert not store.checkpoint_file(bad.run_id).exists()
 
 
