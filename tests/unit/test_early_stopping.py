@@ -209,7 +209,7 @@ def sweep(**changes):
     ("changes", "message"),
     [
         ({"early_stopping": {"rungs": [0.3, 0.1]}}, r"`rungs` must increase, but got rungs=\[0\.3, 0\.1\]"),
-        ({"early_stopping": {"rungs": [0.5, 1.0]}}, "must be less than 1, but got 1=1.0"),
+        ({"early_stopping": {"rungs": [0.5, 1.0]}}, "`rungs` must be less than 1, but got rungs=1.0"),
         ({"early_stopping": {"rungs": []}}, r"but got rungs=\[\]"),
         ({"early_stopping": {"l0_band": 1.0}}, "`l0_band` must be greater than 1, but got l0_band=1.0"),
         ({"early_stopping": {"reduction_factor": 1}}, "`reduction_factor` must be greater than 1, but got reduction_factor=1"),
