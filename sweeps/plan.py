@@ -212,18 +212,18 @@ def search_lines(sweep: Sweep, results: Path, n_slots: int, calibration: Calibra
     store.check_ours(space.corners)
     activations = _survey({"": space.activations}, store.activations)[""]
     study = Study(space, search, store.search)
-    left, tokens, n_seeds = study.n_left(), space.activations.train_tokens, len(space.axes.seeds)
+    left, tokens, n_runs = study.n_left(), space.activations.train_tokens, space.axes.n_repeats
     objectives = ", ".join(f"{name} ({direction})" for name, direction in zip(search.objectives, study.directions, strict=True))
     expected = None
     if calibration:
-        trials = [[corner] * n_seeds for corner in space.corners]
+        trials = [[corner] * n_runs for corner in space.corners]
         at_most = sweep.early_stopping is not None
         expected = forecast_search(trials, left, activations.text(()), calibration, n_slots, at_most=at_most)
     return [
         f"Search {sweep.name}: {search.trials} trials, {left} to make. Results in {store.directory}",
         *(f"  {line}" for line in space.lines()),
         f"objectives  {objectives}, proposed by {search.sampler}",
-        f"training    {n_seeds} x {tokens:,} tokens per trial (seeds x tokens), {left * n_seeds * tokens:,} tokens left",
+        f"training    {n_runs} x {tokens:,} tokens per trial (seeds x tokens), {left * n_runs * tokens:,} tokens left",
         f"harvest     {tokens:,} training tokens, once for all trials",
         f"evaluation  {space.activations.eval_tokens:,} held-out tokens, in each trial",
         *([f"time        {expected.line()}"] if expected else []),

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 from small_runs import run_of
 
-from sae_core.config import RunConfig, TrainConfig
+from sae_core.config import ARCHITECTURES, RunConfig, TrainConfig
 from sae_core.errors import ConfigError
 from sweeps import Sweep
 
@@ -199,3 +199,18 @@ def test_the_initial_norm_is_positive_or_searched_for(norm: object) -> None:
 def test_expected_l0_is_what_is_asked_for_or_what_the_coefficient_leads_to(sae: dict[str, Any], expected: float) -> None:
     run = RunConfig.model_validate(RAW | {"sae": {"d_sae": 64} | sae})
     assert run.sae.expected_l0 == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_target_l0_is_at_most_the_number_of_latents(name):
+    example = ARCHITECTURES[name].Config.example(8, 64)
+    fields = example.model_dump() | {"target_l0": 64.5}
+    with pytest.raises(ValidationError, match=r"`target_l0` must be <= d_sae, but got target_l0=64\.5 and d_sae=64\. Lower it or raise"):
+        type(example).model_validate(fields)
+    config = type(example)
+    assert config.model_validate(fields | config.aimed_at(64.0, fields)).expected_l0 == 64
+
+
+def test_tokens_have_a_bound():
+    with pytest.raises(ValidationError, match="less than or equal to 10000000000000"):
+        RunConfig.model_validate(RAW | {"activations": RAW["activations"] | {"train_tokens": 10**13 + 1}})

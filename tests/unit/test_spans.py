@@ -51,6 +51,8 @@ def test_a_length_has_one_spelling(value: object, expected: float | str) -> None
         "2m tokens",
         "1.5 steps",
         "0.0001k steps",
+        "1000000001G tokens",
+        "9" * 4_000 + "G steps",
         "-5 steps",
         "5 epochs",
         "M tokens",
