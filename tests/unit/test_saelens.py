@@ -3,7 +3,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -11,10 +11,12 @@ from safetensors.torch import load_file, save_file
 from small_runs import random_sae
 from torch import Tensor
 
+from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
 from sae_core.config import ARCHITECTURES
 from sae_core.errors import ConfigError, UnknownNameError
 from sae_core.sae import SparseAutoencoder
 from sae_core.saelens import load, save
+from sae_core.sparse.latents import Pattern
 
 COMMON = {
     "d_in": 12,
@@ -235,3 +237,48 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"weights of an SAE must be finite, but got \{'W_enc': 1\} numbers that are not"):
         save(sae, tmp_path / "sae", {})
     assert not (tmp_path / "sae").exists()
+
+
+def test_a_topk_in_training_form_comes_back_with_its_norms_folded(tmp_path: Path) -> None:
+    sae, x = random_sae("topk"), torch.randn(9, 12)
+    save(sae, tmp_path, {})
+    loaded = load(tmp_path)
+    assert json.loads((tmp_path / "cfg.json").read_text())["rescale_acts_by_decoder_norm"] is True
+    assert loaded.config == sae.to_inference().config
+    torch.testing.assert_close(loaded(x), sae.eval()(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loaded.encode(x), sae.to_inference().encode(x), rtol=1e-4, atol=1e-5)
+
+
+def test_an_architecture_that_only_we_know_keeps_its_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OfOurs(TopKFamilyConfig):
+        sparsity_parameter: ClassVar[str] = "k"
+
+        architecture: Literal["ours"] = "ours"
+        k: int
+        alpha: float = 1.0
+
+    class Ours(TopKFamily):
+        Config = OfOurs
+        config: OfOurs
+
+        def select(self, products: Tensor, k: float) -> tuple[Pattern, Tensor]:
+            raise NotImplementedError
+
+        def encode(self, x: Tensor) -> Tensor:
+            return self.config.alpha * self.products(x).relu()
+
+        def saelens_fields(self) -> dict[str, object]:
+            return {"k": self.config.k, "alpha": self.config.alpha}
+
+    monkeypatch.setitem(ARCHITECTURES._entries, "ours", Ours)
+    sae, x = Ours(OfOurs(d_sae=40, k=3, alpha=2.5), 12), torch.randn(3, 12)
+    save(sae, tmp_path, {})
+    loaded = load(tmp_path)
+    assert loaded.config == sae.config
+    torch.testing.assert_close(loaded(x), sae(x))
+
+    cfg = json.loads((tmp_path / "cfg.json").read_text())
+    del cfg["checksum"], cfg["k"]
+    (tmp_path / "cfg.json").write_text(json.dumps(cfg | {"alpha": "2.5"}))
+    with pytest.raises(ConfigError, match=r"(?s)^`k` .* cfg.json': Field required\.\n`alpha` .* but got '2\.5' in .*valid number\.$"):
+        load(tmp_path)
