@@ -16,7 +16,7 @@ from sae_core.records import flat
 from sweeps.calibration import Calibration
 from sweeps.definition import Sweep
 from sweeps.forecast import Forecast, Text, forecast, forecast_search
-from sweeps.grouping import group_bytes, group_runs, lone_runs, n_parameters, training_flops
+from sweeps.grouping import Width, group_bytes, group_runs, lone_runs, n_parameters, training_flops
 from sweeps.local_data import demo_text_file, locate
 from sweeps.store import State, Store, may_recover
 
@@ -116,11 +116,7 @@ def plan(sweep: Sweep, results: Path, n_slots: int, calibration: Calibration | N
     states: dict[str, State] = {run_id: records[run_id].status if run_id in records else "missing" for run_id in ids}
     to_do_ids = {run_id for run_id in ids if run_id not in records or may_recover(records[run_id])}
     to_do = [run for run, run_id in zip(runs, ids, strict=True) if run_id in to_do_ids]
-    memory = None if provenance.n_gpus() else provenance.slot_memory_bytes(n_slots)
-    if sweep.early_stopping:
-        groups = lone_runs(to_do, d_in=d_in, memory_bytes=memory)
-    else:
-        groups = group_runs(to_do, n_slots=n_slots, d_in=d_in, memory_bytes=memory)
+    groups = _groups(sweep, to_do, d_in, n_slots)
     to_evaluate = [run for run, run_id in zip(runs, ids, strict=True) if run_id in to_do_ids or states[run_id] == "trained"]
     expected = None
     if calibration:
@@ -152,6 +148,14 @@ def plan(sweep: Sweep, results: Path, n_slots: int, calibration: Calibration | N
         results_bytes=sum(n_parameters(run, d_in(run)) * _FLOAT_BYTES for run in runs),
         forecast=expected,
     )
+
+
+def _groups(sweep: Sweep, runs: Sequence[RunConfig], d_in: Width, n_slots: int) -> list[list[RunConfig]]:
+    """The groups that a launch would train."""
+    memory = None if provenance.n_gpus() else provenance.slot_memory_bytes(n_slots)
+    if sweep.early_stopping:
+        return lone_runs(runs, d_in=d_in, memory_bytes=memory)
+    return group_runs(runs, n_slots=n_slots, d_in=d_in, memory_bytes=memory)
 
 
 def _settings(runs: Sequence[RunConfig]) -> list[str]:
