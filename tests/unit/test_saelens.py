@@ -280,5 +280,5 @@ def test_an_architecture_that_only_we_know_keeps_its_fields(tmp_path: Path, monk
     cfg = json.loads((tmp_path / "cfg.json").read_text())
     del cfg["checksum"], cfg["k"]
     (tmp_path / "cfg.json").write_text(json.dumps(cfg | {"alpha": "2.5"}))
-    with pytest.raises(ConfigError, match=r"(?s)^`k` .* cfg.json': Field required\.\n`alpha` .* but got '2\.5' in .*valid number\.$"):
+    with pytest.raises(ConfigError, match=r"(?s)^`k` .*cfg.json': Field required\.\n`alpha` .* but got '2\.5' in .*valid number\.$"):
         load(tmp_path)
