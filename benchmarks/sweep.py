@@ -27,7 +27,7 @@ from rich.table import Table
 from worker import MISSING_PEER, Worker, peers_python
 
 from sae_core import provenance
-from sae_core.activations.dataset import documents
+from sae_core.activations.documents import documents
 from sae_core.config import RunConfig
 from sweeps.definition import Sweep
 from sweeps.local_data import locate

@@ -1,13 +1,12 @@
-"""Language models through TransformerLens: the model itself, its tokenizer, and an outline of it without weights.
+"""Language models through TransformerLens: the model itself, and an outline of it without weights.
 
 TransformerBridge runs the published weights as they are: nothing is folded or centred.
 """
 
-import gc
-import math
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import difflib
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,16 +15,16 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from sae_core.activations.files import hash_files, is_hub_name
+from sae_core.activations import loading
+from sae_core.activations.files import hash_files
+from sae_core.activations.hook_points import PROBE_POSITIONS, PROBE_WINDOWS, HookPlace, Probe, probe
 from sae_core.config import Config
-from sae_core.errors import ConfigError, UnknownNameError
+from sae_core.errors import ConfigError, UnknownNameError, reason_of
 
-PROBE_POSITIONS = 11
-"""Length of the window that shows the shape at a hook point: a size that no other dimension of a model is likely to have."""
+logger = logging.getLogger(__name__)
 
-
-WEIGHT_FILES = ("config.json", "*.safetensors", "*.bin", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges*")
-"""Files of a model directory that decide its activations, or the tokens it is given."""
+MOST_PROBES = 6
+"""Hook points that are tried to name one that can be used in place of one that cannot."""
 
 
 class ModelConfig(Config):
@@ -52,8 +51,8 @@ class Outline:
     """Positions the model has."""
     d_vocab: int
     bridge: Any
-    """A TransformerBridge whose weights take no memory."""
-    fake_mode: Any
+    """A TransformerBridge without weights."""
+    tracing: Callable[[], AbstractContextManager[Any]]
     """Context in which `bridge` can be run."""
 
     def d_in(self, hook_point: str) -> int:
@@ -65,188 +64,124 @@ class Outline:
         """
         if hook_point not in self.hook_points:
             raise UnknownNameError.of("`model.hook_point`", hook_point, self.hook_points)
-        if hook_point.endswith("hook_resid_mid"):
+        found = self._probe(hook_point)
+        if found.problem:
             raise ConfigError(
-                "`model.hook_point` must be one that TransformerLens replaces for the whole model (hook_resid_mid only on the way into the "
-                f"MLP), but got {hook_point!r}. Choose hook_resid_pre or hook_resid_post."
+                "`model.hook_point` must be one with a vector per position that can be read and replaced, but got "
+                f"{hook_point!r}: {found.problem}. {self._remedy(hook_point)}"
             )
+        return found.width
+
+    def check_runs(self) -> None:
+        """Run the model without weights.
+
+        Raises:
+            Exception: whatever the model raises where it cannot be run so.
+        """
+        with self.tracing(), torch.no_grad():
+            self.bridge(torch.zeros(PROBE_WINDOWS, self._n_positions, dtype=torch.long), return_type="logits", use_cache=False)
+
+    @property
+    def _n_positions(self) -> int:
+        return min(PROBE_POSITIONS, self.n_ctx)
+
+    def _probe(self, hook_point: str) -> Probe:
         try:
-            with self.fake_mode, torch.no_grad():
-                value = reach(self.bridge, hook_point, torch.zeros(1, PROBE_POSITIONS, dtype=torch.long))
-        except ValueError as error:
-            raise ConfigError(
-                f"`model.hook_point` must be one that TransformerLens computes by default, but got {hook_point!r} ({error}) "
-                "Choose another, e.g. blocks.0.hook_resid_post."
-            ) from error
-        shape = list(value.shape)
-        if len(shape) not in (3, 4) or shape[:2] != [1, PROBE_POSITIONS]:
-            raise ConfigError(
-                f"`model.hook_point` must have shape [batch, position, d_in] or [batch, position, head, d_head], but got {hook_point!r} "
-                f"with shape {shape} for {PROBE_POSITIONS} tokens. Choose another, e.g. blocks.0.hook_resid_post."
-            )
-        return math.prod(shape[2:])
+            with self.tracing():
+                return probe(self.bridge, hook_point, self._n_positions)
+        except Exception as error:  # the model itself can be run: `outline` has tried
+            return Probe(0, reason_of(error))
 
-
-@dataclass(frozen=True, slots=True)
-class HookPlace:
-    """Where in a model a hook point is, as its name says."""
-
-    layer: int | None
-    """The block; None outside of the blocks."""
-    place: str
-    """The rest of the name, within the block."""
-
-    @classmethod
-    def of(cls, hook_point: str) -> "HookPlace":
-        in_block = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook_point)
-        return cls(int(in_block[1]), in_block[2]) if in_block else cls(None, "")
-
-    @property
-    def ends_block(self) -> bool:
-        """Whether it is the residual stream that leaves the block."""
-        return self.place in ("hook_resid_post", "hook_out")
-
-    @property
-    def n_before(self) -> int:
-        """Blocks that have ended there."""
-        return (self.layer or 0) + self.ends_block
-
-
-class _Reached(Exception):  # noqa: N818 - not an error: it carries the value out of the model
-    def __init__(self, value: torch.Tensor) -> None:
-        self.value = value
-
-
-def reach(bridge: Any, hook_point: str, tokens: torch.Tensor) -> torch.Tensor:
-    """The value at `hook_point`, as it is there; nothing above it is run.
-
-    Raises:
-        ValueError: the hook point never fires.
-    """
-
-    def stop(value: torch.Tensor, hook: Any) -> None:
-        raise _Reached(value)
-
-    try:
-        bridge.run_with_hooks(tokens, fwd_hooks=[(hook_point, stop)], return_type=None, use_cache=False)
-    except _Reached as reached:
-        return reached.value
-    raise ValueError(f"{hook_point} is not reached by a forward pass.")
+    def _remedy(self, hook_point: str) -> str:
+        """Name the hook point most like this one, of those few that are tried, that can be used."""
+        layer, last = HookPlace.of(hook_point).layer or 0, hook_point.rpartition(".")[2]
+        near = [name for name in self.hook_points if name.startswith(f"blocks.{layer}.") and not name.endswith(f".{last}")]
+        names = difflib.get_close_matches(hook_point, near, n=MOST_PROBES, cutoff=0.0)
+        if "unembed" in hook_point and "ln_final.hook_out" in self.hook_points:
+            names.insert(0, "ln_final.hook_out")
+        usable = next((name for name in names if not self._probe(name).problem), None)
+        return f"Choose {usable!r} or another." if usable else "Choose another."
 
 
 def outline(name: str) -> Outline:
     """Build a model without reading its weights: about a second and no memory, however large it is.
 
+    Some models cannot be built of tensors without content: they are built of random weights, in full size.
+
     Raises:
         ConfigError: no such model, or none that TransformerLens knows.
     """
-    # Fake tensors and not the meta device, which TransformerLens refuses where it splits fused QKV weights.
+    try:
+        return _outline(name, _faking())
+    except ConfigError as error:
+        if error.__cause__ is None or isinstance(error.__cause__, OSError):  # it is not there, or no model
+            raise
+        reason = error
+    # Either it needs real tensors, or something is wrong with it: then this raises again, and says what.
+    found = _outline(name, nullcontext)
+    logger.info("%s cannot be built without weights (%s): it is built of random ones.", name, reason_of(reason))
+    return found
+
+
+def _faking() -> Callable[[], AbstractContextManager[Any]]:
+    """The context in which tensors have shapes and no content."""
+    # Not the meta device, which TransformerLens refuses where it splits fused QKV weights.
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with FakeTensorMode() as fake_mode:
-        bridge = _boot(name, dtype=torch.float32, device="cpu", load_weights=False)
-    return Outline(tuple(bridge.hook_dict), bridge.cfg.n_ctx, bridge.cfg.d_vocab, bridge, fake_mode)
+    fake_mode = FakeTensorMode()
+    log = logging.getLogger(FakeTensorMode.__module__)
+
+    @contextmanager
+    def faking() -> Iterator[None]:
+        level = log.level
+        log.setLevel(logging.CRITICAL)  # what it cannot do it logs, with a traceback, and raises: that is handled here
+        try:
+            with fake_mode:
+                yield
+        finally:
+            log.setLevel(level)
+
+    return faking
+
+
+def _outline(name: str, tracing: Callable[[], AbstractContextManager[Any]]) -> Outline:
+    with tracing():
+        bridge = loading.boot(name, dtype=torch.float32, device="cpu", load_weights=False)
+    with loading.reading(name):
+        bridge.requires_grad_(False)
+        found = Outline(tuple(bridge.hook_dict), int(bridge.cfg.n_ctx), int(bridge.cfg.d_vocab), bridge, tracing)
+        if min(found.n_ctx, found.d_vocab) < 2 or getattr(bridge, "unembed", None) is None:
+            raise ValueError(f"it has {found.n_ctx} positions and {found.d_vocab} tokens, and is no model of the next token")
+        found.check_runs()
+    return found
 
 
 def load_model(config: ModelConfig, *, device: str = "cpu") -> Any:
     """The model with its weights, as a TransformerBridge.
 
     Raises:
-        ConfigError: no such model, or none that TransformerLens knows.
+        ConfigError: no such model, none that TransformerLens knows, or one whose weights do not all load.
     """
-    bridge = _boot(config.name, dtype=getattr(torch, config.dtype), device=device, load_weights=True)
+    bridge = loading.boot(config.name, dtype=getattr(torch, config.dtype), device=device, load_weights=True)
+    loading.check_weights(config.name, bridge.original_model)
     _fuse_gelu(bridge.original_model)
     return bridge
 
 
-def load_tokenizer(name: str) -> Any:
-    """The model's tokenizer.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    from transformers import AutoTokenizer
-
-    with _as_config_error(name):
-        return AutoTokenizer.from_pretrained(local_or_hub(name))
-
-
-def local_or_hub(name: str) -> str:
-    """`name` as an absolute path where it is a local directory, else unchanged: a Hub name.
-
-    Raises:
-        ConfigError: it is a path, and there is no such directory.
-    """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return str(path.resolve())
-    if not is_hub_name(name):
-        raise ConfigError(f"`model.name` must be an existing directory or a Hugging Face Hub name, but got {name!r}. Correct the path.")
-    return name
-
-
 def content_hash(name: str) -> str:
-    """Hash of a local model's files; the commit of one on the Hub.
+    """Hash of the files of a local model that are loaded; the commit of one on the Hub.
 
     Raises:
         ConfigError: no such model.
     """
-    where = Path(local_or_hub(name))
-    if where.is_dir():
-        return hash_files(sorted({path for pattern in WEIGHT_FILES for path in where.glob(pattern)}), where)
-    from huggingface_hub import hf_hub_download
+    where = Path(loading.local_or_hub(name))
+    with loading.reading(name):
+        if where.is_dir():
+            return hash_files(loading.model_files(where), where)
+        from huggingface_hub import hf_hub_download
 
-    with _as_config_error(name):
         # The cache keeps a snapshot in a directory named after its commit, and finds it without a network too.
         return Path(hf_hub_download(name, "config.json")).parent.name
-
-
-def _boot(name: str, *, dtype: torch.dtype, device: str, load_weights: bool) -> Any:
-    with _no_garbage_collection():
-        from transformer_lens.model_bridge import TransformerBridge
-
-    with _as_config_error(name), _no_progress_bars():
-        return TransformerBridge.boot_transformers(local_or_hub(name), dtype=dtype, device=device, load_weights=load_weights)
-
-
-@contextmanager
-def _as_config_error(name: str) -> Iterator[None]:
-    """Turn what Hugging Face and TransformerLens raise for a bad name into a ConfigError."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(
-            f"`model.name` must be a local directory or a reachable Hugging Face Hub name of a language model with its tokenizer, "
-            f"but got {name!r}: {reason} Check the name and the network, or download the model and give its directory."
-        ) from error
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """For imports: 4,000 modules, all of which stay. Looking among their objects for some that do not takes a quarter of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    from transformers.utils import logging as transformers_logging
-
-    enabled = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            transformers_logging.enable_progress_bar()
 
 
 def _fuse_gelu(model: nn.Module) -> None:

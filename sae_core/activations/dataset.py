@@ -1,39 +1,31 @@
-"""Documents from a Hugging Face data set: a local file, a local directory or a name on the Hub.
+"""Documents from a dataset: a local file, a local directory or a name on the Hugging Face Hub.
 
-Splits are those of the data set; in a local file with a `split` column, that column's values. Where one split serves for
-training and evaluation, a tenth of its documents, chosen by a hash of their content, is held out.
+Splits are those of the dataset; in a local file with a `split` column, that column's values.
 """
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from sae_core.activations.files import hash_files, is_hub_name
+from sae_core.activations.folders import files_of_splits, files_read, is_saved_dataset, other_splits, saved_splits
+from sae_core.activations.rows import COMPRESSIONS, FILE_FORMATS, ROWS_AT_A_TIME, Row, file_format, read_rows
 from sae_core.config import Config
-from sae_core.errors import ConfigError, UnknownNameError
-
-Document = str | list[int]
-Part = Literal["train", "heldout"]
-
-FILE_FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".txt": "text"}
-"""File name suffix -> loader of the datasets library. In a .txt file a line is a document."""
-
-HELD_OUT_ONE_IN = 10
-"""One in this many documents is held out where one split serves both parts."""
-
-ROWS_AT_A_TIME = 256
+from sae_core.errors import ConfigError, border
 
 
 class DataConfig(Config):
     """Which text."""
 
     dataset: str
-    """A local .parquet, .json, .jsonl or .txt file, a local directory, or the name of a data set on the Hub."""
+    """A local .parquet, .json, .jsonl or .txt file, a local directory, or the name of a dataset on the Hub."""
     subset: str | None = None
-    """Name of the subset ("configuration") where the data set has several."""
+    """Name of the subset ("configuration") where the dataset has several."""
     text_column: str = "text"
     tokens_column: str | None = None
     """Column of token ids, for text that is tokenised already; takes the place of `text_column`."""
@@ -41,7 +33,7 @@ class DataConfig(Config):
     eval_split: str = "heldout"
     """May equal `train_split`: then a tenth of its documents is held out."""
     streaming: bool = False
-    """Read a Hub data set or a directory as it comes instead of downloading all of it first. Local files are always streamed."""
+    """Read a Hub dataset as it comes instead of downloading all of it first. Local files are always read as they come."""
     activations_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """Precision of the stored activations."""
     exclude_special_tokens: bool = True
@@ -53,128 +45,134 @@ class DataConfig(Config):
         return self.tokens_column or self.text_column
 
 
-def open_splits(config: DataConfig, *, streaming: bool) -> Mapping[str, Any]:
-    """Split name -> data set.
+@runtime_checkable
+class Split(Protocol):
+    """Rows that can be read again and again."""
+
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
+        """The rows in order; of these columns at least, all by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Rows of local files."""
+
+    files: tuple[Path, ...]
+    split: str | None = None
+    """Value of the column `split`, as text, that rows must have; None: all rows."""
+
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
+        wanted = [*columns, *(["split"] if self.split is not None else [])] if columns else None
+        rows = chain.from_iterable(read_rows(file, wanted) for file in self.files)
+        return (row for row in rows if _name(row.get("split")) == self.split) if self.split is not None else rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Library:
+    """Rows of a dataset of the datasets library."""
+
+    dataset: Any
+
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
+        dataset = self.dataset.with_format(None)  # whatever format it was saved in: tensors and arrays are lists again
+        if columns is None:
+            yield from dataset
+            return
+        for batch in dataset.select_columns(list(columns)).iter(batch_size=ROWS_AT_A_TIME):
+            yield from (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
+
+
+def open_splits(config: DataConfig, *, streaming: bool) -> Mapping[str, Split]:
+    """Split name -> its rows.
 
     Args:
-        streaming: whether a Hub data set or a directory is read as it comes, or all of it now.
+        streaming: whether a Hub dataset is read as it comes, or all of it now.
 
     Raises:
-        ConfigError: there is no such file, directory or Hub data set, or it cannot be read.
+        ConfigError: there is no such file, directory or Hub dataset, or it cannot be read.
     """
-    import datasets
+    path = local_path(config.dataset)
+    with reading(config):
+        if path is not None and path.is_file():
+            return _splits_of_file(path, config)
+        if path is not None and is_saved_dataset(path):
+            return {name: _Library(rows) for name, rows in saved_splits(path).items()}
+        if path is not None:
+            files = files_of_splits(path, config.subset)
+            if files is None:
+                return {name: _Library(rows) for name, rows in other_splits(path, config.subset).items()}
+            return {name: _Files(tuple(some)) for name, some in files.items()}
+        import datasets
 
-    path = Path(config.dataset).expanduser()
-    with _as_config_error(config):
-        if path.is_file():
-            return _open_file(path, config)
-        if (path / "dataset_dict.json").is_file():
-            return dict(datasets.load_from_disk(str(path)))
-        if (path / "state.json").is_file():
-            return {"train": datasets.load_from_disk(str(path))}
-        if not path.is_dir() and (path.suffix in FILE_FORMATS or not is_hub_name(config.dataset)):
-            raise ConfigError(f"`data.dataset` must exist, but got {config.dataset!r}, where no file or directory is. Correct the path.")
-        where = str(path.resolve()) if path.is_dir() else config.dataset
-        return dict(datasets.load_dataset(where, config.subset, streaming=streaming))
+        return {
+            str(name): _Library(rows) for name, rows in datasets.load_dataset(config.dataset, config.subset, streaming=streaming).items()
+        }
 
 
-@contextmanager
-def _as_config_error(config: DataConfig) -> Iterator[None]:
-    """Turn what the datasets library raises for what it cannot find or read into a ConfigError."""
-    from datasets.exceptions import DatasetGenerationError
+def is_split_column(split: Split) -> bool:
+    """Whether a split is the rows of a file whose column `split` has some value."""
+    return isinstance(split, _Files) and split.split is not None
 
+
+def local_path(name: str) -> Path | None:
+    """The local file or directory of this name; None: a name on the Hub.
+
+    Raises:
+        ConfigError: it is a path, and nothing is there.
+    """
     try:
-        yield
-    except ConfigError:
-        raise
-    except (OSError, ValueError, DatasetGenerationError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        path = Path(name).expanduser()
+        if path.exists():
+            return Path(os.path.normpath(path.absolute()))  # not resolved: what a link points to may be named after a hash
+    except (OSError, ValueError, RuntimeError):  # too long, no text, or the home directory of nobody
+        pass
+    if name.lower().endswith((*FILE_FORMATS, *COMPRESSIONS)) or not is_hub_name(name):
+        raise ConfigError(f"`data.dataset` must exist, but got {name!r}, where no file or directory is. Correct the path.")
+    return None
+
+
+def reading(config: DataConfig) -> AbstractContextManager[None]:
+    """Whatever libraries raise while they read becomes one ConfigError."""
+    if local_path(config.dataset) is not None:
+        must, remedy = "a readable local file or directory", "Check that it is complete, and its layout (docs/definition.md)."
+    else:
+        must = "a readable local file or directory or a reachable Hugging Face Hub dataset"
+        remedy = "Check the name, `data.subset` and the network, or download the data and give its path."
+    return border(f"`data.dataset` must be {must}, but got {config.dataset!r}", remedy)
+
+
+def _splits_of_file(path: Path, config: DataConfig) -> Mapping[str, Split]:
+    if file_format(path) is None:
         raise ConfigError(
-            "`data.dataset` must be a readable local file or directory or a reachable Hugging Face Hub data set, but got "
-            f"{config.dataset!r}: {reason} Check the name, `data.subset` and the network, or download the data and give its path."
-        ) from error
-
-
-def _open_file(path: Path, config: DataConfig) -> Mapping[str, Any]:
-    import datasets
-
-    if path.suffix not in FILE_FORMATS:
-        raise ConfigError(f"`data.dataset` must be one of {sorted(FILE_FORMATS)} files, but got {config.dataset!r}. Convert it.")
-    rows = datasets.load_dataset(FILE_FORMATS[path.suffix], data_files=str(path.resolve()), split="train", streaming=True)
-    if "split" not in next(iter(rows), {}):
-        return {"train": rows}
+            f"`data.dataset` must be one of {list(FILE_FORMATS)} files, text also compressed as one of {list(COMPRESSIONS)}, but got "
+            f"{config.dataset!r}. Convert it."
+        )
+    everything = _Files((path,))
+    if not any("split" in row for row in islice(everything.rows(), 1)):
+        return {"train": everything}
     wanted, found = {config.train_split, config.eval_split}, set()
-    for batch in rows.select_columns(["split"]).iter(batch_size=ROWS_AT_A_TIME):
-        found.update(batch["split"])
+    for row in everything.rows(["split"]):
+        found.add(_name(row.get("split")))
         if wanted <= found:
             break
-    return {name: rows.filter(_in_split, input_columns="split", batched=True, fn_kwargs={"wanted": name}) for name in found}
+    return {name: _Files((path,), name) for name in found}
 
 
-def _in_split(splits: list[str], wanted: str) -> list[bool]:
-    return [split == wanted for split in splits]
+def _name(value: Any) -> str:
+    """A value of a `split` column as it is written in a definition: true, null, 3."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def content_hash(config: DataConfig) -> str:
-    """Hash of a local file or directory; what identifies the version of a Hub data set.
+    """Hash of the files that a local dataset is read from; what identifies the version of a Hub dataset.
 
     Raises:
-        ConfigError: there is no such data set.
+        ConfigError: there is no such dataset.
     """
-    path = Path(config.dataset).expanduser()
-    if path.exists():
-        files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-        return hash_files(files, root=path)
-    import datasets
+    path = local_path(config.dataset)
+    with reading(config):
+        if path is not None:
+            return hash_files([path] if path.is_file() else files_read(path, config.subset), root=path)
+        import datasets
 
-    with _as_config_error(config):
         return str(datasets.load_dataset_builder(config.dataset, config.subset).hash)
-
-
-def problems(config: DataConfig) -> list[str]:
-    """What is wrong with the data set, splits and column asked for; little more than the first row is read."""
-    try:
-        splits = open_splits(config, streaming=True)
-    except ConfigError as error:
-        return [str(error)]
-    found = []
-    if config.train_split not in splits:
-        found.append(str(UnknownNameError.of("`data.train_split`", config.train_split, splits)))
-    if config.eval_split not in splits:
-        remedy = f"Or set it to {config.train_split!r}: where both splits are the same, a tenth of the documents is held out."
-        found.append(str(UnknownNameError.of("`data.eval_split`", config.eval_split, splits, remedy)))
-    rows = splits.get(config.train_split) or next(iter(splits.values()))
-    return found + _column_problems(config, next(iter(rows), {}))
-
-
-def _column_problems(config: DataConfig, row: Mapping[str, Any]) -> list[str]:
-    key, kind = ("`data.tokens_column`", list) if config.tokens_column else ("`data.text_column`", str)
-    if config.column not in row:
-        return [str(UnknownNameError.of(key, config.column, row))]
-    if not isinstance(row[config.column], kind | None):
-        holds = "lists of token ids" if kind is list else "text (for token ids use `data.tokens_column`)"
-        got = type(row[config.column]).__name__
-        return [f"{key} must hold {holds}, but got {config.column!r} with {got}. Choose one of {sorted(row)}."]
-    return []
-
-
-def documents(config: DataConfig, part: Part) -> Iterator[Document]:
-    """The documents of one part, in the data set's order; empty ones are left out.
-
-    Raises:
-        ConfigError: the split or column is not there.
-    """
-    wrong = problems(config)
-    if wrong:
-        raise ConfigError("\n".join(wrong))
-    shared = config.train_split == config.eval_split
-    rows = open_splits(config, streaming=config.streaming)[config.train_split if part == "train" else config.eval_split]
-    for batch in rows.select_columns([config.column]).iter(batch_size=ROWS_AT_A_TIME):
-        for document in batch[config.column]:
-            if document and (not shared or _is_held_out(document) == (part == "heldout")):
-                yield document
-
-
-def _is_held_out(document: Document) -> bool:
-    content = document if isinstance(document, str) else json.dumps(list(document))
-    return int(hashlib.sha256(content.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_core.activations.bridge import HookPlace, reach
+from sae_core.activations.hook_points import HookPlace, reach
 from sae_core.activations.unhooked import FUSED, forward_is, may_fuse_attention, unhooked, use_attention, without_hooks
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ Shape letters: W windows, T positions in a window, N tokens that are not special
 
 import hashlib
 import json
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +15,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_core.activations import bridge, dataset
+from sae_core.activations import bridge, dataset, documents, loading
 from sae_core.activations.bridge import ModelConfig
-from sae_core.activations.dataset import DataConfig, Part
+from sae_core.activations.dataset import DataConfig
+from sae_core.activations.documents import Part
 from sae_core.activations.files import open_tensors, save_tensors
 from sae_core.activations.hooked_model import HookedModel
 from sae_core.activations.seeds import seed_of
-from sae_core.activations.source import ActivationSource, EvalChunk
+from sae_core.activations.source import ActivationSource, EvalChunk, NextToken
 from sae_core.activations.splice import SplicedText
 from sae_core.activations.text import WindowMaker
 from sae_core.config import SOURCES, ActivationsConfig
@@ -64,26 +65,33 @@ class LanguageModelSource(ActivationSource):
         return self._outline.d_in(self.config.model.hook_point)
 
     def check(self) -> None:
-        problems = [*self._model_problems(), *dataset.problems(self.config.data)]
-        if problems:
-            raise ConfigError("\n".join(problems))
+        found, d_vocab = self._model_problems()
+        found += documents.problems(self.config.data, d_vocab)
+        if found:
+            raise ConfigError("\n".join(found))
 
-    def _model_problems(self) -> list[str]:
-        model, found = self.config.model, []
+    def _model_problems(self) -> tuple[list[str], int | None]:
+        """What is wrong with the model, and the size of its vocabulary where that is known."""
+        model = self.config.model
+        found: list[str] = []
         try:
             n_ctx = self._outline.n_ctx
         except ConfigError as error:
-            return [str(error)]
+            return [str(error)], None
         if model.context_size > n_ctx:
             found.append(
                 f"`model.context_size` must be <= {n_ctx}, the positions that {model.name} has, but got {model.context_size}. Lower it."
             )
-        for requirement in (lambda: self.d_in, self._window_maker):
+        weights = partial(loading.check_weights, model.name, self._outline.bridge.original_model)
+        for requirement in (lambda: self.d_in, self._window_maker, weights):
             try:
                 requirement()
             except ConfigError as error:
                 found.append(str(error))
-        return found
+        return found, self._outline.d_vocab
+
+    def facts(self) -> dict[str, float]:
+        return {"d_vocab": float(self._outline.d_vocab)}
 
     def fingerprint(self) -> str:
         config = self.config
@@ -100,14 +108,17 @@ class LanguageModelSource(ActivationSource):
 
     def eval_fingerprint(self, directory: Path) -> str:
         model = self.config.model
+        heldout = self._windows(directory, "heldout")
         content = {
             "format": FORMAT_VERSION,
             "model": bridge.content_hash(model.name),
             "hook_point": model.hook_point,
             "dtype": model.dtype,
-            "heldout": hashlib.sha256(self._windows(directory, "heldout").numpy().tobytes()).hexdigest(),
+            "heldout": hashlib.sha256(heldout.numpy().tobytes()).hexdigest(),
             "special_ids": self._special_ids(directory).tolist(),
         }
+        if not model.prepend_bos:  # with BOS at each start, the tokens themselves show how long windows are
+            content["shape"] = list(heldout.shape)
         return _hash(content)
 
     def prepare(self, directory: Path) -> None:
@@ -123,9 +134,19 @@ class LanguageModelSource(ActivationSource):
         save_tensors(path, tensors, {"chunk_windows": str(chunk_windows)})
 
     def _window_maker(self) -> WindowMaker:
-        model = self.config.model
-        tokenizer = bridge.load_tokenizer(model.name)
-        special = tuple(sorted(set(tokenizer.all_special_ids))) if self.config.data.exclude_special_tokens else ()
+        """What makes the windows.
+
+        Raises:
+            ConfigError: there is no tokenizer, or no BOS token, and one is needed.
+        """
+        model, data = self.config.model, self.config.data
+        tokenizer = loading.tokenizer_or_none(model.name)
+        if tokenizer is None and not data.tokens_column:
+            raise ConfigError(
+                f"text needs a tokenizer, but got none in `model.name` {model.name!r}. Add its files, or give text that is tokenised: "
+                "`data.tokens_column`."
+            )
+        special = tuple(sorted(set(tokenizer.all_special_ids))) if tokenizer is not None and data.exclude_special_tokens else ()
         return WindowMaker(tokenizer, model.context_size, model.prepend_bos, special)
 
     def _make_windows(self, part: Part) -> Int[Tensor, "W T"]:
@@ -137,7 +158,7 @@ class LanguageModelSource(ActivationSource):
         data, maker = self.config.data, self._window_maker()
         key, split = ("train_tokens", data.train_split) if part == "train" else ("eval_tokens", data.eval_split)
         asked = getattr(self.config, key)
-        windows = maker.windows(dataset.documents(data, part), asked)
+        windows = maker.windows(documents.documents(data, part), asked)
         there = int(_keep(windows, torch.tensor(maker.special_ids, dtype=torch.int32)).sum())
         if there < asked:
             raise ConfigError(
@@ -145,10 +166,7 @@ class LanguageModelSource(ActivationSource):
                 f"{self.config.model.context_size} (special tokens excluded), but got {asked}. Lower `data.{key}` or give more text."
             )
         if int(windows.max()) >= self._outline.d_vocab:
-            raise ConfigError(
-                f"token ids must be < {self._outline.d_vocab}, the model's vocabulary, but got {int(windows.max())} in `{data.column}` of "
-                f"{data.dataset}. Use text tokenised for this model, or `data.text_column`."
-            )
+            raise documents.too_large_id(data, int(windows.max()), self._outline.d_vocab)
         return windows
 
     def n_shards(self, directory: Path) -> int:
@@ -169,6 +187,7 @@ class LanguageModelSource(ActivationSource):
             for some, some_keep in zip(tokens.split(at_a_time), keep.split(at_a_time), strict=True)
         ]
         x = torch.cat(rows)
+        self._check_activations(x, keep, f"training window {start}")
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed_of("shard", index)))
         return torch.nn.functional.embedding(order, x)  # whole rows: twice as fast as x[order]
 
@@ -180,6 +199,8 @@ class LanguageModelSource(ActivationSource):
         tokens = self._windows(directory, "heldout", start, start + _chunk_windows(directory))
         keep = _keep(tokens, self._special_ids(directory))
         text = SplicedText(self._model, tokens.to(self.device), keep.to(self.device))
+        self._check_activations(text.x, keep.to(self.device), f"held-out window {start}")
+        self._check_predictions(text.clean, f"held-out windows {start} to {start + len(tokens) - 1}")
         return EvalChunk(text.x, text.splice, text.clean, text.zero_ablated(), text.mean_ablated(mean))
 
     def export_metadata(self) -> dict[str, object]:
@@ -195,6 +216,50 @@ class LanguageModelSource(ActivationSource):
             "dataset_path": data.dataset,
             "exclude_special_tokens": data.exclude_special_tokens,
         }
+
+    def _check_activations(self, x: Float[Tensor, "N d_in"], keep: Bool[Tensor, "W T"], first: str) -> None:
+        """Make sure that activations can be trained on.
+
+        Args:
+            first: what the first of the windows is called, its number last.
+
+        Raises:
+            ConfigError: some are not finite, or all are 0.
+        """
+        if bool(torch.isfinite(x.sum(dtype=torch.float64))):  # finite, in float64, if and only if every value is
+            if bool(x.any()) or not len(x):
+                return
+            raise ConfigError(
+                f"activations must not all be 0, but got 0 in each of {len(x)} rows from {first} on, at {self.config.model.hook_point} of "
+                f"{self.config.model.name!r}. Choose another hook point, or check the model's weights."
+            )
+        row = int((~x.isfinite().all(dim=1)).nonzero()[0])
+        window, position = keep.nonzero()[row].tolist()
+        what, number = first.rsplit(" ", 1)
+        value = float(x[row][~x[row].isfinite()][0])
+        raise ConfigError(
+            f"activations must be finite, but got {value} in {what} {int(number) + window}, position {position}, at "
+            f"{self.config.model.hook_point} of {self.config.model.name!r}. {self._remedy}"
+        )
+
+    def _check_predictions(self, clean: NextToken, where: str) -> None:
+        """Make sure that the language model predicts something.
+
+        Raises:
+            ConfigError: its logits are not finite.
+        """
+        broken = int((~clean.ce.isfinite()).sum())
+        if broken:
+            raise ConfigError(
+                f"logits of the language model must be finite, but got a cross-entropy of {float(clean.ce[~clean.ce.isfinite()][0])} at "
+                f"{broken} of {len(clean.ce)} positions of {where}, from {self.config.model.name!r}. {self._remedy}"
+            )
+
+    @property
+    def _remedy(self) -> str:
+        """What to do about a model whose values are not finite."""
+        dtype = self.config.model.dtype
+        return "Check the model's weights." if dtype == "float32" else f"Set `model.dtype: float32`: {dtype} is too narrow for this model."
 
     @cached_property
     def _outline(self) -> bridge.Outline:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sae_core.activations import bridge
 from sae_core.activations.bridge import ModelConfig
+from sae_core.activations.hook_points import HookPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ def model_work(config: ModelConfig) -> ModelWork:
     n_layers = int(found.bridge.cfg.n_layers)
     # Beside a fused projection, TransformerLens has its three parts.
     own = [one for name, one in model.named_parameters() if id(one) not in embeddings and ".qkv." not in name]
-    where = bridge.HookPlace.of(config.hook_point)
+    where = HookPlace.of(config.hook_point)
     return ModelWork(
         block=sum(one.numel() for one in own) / n_layers,
         n_below=0 if where.layer is None else where.layer + 1,

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sae_core.activations.dataset import Document
+from sae_core.activations.documents import Document
 from sae_core.errors import ConfigError
 
 LENGTH_AT_A_TIME = 2**20
@@ -32,17 +32,16 @@ class WindowMaker:
     """
 
     tokenizer: Any
-    """A Hugging Face tokenizer."""
+    """A Hugging Face tokenizer; None where all documents are tokenised and no BOS is asked for."""
     context_size: int
     prepend_bos: bool = True
     special_ids: tuple[int, ...] = ()
     """Tokens that do not count."""
 
     def __post_init__(self) -> None:
-        if self.prepend_bos and self.tokenizer.bos_token_id is None:
-            raise ConfigError(
-                f"`model.prepend_bos` must be false where the tokenizer has no BOS token, but got {self.prepend_bos}. Set it to false."
-            )
+        if self.prepend_bos and getattr(self.tokenizer, "bos_token_id", None) is None:
+            has = "there is no tokenizer" if self.tokenizer is None else "the tokenizer has no BOS token"
+            raise ConfigError(f"`model.prepend_bos` must be false where {has}, but got {self.prepend_bos}. Set it to false.")
 
     def windows(self, documents: Iterable[Document], n_tokens: int) -> Int[Tensor, "W T"]:
         """The fewest windows, from the first document on, that hold `n_tokens` tokens which count.

@@ -1,12 +1,17 @@
 import gc
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tiny_model import DEMO_MODEL
+from tiny_model import DEMO_MODEL, random_model
 
-from sae_core.activations.bridge import ModelConfig, Outline, content_hash, load_model, load_tokenizer, outline, reach
+from sae_core.activations import bridge as module
+from sae_core.activations.bridge import ModelConfig, Outline, content_hash, load_model, outline
+from sae_core.activations.files import hash_files
+from sae_core.activations.hook_points import reach
 from sae_core.errors import ConfigError, UnknownNameError
 
 
@@ -26,14 +31,28 @@ def test_outline_knows_the_shapes_without_the_weights(demo: Outline) -> None:
 @pytest.mark.parametrize(
     ("hook_point", "message"),
     [
-        ("blocks.2.attn.hook_pattern", r"shape \[1, 4, 11, 11\]"),
-        ("blocks.2.hook_resid_mid", "blocks.2.hook_resid_mid.*Choose hook_resid_pre"),
-        ("blocks.2.attn.hook_result", "blocks.2.attn.hook_result.*use_attn_result"),
+        ("blocks.2.attn.hook_pattern", r"shape \[2, 4, 11, 11\] for 2 windows of 11 tokens.*Choose 'blocks.2.attn.hook_in' or another"),
+        ("blocks.2.ln1.hook_scale", r"shape \[2, 11, 1\].*d_in > 1.*Choose 'blocks.2.ln1"),
+        ("blocks.2.hook_resid_mid", "only on the way into the MLP.*Choose 'blocks.2.hook_resid_pre' or another"),
+        ("blocks.2.attn.hook_result", "use_attn_result is False.*Choose 'blocks.2.attn.hook_out'"),
+        ("blocks.2.attn.qkv.hook_out", "a forward pass reaches it 0 times, not once.*Choose 'blocks.2.attn"),
+        ("embed.hook_in", "int64, not floating-point.*Choose 'blocks.0"),
+        ("unembed.hook_in", "in the unembedding.*Choose 'ln_final.hook_out' or another"),
+        ("hook_unembed", "in the unembedding.*Choose 'ln_final.hook_out' or another"),
     ],
 )
 def test_unusable_hook_points(demo: Outline, hook_point: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=f"but got '{hook_point}': .*{message}"):
         demo.d_in(hook_point)
+
+
+@pytest.mark.parametrize("hook_point", ["rotary_emb.hook_in", "rotary_emb.hook_cos", "blocks.1.attn.hook_sin", "hook_pos_embed"])
+def test_what_rotary_models_have_and_no_sae_can_be_put_at(tmp_path: Path, hook_point: str) -> None:
+    found = outline(random_model(tmp_path, "gpt_neox"))
+    with pytest.raises(
+        ConfigError, match=f"but got '{hook_point}': (other values put in there change no logit|its values have shape|a forward)"
+    ):
+        found.d_in(hook_point)
 
 
 def test_unknown_hook_point_names_the_nearest(demo: Outline) -> None:
@@ -46,7 +65,11 @@ def test_unknown_hook_point_names_the_nearest(demo: Outline) -> None:
     [
         ("/no/such/directory", "existing directory.*but got '/no/such/directory'"),
         ("./missing", r"but got '\./missing'"),
-        ("nobody/nothing", "reachable Hugging Face Hub name.*but got 'nobody/nothing'.*network"),
+        ("nobody/nothing", "reachable Hugging Face Hub name, but got 'nobody/nothing'.*network"),
+        ("~nosuchuser/model", "existing directory.*but got '~nosuchuser/model'"),
+        ("a\0b", r"but got 'a\\x00b'"),
+        ("x" * 5000, "but got 'xxx"),
+        ("\ud800", r"but got '\\ud800'"),
     ],
 )
 def test_missing_models(name: str, message: str) -> None:
@@ -57,18 +80,58 @@ def test_missing_models(name: str, message: str) -> None:
 
 
 def test_directory_without_a_model(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"but got '{tmp_path}'"):
+    with pytest.raises(ConfigError, match=f"Hugging Face layout, but got '{tmp_path}' without config.json"):
         outline(str(tmp_path))
-    with pytest.raises(ConfigError, match=f"but got '{tmp_path}'"):
-        load_tokenizer(str(tmp_path))
+
+
+def test_an_architecture_that_nobody_knows(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "no_such", "architectures": ["NoSuchForCausalLM"]}')
+    with pytest.raises(ConfigError, match=f"language model that TransformerLens knows, but got '{tmp_path}': .*no_such"):
+        outline(str(tmp_path))
+
+
+def test_a_model_that_is_none_of_language(tmp_path: Path) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 32}
+    ViTForImageClassification(ViTConfig(**size, patch_size=8)).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=f"but got '{tmp_path}': .* is no model of the next token"):
+        outline(str(tmp_path))
+
+
+def test_a_model_that_cannot_be_built_without_values_is_built_of_random_ones(tmp_path: Path) -> None:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
+    MixtralForCausalLM(MixtralConfig(**size, vocab_size=300, num_local_experts=4, max_position_embeddings=64)).save_pretrained(tmp_path)
+    found = outline(str(tmp_path))
+    assert isinstance(found.tracing(), nullcontext)
+    assert (found.d_vocab, found.n_ctx, found.d_in("blocks.1.hook_resid_post")) == (300, 64, 32)
+
+
+def test_what_is_missing_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def refuse(name: str, **options: Any) -> None:
+        calls.append(name)
+        raise ConfigError("not there") from OSError("no network")
+
+    monkeypatch.setattr(module.loading, "boot", refuse)
+    with pytest.raises(ConfigError, match="not there"):
+        outline("owner/name")
+    assert calls == ["owner/name"]
 
 
 def test_hash_follows_the_weights_and_not_the_place(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(DEMO_MODEL, copy)
     assert content_hash(str(copy)) == content_hash(DEMO_MODEL)
-    (copy / "notes.md").write_text("read by nobody")
+    for name in ("notes.md", ".DS_Store", "._model.safetensors", "training_args.bin", "pytorch_model.bin"):
+        (copy / name).write_text("read by nobody")
     assert content_hash(str(copy)) == content_hash(DEMO_MODEL)
+    files = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    # As it was when caches of activations were made that are still there.
+    assert content_hash(DEMO_MODEL) == hash_files([Path(DEMO_MODEL) / name for name in files], Path(DEMO_MODEL))
     (copy / "tokenizer_config.json").write_text("{}")
     assert content_hash(str(copy)) != content_hash(DEMO_MODEL)
 

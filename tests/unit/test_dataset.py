@@ -7,7 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
-from sae_core.activations.dataset import DataConfig, Part, content_hash, documents, problems
+from sae_core.activations.dataset import DataConfig, content_hash
+from sae_core.activations.documents import Part, documents, problems
+from sae_core.activations.files import hash_files
 from sae_core.errors import ConfigError
 
 ROWS = [
@@ -58,7 +60,7 @@ def test_tokenised_rows(tmp_path: Path) -> None:
     pq.write_table(pa.table({"ids": [[1, 2, 3], [4], []], "split": ["train", "heldout", "train"]}), path)
     assert texts("train", dataset=str(path), tokens_column="ids") == [[1, 2, 3]]
     shared = {"dataset": str(path), "tokens_column": "ids", "eval_split": "train"}
-    assert [*texts("train", **shared), *texts("heldout", **shared)] == [[1, 2, 3]]
+    assert [*texts("train", **shared), *texts("heldout", **shared)] == [[1, 2], [3]]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -98,7 +100,10 @@ def test_wrong_names_say_what_there_is(tmp_path: Path, fields: dict[str, str], m
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"text_column": "n"}, r"`data\.text_column` must hold text .*but got 'n' with int\. Choose one of \['ids', 'n', 'text'\]"),
+        (
+            {"text_column": "n"},
+            r"`data\.text_column` must hold text .*but got 'n' with int in row 1\..* Columns are \['ids', 'n', 'text'\]",
+        ),
         (
             {"text_column": "ids"},
             r"must hold text \(for token ids use `data\.tokens_column`\), but got 'ids' with list",
@@ -132,7 +137,7 @@ def test_every_problem_is_found(tmp_path: Path) -> None:
         ("nowhere/at/all", "must exist, but got 'nowhere/at/all'"),
         ("./missing", r"must exist, but got '\./missing'"),
         ("missing.parquet", r"must exist, but got 'missing\.parquet'"),
-        ("nobody/nothing", "reachable Hugging Face Hub data set, but got 'nobody/nothing'.*network"),
+        ("nobody/nothing", "reachable Hugging Face Hub dataset, but got 'nobody/nothing'.*network"),
     ],
 )
 def test_missing_data_sets(name: str, message: str) -> None:
@@ -160,3 +165,42 @@ def test_hash_is_of_the_content(tmp_path: Path) -> None:
     Path(there).write_text("{}")
     assert content_hash(DataConfig(dataset=here)) != content_hash(DataConfig(dataset=there))
     assert folder != content_hash(DataConfig(dataset=str(tmp_path / "other")))
+
+
+def test_hash_is_of_the_files_that_are_read(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    write(tmp_path / "d", ".jsonl")
+    config = DataConfig(dataset=str(tmp_path / "d"))
+    before = content_hash(config)
+    # As it was when all files of a directory were hashed: caches of activations made then are found.
+    assert before == hash_files([tmp_path / "d/text.jsonl"], tmp_path / "d")
+    for name in (".DS_Store", "cache-0a.arrow", "tmp0a.arrow", "text.jsonl.lock", "LICENSE", "README.md"):
+        (tmp_path / "d" / name).write_text("nobody reads it as text")
+    (tmp_path / "d/.cache/huggingface").mkdir(parents=True)
+    (tmp_path / "d/.cache/huggingface/text.jsonl").write_text("{}")
+    assert content_hash(config) == before
+    (tmp_path / "d/more.jsonl").write_text('{"text": "four"}')
+    assert content_hash(config) != before
+
+
+def test_hash_of_a_saved_data_set(tmp_path: Path) -> None:
+    DatasetDict({"train": Dataset.from_dict({"text": ["a", "b"]})}).save_to_disk(tmp_path / "both")
+    config = DataConfig(dataset=str(tmp_path / "both"))
+    before = content_hash(config)
+    assert before == hash_files(sorted(file for file in (tmp_path / "both").rglob("*") if file.is_file()), tmp_path / "both")
+    (tmp_path / "both/train/cache-0a.arrow").write_bytes(b"indices")
+    (tmp_path / "both/.DS_Store").write_bytes(b"")
+    assert content_hash(config) == before
+    data = tmp_path / "both/train/data-00000-of-00001.arrow"
+    data.write_bytes(data.read_bytes().replace(b"ab", b"ac"))
+    assert content_hash(config) != before
+
+
+def test_nothing_is_written_where_a_local_directory_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "d").mkdir()
+    write(tmp_path / "d", ".jsonl")
+    config = DataConfig(dataset=str(tmp_path / "d"), eval_split="train", streaming=False)
+    assert list(documents(config, "train"))
+    content_hash(config)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["d", "text.jsonl"]

@@ -1,0 +1,177 @@
+"""sae_core/activations/loading.py: models whose files are not all there, or not theirs."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_model import DEMO_MODEL, random_model
+from torch import Tensor
+
+from sae_core.activations.bridge import ModelConfig, load_model, outline
+from sae_core.activations.loading import check_weights, tokenizer_or_none
+from sae_core.errors import ConfigError
+
+Weights = Mapping[str, Tensor]
+FIRST = "transformer.h.0.attn.c_attn.weight"
+
+
+def with_weights(directory: Path, change: Callable[[Weights], Weights] = lambda weights: weights) -> str:
+    """A copy of the demo's model with other weights."""
+    shutil.copytree(DEMO_MODEL, directory)
+    weights = change(load_file(directory / "model.safetensors"))
+    save_file({name: value.clone().contiguous() for name, value in weights.items()}, directory / "model.safetensors", {"format": "pt"})
+    return str(directory)
+
+
+def check(name: str) -> None:
+    check_weights(name, outline(name).bridge.original_model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: {f"_orig_mod.{name}": value for name, value in weights.items()}, "53 missing .*52|no place for \\(_orig_mod"),
+        (lambda weights: {f"module.{name}": value for name, value in weights.items()}, "missing .*no place for \\(module"),
+        (lambda weights: {name: value for name, value in weights.items() if name != FIRST}, rf"1 missing \({FIRST}\)"),
+        (
+            lambda weights: {**weights, "transformer.h.9.ln_1.bias": torch.zeros(3)},
+            r"1 that the model has no place for \(transformer\.h\.9",
+        ),
+        (
+            lambda weights: {**weights, FIRST: weights[FIRST][:, :100]},
+            rf"1 of another shape \({FIRST} \[128, 100\] instead of \[128, 384\]",
+        ),
+    ],
+    ids=["compiled", "data-parallel", "one missing", "one too many", "one of another shape"],
+)
+def test_weights_that_do_not_all_load_are_refused(tmp_path: Path, change: Callable[[Weights], Weights], message: str) -> None:
+    name = with_weights(tmp_path / "model", change)
+    with pytest.raises(ConfigError, match=f"weights all load, but got '{name}' with weights .*{message}"):
+        check(name)
+    with pytest.raises(ConfigError, match=f"but got '{name}'"):
+        load_model(ModelConfig(name=name, hook_point="hook_embed"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weights: weights,  # lm_head, tied to the embedding, is not among them
+        lambda weights: {**weights, "lm_head.weight": weights["transformer.wte.weight"]},
+        lambda weights: {name.removeprefix("transformer."): value for name, value in weights.items()},
+        lambda weights: {
+            **weights,
+            "transformer.h.0.attn.bias": torch.ones(1, 1, 128, 128),
+            "transformer.h.0.attn.masked_bias": torch.tensor(-1e4),
+        },
+    ],
+    ids=["tied", "tied and stored", "of the base model", "with masks"],
+)
+def test_weights_that_all_load_are_accepted(tmp_path: Path, change: Callable[[Weights], Weights]) -> None:
+    assert "lm_head.weight" not in load_file(Path(DEMO_MODEL) / "model.safetensors")
+    name = with_weights(tmp_path / "model", change)
+    check(name)
+    tokens = torch.arange(8)[None]
+    with torch.no_grad():
+        logits = [load_model(ModelConfig(name=one, hook_point="hook_embed"))(tokens, return_type="logits") for one in (name, DEMO_MODEL)]
+    assert torch.equal(*logits)
+
+
+def test_tables_of_rotations_that_older_versions_saved_are_accepted(tmp_path: Path) -> None:
+    name = random_model(tmp_path / "model", "llama")
+    path = tmp_path / "model/model.safetensors"
+    save_file({**load_file(path), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}, path, {"format": "pt"})
+    check(name)
+
+
+def test_weights_in_the_format_of_pytorch(tmp_path: Path) -> None:
+    name = with_weights(tmp_path / "model")
+    weights = load_file(tmp_path / "model/model.safetensors")
+    (tmp_path / "model/model.safetensors").unlink()
+    torch.save(weights, tmp_path / "model/pytorch_model.bin")
+    check(name)
+    os.truncate(tmp_path / "model/pytorch_model.bin", 100_000)
+    with pytest.raises(ConfigError, match=f"readable language model .*but got '{name}'"):
+        check(name)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("model.safetensors", POINTER, "model.safetensors', which is a git-lfs pointer. Run `git lfs pull`"),
+        ("tokenizer.json", POINTER, "tokenizer.json', which is a git-lfs pointer"),
+        ("model.safetensors", "", "model.safetensors', which is empty"),
+        ("model.safetensors", "no weights", "but got '.*model': SafetensorError"),
+        ("model.safetensors", None, "but got '.*model': Error no file named model.safetensors"),
+        ("config.json", "", "config.json', which is empty"),
+        ("config.json", "{", "config.json must be a JSON object, but got '.*config.json': JSONDecodeError"),
+        ("config.json", "[]", "config.json': ValueError: it holds list"),
+        ("config.json", "[" * 100_000, "config.json': RecursionError"),
+        ("config.json", " " * 2**21 + "{}", "config.json must be a model's, but got 2097154 bytes"),
+        ("config.json", '{"model_type": "gpt2", "n_layer": 1000000}', "`n_layer` must be from 1 to 1000, but got 1000000"),
+        ("config.json", '{"model_type": "gpt2", "n_layer": "4"}', "`n_layer` must be from 1 to 1000, but got '4'"),
+        ("config.json", '{"model_type": 5}', "but got '.*model'"),
+        ("config.json", '{"model_type": "gpt2", "n_embd": -5}', "but got '.*model'"),
+        ("config.json", '{"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_embd": 120, "n_layer": 4}', "of another shape"),
+        ("config.json", '{"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": 1e400}', "but got '.*model'"),
+    ],
+)
+def test_damaged_files_are_one_message(tmp_path: Path, file: str, content: str | None, message: str) -> None:
+    name = with_weights(tmp_path / "model")
+    (tmp_path / "model" / file).unlink()
+    if content is not None:
+        (tmp_path / "model" / file).write_text(content)
+    with pytest.raises(ConfigError, match=message) as raised:
+        check(name)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_cut_file_of_weights(tmp_path: Path) -> None:
+    name = with_weights(tmp_path / "model")
+    os.truncate(tmp_path / "model/model.safetensors", 100_000)
+    with pytest.raises(ConfigError, match=f"but got '{name}': SafetensorError.*not fully covered.*Check its files"):
+        check(name)
+
+
+def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:
+    name = with_weights(tmp_path / "model")
+    assert tokenizer_or_none(name)("def")["input_ids"]
+    (tmp_path / "model/tokenizer.json").unlink()
+    assert tokenizer_or_none(name) is None  # transformers makes one without a vocabulary of what is left
+    (tmp_path / "model/tokenizer_config.json").unlink()
+    assert tokenizer_or_none(name) is None
+    check(name)
+
+
+@pytest.mark.parametrize("content", ["{}", "null", "[]", "[" * 100_000, '{"model": {"type": "BPE", "vocab": {}, "merges": ["a b"]}}', "{"])
+def test_a_damaged_tokenizer_is_one_message(tmp_path: Path, content: str) -> None:
+    name = with_weights(tmp_path / "model")
+    (tmp_path / "model/tokenizer.json").write_text(content)
+    with pytest.raises(ConfigError, match=f"`model.name` must have a readable tokenizer, but got '{name}'") as raised:
+        tokenizer_or_none(name)
+    assert "\n" not in str(raised.value)
+
+
+def test_reports_of_transformers_are_not_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    name = with_weights(tmp_path / "model", lambda weights: {name: value for name, value in weights.items() if name != FIRST})
+    with pytest.raises(ConfigError, match="1 missing"):
+        check(name)
+    assert "MISSING" not in capfd.readouterr().err + caplog.text
+    from transformers.utils import logging
+
+    assert logging.get_verbosity() < 50  # as before
+
+
+def test_settings_of_generation_do_not_matter(tmp_path: Path) -> None:
+    name = with_weights(tmp_path / "model")
+    settings: dict[str, Any] = {"temperature": -1, "do_sample": False}
+    (tmp_path / "model/generation_config.json").write_text(json.dumps(settings))
+    check(name)
