@@ -6,7 +6,9 @@ import platform
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 _PACKAGES = ("sae_sweep", "torch", "transformer_lens", "transformers", "datasets", "ray", "optuna", "numpy")
 _MEMORY_SHARE = 0.7
@@ -30,6 +32,12 @@ def hardware() -> str:
     names = gpu_names()
     gpus = [f"{names.count(name)} x {name}" for name in dict.fromkeys(names)]
     return ", ".join([_processor(), f"{n_cores()} cores", f"{memory_bytes() / 2**30:.0f} GiB memory", *gpus])
+
+
+@cache
+def node() -> dict[str, Any]:
+    """Fields of a record that say where its numbers were made: in this process, where these do not change."""
+    return {"versions": versions(), "hardware": hardware()}
 
 
 def n_cores() -> int:

@@ -6,6 +6,7 @@ A trial's config is plain data (`TrialConfig`, as a dict), because Ray pickles a
 do not survive a restart of the driver. Results are files under `directory`, written before Ray hears of them.
 """
 
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from ray import get_gpu_ids, tune
 
+from sae_core import provenance
 from sae_core.activations.shards import read_manifest
 from sae_core.activations.source import ActivationSource, source_of
 from sae_core.activations.stream import Stream
@@ -74,8 +76,8 @@ def train_trial(config: dict[str, Any]) -> None:
     use_kernels(trial.kernels)
     # Ray leaves every GPU visible to a trial that asked for none, so torch.cuda.is_available() says nothing here.
     device = "cuda:0" if get_gpu_ids() else "cpu"
-    if todo:
-        _train(trial, todo, device)
+    for data_seed in dict.fromkeys(run.data_seed for run in todo):  # a point of a search has a run per order of the tokens, too
+        _train(trial, [run for run in todo if run.data_seed == data_seed], device)
     if trial.source is not None:
         _evaluate(trial, runs, device)
     tune.report({"progress": {run.run_id: 1.0 for run in runs}})
@@ -103,7 +105,9 @@ def _train(trial: TrialConfig, runs: Sequence[RunConfig], device: str) -> None:
     )
     for result in results:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        files.finish(result, metadata=trial.metadata, facts={**trial.facts, "kernels": trial.kernels, "finished_at": now})
+        files.finish(
+            result, metadata=trial.metadata, facts={**trial.facts, **provenance.node(), "kernels": trial.kernels, "finished_at": now}
+        )
 
 
 def _evaluate(trial: TrialConfig, runs: Sequence[RunConfig], device: str) -> None:
@@ -118,7 +122,9 @@ def _evaluate(trial: TrialConfig, runs: Sequence[RunConfig], device: str) -> Non
     values, n_tokens = evaluate(saes, source, cache, torch.tensor(read_manifest(cache).mean))
     eval_hash = source.eval_fingerprint(cache)
     for run_id, record in trained.items():
-        evaluated(record, values[run_id], n_tokens, eval_hash).write(directory / run_id / "record.json")
+        finished = evaluated(record, values[run_id], n_tokens, eval_hash)
+        where = {f"eval_{name}": value for name, value in provenance.node().items()}
+        dataclasses.replace(finished, **where).write(directory / run_id / "record.json")
 
 
 @lru_cache(maxsize=1)
@@ -146,7 +152,7 @@ class _Reporter:
             if rows > self.rows_written.get(run_id, 0):
                 self.files.write_history(run_id, learner.history)
                 self.rows_written[run_id] = rows
-        at_rung = {} if rung is None else {"rung": rung}
+        at_rung = {} if rung is None else {"rung": rung, "node": provenance.node()}  # for the record of a run that is stopped
         tune.report({"progress": {learner.run.run_id: learner.step / learner.run.n_steps for learner in learners}, **at_rung})
 
     def _rung(self, learners: Sequence[Learner]) -> float | None:

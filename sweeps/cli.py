@@ -5,34 +5,69 @@ Exit codes: 0 all is well, 1 a run failed or is missing, 2 what was asked for is
 
 import gc
 import logging
+import tempfile
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from sae_core.errors import ConfigError
+from sae_core.errors import ConfigError, reason_of
+from sweeps import signals
+from sweeps.failures import LaunchError
+from sweeps.terminal import outlast_terminal
 
 if TYPE_CHECKING:
     from sae_core.sparse.kernels import Choice
     from sweeps.launcher import LaunchResult
 
+INTERRUPTED = "Interrupted. What is finished is kept; the same command continues from here."
+
 
 class _Commands(TyperGroup):
-    """Turns errors that a user can cause into one message and an exit code."""
+    """Turns what ends a command into one message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except ConfigError as error:
-            typer.echo(str(error), err=True)
-            raise typer.Exit(2) from None
+            code = _say(str(error), 2)
+        except LaunchError as error:
+            code = _say(str(error), 1)
         except KeyboardInterrupt:
-            typer.echo("Interrupted. What is finished is kept; the same command goes on from here.", err=True)
-            raise typer.Exit(130) from None
+            code = _say(INTERRUPTED, 130)
+        except (typer.Exit, typer.Abort):
+            raise
+        except OSError as error:
+            message = f"files must be readable and writable, but got {reason_of(error)}. Make room or correct permissions, then repeat."
+            code = _say(message, 1)
+        except Exception as error:
+            if hasattr(error, "exit_code"):  # of the command line itself: a wrong argument
+                raise
+            code = _say(_unforeseen(error), 1)
+        raise typer.Exit(code)
+
+
+def _say(message: str, code: int) -> int:
+    typer.echo(message, err=True)
+    return code
+
+
+def _unforeseen(error: Exception) -> str:
+    """A message for what nobody thought of, and where its traceback is."""
+    message = f"something unforeseen ended the command: {type(error).__name__}: {reason_of(error)}."
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="sae-sweep-", suffix=".txt", delete=False, encoding="utf-8", errors="replace") as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        return f"{message} Its traceback could not be written, as there is no room for temporary files."
+    return f"{message} Its traceback is in {file.name!r}: please report it. What is finished is kept."
 
 
 app = typer.Typer(cls=_Commands, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+cache_app = typer.Typer(no_args_is_help=True, help="What lies under a results directory.")
+app.add_typer(cache_app, name="cache")
 
 Definition = Annotated[str, typer.Argument(help="A YAML file, or the name of a ready sweep, e.g. demo.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a field, e.g. train.lr=1e-3. Repeatable.")]
@@ -130,6 +165,19 @@ def report(
     typer.echo(f"Report: {write_report(results, out or Store(results[0]).report)}")
 
 
+@cache_app.command()
+def verify(results: Results = Path("results")) -> None:
+    """Read every file that numbers come from, in all sweeps of a results directory and their caches of activations."""
+    from sweeps.verify import verify as damaged_files
+
+    damaged = damaged_files(results)
+    for file in damaged.files:
+        typer.echo(f"damaged: {file.path}: {file.reason}. {file.remedy}")
+    typer.echo(f"{damaged.n_read} files read, {len(damaged.files)} damaged")
+    if damaged.files:
+        raise typer.Exit(1)
+
+
 def _tell(done: "LaunchResult") -> None:
     """The frontier, warnings and where the report is, then what did not work."""
     from analysis.summary import frontier_lines
@@ -150,10 +198,14 @@ def _tell(done: "LaunchResult") -> None:
 
 
 def main() -> None:
-    """Entry point: the only place that configures logging."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    """Entry point: the only place that configures logging, signals and streams."""
     try:
+        signals.handle()
+        outlast_terminal()
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
         app()
+    except KeyboardInterrupt:  # between commands: before the first line of one, or after its last
+        raise SystemExit(_say(INTERRUPTED, 130)) from None
     finally:
         gc.freeze()  # what the libraries made need not be searched for cycles at exit, which takes a second
 

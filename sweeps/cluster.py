@@ -1,19 +1,22 @@
 """Starting and stopping Ray, and what it can hold: the slots in which trials and workers run."""
 
 import logging
+import math
 import os
-import signal
+import re
 import socket
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from sae_core import provenance
-from sae_core.errors import ConfigError
-from sweeps.lean_ray import SELDOM, lean_start
+from sae_core.errors import ConfigError, border
+from sweeps import signals
+from sweeps.failures import LaunchError
+from sweeps.local_ray import LocalRay, launch_ended_by
 
 # Read by Ray when it is imported or when processes start. Facts behind each: docs/reliability.md.
 _ENVIRONMENT = {
@@ -34,6 +37,14 @@ WORKER_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 
+LEAST_GPU_SHARE = 0.0001
+"""Ray counts in ten-thousandths."""
+_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""What a gRPC client says first: the preface of HTTP/2, and settings, none."""
+_HTTP2_SETTINGS = b"\x04"
+"""Type of the frame with which a gRPC server answers."""
+ANSWER_SECONDS = 5.0
+"""Most time that what listens at an address is given to answer."""
 _HERE = str(Path(__file__).resolve().parent.parent)
 
 
@@ -55,6 +66,9 @@ class Cluster:
         self.address, self.cpus, self.gpus = address, cpus, gpus
         self.keeps_workers = False
         """Whether workers may wait, beside trials, for the next stage: they hold no GPU, and need none to be spread over nodes."""
+        self._local: LocalRay | None = None
+        self._ours = False
+        _check_slot(cpus, gpus)
         if address is None:
             self.n_slots = _slots([{"CPU": provenance.n_cores(), "GPU": provenance.n_gpus()}], cpus, gpus)
         else:
@@ -63,12 +77,10 @@ class Cluster:
     def __enter__(self) -> "Cluster":
         for name, value in (_ENVIRONMENT | WORKER_ENVIRONMENT).items():
             os.environ.setdefault(name, value)
-        import ray
-
-        self.ours = not ray.is_initialized()
         try:
-            if self.ours:
-                _start(self.address)
+            self._start()
+            import ray
+
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             self.n_slots = _slots(nodes, self.cpus, self.gpus)
             self.keeps_workers = self.gpus == 0 and len(nodes) == 1
@@ -79,12 +91,56 @@ class Cluster:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stop()
+        if isinstance(error, Exception | KeyboardInterrupt):
+            self.raise_death()
 
-    def _stop(self) -> None:
+    @property
+    def died(self) -> bool:
+        """Whether a local Ray died before it was stopped."""
+        return self._local is not None and bool(self._local.death)
+
+    def raise_death(self) -> None:
+        """Say what ended the launch, if that was the death of a local Ray.
+
+        Raises:
+            LaunchError: it was.
+        """
+        if self._local is not None and self._local.death:
+            raise LaunchError(launch_ended_by(self._local.death)) from None
+
+    @property
+    def directory(self) -> Path | None:
+        """For temporary files of the launch on this machine; None: where such files are usually put."""
+        return None if self._local is None else self._local.directory
+
+    def _start(self) -> None:
+        """Start Ray on this machine, or connect to a running cluster, unless this process has Ray running already."""
+        if _ray_runs():
+            return
+        self._ours = True
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        # Workers import this package from where the driver did, also when it is not installed.
+        packages = dict.fromkeys(filter(None, [_HERE, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]))
+        paths = {"PYTHONPATH": os.pathsep.join(packages)}
+        if self.address is None:
+            # Workers inherit it. A `runtime_env` would do as well, but costs each stage two seconds.
+            os.environ.update(paths)
+            self._local = LocalRay()
+            self._local.start(**options)
+            return
         import ray
 
-        if self.ours:
-            ray.shutdown()
+        with _border(self.address), signals.kept():
+            ray.init(address=self.address, runtime_env={"env_vars": paths | WORKER_ENVIRONMENT}, **options)
+
+    def _stop(self) -> None:
+        if self._local is not None:
+            self._local.stop()
+        elif self._ours:
+            import ray
+
+            with signals.kept():
+                ray.shutdown()
 
     @property
     def actor(self) -> dict[str, float]:
@@ -97,58 +153,42 @@ class Cluster:
         return {"cpu": self.cpus, "gpu": self.gpus}
 
 
-def _start(address: str | None) -> None:
-    """Start Ray on this machine, or connect to a running cluster.
+def _ray_runs() -> bool:
+    """Whether this process has Ray running. Ray is not imported to find out: what it reads of the environment must be set before."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
-    Raises:
-        ConfigError: there is no cluster at `address`.
-    """
-    import ray
 
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    # Workers import this package from where the driver did, also when it is not installed.
-    paths = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, [_HERE, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])))}
-    with _sigterm_handler_kept():
-        if address is None:
-            # Workers inherit it. A `runtime_env` would do as well, but costs each stage two seconds.
-            os.environ.update(paths)
-            with lean_start():
-                options |= {"num_cpus": provenance.n_cores(), "num_gpus": provenance.n_gpus(), "_system_config": SELDOM}
-                # "local": not the cluster that RAY_ADDRESS may name.
-                ray.init(address="local", include_dashboard=False, **options)
-            return
-        try:
-            ray.init(address=address, runtime_env={"env_vars": paths | WORKER_ENVIRONMENT}, **options)
-        except (ConnectionError, ValueError) as error:
-            raise _no_cluster(address, str(error).strip().partition("\n")[0]) from None
+def _border(address: str) -> AbstractContextManager[None]:
+    remedy = "Start one with `ray start --head`, or leave `--address` out to use this machine."
+    return border(f"`--address` must be that of a running Ray cluster, but got {address!r}", remedy)
 
 
 def _check_answers(address: str) -> None:
-    """Ray itself tries for a quarter of an hour before it says that nothing is there."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        try:
-            socket.create_connection((host, int(port)), timeout=10).close()
-        except OSError as error:
-            raise _no_cluster(address, f"{error}.") from None
+    """Make sure that a gRPC server answers at an address. Ray itself tries for a minute or more before it says that nothing is there.
+
+    Raises:
+        ConfigError: none does.
+    """
+    if address == "auto":
+        return
+    with _border(address):
+        form = re.fullmatch(r"(ray://)?(\[[0-9A-Fa-f:.]+\]|[\w.-]+):([0-9]{1,5})", address, re.ASCII)
+        if form is None or not 0 < int(form[3]) < 2**16:
+            raise ValueError("an address is HOST:PORT or auto")
+        with socket.create_connection((form[2].strip("[]"), int(form[3])), timeout=ANSWER_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return
+            connection.sendall(_HTTP2_HELLO)
+            answer = connection.recv(9)
+        if answer[3:4] != _HTTP2_SETTINGS:
+            raise ValueError("what listens there is not Ray")
 
 
-def _no_cluster(address: str, reason: str) -> ConfigError:
-    return ConfigError(
-        f"`--address` must be that of a running Ray cluster, but got {address!r}: {reason} Start one with `ray start --head`, or leave "
-        "`--address` out to use this machine."
-    )
-
-
-@contextmanager
-def _sigterm_handler_kept() -> Iterator[None]:
-    """ray.init sets a handler of its own, which ends the process; the launcher's, which stops cleanly, comes back afterwards."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
+def _check_slot(cpus: int, gpus: float) -> None:
+    if cpus < 1:
+        raise ConfigError(f"`--cpus-per-trial` must be at least 1, but got {cpus}. Raise it.")
+    if not math.isfinite(gpus) or gpus < 0 or 0 < gpus < LEAST_GPU_SHARE:
+        raise ConfigError(f"`--gpus-per-trial` must be 0, or a number from {LEAST_GPU_SHARE} on, but got {gpus:g}. Correct it.")
 
 
 def _slots(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:

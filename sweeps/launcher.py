@@ -4,31 +4,27 @@ Ray runs the work; the records under results/ are the truth about it. Ray's own 
 read back: a relaunch starts a new experiment with the runs that have no record, each from its own checkpoint.
 """
 
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sae_core import provenance
-from sae_core.activations.shards import cache_directory, is_complete, was_finished
-from sae_core.activations.shards import finish as finish_harvest
-from sae_core.activations.source import ActivationSource
+from sae_core.activations.shards import cache_directory, remove_damaged, was_finished
 from sae_core.config import SOURCES, ActivationsConfig, RunConfig
-from sae_core.evaluation import ChunkSums, combine, evaluated
+from sae_core.errors import border
 from sae_core.sparse.kernels import Choice
+from sweeps import leftovers, signals
 from sweeps.cluster import Cluster
 from sweeps.definition import Sweep
 from sweeps.local_data import locate
 from sweeps.progress import SweepProgress
+from sweeps.stages import Input, run_stages
 from sweeps.store import Store, may_recover
 from sweeps.wandb_sink import WandbSink
 
 if TYPE_CHECKING:
     from sweeps.search import Study
-    from sweeps.training_stage import TrainingStage
     from sweeps.workers import WorkerPools
 
 
@@ -50,23 +46,6 @@ class LaunchResult:
     """Training tokens of all runs together, if none were stopped early."""
     tokens_spent: int = 0
     """Training tokens of the runs that are finished or pruned."""
-
-
-@dataclass(slots=True)
-class Input:
-    """The activations that some runs of a sweep share."""
-
-    source: ActivationSource
-    cache: Path
-    activations_hash: str
-    metadata: dict[str, object]
-    """Where exported SAEs say they belong: names as the definition gives them, not where they were found."""
-    runs: list[RunConfig] = field(default_factory=list)
-
-    def todo(self, store: Store) -> list[RunConfig]:
-        """Runs without a finished record, or one of a failure that would happen again."""
-        records = [(run, store.read_record(run.run_id)) for run in self.runs]
-        return [run for run, record in records if record is None or record.status == "trained" or may_recover(record)]
 
 
 def launch(
@@ -92,35 +71,58 @@ def launch(
 
     Raises:
         ConfigError: what is asked for is not possible. No work was begun.
+        LaunchError: Ray or a worker died. What is finished is kept.
     """
-    store = Store(Path(results) / sweep.name)
-    study = _study(sweep, store)
-    runs = sweep.runs() if study is None else study.runs()
-    store.check_ours(runs if study is None else study.space.corners)
-    cluster = Cluster(address=address, cpus=cpus_per_trial, gpus=gpus_per_trial)
-    sink = WandbSink(sweep.wandb, sweep.name, store) if sweep.wandb and sweep.wandb.mode != "disabled" else None
-    inputs = _inputs(runs, [run.activations for run in runs] if study is None else [study.space.activations], store)
-    todo = [one for one in inputs if (one.todo(store) if study is None else study.n_left())]
-    with _sigterm_as_ctrl_c(), ExitStack() as until_report:
-        pools = until_report.enter_context(_workers(cluster, todo, kernels))
-        if pools is not None:
-            from sweeps.training_stage import TrainingStage  # takes a second, in which the workers load
+    with signals.handled():
+        store = _store(results, sweep.name)
+        study = _study(sweep, store)
+        runs = sweep.runs() if study is None else study.runs()
+        store.check_ours(runs if study is None else study.space.corners)
+        cluster = Cluster(address=address, cpus=cpus_per_trial, gpus=gpus_per_trial)
+        with store.locked(), progress or SweepProgress() as shown:
+            sink = WandbSink(sweep.wandb, sweep.name, store) if sweep.wandb and sweep.wandb.mode != "disabled" else None
+            inputs = _inputs(runs, [run.activations for run in runs] if study is None else [study.space.activations], store)
+            todo = [one for one in inputs if (one.todo(store) if study is None else study.n_left())]
+            with ExitStack() as until_report:
+                until_report.enter_context(leftovers.held(one.cache for one in todo))
+                pools = until_report.enter_context(_workers(cluster, todo, kernels))
+                if pools is not None:
+                    from sweeps.training_stage import TrainingStage  # takes a second, in which the workers load
 
-            _check(todo, pools)
-        with store.locked():
-            store.begin(sweep, runs)
-            _retry_failed(runs, store)
-            with progress or SweepProgress() as shown:
+                    _check(todo, pools, shown)
+                number = store.begin(sweep, runs)
+                leftovers.remove_temporary(store.directory)
+                _retry_failed(runs, store)
                 interrupted = False
                 if pools is None:
                     shown.note(_nothing_left(runs, store))
                 else:
-                    training = TrainingStage(store, cluster, shown, sink, _facts(), checkpoint_seconds, sweep.early_stopping, kernels)
-                    interrupted = not _finishes(lambda: _run_stages(todo, store, pools, shown, sink, training, study), sink)
-                until_report.close()  # alone: Ray ends a process, with exit code 1, in which one of its references goes while it stops
-                _write_report(store, shown)
+                    _remove_damaged_checkpoints(runs, store, shown)
+                    facts = {"launch": number}
+                    training = TrainingStage(store, cluster, shown, sink, facts, checkpoint_seconds, sweep.early_stopping, kernels)
+                    interrupted = not _finishes(lambda: run_stages(todo, store, pools, shown, sink, training, study), sink, cluster)
+                with signals.held(interrupted) as late:
+                    until_report.close()  # alone: Ray ends a process, with exit code 1, in which one of its references goes while it stops
+                    _write_report(store, shown)
             store.end()
-    return _result(store, runs if study is None else study.runs(), interrupted)
+        cluster.raise_death()
+        return _result(store, runs if study is None else study.runs(), interrupted or late.interrupted)
+
+
+def _store(results: str | Path, name: str) -> Store:
+    """Where the results lie.
+
+    Raises:
+        ConfigError: that cannot be the path of a directory.
+    """
+    with border(f"`--results` must be the path of a directory, but got {str(results)!r}", "Choose another."):
+        directory = Path(results).expanduser().absolute()
+        for path in (directory, *directory.parents):
+            if path.exists():
+                if not path.is_dir():
+                    raise NotADirectoryError(f"{str(path)!r} is not a directory")
+                break
+    return Store(directory / name)
 
 
 @contextmanager
@@ -145,24 +147,34 @@ def _first_to_harvest(inputs: Sequence[Input]) -> Input | None:
     return next((one for one in inputs if not was_finished(one.cache)), None)
 
 
-def _check(inputs: Sequence[Input], pools: "WorkerPools") -> None:
+def _check(inputs: Sequence[Input], pools: "WorkerPools", progress: SweepProgress) -> None:
     """Look at models and texts, then tokenise: in a worker, where the libraries that this takes seconds to import are needed anyway.
 
-    One that loads already, for all inputs: the workers of a second one could wait for slots that the first one's hold.
+    One that loads already, for all inputs: the workers of a second one could wait for slots that the first one's hold. Meanwhile every
+    file in the caches is read, here, and removed if it is damaged.
 
     Raises:
         ConfigError: with every problem found, one a line.
     """
     first = _first_to_harvest(inputs) or inputs[0]
+    for one in inputs:
+        if damaged := remove_damaged(one.cache):
+            names = ", ".join(path.name for path in damaged)
+            progress.note(f"activations: {names} in {one.cache} {'were' if len(damaged) > 1 else 'was'} damaged, and will be made again")
     sources = [(one.source.config.model_dump(mode="json"), str(one.cache)) for one in inputs]
-    pools.of(first.source.config, first.cache, 1).ask("prepare", sources)
+    for one, facts in zip(inputs, pools.of(first.source.config, first.cache, 1).ask("prepare", sources), strict=True):
+        one.facts |= facts
 
 
-def _finishes(work: Callable[[], None], sink: WandbSink | None) -> bool:
-    """Do the work. Whether it came to its end, or was interrupted."""
+def _finishes(work: Callable[[], None], sink: WandbSink | None, cluster: Cluster) -> bool:
+    """Do the work. Whether it came to its end, or was interrupted, if only by the death of Ray."""
     try:
         work()
     except KeyboardInterrupt:
+        return False
+    except Exception:
+        if not cluster.died:
+            raise
         return False
     finally:
         if sink:
@@ -207,82 +219,9 @@ def _retry_failed(runs: list[RunConfig], store: Store) -> None:
             store.record_file(run.run_id).unlink()
 
 
-def _facts() -> dict[str, Any]:
-    return {"versions": provenance.versions(), "hardware": provenance.hardware()}
-
-
-def _run_stages(
-    inputs: list[Input],
-    store: Store,
-    pools: "WorkerPools",
-    progress: SweepProgress,
-    sink: WandbSink | None,
-    training: "TrainingStage",
-    study: "Study | None",
-) -> None:
-    done = {run_id for run_id, record in store.records().items() if record.status != "trained"}
-    for one in inputs:
-        seconds = _harvest(one, pools, progress)
-        store.note_stage("harvest", seconds)
-    if study is None:
-        runs = [(run, one) for one in inputs for run in one.runs]
-        seconds = training.run([(run, one) for run, one in runs if store.read_record(run.run_id) is None])
-        store.note_stage("train", seconds)
-        for one in inputs:
-            seconds = _evaluate(one, store, pools, progress)
-            store.note_stage("evaluate", seconds)
-    else:
-        pools.close()  # its trials evaluate by themselves
-        study.open()
-        seconds = training.search(study, inputs[0])
-        store.note_stage("search", seconds)
-    if sink:
-        for run in [run for one in inputs for run in one.runs] if study is None else study.runs():
-            if run.run_id not in done and (record := store.read_record(run.run_id)) is not None:
-                sink.finish(run, record)
-
-
-def _harvest(one: Input, pools: "WorkerPools", progress: SweepProgress) -> float:
-    """Make the shards that are missing, on all slots. Returns seconds."""
-    n_shards = one.source.n_shards(one.cache)
-    missing = [index for index in range(n_shards) if not is_complete(one.cache, index)]
-    progress.stage("harvest", one.source.config.train_tokens, "tokens")
-    tokens = 0
-
-    def done(n_tokens: int) -> None:
-        nonlocal tokens
-        tokens += n_tokens
-        progress.advance_to(tokens)
-
-    if missing:
-        pools.of(one.source.config, one.cache, len(missing)).map("harvest", missing, done)
-    pools.rest()
-    manifest = finish_harvest(one.source, one.cache)
-    cached = "" if missing else ", all cached"
-    return progress.end_stage(f"{manifest.n_tokens:,} tokens of width {manifest.d_in}{cached}")
-
-
-def _evaluate(one: Input, store: Store, pools: "WorkerPools", progress: SweepProgress) -> float:
-    """Measure the trained runs on held-out text, all in one pass, and finish their records. Returns seconds."""
-    records = {run.run_id: store.read_record(run.run_id) for run in one.runs}
-    trained = {run_id: record for run_id, record in records.items() if record is not None and record.status == "trained"}
-    n_chunks = one.source.n_eval_chunks(one.cache)
-    progress.stage("evaluate", n_chunks, "chunks")
-    if trained:
-        chunks: list[ChunkSums] = []
-
-        def done(sums: ChunkSums) -> None:
-            chunks.append(sums)
-            progress.advance_to(len(chunks))
-
-        saes = {run_id: str(store.sae(run_id)) for run_id in trained}
-        pools.of(one.source.config, one.cache, n_chunks).map("evaluate", range(n_chunks), done, saes)
-        pools.rest()
-        values, n_tokens = combine(chunks)
-        eval_hash = one.source.eval_fingerprint(one.cache)
-        for run_id, record in trained.items():
-            store.write_record(evaluated(record, values[run_id], n_tokens, eval_hash))
-    return progress.end_stage(f"{len(trained)} SAEs on {n_chunks} chunks of held-out text")
+def _remove_damaged_checkpoints(runs: Sequence[RunConfig], store: Store, progress: SweepProgress) -> None:
+    for run_id in store.remove_damaged_checkpoints(runs):
+        progress.note(f"train: the checkpoint of {run_id} was damaged, so it starts again from its first step")
 
 
 def _nothing_left(runs: Sequence[RunConfig], store: Store) -> str:
@@ -321,20 +260,3 @@ def _result(store: Store, runs: Sequence[RunConfig], interrupted: bool) -> Launc
         tokens_asked=sum(run.n_steps * run.train.batch_size for run in runs),
         tokens_spent=sum(records[run_id].train_tokens or 0 for run_id in asked if run_id in records),
     )
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Schedulers end jobs with SIGTERM: stop as cleanly as on Ctrl-C. Only the main thread may set signal handlers."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -34,14 +34,16 @@ Not among them: how often free slots are told (100 ms), which trials wait for af
 @contextmanager
 def lean_start() -> Iterator[None]:
     """Ray started without what nobody asks anything of: the autoscaler, the process that carries logs to a driver which is told not to
-    print them, and the server of the dashboard, which is off, and of usage statistics. The node is used as soon as it is there."""
-    from ray._private import node, parameter, services
+    print them, and the server of the dashboard, which is off, and of usage statistics. The node is used as soon as it is there, and is
+    reached from this machine only, as on macOS and Windows: for `ray.init`, "127.0.0.1" means the address that other machines see."""
+    from ray._private import node, parameter, ray_constants, services
 
     with ExitStack() as replaced:
         params: Any = parameter.RayParams
         replaced.enter_context(_replaced(parameter, "RayParams", partial(params, no_monitor=True, include_log_monitor=False)))
         replaced.enter_context(_replaced(node.Node, "start_api_server", lambda *_, **__: None))
         replaced.enter_context(_replaced(services, "get_node", partial(_node, services.get_node)))
+        replaced.enter_context(_replaced(ray_constants, "ENABLE_RAY_CLUSTER", False))
         yield
 
 

@@ -26,7 +26,7 @@ class SweepProgress:
         texts = [TextColumn(text) for text in ("{task.description}", "{task.percentage:3.0f}%", "{task.fields[rate]}")]
         columns = (texts[0], BarColumn(bar_width=30), *texts[1:], TimeElapsedColumn(), TimeRemainingColumn())
         self.bars = Progress(*columns, console=self.console)
-        self.live = self.console.is_terminal
+        self.live = self.console.is_terminal and not self.console.is_dumb_terminal
         self.stage_name = ""
         self.total = 0.0
         self.unit = ""
@@ -62,13 +62,21 @@ class SweepProgress:
             detail: for plain lines, e.g. "3 of 24 runs done".
         """
         elapsed = max(self.clock() - self.began, 1e-9)
-        rate = f"{done / elapsed:,.0f} {self.unit}/s"
+        rate = self._rate(done, elapsed)
         if self.live and self.bar is not None:
             self.bars.update(self.bar, completed=done, rate=f"{rate}  {detail}".rstrip())
         elif self.clock() - self.last_line >= PLAIN_SECONDS:
             self.last_line = self.clock()
             left = _duration(elapsed * (self.total - done) / done) if done >= LEAST_SHARE * self.total else "?"
             self.note(f"{self.stage_name}: {done / self.total:4.0%}, {rate}, {left} left{', ' + detail if detail else ''}")
+
+    def _rate(self, done: float, elapsed: float) -> str:
+        """Units per second; per minute where that is less than one."""
+        if not done:
+            return f"no {self.unit} yet"
+        if done >= elapsed:
+            return f"{done / elapsed:,.0f} {self.unit}/s"
+        return f"{60 * done / elapsed:.2g} {self.unit}/min"
 
     def runs(self, fractions: Mapping[str, float]) -> None:
         """How far each running SAE is: a bar of its own while it trains (terminal only)."""

@@ -15,6 +15,7 @@ from sae_core.trainable import TrialConfig, train_trial
 from sweeps.cluster import Cluster
 from sweeps.definition import EarlyStoppingConfig
 from sweeps.early_stopping import EarlyStopping
+from sweeps.failures import reason_of_failure
 from sweeps.grouping import group_runs, lone_runs
 from sweeps.lean_ray import lean_tune
 from sweeps.progress import SweepProgress
@@ -22,8 +23,8 @@ from sweeps.store import SCRATCH_PREFIX, Store, record_without_result
 from sweeps.wandb_sink import WandbSink
 
 if TYPE_CHECKING:
-    from sweeps.launcher import Input
     from sweeps.search import Study, SweepSearch
+    from sweeps.stages import Input
 
 RETRIES = 2
 """Times a trial whose process or node died is started again; its runs go on from their checkpoints."""
@@ -33,7 +34,7 @@ class TrainingStage:
     """Trains runs on all slots of a cluster and shows how far each is.
 
     Args:
-        facts: fields that every record gets, e.g. versions and hardware.
+        facts: fields that every record gets.
         checkpoint_seconds: least time between two checkpoints of a run.
         early_stopping: which runs to stop before their end; None: none.
         kernels: that train, see `sae_core.sparse.kernels`.
@@ -74,10 +75,10 @@ class TrainingStage:
         """Make the trials that are left of a search, each of them trained and evaluated. Returns seconds."""
         from sweeps.search import SweepSearch
 
-        n_trials, n_seeds = study.n_left(), len(study.space.axes.seeds)
-        total = n_trials * n_seeds * one.source.config.train_tokens
+        n_trials, n_repeats = study.n_left(), study.space.axes.n_repeats
+        total = n_trials * n_repeats * one.source.config.train_tokens
         self.progress.stage("search", total, "tokens")
-        watcher = _Watcher([], self.progress, self.store, self.sink, n_runs=n_trials * n_seeds)
+        watcher = _Watcher([], self.progress, self.store, self.sink, n_runs=n_trials * n_repeats)
 
         def trial_config(runs: Sequence[RunConfig]) -> dict[str, Any]:
             watcher.add(runs)
@@ -112,7 +113,7 @@ class TrainingStage:
             checkpoint_seconds=self.checkpoint_seconds,
             kernels=self.kernels,
             metadata=one.metadata,
-            facts={**self.facts, "activations_hash": one.activations_hash},
+            facts={**self.facts, "activations_hash": one.activations_hash, "activation_facts": one.facts},
             rungs=self.early_stopping.rungs if self.early_stopping else [],
         )
 
@@ -160,12 +161,12 @@ class TrainingStage:
 
     def _record_lost(self, trial: TrialConfig, error: Exception) -> None:
         """Failed records for the runs of a trial that ended before it could write them: its process died, or it could not even start."""
-        message = (str(error).strip().splitlines() or [""])[-1]
+        kind, message = reason_of_failure(error)
         for config in trial.runs:
             run = RunConfig.model_validate(config)
             if self.store.read_record(run.run_id) is None:
-                told = {"type": type(error).__name__, "message": message, "traceback": str(error)}
-                self.store.write_record(record_without_result(run, "failed", told, **trial.facts))
+                lost = {"type": kind, "message": message, "traceback": str(error)}
+                self.store.write_record(record_without_result(run, "failed", lost, **trial.facts))
 
 
 def _short_name(trial: Any) -> str:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from sae_core.config import RunConfig
-from sae_core.errors import ConfigError
+from sae_core.errors import ConfigError, border, reason_of
 from sae_core.records import RunRecord
 from sweeps.definition import WandbConfig
 from sweeps.store import Store
@@ -26,12 +26,12 @@ class WandbSink:
 
     def __init__(self, config: WandbConfig, sweep_name: str, store: Store) -> None:
         self.config, self.sweep_name, self.store = config, sweep_name, store
-        try:
+        with border("wandb must be installed where a definition asks for it, but it cannot be imported", "Run `pip install wandb`."):
             import wandb
-        except ImportError:
-            raise ConfigError("wandb must be installed where a definition asks for it, but it is not. Run `pip install wandb`.") from None
         self.wandb = wandb
-        if config.mode == "online" and not wandb.login(prompt=False, verify=False):
+        with border("`wandb.mode` must be offline where W&B cannot log in, but got mode='online'", "Set it to offline."):
+            logged_in = config.mode != "online" or wandb.login(prompt=False, verify=False)
+        if not logged_in:
             raise ConfigError(
                 f"`wandb.mode` must be offline where there is no API key, but got mode={config.mode!r}. Run `wandb login`, or set it to "
                 "offline."
@@ -60,9 +60,9 @@ class WandbSink:
             return
         try:
             send()
-        except self.wandb.Error as error:
+        except Exception as error:  # whatever it is, it is not worth a sweep
             self.works = False
-            log.warning("W&B failed, the sweep goes on without it: %s", error)
+            log.warning("W&B failed, the sweep continues without it: %s", reason_of(error))
 
     def _finish(self, run: RunConfig, record: RunRecord) -> None:
         self._send_history(run)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError
 
 from sae_core import provenance
 from sae_core.activations.source import source_of
@@ -22,6 +22,7 @@ from sae_core.config import ActivationsConfig
 from sae_core.errors import ConfigError
 from sae_core.sparse.kernels import Choice, use_kernels
 from sweeps.cluster import Cluster
+from sweeps.failures import LaunchError, cause_of, reason_of_failure
 
 RESTARTS = 2
 """Times a worker whose process or node died is started again; its job is then done anew."""
@@ -54,11 +55,14 @@ class SourceWorker:
         with suppress(ConfigError):
             _ = self.source.d_in
 
-    def prepare(self, sources: Sequence[tuple[dict[str, Any], str]]) -> None:
+    def prepare(self, sources: Sequence[tuple[dict[str, Any], str]]) -> list[dict[str, float]]:
         """Check the sources of a launch, this one and others, then do once what their jobs need.
 
         Args:
             sources: config, as JSON, and cache of each.
+
+        Returns:
+            What each says about its activations: `ActivationSource.facts`.
 
         Raises:
             ConfigError: with every problem found, one a line.
@@ -74,6 +78,7 @@ class SourceWorker:
             raise ConfigError("\n".join(dict.fromkeys(problems)))
         for source, path in made:
             source.prepare(path)
+        return [source.facts() for source, _ in made]
 
     def rest(self, lock: str) -> None:
         """Wait for the launcher to give the file `lock` free, or to end.
@@ -95,8 +100,8 @@ class SourceWorker:
         harvest(self.source, self.cache, indices=[index], on_shard=lambda _, n_tokens: tokens.append(n_tokens))
         return tokens[0]
 
-    def evaluate(self, index: int, saes: Mapping[str, str]) -> Any:
-        """Sums of one held-out chunk.
+    def evaluate(self, index: int, saes: Mapping[str, str]) -> tuple[Any, dict[str, Any]]:
+        """Sums of one held-out chunk, and where they were made: `provenance.node`.
 
         Args:
             saes: run id -> directory of the exported SAE.
@@ -108,7 +113,7 @@ class SourceWorker:
 
         mean = torch.tensor(read_manifest(self.cache).mean)
         loaded = _loaded(tuple(saes.items()), self.device)
-        return evaluate_chunk(self.source.eval_chunk(self.cache, index, mean), loaded, index)
+        return evaluate_chunk(self.source.eval_chunk(self.cache, index, mean), loaded, index), provenance.node()
 
 
 @lru_cache(maxsize=1)
@@ -155,7 +160,14 @@ class WorkerPools:
     def _pool(self, config: ActivationsConfig, cache: Path, n_workers: int) -> "WorkerPool":
         if cache not in self.pools:
             resources = {"num_cpus": 0.0} if self.cluster.keeps_workers else self.cluster.actor
-            self.pools[cache] = WorkerPool(config, cache, threads=self.cluster.cpus, kernels=self.kernels, resources=resources)
+            self.pools[cache] = WorkerPool(
+                config,
+                cache,
+                threads=self.cluster.cpus,
+                kernels=self.kernels,
+                resources=resources,
+                directory=self.cluster.directory,
+            )
         self.pools[cache].wake()
         self.pools[cache].grow(n_workers)
         return self.pools[cache]
@@ -171,9 +183,20 @@ class WorkerPool:
         threads: of each worker.
         kernels: that evaluate, see `sae_core.sparse.kernels`.
         resources: that each worker reserves as long as it lives, e.g. {"num_cpus": 1, "num_gpus": 0}.
+        directory: for the file by which workers that rest are woken; None: where temporary files are usually put.
     """
 
-    def __init__(self, config: ActivationsConfig, cache: Path, *, threads: int, kernels: Choice, resources: dict[str, float]) -> None:
+    def __init__(
+        self,
+        config: ActivationsConfig,
+        cache: Path,
+        *,
+        threads: int,
+        kernels: Choice,
+        resources: dict[str, float],
+        directory: Path | None = None,
+    ) -> None:
+        self._directory = directory
         self._actor = ray.remote(SourceWorker).options(max_restarts=RESTARTS, max_task_retries=RESTARTS, **resources)
         self._arguments = (config.model_dump(mode="json"), str(cache), threads, kernels)
         self.workers: list[Any] = []
@@ -196,12 +219,13 @@ class WorkerPool:
 
         Raises:
             ConfigError: the job raised it.
+            LaunchError: the worker's process died, however often it was started.
         """
         return _result(getattr(self.workers[0], job).remote(*arguments))
 
     def rest(self) -> None:
         """Let the workers, which must be on this machine, rest until `wake`. Calls before that would wait for it."""
-        self._rest = tempfile.NamedTemporaryFile(prefix="rest-")  # noqa: SIM115  `wake` closes it
+        self._rest = tempfile.NamedTemporaryFile(prefix="rest-", dir=self._directory)  # noqa: SIM115  `wake` closes it
         fcntl.flock(self._rest, fcntl.LOCK_EX)
         self._resting = [worker.rest.remote(self._rest.name) for worker in self.workers]
 
@@ -226,6 +250,7 @@ class WorkerPool:
 
         Raises:
             ConfigError: the job raised it, e.g. activations do not fit the precision asked for.
+            LaunchError: a worker's process died, however often it was started.
         """
         waiting = iter(indices)
         running: dict[Any, Any] = {}
@@ -249,10 +274,14 @@ class WorkerPool:
 
 
 def _result(ref: Any) -> Any:
-    """What a job returned. Its ConfigError comes without the worker's traceback, which Ray puts into the message."""
+    """What a job returned. What it raised comes as it was raised there, with the worker's traceback as its cause."""
     try:
         return ray.get(ref)
-    except RayTaskError as error:
-        if isinstance(error.cause, ConfigError):
-            raise error.cause from None
-        raise
+    except RayError as error:
+        cause = cause_of(error)
+        if not isinstance(cause, RayError):
+            raise cause from error
+        raise LaunchError(
+            f"a worker must do its job, but {reason_of_failure(error)[1]}, {RESTARTS + 1} times at most. What is finished is kept; the "
+            "same command continues from here. If memory is short, use fewer slots: raise `--cpus-per-trial`."
+        ) from error

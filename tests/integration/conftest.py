@@ -16,7 +16,7 @@ from sweeps.training_stage import TrainingStage
 class InProcessPool(sweeps.workers.WorkerPool):
     """One worker, in this process."""
 
-    def __init__(self, config, cache, *, threads, kernels, resources):
+    def __init__(self, config, cache, *, threads, kernels, resources, directory):
         self.worker = sweeps.workers.SourceWorker(config.model_dump(mode="json"), str(cache), threads, kernels)
 
     def grow(self, n_workers):

@@ -86,8 +86,8 @@ def test_a_worker_that_dies_is_started_again(undisturbed, results):
     saes = {run.run_id: str(undisturbed.directory / "runs" / run.run_id / "sae")}
     answers = []
 
-    def kill_after_the_first(sums):
-        answers.append(sums)
+    def kill_after_the_first(result):
+        answers.append(result[0])
         if len(answers) == 1:
             for process in psutil.Process().children(recursive=True):
                 with suppress(psutil.Error):

@@ -140,7 +140,7 @@ def test_an_interrupted_run_says_how_to_go_on(definition, launched, ending):
     launched.outcome = ending
     done = call("run", definition)
     assert done.exit_code == 130
-    assert done.stderr == "Interrupted. What is finished is kept; the same command goes on from here.\n"
+    assert done.stderr == "Interrupted. What is finished is kept; the same command continues from here.\n"
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])

@@ -1,16 +1,21 @@
 import os
 import signal
+import socket
+import subprocess
 import sys
+import threading
 import types
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from sae_core import provenance
 from sae_core.errors import ConfigError
-from sweeps import cluster
+from sweeps import cluster, local_ray, signals
 from sweeps.cluster import Cluster
+from sweeps.failures import LaunchError
 from sweeps.lean_ray import SELDOM
 
 
@@ -37,6 +42,7 @@ def ray(monkeypatch):
     """Stands in for Ray: `ray.calls` is what was asked of it, `ray.there` its nodes."""
     module = types.ModuleType("ray")
     module.calls, module.there, module.running, module.problem = [], [{"CPU": 4.0}], False, None
+    module.parts = {}
 
     def init(**options):
         module.calls.append(("init", options))
@@ -53,7 +59,12 @@ def ray(monkeypatch):
     module.is_initialized = lambda: module.running
     module.nodes = lambda: [{"Alive": True, "Resources": node} for node in module.there] + [{"Alive": False, "Resources": {"CPU": 64.0}}]
     monkeypatch.setitem(sys.modules, "ray", module)
-    monkeypatch.setattr(cluster, "lean_start", nullcontext)
+    monkeypatch.setattr(local_ray, "lean_start", nullcontext)
+    monkeypatch.setattr(
+        local_ray.ray_session, "Session", lambda: SimpleNamespace(directory=Path("/session"), ray=Path("/session/ray"), close=list)
+    )
+    monkeypatch.setattr(local_ray.ray_session, "remove_left_over", list)
+    monkeypatch.setattr(local_ray.ray_session, "children", lambda *_: module.parts)
     return module
 
 
@@ -106,8 +117,10 @@ def test_ray_runs_for_the_time_of_the_launch(machine, ray):
     with Cluster(address=None, cpus=2, gpus=0) as made:
         assert made.n_slots == 2
         assert os.environ["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
+        assert made.directory == Path("/session")
     (_, options), (last, _) = ray.calls
     assert (options["address"], options["num_cpus"], options["num_gpus"], options["include_dashboard"]) == ("local", 4, 0, False)
+    assert options["_temp_dir"] == "/session/ray"
     assert options["_system_config"] == SELDOM  # Ray refuses to start with a name that it does not have
     assert last == "shutdown"
 
@@ -149,13 +162,125 @@ def test_what_a_cluster_does_not_have(ray):
     assert ray.calls[-1][0] == "shutdown"
 
 
-def test_no_cluster_at_the_address(ray):
-    with pytest.raises(ConfigError, match=r"`--address` must be that of a running Ray cluster, but got '127\.0\.0\.1:9': .*refused"):
-        Cluster(address="127.0.0.1:9", cpus=1, gpus=0)
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1:9", "[Errno 111] Connection refused"),
+        ("host", "ValueError: an address is HOST:PORT or auto"),
+        ("host:99999", "ValueError: an address is HOST:PORT or auto"),
+        ("ray://", "ValueError: an address is HOST:PORT or auto"),
+        ("", "ValueError: an address is HOST:PORT or auto"),
+        ("local", "ValueError: an address is HOST:PORT or auto"),
+        ("no such host:6379", "ValueError: an address is HOST:PORT or auto"),
+        ("host\0:6379", "ValueError: an address is HOST:PORT or auto"),
+    ],
+)
+def test_no_cluster_at_the_address(ray, address, reason):
+    with pytest.raises(ConfigError) as error:
+        Cluster(address=address, cpus=1, gpus=0)
+    assert str(error.value) == (
+        f"`--address` must be that of a running Ray cluster, but got {address!r}: {reason}. Start one with `ray start --head`, or leave "
+        "`--address` out to use this machine."
+    )
+
+
+def test_a_host_that_nobody_knows(ray):
+    with pytest.raises(ConfigError, match=r"running Ray cluster, but got 'nosuchhost\.invalid:6379': .*(not known|resolution)"):
+        Cluster(address="nosuchhost.invalid:6379", cpus=1, gpus=0)
+
+
+@contextmanager
+def listening(answer):
+    """The address of a server that says `answer` to whoever connects, and keeps the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as connections:
+
+        def serve():
+            with suppress(OSError):
+                connection = connections.enter_context(server.accept()[0])
+                connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_what_listens_at_the_address_is_asked_whether_it_is_ray(ray, monkeypatch):
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.5)
+    settings = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+    with listening(settings) as address:
+        Cluster(address=address, cpus=1, gpus=0)
+    with listening(b"HTTP/1.0 400 Bad request") as address, pytest.raises(ConfigError, match=f"{address}': .*listens there is not Ray"):
+        Cluster(address=address, cpus=1, gpus=0)
+    with listening(b"") as address, pytest.raises(ConfigError, match=f"{address}': timed out"):
+        Cluster(address=address, cpus=1, gpus=0)
+
+
+def test_a_cluster_that_is_not_found(ray):
     ray.problem = ConnectionError("Could not find any running Ray instance.\nmore")
     message = r"but got 'auto': Could not find any running Ray instance\. Start one with `ray start --head`, or leave `--address` out"
     with pytest.raises(ConfigError, match=message), Cluster(address="auto", cpus=1, gpus=0):
         pass
+
+
+@pytest.mark.parametrize("gpus", [float("nan"), float("inf"), -1.0, 1e-9])
+def test_shares_of_gpus_are_numbers(machine, gpus):
+    machine(2, 1)
+    with pytest.raises(ConfigError, match=rf"`--gpus-per-trial` must be 0, or a number from 0\.0001 on, but got {gpus:g}\. Correct it\."):
+        Cluster(address=None, cpus=1, gpus=gpus)
+
+
+@pytest.mark.parametrize(("cpus", "message"), [(0, "at least 1, but got 0"), (10**9, "at most the 2 cores there are, but got 1000000000")])
+def test_cores_of_a_slot(machine, cpus, message):
+    machine(2)
+    with pytest.raises(ConfigError, match=f"`--cpus-per-trial` must be {message}"):
+        Cluster(address=None, cpus=cpus, gpus=0)
+
+
+def test_a_local_ray_has_a_token_of_its_own(machine, ray, monkeypatch):
+    machine(1)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with Cluster(address=None, cpus=1, gpus=0):
+        assert "RAY_AUTH_MODE" not in os.environ  # then Ray asks for tokens
+        assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
+    assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_ray_that_does_not_start(machine, ray, monkeypatch):
+    machine(1)
+    monkeypatch.setenv("RAY_CLIENT_MODE", "1")
+    ray.problem = ModuleNotFoundError("No module named 'grpc'")
+    with pytest.raises(ConfigError) as error, Cluster(address=None, cpus=1, gpus=0):
+        pass
+    assert str(error.value).startswith("Ray must start on this machine, but it did not: ModuleNotFoundError: No module named 'grpc'. Unset")
+    assert "RAY_CLIENT_MODE" in str(error.value)
+    assert ray.calls[-1][0] == "shutdown"
+
+
+def test_settings_that_ray_would_die_of(machine, monkeypatch):
+    """It ends the process that reads them."""
+    machine(1)
+    monkeypatch.delitem(sys.modules, "ray")
+    monkeypatch.setenv("RAY_task_events_report_interval_ms", "abc")
+    with pytest.raises(ConfigError, match=r"Ray must be able to read its settings, but got .*abc.* Correct the environment"):
+        local_ray._check_settings()
+
+
+@pytest.mark.parametrize("stage", ["start", "work"])
+def test_a_part_of_ray_dies(machine, ray, monkeypatch, stage):
+    machine(1)
+    monkeypatch.setattr(local_ray, "LOOK_SECONDS", 0.01)
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    ray.parts = {"raylet": process.pid}
+    if stage == "start":
+        monkeypatch.setattr(ray, "init", lambda **_: process.kill() or threading.Event().wait(30))
+        expected, message = ConfigError, "Ray must start on this machine, but it did not: RuntimeError: its process raylet died"
+    else:
+        expected, message = LaunchError, "Ray must run until a launch ends, but its process raylet died"
+    with signals.handled(), pytest.raises(expected, match=message), Cluster(address=None, cpus=1, gpus=0) as made:
+        assert not made.died
+        process.kill()
+        threading.Event().wait(30)
+    process.communicate()
 
 
 @pytest.mark.parametrize("problem", [None, ValueError("no")])
@@ -164,7 +289,7 @@ def test_the_sigterm_handler_of_the_launcher_stays(ray, problem):
     before = signal.signal(signal.SIGTERM, handler := lambda *_: None)
     try:
         if problem:
-            with pytest.raises(ConfigError, match="got 'auto': no"), Cluster(address="auto", cpus=1, gpus=0):
+            with pytest.raises(ConfigError, match="got 'auto': ValueError: no"), Cluster(address="auto", cpus=1, gpus=0):
                 pass
         else:
             with Cluster(address="auto", cpus=1, gpus=0):

@@ -10,7 +10,7 @@ from small_sweep import small_sweep
 
 from sae_core.errors import ConfigError
 from sae_core.records import RunRecord
-from sweeps import launcher, training_stage
+from sweeps import launcher, stages, training_stage
 from sweeps.cluster import Cluster
 from sweeps.launcher import launch
 from sweeps.store import Store
@@ -27,11 +27,11 @@ def no_ray(monkeypatch):
 
 
 @pytest.fixture
-def stages(monkeypatch):
-    """Stands in for the work: `stages.does` is called with what `_run_stages` is given."""
-    stages = SimpleNamespace(does=lambda inputs, store, *_: None)
-    monkeypatch.setattr(launcher, "_run_stages", lambda *given: stages.does(*given))
-    return stages
+def work(monkeypatch):
+    """Stands in for the work: `work.does` is called with what `run_stages` is given."""
+    work = SimpleNamespace(does=lambda inputs, store, *_: None)
+    monkeypatch.setattr(launcher, "run_stages", lambda *given: work.does(*given))
+    return work
 
 
 def write_record(store, run, status, error=None):
@@ -39,14 +39,14 @@ def write_record(store, run, status, error=None):
     store.write_record(RunRecord(run.run_id, status, run.model_dump(mode="json"), "topk", "k", 2.0, 0, error=told))
 
 
-def test_the_result_says_what_became_of_each_run(tmp_path, stages):
+def test_the_result_says_what_became_of_each_run(tmp_path, work):
     def does(inputs, store, *_):
         (one,) = inputs
         write_record(store, one.runs[0], "finished")
         write_record(store, one.runs[1], "failed", "DivergedError")
         write_record(store, one.runs[2], "trained")
 
-    stages.does = does
+    work.does = does
     done = launch(small_sweep(), results=tmp_path)
     runs = small_sweep().runs()
     assert (done.directory, done.finished, done.interrupted) == (tmp_path / "small", 1, False)
@@ -54,27 +54,27 @@ def test_the_result_says_what_became_of_each_run(tmp_path, stages):
     assert done.missing == [runs[2].run_id, runs[3].run_id]
 
 
-def test_runs_of_an_earlier_definition_are_not_counted(tmp_path, stages):
-    stages.does = lambda inputs, store, *_: [write_record(store, run, "finished") for run in inputs[0].runs]
+def test_runs_of_an_earlier_definition_are_not_counted(tmp_path, work):
+    work.does = lambda inputs, store, *_: [write_record(store, run, "finished") for run in inputs[0].runs]
     launch(small_sweep(), results=tmp_path)
     assert launch(small_sweep(architectures={"topk": {"k": 2}}), results=tmp_path).finished == 1
 
 
-def test_a_failure_that_may_not_happen_again_is_forgotten(tmp_path, stages):
+def test_a_failure_that_may_not_happen_again_is_forgotten(tmp_path, work):
     store, runs = Store(tmp_path / "small"), small_sweep().runs()
     store.begin(small_sweep(), runs)
     write_record(store, runs[0], "failed", "DivergedError")
     write_record(store, runs[1], "failed", "ActorDiedError")
     seen = []
-    stages.does = lambda inputs, store, *_: seen.extend(run.run_id for run in inputs[0].todo(store))
+    work.does = lambda inputs, store, *_: seen.extend(run.run_id for run in inputs[0].todo(store))
     launch(small_sweep(), results=tmp_path)
     assert seen == [run.run_id for run in runs[1:]]
 
 
 @pytest.mark.parametrize("interrupt", [lambda: signal.raise_signal(signal.SIGINT), lambda: os.kill(os.getpid(), signal.SIGTERM)])
-def test_ctrl_c_and_sigterm_stop_cleanly(tmp_path, stages, interrupt):
+def test_ctrl_c_and_sigterm_stop_cleanly(tmp_path, work, interrupt):
     before = signal.getsignal(signal.SIGTERM)
-    stages.does = lambda *_: interrupt()
+    work.does = lambda *_: interrupt()
     done = launch(small_sweep(), results=tmp_path)
     assert done.interrupted
     assert len(done.missing) == 4
@@ -82,7 +82,7 @@ def test_ctrl_c_and_sigterm_stop_cleanly(tmp_path, stages, interrupt):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_launch_works_in_a_thread(tmp_path, stages):
+def test_launch_works_in_a_thread(tmp_path, work):
     results = []
     thread = threading.Thread(target=lambda: results.append(launch(small_sweep(), results=tmp_path)))
     thread.start()
@@ -103,13 +103,13 @@ class Sink:
         self.closed = True
 
 
-def test_wandb_is_closed_whatever_happens(tmp_path, stages, monkeypatch):
+def test_wandb_is_closed_whatever_happens(tmp_path, work, monkeypatch):
     monkeypatch.setattr(launcher, "WandbSink", Sink)
 
     def does(*_):
         raise RuntimeError("the disk is full")
 
-    stages.does = does
+    work.does = does
     with pytest.raises(RuntimeError, match="the disk is full"):
         launch(small_sweep(wandb={"mode": "offline"}), results=tmp_path)
     assert Sink.last.closed
@@ -117,8 +117,8 @@ def test_wandb_is_closed_whatever_happens(tmp_path, stages, monkeypatch):
 
 def test_wandb_gets_the_runs_of_this_launch_only(tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "WandbSink", Sink)
-    monkeypatch.setattr(launcher, "_harvest", lambda *_: 0.0)
-    monkeypatch.setattr(launcher, "_evaluate", lambda *_: 0.0)
+    monkeypatch.setattr(stages, "_harvest", lambda *_: 0.0)
+    monkeypatch.setattr(stages, "_evaluate", lambda *_: 0.0)
     store, runs = Store(tmp_path / "small"), small_sweep().runs()
     store.begin(small_sweep(), runs)
     write_record(store, runs[0], "finished")
@@ -140,12 +140,12 @@ def test_wandb_gets_the_runs_of_this_launch_only(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("wandb", [None, {"mode": "disabled"}])
-def test_wandb_is_not_touched_unless_asked_for(tmp_path, stages, monkeypatch, wandb):
+def test_wandb_is_not_touched_unless_asked_for(tmp_path, work, monkeypatch, wandb):
     monkeypatch.setattr(launcher, "WandbSink", lambda *_: pytest.fail("W&B was started"))
     launch(small_sweep(wandb=wandb), results=tmp_path)
 
 
-def test_what_is_not_possible_is_told_before_anything_is_written(tmp_path, stages):
+def test_what_is_not_possible_is_told_before_anything_is_written(tmp_path, work):
     with pytest.raises(ConfigError, match="but got 64"):
         launch(small_sweep(), results=tmp_path / "results", gpus_per_trial=64)
     assert not (tmp_path / "results").exists()
@@ -155,16 +155,18 @@ def test_one_worker_that_loads_already_looks_at_all_models_and_texts(tmp_path, m
     """A second pool could wait for slots that the first one holds."""
     monkeypatch.setattr(launcher, "was_finished", lambda cache: cache == "a")
     config = small_sweep().runs()[0].activations
-    inputs = [SimpleNamespace(source=SimpleNamespace(config=config), cache=name) for name in ("a", "b", "c")]
+    inputs = [SimpleNamespace(source=SimpleNamespace(config=config), cache=name, facts={}) for name in ("a", "b", "c")]
+    monkeypatch.setattr(launcher, "remove_damaged", lambda cache: [])
     asked = []
 
     def of(config, cache, n_jobs):
-        return SimpleNamespace(ask=lambda job, sources: asked.append((cache, job, sources)))
+        return SimpleNamespace(ask=lambda job, sources: asked.append((cache, job, sources)) or [{"d_vocab": 7}] * len(sources))
 
-    launcher._check(inputs, SimpleNamespace(of=of))
+    launcher._check(inputs, SimpleNamespace(of=of), None)
     assert asked == [("b", "prepare", [(config.model_dump(mode="json"), name) for name in ("a", "b", "c")])]
+    assert [one.facts for one in inputs] == [{"d_vocab": 7}] * 3
     asked.clear()
-    launcher._check(inputs[:1], SimpleNamespace(of=of))
+    launcher._check(inputs[:1], SimpleNamespace(of=of), None)
     assert [cache for cache, *_ in asked] == ["a"]
 
 

@@ -63,9 +63,9 @@ def test_time_left_is_unknown_at_first(plain, clock):
     clock.now += 10
     plain.advance_to(20)
     assert said(plain)[1:] == [
-        "harvest:   0%, 0 tokens/s, ? left",
-        "harvest:   2%, 0 tokens/s, ? left",
-        "harvest:   2%, 0 tokens/s, 40:50 left",
+        "harvest:   0%, no tokens yet, ? left",
+        "harvest:   2%, 28 tokens/min, ? left",
+        "harvest:   2%, 24 tokens/min, 40:50 left",
     ]
 
 

@@ -137,8 +137,8 @@ def test_rungs_are_told_once_each_with_the_history_on_disk(
     monkeypatch.setattr(trainable.tune, "report", report)
     train_trial(trial(tmp_path, run, rungs=[0.3, 0.5]))
     assert [told for told in reports if "rung" in told] == [
-        {"progress": {run.run_id: 0.3}, "rung": 0.3},
-        {"progress": {run.run_id: 0.5}, "rung": 0.5},
+        {"progress": {run.run_id: 0.3}, "rung": 0.3, "node": trainable.provenance.node()},
+        {"progress": {run.run_id: 0.5}, "rung": 0.5, "node": trainable.provenance.node()},
     ]
     assert rows[:2] == [3, 5]
 

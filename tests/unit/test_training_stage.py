@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
 from rich.console import Console
 from small_runs import run_of
 
@@ -14,7 +15,7 @@ from sweeps.progress import SweepProgress
 from sweeps.store import Store
 from sweeps.training_stage import TrainingStage, _Watcher
 
-FACTS = {"versions": {"torch": "2"}, "hardware": "a machine"}
+FACTS = {"launch": 3}
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def stage_of(store, progress, n_slots=2, sink=None):
 
 
 def work_of(*runs):
-    one = SimpleNamespace(cache=Path("/cache"), activations_hash="abc", metadata={"model_name": "m"})
+    one = SimpleNamespace(cache=Path("/cache"), activations_hash="abc", metadata={"model_name": "m"}, facts={"outlier_rows": 2})
     return [(run, one) for run in runs]
 
 
@@ -69,7 +70,7 @@ def test_a_trial_says_all_that_a_worker_needs(store, progress, tuner):
             "checkpoint_seconds": 30.0,
             "kernels": "fast",
             "metadata": {"model_name": "m"},
-            "facts": {**FACTS, "activations_hash": "abc"},
+            "facts": {**FACTS, "activations_hash": "abc", "activation_facts": {"outlier_rows": 2}},
             "rungs": [],
             "source": None,
         }
@@ -93,7 +94,7 @@ def test_runs_that_ray_lost_get_failed_records(store, progress, tuner):
     def trial(trial):
         run_id = {"topk": lost, "standard": kept}[trial["runs"][0]["sae"]["architecture"]].run_id
         if run_id == lost.run_id:
-            return RuntimeError("The actor died unexpectedly.\n\nWorker exit detail: killed by signal 9.\n")
+            return ActorDiedError()
         write_trained(store, run_id)
         return None
 
@@ -101,11 +102,11 @@ def test_runs_that_ray_lost_get_failed_records(store, progress, tuner):
     stage_of(store, progress).run(work_of(lost, kept))
     record = store.read_record(lost.run_id)
     assert record.status == "failed"
-    assert record.error["type"] == "RuntimeError"
-    assert record.error["message"] == "Worker exit detail: killed by signal 9."
-    assert record.error["traceback"].startswith("The actor died unexpectedly.")
+    assert record.error["type"] == "ProcessDied"
+    assert record.error["message"] == "its process was killed or crashed (out of memory?)"
+    assert "The actor died unexpectedly" in record.error["traceback"]
     assert (record.architecture, record.sparsity_parameter, record.activations_hash) == ("topk", "k", "abc")
-    assert record.hardware == "a machine"
+    assert (record.launch, record.hardware) == (3, None)
     assert record.config == lost.model_dump(mode="json")
     assert store.read_record(kept.run_id).status == "trained"
     assert "2 SAEs, 2,560 tokens, 1 FAILED in " in progress.console.file.getvalue()
@@ -117,12 +118,14 @@ def test_a_record_written_before_the_trial_was_lost_stays(store, progress, tuner
 
     def trial(trial):
         write_trained(store, first.run_id)
-        return RuntimeError("")
+        return RayTaskError("train_trial", "first\nin line 7\nlast", MemoryError("no room\nfor 3 GiB")).as_instanceof_cause()
 
     tuner.trial = trial
     stage_of(store, progress, n_slots=1).run(work_of(first, second))
     assert store.read_record(first.run_id).status == "trained"
-    assert store.read_record(second.run_id).error == {"type": "RuntimeError", "message": "", "traceback": ""}
+    error = store.read_record(second.run_id).error
+    assert (error["type"], error["message"]) == ("MemoryError", "no room")
+    assert "in line 7" in error["traceback"]
 
 
 def test_nothing_to_train(store, progress, tuner):

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorDiedError, RayTaskError
 from small_runs import activations_config, random_sae
 
 from sae_core.activations.shards import finish, read_manifest
 from sae_core.activations.synthetic import SyntheticSource
 from sae_core.errors import ConfigError
 from sweeps import workers
+from sweeps.failures import LaunchError
 from sweeps.workers import SourceWorker, WorkerPool, WorkerPools
 
 
@@ -69,7 +70,7 @@ def pool_of(tmp_path, n_workers):
 
 
 def pools_of(keeps_workers, n_slots=2):
-    cluster = SimpleNamespace(n_slots=n_slots, cpus=1, keeps_workers=keeps_workers, actor={"num_cpus": 1, "num_gpus": 1.0})
+    cluster = SimpleNamespace(n_slots=n_slots, cpus=1, keeps_workers=keeps_workers, actor={"num_cpus": 1, "num_gpus": 1.0}, directory=None)
     return WorkerPools(cluster, "fast")
 
 
@@ -121,7 +122,7 @@ def test_all_sources_are_checked_before_any_is_prepared(tmp_path, ray, monkeypat
     assert done == [("check", 101), ("check", 102), ("check", 103)]
     problems.clear()
     done.clear()
-    worker.prepare(sources[:2])
+    assert worker.prepare(sources[:2]) == [{}, {}]
     assert done == [("check", 101), ("check", 102), ("prepare", 101, "101"), ("prepare", 102, "102")]
 
 
@@ -137,9 +138,19 @@ def test_what_a_user_can_mend_comes_without_the_workers_traceback(tmp_path, ray)
     assert str(error.value) == "`x` must be 1, but got x=2. Lower it."
 
 
-def test_other_errors_keep_it(tmp_path, ray):
-    ray.failure = RayTaskError("square", "Traceback ...", KeyError("x")).as_instanceof_cause()
-    with pytest.raises(KeyError, match=r"pid="):
+def test_other_errors_are_what_they_were_there(tmp_path, ray):
+    """Type and message; where it happened is in the cause, for the file with the traceback."""
+    ray.failure = RayTaskError("square", "Traceback of the worker", OSError(28, "No space left on device")).as_instanceof_cause()
+    with pytest.raises(OSError, match="No space left on device") as error:
+        pool_of(tmp_path, 1).map("square", [0], lambda _: None)
+    assert type(error.value) is OSError
+    assert str(error.value) == "[Errno 28] No space left on device"
+    assert isinstance(error.value.__cause__, RayTaskError)
+
+
+def test_a_worker_that_dies_again_and_again_ends_the_launch(tmp_path, ray):
+    ray.failure = ActorDiedError()
+    with pytest.raises(LaunchError, match=r"a worker must do its job, but its process was killed or crashed \(out of memory\?\), 3 times"):
         pool_of(tmp_path, 1).map("square", [0], lambda _: None)
 
 
@@ -230,8 +241,9 @@ def test_a_worker_harvests_and_evaluates(tmp_path, ray):
     assert worker.harvest(1) == 3_616  # there already
     finish(worker.source, cache)
     assert read_manifest(cache).n_tokens == 20_000
-    sums = worker.evaluate(0, {run_id: str(tmp_path / run_id) for run_id in ("a", "b")})
+    sums, node = worker.evaluate(0, {run_id: str(tmp_path / run_id) for run_id in ("a", "b")})
     assert (sums.index, sums.n_tokens, set(sums.by_sae)) == (0, 512, {"a", "b"})
+    assert node == {"versions": workers.provenance.versions(), "hardware": workers.provenance.hardware()}
 
 
 def test_a_worker_has_the_threads_of_a_slot(tmp_path, ray):

@@ -1,0 +1,94 @@
+"""Signals that end a program: SIGTERM, which schedulers send, and SIGHUP, of a closing terminal, do what Ctrl-C does."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(slots=True)
+class Held:
+    """Whether an interrupt came while it was held back."""
+
+    interrupted: bool = False
+
+
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_holders: list[Held] = []
+"""Whom the next interrupt is kept for, the last one; with none, it is raised."""
+
+
+def handle() -> None:
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does. In the main thread only; elsewhere it does nothing.
+
+    A signal that is ignored stays ignored: so that `nohup` works.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in _ENDING:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _interrupt)
+
+
+@contextmanager
+def handled() -> Iterator[None]:
+    """`handle` for some time."""
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    handle()
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Code that sets handlers of its own, as Ray does when it starts and when it stops: ours stay."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    original, ours = signal.signal, signal.getsignal(signal.SIGTERM)
+
+    def all_but_sigterm(number: int, handler: Any) -> Any:
+        return ours if number == signal.SIGTERM else original(number, handler)
+
+    setattr(signal, "signal", all_but_sigterm)  # noqa: B010  mypy refuses the assignment
+    try:
+        yield
+    finally:
+        setattr(signal, "signal", original)  # noqa: B010
+        # Ray's own code in C++ sets the default action when it stops; Python does not hear of it.
+        signal.signal(signal.SIGTERM, ours)
+
+
+@contextmanager
+def held(interrupted: bool = False) -> Iterator[Held]:
+    """Keep the first interrupt until the end of the block, which should take seconds; the second one is raised at once.
+
+    Args:
+        interrupted: whether the first one came before the block.
+    """
+    holder = Held(interrupted)
+    _holders.append(holder)
+    try:
+        yield holder
+    finally:
+        _holders.remove(holder)
+
+
+def interrupt() -> None:
+    """Interrupt the main thread from another one, if one of the handlers is ours."""
+    ours = [number for number in _ENDING if signal.getsignal(number) is _interrupt]
+    if ours:
+        signal.pthread_kill(threading.main_thread().ident or 0, ours[0])
+
+
+def _interrupt(*_: Any) -> None:
+    if _holders and not _holders[-1].interrupted:
+        _holders[-1].interrupted = True
+        return
+    raise KeyboardInterrupt

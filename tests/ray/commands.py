@@ -1,0 +1,98 @@
+"""`sae-sweep run` as a process that tests interrupt, kill and look at."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sweeps import ray_session
+
+
+class Command:
+    """A running `sae-sweep`, and what it has said so far."""
+
+    def __init__(self, arguments, environment):
+        self.sessions_before = set(sessions())
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "sweeps.cli", *map(str, arguments)],
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.lines = []
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.lines.append(line)
+
+    @property
+    def said(self):
+        return "".join(self.lines)
+
+    def wait_for(self, start, seconds=120):
+        """Wait until a line begins with `start`."""
+        wait_until(lambda: any(line.startswith(start) for line in self.lines) or self.process.poll() is not None, seconds)
+        assert any(line.startswith(start) for line in self.lines), self.said
+
+    def ends(self, seconds=60):
+        """Its exit code."""
+        code = self.process.wait(seconds)
+        self.reader.join(10)
+        return code
+
+    def sessions(self):
+        """The directories of the local Rays that were started since."""
+        return [directory for directory in sessions() if directory not in self.sessions_before]
+
+    def trains(self):
+        """Whether there is a trial."""
+        return any("ImplicitFunc" in " ".join(psutil.Process(pid).cmdline()) for pid in self.ray_processes())
+
+    def part(self, name):
+        """The process id of a part of its local Ray."""
+        return ray_session.children(self.process.pid, (name,))[name]
+
+    def ray_processes(self):
+        """Ids of what its local Rays consist of, but itself."""
+        return {pid for directory in self.sessions() for pid in ray_session.writers(directory)} - {self.process.pid}
+
+
+def sessions():
+    return list(Path(tempfile.gettempdir()).glob(f"{ray_session.PREFIX}*/"))
+
+
+def wait_until(happens, seconds=60):
+    """The first true value of `happens()`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := happens():
+            return value
+        time.sleep(0.02)
+    return pytest.fail(f"did not happen within {seconds} s: {happens}")
+
+
+@contextmanager
+def running(*arguments, **environment):
+    """`sae-sweep` with arguments and further environment; gone at the end."""
+    command = Command(arguments, environment)
+    try:
+        yield command
+    finally:
+        for process in [*psutil.Process(command.process.pid).children(recursive=True)] if command.process.poll() is None else []:
+            with suppress(psutil.Error):
+                process.kill()
+        command.process.kill()
+        command.process.wait()
+        command.process.stdout.close()
+        command.process.stderr.close()

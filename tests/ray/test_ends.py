@@ -1,0 +1,103 @@
+"""How launches end: by signals in each stage, by the death of Ray, by their own; and what is left of them then."""
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+from commands import running, wait_until
+from long_sweep import sweep_of
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("ends")
+
+
+@pytest.fixture
+def definition(directory, request):
+    """A sweep of its own for each test, long enough to be met in every stage."""
+    name = request.node.name.translate(str.maketrans("[]-", "___"))
+    activations = {"source": "synthetic", "train_tokens": 600_000, "eval_tokens": 60_000}
+    file = directory / f"{name}.yaml"
+    file.write_text(sweep_of(name, activations=activations, architectures={"topk": {"k": [2, 4]}}).to_yaml())
+    return file
+
+
+def launched(definition, *arguments, **environment):
+    return running("run", definition, "--results", definition.parent / "results", *arguments, **environment)
+
+
+def results_of(definition):
+    return definition.parent / "results" / definition.stem
+
+
+@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+@pytest.mark.parametrize("stage", ["harvest", "train"])
+def test_the_death_of_ray_ends_a_launch(definition, part, stage):
+    with launched(definition) as command:
+        command.wait_for(f"{stage}: ")
+        if stage == "train":  # while Tune starts, it waits in a call that nothing interrupts, and the launch ends without a table
+            wait_until(command.trains)
+        started = time.monotonic()
+        os.kill(command.part(part), signal.SIGKILL)
+        assert command.ends(40) == 1, command.said
+        assert time.monotonic() - started < 30
+        message = f"Ray must run until a launch ends, but its process {part} died (killed, or out of memory?). What is finished is kept;"
+        assert message in command.said.splitlines()[-1]
+        assert "Traceback" not in command.said
+        assert (results_of(definition) / "table.csv").is_file()
+        assert command.sessions() == []
+
+
+def test_nothing_is_left_of_a_killed_launch(definition):
+    with launched(definition) as command:
+        command.wait_for("train: ")
+        wait_until(command.trains)
+        processes = [psutil.Process(pid) for pid in command.ray_processes()]
+        command.process.kill()
+        _, alive = psutil.wait_procs(processes, timeout=15)
+        assert alive == []
+        wait_until(lambda: command.sessions() == [], 15)
+    (results_of(definition) / ".record.json.ab12cd_9").touch()
+    with launched(definition) as command:
+        assert command.ends(200) == 0, command.said
+    names = {path.name for path in definition.parent.joinpath("results").rglob(".*")}
+    assert names <= {".lock", ".activations"}
+
+
+@pytest.mark.parametrize("stage", ["", "harvest", "train", "evaluate", "report"])
+def test_sigterm_in_a_stage(definition, stage):
+    with launched(definition) as command:
+        if stage:
+            command.wait_for(f"{stage}: ", 200)
+        else:
+            wait_until(lambda: command.sessions(), 20)  # Ray is starting
+        command.process.terminate()
+        assert command.ends() == 130, command.said
+        assert command.said.endswith("Interrupted. What is finished is kept; the same command continues from here.\n")
+        assert "Traceback" not in command.said
+        assert (results_of(definition) / "table.csv").is_file() == bool(stage)
+        assert (results_of(definition) / "report" / "report.html").is_file() == (stage in ("evaluate", "report"))
+        wait_until(lambda: command.sessions() == [], 15)
+
+
+def test_only_this_machine_reaches_a_local_ray(definition):
+    with launched(definition, HOME=str(definition.parent)) as command:
+        command.wait_for("train: ")
+        wait_until(command.trains)
+        listening = {}
+        for pid in [command.process.pid, *command.ray_processes()]:
+            for connection in psutil.Process(pid).net_connections():
+                if connection.status == psutil.CONN_LISTEN:
+                    listening[pid] = connection.laddr.ip
+        assert len(listening) >= 4
+        assert {address.removeprefix("::ffff:") for address in listening.values()} <= {"127.0.0.1", "::1"}
+        (session,) = command.sessions()
+        assert session.stat().st_mode & 0o077 == 0
+        command.process.terminate()
+        assert command.ends() == 130
+    assert not (definition.parent / ".ray").exists()

@@ -1,0 +1,83 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from sweeps import signals
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """As a program has them at its start; back again afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_interrupt_as_ctrl_c_does(number):
+    with signals.handled(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with signals.handled():
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_other_threads_have_no_handlers_to_set():
+    failures = []
+
+    def set_handlers():
+        try:
+            with signals.handled(), signals.kept():
+                pass
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=set_handlers)
+    thread.start()
+    thread.join()
+    assert failures == []
+
+
+def test_the_first_interrupt_is_held_and_the_second_is_not():
+    with signals.handled(), pytest.raises(KeyboardInterrupt), signals.held() as held:
+        assert not held.interrupted
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert held.interrupted
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_an_interrupt_before_counts_as_the_first():
+    with signals.handled(), pytest.raises(KeyboardInterrupt), signals.held(interrupted=True):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_handlers_are_kept_from_who_sets_others():
+    with signals.handled():
+        ours, set_handler = signal.getsignal(signal.SIGTERM), signal.signal
+        with signals.kept():
+            signal.signal(signal.SIGTERM, lambda *_: pytest.fail("theirs"))
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.signal is set_handler
+        assert signal.getsignal(signal.SIGTERM) is ours
+        assert signal.signal(signal.SIGUSR1, signal.SIG_DFL) is signal.SIG_IGN
+
+
+def test_another_thread_interrupts_the_main_one():
+    event = threading.Event()
+    with signals.handled(), pytest.raises(KeyboardInterrupt):
+        threading.Timer(0.1, signals.interrupt).start()
+        event.wait(30)
