@@ -141,6 +141,8 @@ def read_section(
     known = list(fields) if known is None else known
     grid: Grid = {}
     for key, value in section.items():
+        if problems.enough:
+            break
         if key not in known:
             problems.add(place, unknown_key(key, known))
             continue
