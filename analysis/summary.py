@@ -194,16 +194,22 @@ def _matched_lines(runs: pd.DataFrame) -> list[str]:
         f"At matched L0, between neighbours on each front and up to {100 * END_TOLERANCE:g} % beyond (–: the front does not reach)",
         "",
         " " * 22 + gap.join(f"{headings[name]:^{width}}" for name in tables),
-        " " * 22 + gap.join("".join(f"{l0:>9g}" for l0 in l0s) for _ in tables),
+        " " * 22 + gap.join("".join(f"{l0:>8g} " for l0 in l0s) for _ in tables),
     ]
     for architecture in looks(set().union(*tables.values())):
         values = [table.get(architecture, [None] * len(l0s)) for table in tables.values()]
-        cells = ["".join(f"{value.text if value else number(None):>9}" for value in row) for row in values]
+        cells = ["".join(_cell(value) for value in row) for row in values]
         lines.append(f"{label(architecture):<22}{gap.join(cells)}")
     notes = left_out(runs)
     if any(value.extrapolated for table in tables.values() for row in table.values() for value in row if value):
         notes = [f"{EXTRAPOLATED} extrapolated: beyond an end of the front", *notes]
     return [*(line.rstrip() for line in lines), *([""] if notes else []), *notes, ""]
+
+
+def _cell(value: Spread | None) -> str:
+    """Nine columns, the last one for the mark."""
+    mark = EXTRAPOLATED if value and value.extrapolated else " "
+    return f"{number(value.mean if value else None):>8}{mark}"
 
 
 def _per_repeat(table: pd.DataFrame, measure: Callable[[pd.DataFrame], float]) -> Spread:
