@@ -44,9 +44,9 @@ def evaluate_chunk(chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], inde
     """Measure SAEs (inference form, for activations that are not normalised) on one chunk.
 
     Raises:
-        ConfigError: an activation of the chunk or a weight of an SAE is not finite.
+        ConfigError: an activation of the chunk or a weight of an SAE is not finite, or an SAE is for activations of another width.
     """
-    _check_finite(chunk, saes, index)
+    _check(chunk, saes, index)
     metrics = {name: METRICS[name]() for name in METRICS}
     by_sae = {}
     for first in range(0, len(saes), SPLICED_TOGETHER):
@@ -59,7 +59,7 @@ def evaluate_chunk(chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], inde
     return ChunkSums(index, chunk.x.shape[0], by_sae)
 
 
-def _check_finite(chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], index: int) -> None:
+def _check(chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], index: int) -> None:
     """A metric of numbers that are not finite is no number, and kernels pass over them."""
     broken = (~chunk.x.isfinite().all(dim=1)).nonzero().flatten()
     if len(broken):
@@ -68,6 +68,11 @@ def _check_finite(chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], index
             f"of them row {int(broken[0])}. Correct their source, or compute them in another precision."
         )
     for name, sae in saes.items():
+        if sae.d_in != chunk.x.shape[1]:
+            raise ConfigError(
+                f"an SAE must be for activations of the width that it is measured on, but got d_in={sae.d_in} of SAE {name!r} and "
+                f"activations of {chunk.x.shape[1]}. Give it those of the hook point that it was trained on."
+            )
         try:
             sae.check_finite()
         except ConfigError as error:

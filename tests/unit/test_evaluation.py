@@ -123,3 +123,8 @@ def test_a_source_is_evaluated_on_all_its_held_out_chunks(tmp_path: Path) -> Non
 def test_held_out_activations_that_are_not_finite_are_blamed_and_not_the_sae(value: float) -> None:
     with pytest.raises(ConfigError, match=r"held-out activations must be finite, but got 1 of 3 rows that are not in chunk 7, .* row 2"):
         evaluate_chunk(chunk([[3.0, 1.0], [1.0, 1.0], [value, 1.0]]), {"a": with_weights("standard", IDENTITY)}, index=7)
+
+
+def test_an_sae_for_activations_of_another_width_is_refused() -> None:
+    with pytest.raises(ConfigError, match="got d_in=2 of SAE 'a' and activations of 3"):
+        evaluate_chunk(chunk([[3.0, 1.0, 2.0]]), {"a": with_weights("standard", IDENTITY)})
