@@ -134,7 +134,7 @@ def check_tensors(path: Path) -> bool:
     """
     with _damage_noticed(path):
         state = Path(path).stat()
-        return _checked(str(path), state.st_mtime_ns, state.st_size)
+        return _checked(str(path), state.st_ino, state.st_mtime_ns, state.st_ctime_ns, state.st_size)
 
 
 def finite_or_none(value: Any) -> Any:
@@ -160,7 +160,8 @@ def _damage_noticed(path: Path) -> Iterator[None]:
 
 
 @lru_cache(maxsize=4096)
-def _checked(path: str, mtime_ns: int, size: int) -> bool:
+def _checked(path: str, *state: int) -> bool:
+    """As `check_tensors`; `state` is another one once the file was written again."""
     with Path(path).open("rb") as file:
         place = _place_of_checksum(file.fileno())
         if place is None:
