@@ -25,7 +25,7 @@ def noun(table: pd.DataFrame) -> str:
 
 def counted(number: int, one: str) -> str:
     """E.g. "3 seeds"."""
-    return f"{number} {one}{'s' * (number != 1)}"
+    return f"{number:,} {one}{'s' * (number != 1)}"
 
 
 def counted_repeats(table: pd.DataFrame) -> str:

@@ -116,6 +116,34 @@ def test_rates_of_coefficients_are_compared_at_matched_l0(table_of) -> None:
     assert "highest learning rate, 0.002, at 5 of 5 sparsity levels, on average 20.0 % below" in text  # 1 - 1.6 / 2.0
 
 
+def asked(table: pd.DataFrame, low: float, high: float, *, searched: bool) -> pd.DataFrame:
+    """The table of a sweep whose definition asks for these learning rates."""
+    table.attrs["learning_rates"] = {"demo": {"topk": {"low": low, "high": high, "searched": searched}}}
+    return table
+
+
+def test_a_search_is_at_the_edge_only_near_the_ends_of_its_range(table_of) -> None:
+    # Rates that a search took; the best is the highest of them.
+    table = table_of(topk(16, 1e-3, 0.3), topk(16, 2e-3, 0.2), topk(16, 8e-3, 0.1))
+    assert learning_rate_at_edge(asked(table, 1e-4, 0.1, searched=True)) == []  # far from 0.1
+    (text,) = learning_rate_at_edge(asked(table, 1e-4, 0.01, searched=True))  # 0.01 / 100 ** 0.1 = 0.0063
+    assert text == (
+        "FVU is lowest near the upper end of the learning rates asked for, 0.0001 to 0.01, at 1 of 1 sparsity level, on average 50.0 % "
+        "below the next best rate (tried: 0.001, 0.002 and 0.008). Try 0.02 too."
+    )
+    low = table_of(topk(16, 1.1e-3, 0.1), topk(16, 2e-3, 0.2))
+    assert (
+        "near the lower end of the learning rates asked for, 0.001 to 0.01,"
+        in learning_rate_at_edge(asked(low, 1e-3, 1e-2, searched=True))[0]
+    )
+
+
+def test_rates_that_another_launch_asked_for_bound_the_range(table_of) -> None:
+    table = table_of(topk(16, 1e-3, 0.2), topk(16, 2e-3, 0.1))
+    assert learning_rate_at_edge(asked(table, 1e-3, 4e-3, searched=False)) == []
+    assert "highest learning rate, 0.002," in learning_rate_at_edge(asked(table, 1e-3, 2e-3, searched=False))[0]
+
+
 def test_rates_are_compared_within_a_variant(table_of) -> None:
     def run(lr: float, batch_size: int, fvu: float) -> RunRecord:
         return target_record("topk", 16, metrics_at(16, fvu, 0.1), lr=lr, batch_size=batch_size)

@@ -8,7 +8,17 @@ import pandas as pd
 import pytest
 from fake_results import metrics_at, record_of, target_record, write_sweep
 
-from analysis.pareto import common_window, hypervolume, interpolate_at_l0, l0_spans, nondominated, pareto_front, settings_with_front
+from analysis.pareto import (
+    common_window,
+    hypervolume,
+    interpolate_at_l0,
+    is_extrapolated,
+    l0_spans,
+    n_without_logarithm,
+    nondominated,
+    pareto_front,
+    settings_with_front,
+)
 from analysis.table import load_table
 from sae_core.errors import ConfigError
 
@@ -131,6 +141,11 @@ def test_a_front_is_read_up_to_ten_percent_beyond_its_ends() -> None:
     assert values[[15.0, 67.0]].isna().all()  # 17 / 15 and 67 / 60 are more than 1.1
 
 
+def test_values_beyond_the_ends_are_marked() -> None:
+    beyond = is_extrapolated(table_of((17, 1.6 / 17), (32, 0.05), (60, 1.6 / 60)), [15, 16, 17, 40, 60, 64, 67]).loc["topk"]
+    assert list(beyond.index[beyond]) == [16, 64]  # at 15 and 67 there is no value
+
+
 def test_close_neighbours_do_not_decide_the_slope_beyond_the_ends() -> None:
     points = [(16, 0.1), (32, 0.05), (60, 1.6 / 60), (61, 1.5 / 60)]  # the last two alone: y falls by 6 % where L0 rises by 2 %
     assert interpolate_at_l0(table_of(*points), [64]).loc["topk", 64] == pytest.approx(1.5 / 60 * (64 / 61) ** -1.075, rel=1e-3)
@@ -146,6 +161,12 @@ def test_points_without_a_logarithm_are_left_out() -> None:
     values = interpolate_at_l0(table_of((0, 1.0), (8, 0.2), (32, 0.05), (64, -0.01)), [16, 64]).loc["topk"]
     assert values[16] == pytest.approx(0.1)
     assert np.isnan(values[64])
+
+
+def test_points_that_are_left_out_are_counted() -> None:
+    points = table_of((0, -1.0), (8, 0.2), (32, -0.05), (64, 0.0), (128, math.nan), y="delta_ce")
+    assert n_without_logarithm(points, "delta_ce") == 2
+    assert n_without_logarithm(points.assign(status="failed"), "delta_ce") == 0
 
 
 def test_interpolation_by_several_columns() -> None:

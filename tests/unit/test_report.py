@@ -152,7 +152,10 @@ def test_tuned_rates_are_noted_and_lone_points_and_collapse_warned_of(tmp_path: 
     tuned.config["train"]["lr"] = 8e-3
     lone, dead = record_of("gated", 3, metrics_at(12, 0.1, 0.2)), record_of("standard", 9, metrics_at(0, 1.0, 3.0), run_id="dead")
     text = write_report(write_sweep(tmp_path / "demo", [*records, tuned, lone, dead]), tmp_path / "out").with_name("report.md").read_text()
-    assert "The fronts of TopK run over several learning rates" in text
+    assert (
+        "The fronts of TopK run over several learning rates: they show the best of them, chosen and reported on the same held-out text."
+        in text
+    )
     assert "- Gated: 1 of 1 sparsity level finished." in text
     assert "- Standard (L1): L0 is 0.0 at l1_coefficient=9: fewer than one active latent per token." in text
 
@@ -161,14 +164,19 @@ def test_without_warnings_the_checks_are_named(tmp_path: Path, prefixes: list[st
     records = [record_of("topk", k, metrics_at(k, *values)) for k, values in LEVELS.items()]
     html = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out")
     for text in (html.read_text(), html.with_name("report.md").read_text()):
-        assert "None of the checks found anything: the language model is no better than chance, a few rows carry nearly all variance," in text
+        assert (
+            "None of the checks found anything: the language model is no better than chance, a few rows carry nearly all variance," in text
+        )
 
 
 def test_warnings_stand_above_the_fronts_with_numbers_and_remedy(tmp_path: Path, prefixes: list[str]) -> None:
     records = [target_record("gated", target, metrics_at(l0, 1 / l0, 0.1)) for target, l0 in ((16, 20), (32, 32), (64, 64))]
     html = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out")
     assert "<li>Gated: L0 is 20.0 (+25.0 %) at target L0 16.</li>" in html.read_text()
-    assert "<b>Target L0 missed by more than 10 %.</b> A low learning rate cannot move L0: raise <code>lr</code> or train longer." in html.read_text()
+    assert (
+        "<b>Target L0 missed by more than 10 %.</b> A low learning rate cannot move L0: raise <code>lr</code> or train longer."
+        in html.read_text()
+    )
     assert "<code>sparsity_value</code> in <code>table.csv</code>" in html.read_text()
     text = html.with_name("report.md").read_text()
     assert "None of the checks" not in text
@@ -214,6 +222,42 @@ def test_a_run_that_one_of_two_sweeps_finished_is_that_one(tmp_path: Path, prefi
 def test_a_directory_that_is_no_sweep(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"but got '.*nowhere'"):
         write_report(tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_damaged_files_are_told_and_cost_what_they_held(tmp_path: Path, prefixes: list[str]) -> None:
+    sweep = write_sweep(tmp_path / "demo", [record_of("topk", k, metrics_at(k, *values)) for k, values in LEVELS.items()])
+    (sweep / "runs" / "topk-16-0" / "record.json").write_text("{")
+    page = write_report(sweep, tmp_path / "out")
+    for text in (page.read_text(), page.with_name("report.md").read_text()):
+        assert "Damaged files" in text
+        assert "2</b> of 3 runs finished" in text or "2 of 3 runs finished" in text
+        assert "record.json is damaged: JSONDecodeError: Expecting property name" in text
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_a_place_that_cannot_be_written_to(tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").touch()
+    sweep = write_sweep(tmp_path / "demo", [record_of("topk", 8, metrics_at(8, 0.1, 0.1))])
+    with pytest.raises(
+        ConfigError, match=rf"a report must be written to a directory .*, but got '.*{out}': .*Choose another one with `--out"
+    ):
+        write_report(sweep, tmp_path / out)
+
+
+def test_a_place_that_is_not_there_is_made(tmp_path: Path, prefixes: list[str]) -> None:
+    sweep = write_sweep(tmp_path / "demo", [record_of("topk", 8, metrics_at(8, 0.1, 0.1))])
+    assert write_report(sweep, tmp_path / "a" / "b").is_file()
+
+
+def test_extrapolated_values_and_what_is_left_out_are_told(tmp_path: Path) -> None:
+    records = [record_of("topk", k, metrics_at(k, 1.6 / k, 1.6 / k)) for k in (8.5, 16, 32)]
+    records.append(record_of("topk", 64, metrics_at(64, 0.001, -0.01)))
+    page = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out")
+    assert "0.2000<sup>*</sup>" in page.read_text()
+    text = page.with_name("report.md").read_text()
+    assert "0.2000\\*" in text
+    assert "1 run with delta CE of 0 or less is left out here: no logarithm." in text
+    assert text.count("extrapolated: beyond an end of the front.") == 1
 
 
 def test_plots_are_drawn_in_the_report_s_order(out: Path) -> None:

@@ -1,120 +1,48 @@
-import bz2
-import gzip
-import json
-import lzma
+"""Rows of the table."""
+
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from fake_results import config_of, metrics_at, record_of, write_sweep
 
-from sae_core.activations.rows import file_format, read_rows
-
-ROWS = [{"text": "one", "n": 1}, {"text": "zwei ä", "n": None}]
-LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
-
-
-def zstd(content: bytes) -> bytes:
-    """One frame."""
-    sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as file:
-        file.write(content)
-    return bytes(sink.getvalue())
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    return list(read_rows(path))
+from analysis.rows import reason
+from analysis.table import load_table
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("kind", "message", "told"),
     [
-        ("a.parquet", ".parquet"),
-        ("a.b.JSONL", ".jsonl"),
-        ("a.json.zst", ".json"),
-        ("a.txt.gz", ".txt"),
-        ("a.parquet.gz", None),
-        ("a.gz", None),
-        ("a.csv", None),
-        ("jsonl", None),
+        ("DivergedError", "loss must be finite.\n  step 3", "DivergedError: loss must be finite. step 3"),
+        (
+            "RayTaskError(OSError)",
+            "ray::Trial.train() (pid=1)\n  File x\nOSError: [Errno 28] No space left",
+            "OSError: [Errno 28] No space left",
+        ),
+        ("UnicodeError", "a\udcff", r"UnicodeError: a\udcff"),
     ],
 )
-def test_formats(name: str, kind: str | None) -> None:
-    assert file_format(Path(name)) == kind
+def test_a_reason_is_the_cause_in_one_line(kind: str, message: str, told: str) -> None:
+    assert reason({"type": kind, "message": message}) == told
 
 
-@pytest.mark.parametrize(
-    ("suffix", "compress"),
-    [("", bytes), (".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress), (".zst", zstd)],
-)
-def test_compressed_files_of_several_parts(tmp_path: Path, suffix: str, compress: Any) -> None:
-    path = tmp_path / f"rows.jsonl{suffix}"
-    path.write_bytes(compress(LINES) + compress(LINES))
-    assert rows(path) == ROWS * 2
+def test_a_reason_that_was_not_recorded() -> None:
+    assert reason({}) == "error: no message was recorded"
+    assert len(reason({"type": "E", "message": "x" * 10_000})) == 500
 
 
-@pytest.mark.parametrize("name", ["a[1].jsonl", "100% #1?*.jsonl", "zip::a b.jsonl", "ünï.jsonl", "{a,b}.jsonl"])
-def test_a_path_is_no_pattern(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(LINES)
-    assert rows(tmp_path / name) == ROWS
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        json.dumps(ROWS),
-        json.dumps(ROWS, indent=2),
-        json.dumps({"text": ["one", "zwei ä"], "n": [1, None]}, indent=1),
-        "\ufeff" + LINES.decode(),
-        "\n\n" + LINES.decode().replace("\n", "\r\n\r\n"),
-        LINES.decode().rstrip(),
-    ],
-    ids=["array", "indented array", "columns", "byte order mark", "empty lines", "no last newline"],
-)
-def test_layouts_of_json(tmp_path: Path, content: str) -> None:
-    (tmp_path / "a.json").write_bytes(content.encode())
-    assert rows(tmp_path / "a.json") == ROWS
-
-
-def test_one_object_is_a_row(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text(json.dumps(ROWS[0], indent=1))
-    assert rows(tmp_path / "a.json") == ROWS[:1]
-
-
-def test_nothing_has_no_rows(tmp_path: Path) -> None:
-    for name in ("a.json", "a.jsonl", "a.txt"):
-        (tmp_path / name).write_text("")
-        assert rows(tmp_path / name) == []
-
-
-def test_rows_of_several_types(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": 1}\n{"text": "a"}\n{"text": {"b": 1}}\n')
-    assert [row["text"] for row in rows(tmp_path / "a.jsonl")] == [1, "a", {"b": 1}]
-
-
-def test_lines_of_text(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(b"one\r\n\ntwo three \n")
-    assert [row["text"] for row in rows(tmp_path / "a.txt")] == ["one", "", "two three "]
-
-
-def test_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:
-    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
-    assert list(read_rows(tmp_path / "a.parquet", ["n"])) == [{"n": 1}, {"n": None}]
-    assert rows(tmp_path / "a.parquet") == ROWS
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"text": "a"}\n{"text": \n', "line 2 is not JSON"),
-        ('{"text": "a"}\n\n"b"\n', "line 3 holds str, not an object"),
-        ('[{"text": "a"}, 5]', "element 2 holds int, not an object"),
-        ("3\n", "line 1 holds int, not an object"),
-        ("not JSON", "Expecting value"),
-    ],
-)
-def test_what_is_no_row_is_named(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "a.jsonl").write_text(content)
-    with pytest.raises(ValueError, match=message):
-        rows(tmp_path / "a.jsonl")
+def test_runs_are_told_apart_by_names(tmp_path: Path) -> None:
+    config = config_of("topk", 8, 1, normalize_activations="none")
+    config["activations"]["model"]["context_size"] = 64
+    facts = {"d_vocab": 1000, "outlier_rows": 3, "outlier_share": 0.25}
+    record = record_of("topk", 8, metrics_at(8, 0.1, 0.2), config=config, launch=2, eval_hardware="1 GPU", activation_facts=facts)
+    (row,) = load_table(write_sweep(tmp_path / "demo", [record])).to_dict("records")
+    assert {name: row[name] for name in ("model", "hook_point", "dataset", "context_size", "batch_size", "normalize_activations")} == {
+        "model": "demo",
+        "hook_point": "blocks.2.hook_resid_post",
+        "dataset": "demo",
+        "context_size": 64,
+        "batch_size": 2048,
+        "normalize_activations": "none",
+    }
+    assert (row["data_seed"], row["launch"], row["eval_hardware"]) == (0, 2, "1 GPU")
+    assert (row["d_vocab"], row["outlier_rows"], row["outlier_share"]) == (1000, 3, 0.25)

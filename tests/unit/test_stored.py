@@ -1,12 +1,17 @@
 """Reading sweep directories."""
 
+import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 from fake_results import failed, metrics_at, record_of, write_run, write_sweep
 
 from analysis.stored import read_history, read_sweeps
-from sae_core.errors import ConfigError
+from analysis.table import load_table
+from sae_core.errors import ConfigError, DamagedFileError
+from sae_core.files import write_json_lines
 
 
 def test_runs_come_from_records_and_from_sweep_json(tmp_path: Path) -> None:
@@ -49,3 +54,137 @@ def test_history_without_its_cut_off_last_line(tmp_path: Path) -> None:
 
 def test_no_history(tmp_path: Path) -> None:
     assert read_history(tmp_path / "history.jsonl") == []
+
+
+def test_a_damaged_record_costs_its_run_and_says_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sweep = write_sweep(tmp_path / "demo", [record_of("topk", k, metrics_at(k, 0.1, 0.1)) for k in (8, 16, 32)])
+    file = sweep / "runs" / "topk-16-0" / "record.json"
+    for content, reason in (
+        (b"", "JSONDecodeError: Expecting value"),
+        (file.read_bytes()[:300], "JSONDecodeError"),
+        (file.read_bytes().replace(b'"fvu": 0.1', b'"fvu": 0.2'), "its checksum does not match its content"),
+        (b"[]", "it holds list, not an object"),
+        (b"\xff\xfe", "UnicodeDecodeError"),
+    ):
+        file.write_bytes(content)
+        (read,) = read_sweeps(sweep)
+        lost = {run.run_id: run for run in read.runs}["topk-16-0"]
+        assert lost.record is None
+        assert lost.damage.startswith(f"record.json is damaged: {reason}")
+        assert lost.config["sae"]["k"] == 16  # from sweep.json
+        assert [run.run_id for run in read.runs if run.record] == ["topk-32-0", "topk-8-0"]
+        (damage,) = read.damages
+        assert f"{str(file)!r} is damaged: {reason}" in damage
+        assert damage in caplog.text
+        row = load_table(sweep).set_index("run_id").loc["topk-16-0"]
+        assert (row["status"], row["error"]) == ("missing", lost.damage)
+
+
+@pytest.mark.parametrize("as_directory", [False, True])
+def test_a_damaged_sweep_json_is_as_none(tmp_path: Path, as_directory: bool) -> None:
+    sweep = write_sweep(tmp_path / "demo", [record_of("topk", 8, metrics_at(8, 0.1, 0.1))], missing=[("topk", 16, 0)])
+    file = sweep / "sweep.json"
+    if as_directory:
+        file.unlink()
+        file.mkdir()
+    else:
+        file.write_text(file.read_text().replace("topk", "tokp", 1))
+    (read,) = read_sweeps(sweep)
+    assert [run.run_id for run in read.runs] == ["topk-8-0"]
+    assert read.facts == {}
+    if not as_directory:
+        assert "sweep.json' is damaged: its checksum does not match its content." in read.damages[0]
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"runs": {"a": 1}}, "`runs` is of the wrong type"),
+        ({"runs": [3]}, "`runs` is of the wrong type"),
+        ({"runs": [{}]}, "`runs`: `run_id` must be the name of a directory, but got None"),
+        ({"runs": [{"run_id": "../other"}]}, "but got '../other'"),
+        ({"runs": [{"run_id": "a" * 256}]}, "`run_id` is longer than 255 bytes"),
+        ({"runs": [{"run_id": "a", "seed": "0"}]}, "`seed` is of the wrong type"),
+        ({"runs": [{"run_id": "a", "config": {"sae": {"d_sae": "wide"}}}]}, "`config.sae.d_sae` is of the wrong type or size"),
+        ({"runs": [{"run_id": "a", "config": {"train": []}}]}, "`config.train` is of the wrong type or size"),
+        ({"name": 3}, "`name` is of the wrong type"),
+        ({"stages": [{"stage": "train", "seconds": "long"}]}, "`stages`: `seconds` is of the wrong type"),
+        ({"launches": [{"definition": 1}]}, "`launches`: `definition` is of the wrong type"),
+        ({"hardware": "\ud800"}, r"'\ud800' is no text"),
+        ({"versions": {"a": 1e200}}, "a number is 1e+200"),
+    ],
+)
+def test_sweep_json_of_the_wrong_types(tmp_path: Path, facts: dict, reason: str) -> None:
+    sweep = write_sweep(tmp_path / "demo", [record_of("topk", 8, metrics_at(8, 0.1, 0.1))])
+    (sweep / "sweep.json").write_text(json.dumps(facts))
+    (read,) = read_sweeps(sweep)
+    assert [run.run_id for run in read.runs] == ["topk-8-0"]
+    assert reason in read.damages[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"run_id": "topk-9-0"}, "it is of the run 'topk-9-0', and lies in the directory of 'topk-8-0'"),
+        ({"metrics": {"status": 1.0}}, "`metrics` holds 'status', which is no metric"),
+        ({"metrics": {"fvu": 1e300}}, "a number is 1e+300"),
+        ({"d_in": 10**30}, "a number is 10000000000000000000"),
+        ({"config": {"train": {"lr": -1.0}}}, "`config.train.lr` is of the wrong type or size"),
+        ({"config": {"deep": json.loads("[" * 40 + "]" * 40)}}, "it is nested more than 30 levels deep"),
+        ({"hardware": "a\udfff"}, r"'a\udfff' is no text"),
+    ],
+)
+def test_a_record_that_no_table_can_hold(tmp_path: Path, changes: dict, reason: str) -> None:
+    record = record_of("topk", 8, metrics_at(8, 0.1, 0.1))
+    sweep = write_sweep(tmp_path / "demo", [record, record_of("topk", 16, metrics_at(16, 0.1, 0.1))])
+    (sweep / "runs" / "topk-8-0" / "record.json").write_text(json.dumps(dataclasses.asdict(record) | changes))
+    (read,) = read_sweeps(sweep)
+    assert [run.run_id for run in read.runs if run.record] == ["topk-16-0"]
+    assert reason in read.damages[0]
+    load_table(sweep)
+
+
+def test_a_record_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    record = record_of("topk", 8, metrics_at(8, 0.1, 0.1), schema_version=99)
+    with pytest.raises(ConfigError, match=r"record schema_version must be <= 1, but '.*record.json' has 99"):
+        read_sweeps(write_sweep(tmp_path / "demo", [record]))
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to(path)])
+def test_files_and_loops_in_place_of_a_directory(tmp_path: Path, make) -> None:
+    make(tmp_path / "demo")
+    with pytest.raises(ConfigError, match=r"a results directory must .*, but got '.*demo'"):
+        read_sweeps(tmp_path / "demo")
+
+
+def test_odd_paths(tmp_path: Path) -> None:
+    for path in ("~nosuchuser/demo", "a" * 300, "a\0b"):
+        with pytest.raises(ConfigError, match=r"a results directory must .*, but got"):
+            read_sweeps(path)
+    with pytest.raises(ConfigError, match="results must be a path or several, but got 3"):
+        read_sweeps(3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"results must be a path or several, but got \[None\]"):
+        read_sweeps([None])  # type: ignore[list-item]
+
+
+def test_runs_that_is_no_directory(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "demo", [record_of("topk", 8, metrics_at(8, 0.1, 0.1))])
+    shutil.rmtree(sweep / "runs")
+    (sweep / "runs").touch()
+    (read,) = read_sweeps(sweep)
+    assert [(run.run_id, run.record) for run in read.runs] == [("topk-8-0", None)]
+
+
+def test_a_sweep_given_twice_counts_once(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "demo", [record_of("topk", 8, metrics_at(8, 0.1, 0.1))])
+    assert len(read_sweeps([sweep, sweep])) == 1
+
+
+def test_a_history_is_the_one_of_its_record(tmp_path: Path) -> None:
+    rows = [{"step": 1, "loss": 2.0}]
+    checksum = write_json_lines(tmp_path / "history.jsonl", rows)
+    record_of("topk", 8, {}, history_checksum=checksum).write(tmp_path / "record.json")
+    assert read_history(tmp_path / "history.jsonl") == rows
+    (tmp_path / "history.jsonl").write_text('{"step": 1, "loss": 3.0}\n')
+    with pytest.raises(DamagedFileError, match=r"history.jsonl' is damaged: ValueError: its checksum does not match"):
+        read_history(tmp_path / "history.jsonl")

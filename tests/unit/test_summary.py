@@ -115,3 +115,19 @@ def test_settings_too_long_for_the_terminal_are_cut(tmp_path: Path) -> None:
 def test_frontier_lines_of_nothing(tmp_path: Path) -> None:
     table = load_table(write_sweep(tmp_path / "demo", [failed("topk", 16)]))
     assert frontier_lines(table) == ["No run has finished, so there is no frontier yet."]
+
+
+def test_extrapolated_values_are_marked_and_points_without_a_logarithm_counted(tmp_path: Path) -> None:
+    better = record_of("topk", 256, metrics_at(256, 0.001, -0.01))
+    table = load_table(write_sweep(tmp_path / "demo", [*line_of("topk", 1.6, l0s=(8.5, 32, 128)), better]))
+    value, inside = at_matched_l0(table, "fvu", [8, 32])["topk"]
+    assert value is not None
+    assert inside is not None
+    assert (value.extrapolated, inside.extrapolated) == (True, False)
+    assert (str(value), str(inside)) == ("0.2000*", "0.0500")
+    lines = frontier_lines(table)
+    assert any(line.split()[:2] == ["TopK", "0.2000*"] for line in lines)
+    assert lines[-2:] == [
+        "* extrapolated: beyond an end of the front",
+        "1 run with delta CE of 0 or less is left out here: no logarithm.",
+    ]
