@@ -19,6 +19,9 @@ MEMORY = 0.9
 """Weight of the past in the moving average of log L0."""
 MAX_ERROR = 1.0
 """Errors of log L0 are clipped to this: far from the target the coefficient rises steadily instead of winding up."""
+MAX_LOG_FACTOR = 6.0
+"""Bound of the log-factor, a factor of 400 either way: where it is reached, more sparsity pressure is not what the SAE lacks. The demo
+needs 1.4. A coefficient times L0 grows with d_in at most in proportion, so that models a hundred times as wide would need 6."""
 MIN_LR_FACTOR = 0.1
 """Below this fraction of the peak learning rate the gain rises no further."""
 MIN_L0 = 0.1
@@ -45,6 +48,7 @@ class L0Controller:
 
         mean <- MEMORY * mean + (1 - MEMORY) * ln L0
         log_factor <- log_factor + gain / max(lr_factor, MIN_LR_FACTOR) * clip(mean - ln target, -MAX_ERROR, MAX_ERROR)
+        log_factor <- clip(log_factor, -MAX_LOG_FACTOR, MAX_LOG_FACTOR)
 
     It starts when the sparsity warm-up has ended and goes on through the learning-rate decay, because L0 drifts there. An SAE follows
     a changed coefficient as fast as its learning rate lets it, so the gain rises as the rate falls. The state stays on the device: no
@@ -71,7 +75,8 @@ class L0Controller:
         self.mean_log_l0 = log_l0 if step <= self.first_step else torch.lerp(log_l0, self.mean_log_l0, MEMORY)
         if step >= self.first_step:
             error = (self.mean_log_l0 - self.log_target).clamp(-MAX_ERROR, MAX_ERROR)
-            self.log_factor = self.log_factor + self.gain / max(lr_factor, MIN_LR_FACTOR) * error
+            moved = self.log_factor + self.gain / max(lr_factor, MIN_LR_FACTOR) * error
+            self.log_factor = moved.clamp(-MAX_LOG_FACTOR, MAX_LOG_FACTOR)
 
     @property
     def factor(self) -> Float[Tensor, ""]:

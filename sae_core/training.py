@@ -36,6 +36,8 @@ BYTES_AT_A_TIME = 2**22
 """Of batches that one run of a group is trained on before the next one is, on a CPU."""
 MOST_AT_A_TIME = 8
 """Batches, however small: progress and checkpoints wait for them."""
+HUGE_COEFFICIENT = 1e6
+"""Above this a sparsity coefficient is blamed for a run that diverges, and not its learning rate."""
 CALIBRATION_TOKENS = 65_536
 """Training tokens that inference thresholds are calibrated on."""
 
@@ -159,10 +161,7 @@ class Learner:
 
     def _record(self, loss: LossTerms, lr: float, scale: float | Tensor, dead_latents: int) -> None:
         if not bool(self.sum_of_norms.isfinite()):
-            raise DivergedError(
-                f"gradients must stay finite, but a gradient of run {self.run.run_id} was not, at or shortly before step {self.step} of "
-                f"{self.run.n_steps} (lr={self.run.train.lr}). Lower `train.lr` or lengthen `train.lr_warm_up`."
-            )
+            raise DivergedError(self._why_diverged())
         row: dict[str, float | None] = {
             "step": self.step,
             "tokens": self.step * self.run.train.batch_size,
@@ -170,6 +169,17 @@ class Learner:
         }
         row |= {name: float(term.detach()) for name, term in loss.terms.items()}
         self.history.append(row | {"l0": float(loss.l0), "lr": lr, "sparsity_scale": float(scale), "dead_latents": dead_latents})
+
+    def _why_diverged(self) -> str:
+        sae, lr = self.run.sae, f"lr={self.run.train.lr}"
+        told = (
+            f"gradients must stay finite, but a gradient of run {self.run.run_id} was not, at or shortly before step {self.step} of "
+            f"{self.run.n_steps}"
+        )
+        if sae.has_coefficient and sae.sparsity_value > HUGE_COEFFICIENT:
+            asked = f", target_l0={sae.target_l0:g}" if sae.target_l0 else ""
+            return f"{told} ({sae.sparsity_parameter}={sae.sparsity_value:g}{asked}, {lr}). Lower the coefficient, or ask for more latents."
+        return f"{told} ({lr}). Lower `train.lr` or lengthen `train.lr_warm_up`."
 
     def calibrate(self, batches: Iterator[Float[Tensor, "B d_in"]]) -> None:
         """After the last step: set what inference needs from the first batches of training, computed as in training.

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_core.config import TrainConfig
-from sae_core.sparsity import L0Controller, sparsity_scale
+from sae_core.sparsity import MAX_LOG_FACTOR, L0Controller, sparsity_scale
 
 
 def test_warm_up_starts_at_0_and_ends_at_1() -> None:
@@ -74,6 +74,17 @@ def test_far_from_the_target_it_moves_no_faster_than_the_clip() -> None:
         far.update(torch.tensor(32 * math.e**5), step, 1.0)
     assert float(far.log_factor) == pytest.approx(50 * far.gain)
     assert float(near.log_factor) == pytest.approx(float(far.log_factor))
+
+
+@pytest.mark.parametrize(("l0", "sign"), [(1e6, 1), (1e-3, -1)])
+def test_where_l0_does_not_follow_the_coefficient_is_bounded_and_comes_back_at_once(l0: float, sign: int) -> None:
+    control = controller()
+    for step in range(100, 1000):
+        control.update(torch.tensor(l0), step, 0.1)
+    assert float(control.log_factor) == sign * MAX_LOG_FACTOR
+    assert math.isfinite(float(control.factor)) and 1 / 500 < float(control.factor) < 500
+    control.update(torch.tensor(32 * math.e ** (-2 * sign)), 100, 1.0)  # at `first_step` the moving average begins
+    assert float(control.log_factor) == pytest.approx(sign * (MAX_LOG_FACTOR - control.gain))
 
 
 def test_a_batch_without_active_latents_does_no_harm() -> None:

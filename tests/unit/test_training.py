@@ -1,4 +1,5 @@
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -145,6 +146,23 @@ def test_a_diverged_run_leaves_the_group_and_the_others_never_notice() -> None:
     assert f"gradient of run {bad.run_id} was not, at or shortly before step 2 of 20 (lr=1e+30)" in failed.error["message"]
     assert "DivergedError" in failed.error["traceback"]
     assert [row["step"] for row in failed.history] == [1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"l1_coefficient": 1e30}, r"step \d+ of 20 \(l1_coefficient=1e\+30, lr=.*\)\. Lower the coefficient"),
+        (
+            {"l1_coefficient": 1e39, "target_l0": 1e-30},
+            r"\(l1_coefficient=1e\+39, target_l0=1e-30, lr=.*\)\. Lower the coefficient, or ask for",
+        ),
+    ],
+)
+def test_a_huge_coefficient_is_blamed_and_not_the_learning_rate(fields: dict[str, float], told: str) -> None:
+    cls = ARCHITECTURES["standard"].Config
+    run = run_of(cls.model_validate(cls.example(D_IN, 64).model_dump() | fields))
+    error = train_run(run, stream_of(run)).error
+    assert error is not None and error["type"] == "DivergedError" and re.search(told, error["message"])
 
 
 def test_any_error_of_a_run_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,148 @@
+"""A sweep's own files, broken: they cost what they held, or end in one ConfigError."""
+
+import copy
+import dataclasses
+import json
+import logging
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mutations import mutated
+
+from sae_core.errors import ConfigError
+from sae_core.files import write_json
+from sae_core.records import RunRecord
+from sweeps.definition import Sweep
+from sweeps.store import Store, record_without_result
+from sweeps.study_file import StudyFile
+
+
+@cache
+def sweep() -> Sweep:
+    return Sweep(
+        name="small",
+        activations={"source": "synthetic", "train_tokens": 10_000, "eval_tokens": 1000},
+        sae={"d_sae": 64},
+        architectures={"topk": {"k": [4, 8]}},
+    )
+
+
+@cache
+def facts() -> dict[str, Any]:
+    """A valid sweep.json."""
+    with tempfile.TemporaryDirectory() as directory:
+        store = Store(Path(directory) / "small")
+        store.begin(sweep(), sweep().runs())
+        store.note_stage("harvest", 1.0)
+        return store.facts()
+
+
+def record() -> RunRecord:
+    error = {"type": "DivergedError", "message": "it did", "traceback": ""}
+    return record_without_result(sweep().runs()[0], "failed", error, launch=1)
+
+
+def use(directory: Path) -> None:
+    """What `plan`, `status` and a launch do with a results directory."""
+    store, runs = Store(directory), sweep().runs()
+    try:
+        states = {status.run_id: status.state for status in store.status()}
+        store.check_ours(runs)
+        number = store.begin(sweep(), runs)
+    except ConfigError as error:
+        assert "\n" not in str(error)
+        return
+    assert set(states.values()) <= {"missing", "finished", "trained", "failed", "pruned"}
+    assert number >= 1
+    store.note_stage("harvest", 1.0)
+    store.add_runs(runs)
+    store.end()
+    again = Store(directory)
+    assert len(again.facts()["launches"]) == number
+    assert {run.run_id for run in runs} <= {status.run_id for status in again.status()}
+
+
+@settings(max_examples=50, deadline=2_000)
+@given(content=st.deferred(lambda: mutated(facts())))
+def test_a_mutated_sweep_json(content: Any) -> None:
+    with tempfile.TemporaryDirectory() as results:
+        directory = Path(results) / "small"
+        directory.mkdir()
+        (directory / "sweep.json").write_text(json.dumps(content))
+        use(directory)
+
+
+@settings(max_examples=50, deadline=2_000)
+@given(content=st.deferred(lambda: mutated(dataclasses.asdict(record()))))
+def test_a_mutated_record(content: Any) -> None:
+    with tempfile.TemporaryDirectory() as results:
+        directory = Path(results) / "small"
+        write_json(directory / "sweep.json", copy.deepcopy(facts()))
+        run = directory / "runs" / sweep().runs()[0].run_id
+        run.mkdir(parents=True)
+        (run / "record.json").write_text(json.dumps(content))
+        use(directory)
+
+
+@settings(max_examples=40, deadline=2_000)
+@given(name=st.sampled_from(["sweep.json", "record.json", "definition.yaml", "definitions/1.yaml"]), data=st.data())
+def test_flipped_and_cut_bytes(name: str, data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as results:
+        directory = Path(results) / "small"
+        store = Store(directory)
+        store.begin(sweep(), sweep().runs())
+        store.write_record(record())
+        file = store.record_file(record().run_id) if name == "record.json" else directory / name
+        content = bytearray(file.read_bytes())
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place] ^= data.draw(st.integers(1, 255))
+        file.write_bytes(content[: data.draw(st.sampled_from([len(content), place]))])
+        use(directory)
+        kept = Store(directory).read_record(record().run_id)
+        assert kept is None or dataclasses.asdict(kept) == dataclasses.asdict(record())
+
+
+LOGS = [{"op_code": 4, "trial_id": number, "values": [number / 7, 0.5]} for number in range(5)]
+
+
+@settings(max_examples=50, deadline=2_000)
+@given(data=st.data())
+def test_a_broken_journal_keeps_a_part_that_is_right(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "search" / "study.log"
+        journal = StudyFile(path, "study")
+        journal.mend()
+        for log in LOGS:
+            journal.append_logs([log])
+        content = bytearray(path.read_bytes())
+        place = data.draw(st.integers(0, len(content) - 1))
+        change = data.draw(st.sampled_from(["flip", "cut", "insert", "remove"]))
+        if change == "flip":
+            content[place] ^= data.draw(st.integers(1, 255))
+        else:
+            rest = {"cut": bytearray(), "insert": b"\n" + content[place:], "remove": content[place + 1 :]}[change]
+            content = content[:place] + rest
+        path.write_bytes(content)
+        kept = StudyFile(path, "study").read_logs(0)
+        assert [{**log, "checksum": ""} for log in kept] == [{**log, "checksum": ""} for log in LOGS[: len(kept)]]
+        assert len(kept) < len(LOGS) or change == "insert"
+        mended = StudyFile(path, "study")
+        mended.mend()
+        mended.append_logs([{"op_code": 9}])
+        assert len(StudyFile(path, "study").read_logs(0)) == len(kept) + 1
+        assert StudyFile(path, "study").damage() is None
+
+
+def test_no_line_is_logged_twice(tmp_path: Path, caplog: Any) -> None:
+    store = Store(tmp_path / "small")
+    store.begin(sweep(), sweep().runs())
+    store.sweep_file.write_text("")
+    again = Store(tmp_path / "small")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            again.status()
+    assert len(caplog.messages) == 1
