@@ -124,8 +124,8 @@ def test_a_broken_journal_keeps_a_part_that_is_right(data: st.DataObject) -> Non
         if change == "flip":
             content[place] ^= data.draw(st.integers(1, 255))
         else:
-            rest = {"cut": bytearray(), "insert": b"\n" + content[place:], "remove": content[place + 1 :]}[change]
-            content = content[:place] + rest
+            rest = {"cut": b"", "insert": b"\n" + bytes(content[place:]), "remove": bytes(content[place + 1 :])}[change]
+            content[place:] = rest
         path.write_bytes(content)
         kept = StudyFile(path, "study").read_logs(0)
         assert [{**log, "checksum": ""} for log in kept] == [{**log, "checksum": ""} for log in LOGS[: len(kept)]]
