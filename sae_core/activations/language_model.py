@@ -7,6 +7,7 @@ Shape letters: W windows, T positions in a window, N tokens that are not special
 
 import hashlib
 import json
+import logging
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +23,14 @@ from sae_core.activations.documents import Part
 from sae_core.activations.files import open_tensors, save_tensors
 from sae_core.activations.hooked_model import HookedModel
 from sae_core.activations.seeds import seed_of
-from sae_core.activations.source import ActivationSource, EvalChunk, NextToken
+from sae_core.activations.sound import check_activations, check_predictions
+from sae_core.activations.source import ActivationSource, EvalChunk
 from sae_core.activations.splice import SplicedText
 from sae_core.activations.text import WindowMaker
 from sae_core.config import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
 """Raise it when the same content gives other activations or another layout: caches made before are then not used."""
@@ -117,7 +121,7 @@ class LanguageModelSource(ActivationSource):
             "heldout": hashlib.sha256(heldout.numpy().tobytes()).hexdigest(),
             "special_ids": self._special_ids(directory).tolist(),
         }
-        if not model.prepend_bos:  # with BOS at each start, the tokens themselves show how long windows are
+        if not model.prepend_bos or _may_be_shorter(heldout):  # else BOS at each start shows how long windows are
             content["shape"] = list(heldout.shape)
         return _hash(content)
 
@@ -125,6 +129,8 @@ class LanguageModelSource(ActivationSource):
         path = _tokens_path(directory)
         if path.exists():
             return
+        if self.config.data.exclude_special_tokens and loading.tokenizer_or_none(self.config.model.name) is None:
+            logger.warning("no token is special: `model.name` %r has no tokenizer that could say which are.", self.config.model.name)
         train, heldout = self._make_windows("train"), self._make_windows("heldout")
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of("windows")))
         per_window = self.config.model.context_size * self._outline.d_vocab
@@ -187,7 +193,7 @@ class LanguageModelSource(ActivationSource):
             for some, some_keep in zip(tokens.split(at_a_time), keep.split(at_a_time), strict=True)
         ]
         x = torch.cat(rows)
-        self._check_activations(x, keep, f"training window {start}")
+        check_activations(x, keep, self.config.model, "training", start)
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed_of("shard", index)))
         return torch.nn.functional.embedding(order, x)  # whole rows: twice as fast as x[order]
 
@@ -199,8 +205,8 @@ class LanguageModelSource(ActivationSource):
         tokens = self._windows(directory, "heldout", start, start + _chunk_windows(directory))
         keep = _keep(tokens, self._special_ids(directory))
         text = SplicedText(self._model, tokens.to(self.device), keep.to(self.device))
-        self._check_activations(text.x, keep.to(self.device), f"held-out window {start}")
-        self._check_predictions(text.clean, f"held-out windows {start} to {start + len(tokens) - 1}")
+        check_activations(text.x, keep, self.config.model, "held-out", start)
+        check_predictions(text.clean, self.config.model, f"held-out windows {start} to {start + len(tokens) - 1}")
         return EvalChunk(text.x, text.splice, text.clean, text.zero_ablated(), text.mean_ablated(mean))
 
     def export_metadata(self) -> dict[str, object]:
@@ -216,50 +222,6 @@ class LanguageModelSource(ActivationSource):
             "dataset_path": data.dataset,
             "exclude_special_tokens": data.exclude_special_tokens,
         }
-
-    def _check_activations(self, x: Float[Tensor, "N d_in"], keep: Bool[Tensor, "W T"], first: str) -> None:
-        """Make sure that activations can be trained on.
-
-        Args:
-            first: what the first of the windows is called, its number last.
-
-        Raises:
-            ConfigError: some are not finite, or all are 0.
-        """
-        if bool(torch.isfinite(x.sum(dtype=torch.float64))):  # finite, in float64, if and only if every value is
-            if bool(x.any()) or not len(x):
-                return
-            raise ConfigError(
-                f"activations must not all be 0, but got 0 in each of {len(x)} rows from {first} on, at {self.config.model.hook_point} of "
-                f"{self.config.model.name!r}. Choose another hook point, or check the model's weights."
-            )
-        row = int((~x.isfinite().all(dim=1)).nonzero()[0])
-        window, position = keep.nonzero()[row].tolist()
-        what, number = first.rsplit(" ", 1)
-        value = float(x[row][~x[row].isfinite()][0])
-        raise ConfigError(
-            f"activations must be finite, but got {value} in {what} {int(number) + window}, position {position}, at "
-            f"{self.config.model.hook_point} of {self.config.model.name!r}. {self._remedy}"
-        )
-
-    def _check_predictions(self, clean: NextToken, where: str) -> None:
-        """Make sure that the language model predicts something.
-
-        Raises:
-            ConfigError: its logits are not finite.
-        """
-        broken = int((~clean.ce.isfinite()).sum())
-        if broken:
-            raise ConfigError(
-                f"logits of the language model must be finite, but got a cross-entropy of {float(clean.ce[~clean.ce.isfinite()][0])} at "
-                f"{broken} of {len(clean.ce)} positions of {where}, from {self.config.model.name!r}. {self._remedy}"
-            )
-
-    @property
-    def _remedy(self) -> str:
-        """What to do about a model whose values are not finite."""
-        dtype = self.config.model.dtype
-        return "Check the model's weights." if dtype == "float32" else f"Set `model.dtype: float32`: {dtype} is too narrow for this model."
 
     @cached_property
     def _outline(self) -> bridge.Outline:
@@ -291,6 +253,13 @@ def _tokens_path(directory: Path) -> Path:
 def _chunk_windows(directory: Path) -> int:
     with open_tensors(_tokens_path(directory)) as file:
         return int(file.metadata()["chunk_windows"])
+
+
+def _may_be_shorter(windows: Int[Tensor, "W T"]) -> bool:
+    """Whether the same tokens, in shorter windows, start each of them with BOS, too."""
+    tokens, length = windows.flatten(), windows.shape[1]
+    lengths = (shorter for shorter in range(2, length) if len(tokens) % shorter == 0)
+    return any(bool((tokens[::shorter] == tokens[0]).all()) for shorter in lengths)
 
 
 def _keep(tokens: Int[Tensor, "W T"], special_ids: Int[Tensor, " S"]) -> Bool[Tensor, "W T"]:

@@ -1,9 +1,12 @@
+import hashlib
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_model import DEMO_MODEL, documents, language_model_config, write_text
 from transformers import AutoTokenizer
 
@@ -177,3 +180,181 @@ def test_export_metadata_has_the_keys_of_saelens(source: LanguageModelSource) ->
     metadata = source.export_metadata()
     assert (metadata["model_name"], metadata["hook_name"], metadata["context_size"]) == (DEMO_MODEL, "blocks.2.hook_resid_post", 128)
     assert metadata["prepend_bos"] is True
+
+
+# What is wrong with a model shows in its values
+
+
+def broken_model(directory: Path, name: str, index: tuple[int, ...], value: float) -> str:
+    """A copy of the demo's model with one other weight, in float32."""
+    shutil.copytree(DEMO_MODEL, directory)
+    weights = {key: tensor.float() for key, tensor in load_file(directory / "model.safetensors").items()}
+    weights[name][index] = value
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    return str(directory)
+
+
+def token_of_later_window(directory: Path, part: str) -> tuple[int, int, int]:
+    """A token that is not in the first window of a part, and the first place where it is: window and position."""
+    windows = load_file(directory / "tokens.safetensors")[part]
+    for token in windows.unique().tolist():
+        window, position = (windows == token).nonzero()[0].tolist()
+        if window > 0:
+            return token, window, position
+    raise AssertionError(f"all tokens are in the first window of {part=}")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_activations_that_are_not_finite_are_blamed_with_their_place(
+    source: LanguageModelSource, directory: Path, tmp_path: Path, value: float
+) -> None:
+    token, window, position = token_of_later_window(directory, "train")
+    name = broken_model(tmp_path / "model", "transformer.wte.weight", (token, 5), value)
+    other = LanguageModelSource(language_model_config(directory, name=name, hook_point="hook_embed"))
+    with pytest.raises(
+        ConfigError,
+        match=rf"activations must be finite, but got {value} in training window {window}, position {position}, at hook_embed of '{name}'",
+    ):
+        other.shard(directory, 0)
+    token, window, position = token_of_later_window(directory, "heldout")
+    name = broken_model(tmp_path / "other", "transformer.wte.weight", (token, 5), value)
+    other = LanguageModelSource(language_model_config(directory, name=name, hook_point="hook_embed"))
+    with pytest.raises(ConfigError, match=rf"in held-out window {window}, position {position}, .*Check the model's weights"):
+        other.eval_chunk(directory, 0, torch.zeros(128))
+
+
+def test_activations_of_zero_are_blamed(source: LanguageModelSource, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = LanguageModelSource(language_model_config(directory))
+    monkeypatch.setattr(other._model, "read", lambda tokens: torch.zeros(*tokens.shape, 128))
+    with pytest.raises(
+        ConfigError, match=r"activations must not all be 0, but got 0 in each of \d+ rows from training window 0 on, at blocks\.2"
+    ):
+        other.shard(directory, 0)
+
+
+def test_logits_that_are_not_finite_name_the_model(source: LanguageModelSource, directory: Path, tmp_path: Path) -> None:
+    name = broken_model(tmp_path / "model", "transformer.ln_f.weight", (3,), float("nan"))
+    other = LanguageModelSource(language_model_config(directory, name=name))
+    other.shard(directory, 0)  # of the activations nothing is wrong
+    with pytest.raises(
+        ConfigError, match=f"logits .* must be finite, but got a cross-entropy of nan at .* held-out windows 0 to 7, from '{name}'. Check"
+    ):
+        other.eval_chunk(directory, 0, torch.zeros(128))
+
+
+def test_a_model_that_is_too_large_for_float16_is_told_so(source: LanguageModelSource, directory: Path, tmp_path: Path) -> None:
+    name = broken_model(tmp_path / "model", "transformer.h.1.mlp.c_proj.bias", (3,), 1e5)
+    config = {"name": name, "dtype": "float16"}
+    with pytest.raises(
+        ConfigError, match=r"but got nan in training window 0, position 1, .*Set `model\.dtype: float32`: float16 may be too narrow"
+    ):
+        LanguageModelSource(language_model_config(directory, **config)).shard(directory, 0)
+    below = LanguageModelSource(language_model_config(directory, **config, hook_point="blocks.0.hook_resid_post"))
+    with pytest.raises(ConfigError, match=f"cross-entropy of nan .*'{name}'. Set `model.dtype: float32`"):
+        below.eval_chunk(directory, 0, torch.zeros(128))
+
+
+def test_activations_in_float64_are_cast(source: LanguageModelSource, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = LanguageModelSource(language_model_config(directory))
+    expected = other.shard(directory, 0)
+    other._model._bridge.double()
+    found = other.shard(directory, 0)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, expected, atol=1e-4)
+    chunk = other.eval_chunk(directory, 0, torch.zeros(128))
+    assert chunk.x.dtype == torch.float32
+    (same,) = chunk.splice([chunk.x])
+    assert torch.allclose(same.ce.float(), chunk.clean.ce.float(), atol=1e-4)
+
+
+def test_facts(source: LanguageModelSource) -> None:
+    assert source.facts() == {"d_vocab": 4096.0}
+
+
+def test_check_finds_weights_that_do_not_load(directory: Path, tmp_path: Path) -> None:
+    name = broken_model(tmp_path / "model", "transformer.wte.weight", (0, 0), 0.0)
+    path = tmp_path / "model/model.safetensors"
+    save_file({f"_orig_mod.{key}": value for key, value in load_file(path).items()}, path, {"format": "pt"})
+    with pytest.raises(ConfigError, match=f"weights all load, but got '{name}' with weights 53 missing"):
+        LanguageModelSource(language_model_config(directory, name=name)).check()
+
+
+# Without a tokenizer
+
+
+def without_tokenizer(directory: Path, **changes: Any) -> LanguageModelSource:
+    shutil.copytree(DEMO_MODEL, directory / "model", ignore=shutil.ignore_patterns("tokenizer*"))
+    rows = [
+        {"ids": [(7 * index + 13 * j) % 4000 + 5 for j in range(128)], "split": split}
+        for index in range(4)
+        for split in ("train", "heldout")
+    ]
+    (directory / "tokens.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    fields = {"name": str(directory / "model"), "dataset": str(directory / "tokens.jsonl"), "tokens_column": "ids", "prepend_bos": False}
+    return LanguageModelSource(language_model_config(directory, **(fields | {"train_tokens": 500, "eval_tokens": 500} | changes)))
+
+
+def test_a_model_without_a_tokenizer_takes_token_ids(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = without_tokenizer(tmp_path)
+    source.check()
+    source.prepare(tmp_path / "cache")
+    assert "no token is special" in caplog.text
+    assert source.shard(tmp_path / "cache", 0).shape == (512, 128)
+    assert len(source.eval_chunk(tmp_path / "cache", 0, torch.zeros(128)).x) == 512
+    assert len(source.eval_fingerprint(tmp_path / "cache")) == 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prepend_bos": True}, "`model.prepend_bos` must be false where there is no tokenizer, but got True"),
+        ({"tokens_column": None}, "text needs a tokenizer, but got none in `model.name` '.*model'.*`data.tokens_column`"),
+    ],
+)
+def test_what_needs_a_tokenizer_says_so(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        without_tokenizer(tmp_path, **changes).check()
+
+
+def test_ids_of_another_model_are_found_before_anything_starts(tmp_path: Path) -> None:
+    rows = [{"ids": [5000] * 200, "split": split} for split in ("train", "heldout")]
+    (tmp_path / "tokens.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    config = language_model_config(tmp_path, dataset=str(tmp_path / "tokens.jsonl"), tokens_column="ids")
+    with pytest.raises(ConfigError, match=r"token ids must be < 4096, the model's vocabulary, but got 5000 in `ids`"):
+        LanguageModelSource(config).check()
+
+
+# The shape of windows
+
+
+def eval_hash(directory: Path, rows: list[list[int]], context_size: int, *, prepend_bos: bool) -> str:
+    text = [{"ids": row, "split": split} for row in rows for split in ("train", "heldout")]
+    directory.mkdir()
+    (directory / "tokens.jsonl").write_text("\n".join(json.dumps(row) for row in text))
+    fields = {"dataset": str(directory / "tokens.jsonl"), "tokens_column": "ids", "train_tokens": 100, "eval_tokens": 100}
+    source = LanguageModelSource(language_model_config(directory, **fields, context_size=context_size, prepend_bos=prepend_bos))
+    source.prepare(directory / "cache")
+    return source.eval_fingerprint(directory / "cache")
+
+
+def test_the_same_tokens_in_longer_windows_are_another_comparison(tmp_path: Path) -> None:
+    ids = list(range(1, 129))
+    assert eval_hash(tmp_path / "a", [ids], 64, prepend_bos=False) != eval_hash(tmp_path / "b", [ids], 128, prepend_bos=False)
+    with_bos = [0, *ids[:63], 0, *ids[63:126]]  # one window of 128, or two of 64
+    short, long = (
+        eval_hash(tmp_path / "c", [with_bos[:64], with_bos[64:]], 64, prepend_bos=True),
+        eval_hash(tmp_path / "d", [with_bos], 128, prepend_bos=True),
+    )
+    assert short != long
+
+
+def test_with_bos_the_hash_is_of_the_tokens(source: LanguageModelSource, directory: Path) -> None:
+    content = {
+        "format": language_model.FORMAT_VERSION,
+        "model": language_model.bridge.content_hash(DEMO_MODEL),
+        "hook_point": "blocks.2.hook_resid_post",
+        "dtype": "float32",
+        "heldout": hashlib.sha256(load_file(directory / "tokens.safetensors")["heldout"].long().numpy().tobytes()).hexdigest(),
+        "special_ids": [0],
+    }
+    assert source.eval_fingerprint(directory) == hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
