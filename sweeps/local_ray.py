@@ -6,6 +6,7 @@ import secrets
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -19,8 +20,12 @@ from sweeps.lean_ray import SELDOM, lean_start
 
 PARTS = ("gcs_server", "raylet")
 """Ray's own processes without which nothing goes on; it waits for them without end."""
+OURS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AIR_NEW_OUTPUT", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
+"""Settings of Ray that a launch makes itself."""
 LOOK_SECONDS = 0.5
 """Between two looks whether they live."""
+FIRST_SECONDS = 10.0
+"""Most time until the first of them is seen: it is what Ray starts first."""
 STUCK_SECONDS = 15.0
 """Most time that the launch is given to stop after one of them died. Then the process is ended."""
 
@@ -51,11 +56,11 @@ class LocalRay:
         """
         os.environ.pop("RAY_AUTH_MODE", None)  # then Ray sets it to "token" for the processes it starts
         os.environ["RAY_AUTH_TOKEN"] = _token()
-        threading.Thread(target=self._watch, daemon=True).start()
         with _starting():
             _check_settings()
             import ray
 
+            threading.Thread(target=self._watch, daemon=True).start()
             try:
                 with signals.kept(), lean_start():
                     # "local": not the cluster that RAY_ADDRESS may name.
@@ -75,13 +80,12 @@ class LocalRay:
 
     def stop(self) -> None:
         """Stop Ray, end what is left of it, and remove its directory."""
-        import ray
-
         with self._lock:
             self._stopping.set()
         try:
-            with signals.kept():
-                ray.shutdown()
+            if "ray" in sys.modules:  # its settings can be read
+                with signals.kept():
+                    sys.modules["ray"].shutdown()
         finally:
             self._session.close()
             self._stopped.set()
@@ -93,10 +97,14 @@ class LocalRay:
     def _watch(self) -> None:
         """Interrupt the launch when one of Ray's processes died: Ray itself would wait for it."""
         parts: dict[str, int] = {}
+        began = time.monotonic()
         while not self._stopping.wait(LOOK_SECONDS):
             if len(parts) < len(PARTS):
                 parts |= ray_session.children(os.getpid(), PARTS)
-            if dead := [name for name, pid in parts.items() if not ray_session.is_alive(pid)]:
+            dead = [name for name, pid in parts.items() if not ray_session.is_alive(pid)]
+            if not parts and sys.platform == "linux" and time.monotonic() - began > FIRST_SECONDS:
+                dead = list(PARTS[:1])  # too quickly to be seen
+            if dead:
                 with self._lock:
                     if self._stopping.is_set():
                         return
@@ -116,7 +124,7 @@ def launch_ended_by(death: str) -> str:
 @contextmanager
 def _starting() -> Iterator[None]:
     """Whatever ends the start of Ray is told with the settings of Ray that are in the environment."""
-    names = sorted(name for name in os.environ if name.startswith("RAY_") and name not in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"))
+    names = sorted(name for name in os.environ if name.startswith("RAY_") and name not in OURS)
     remedy = f"Unset what is wrong of {', '.join(names)}." if names else "Look whether memory, disk or processes are used up."
     with border("Ray must start on this machine, but it did not", remedy):
         yield
@@ -126,10 +134,10 @@ def _check_settings() -> None:
     """Ray ends the process where one of its numbers, named in lower case, cannot be read: so a process of its own tries them."""
     if "ray" in sys.modules or not any(re.match(r"RAY_[a-z]", name) for name in os.environ):
         return
-    tried = subprocess.run([sys.executable, "-c", "import ray"], capture_output=True, text=True, errors="replace", timeout=60, check=False)
+    tried = subprocess.run([sys.executable, "-c", "import ray"], env=os.environ, capture_output=True, timeout=60, check=False)
     if tried.returncode:
-        lines = [line for line in tried.stderr.splitlines() if line.strip()]
-        raise ConfigError(f"Ray must be able to read its settings, but got {lines[0] if lines else 'no reason'}. Correct the environment.")
+        settings = ", ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if re.match(r"RAY_[a-z]", name))
+        raise ConfigError(f"Ray must be able to read its settings, but got {settings}. Correct the environment.")
 
 
 @cache

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import IO
 
 PREFIX = "sae-sweep-"
-LONGEST_BASE = 22
-"""Most bytes of the path in which the directory is made: names of sockets, which Ray makes 82 bytes longer, may have 107."""
+LONGEST_BASE = 20
+"""Most bytes of the path in which the directory is made: names of sockets, to which 87 bytes are added, may have 107."""
 LEAST_FREE_BYTES = 2**26
 """Free space that Ray's logs and sockets are given at least."""
 END_SECONDS = 10.0
@@ -144,14 +144,13 @@ def writers(directory: Path) -> Iterator[int]:
 
 
 def children(parent: int, names: tuple[str, ...]) -> dict[str, int]:
-    """Living children of a process with these names, e.g. "raylet": name -> process id. On Linux only."""
+    """Children of a process with these names, e.g. "raylet": name -> process id; also dead ones that nobody asked about. On Linux only."""
     found = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError, ValueError):
             before, _, after = file.read_text(errors="replace").rpartition(")")
             pid, _, name = before.partition(" (")
-            state, owner = after.split()[:2]
-            if name in names and int(owner) == parent and state not in "ZX":
+            if name in names and int(after.split()[1]) == parent:
                 found[name] = int(pid)
     return found
 

@@ -28,7 +28,7 @@ def outlast_terminal() -> None:
 
 def _lasting(stream: Any) -> TextIO:
     if stream is None:  # Python was started with it closed
-        return _Lasting(open(os.devnull, "wb"), encoding="utf-8")  # noqa: PTH123  it is used to the end
+        return _Lasting(open(os.devnull, "wb"), encoding="utf-8", errors="replace")  # noqa: PTH123  it is used to the end
     if not isinstance(stream, io.TextIOWrapper):
         return cast(TextIO, stream)
     encoding = stream.encoding
