@@ -54,12 +54,12 @@ class Comparison:
     """What to keep in mind when reading it."""
 
 
-def write_report(results: Path | Sequence[Path], out: Path) -> Path:
+def write_report(results: Path | Sequence[Path], out: Path | None = None) -> Path:
     """Write the report of one sweep, or of several together.
 
     Args:
         results: sweep directories.
-        out: where `report.html`, `report.md` and `plots/` go.
+        out: where `report.html`, `report.md` and `plots/` go; by default `report/` of the first sweep.
 
     Returns:
         Path of `report.html`.
@@ -67,8 +67,8 @@ def write_report(results: Path | Sequence[Path], out: Path) -> Path:
     Raises:
         ConfigError: a directory is not a sweep's, or holds no run; or `out` cannot be written to.
     """
-    out = Path(out).expanduser()
     sweeps = read_sweeps(results)
+    out = sweeps[0].directory.absolute() / "report" if out is None else Path(out)
     table = table_of(sweeps)
     try:
         content = _content(sweeps, table, out)

@@ -157,12 +157,11 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write; default, for one sweep: its report/.")] = None,
 ) -> None:
     """Write the report again from the records, for one sweep or several together."""
-    from analysis.report import write_report
-    from sweeps.store import Store
+    from analysis.report import write_report  # and nothing of `sweeps`: a report needs no torch
 
     if out is None and len(results) > 1:
         raise ConfigError(f"`--out` must be given for several sweeps, but got {len(results)} directories and no `--out`. Add `--out DIR`.")
-    typer.echo(f"Report: {write_report(results, out or Store(results[0]).report)}")
+    typer.echo(f"Report: {write_report(results, out)}")
 
 
 @cache_app.command()

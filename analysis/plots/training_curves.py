@@ -87,7 +87,7 @@ class TrainingCurves(Plot):
         texts = []
         if info.n_left_out:
             texts.append(
-                f"At most {MOST_CURVES} curves per architecture are drawn, chosen evenly over its settings: {info.n_left_out:,} are not."
+                f"At most {MOST_CURVES} curves per architecture are drawn, chosen evenly over its settings; {info.n_left_out:,} are not."
             )
         if info.damaged:
             are = "is damaged and its curve is" if len(info.damaged) == 1 else "are damaged and their curves are"
