@@ -186,7 +186,7 @@ class Sweep(Config):
         """
         if self.search is not None:
             raise ConfigError(
-                f"runs of a search must be proposed by it, but got search={self.search}. Use `space()`, or leave `search` out."
+                f"runs of a search must be proposed by it, but got search={str(self.search)[:80]}. Use `space()`, or leave `search` out."
             )
         from sweeps.expansion import expand
 

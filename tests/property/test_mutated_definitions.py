@@ -51,6 +51,14 @@ PLACES += ["search", "early_stopping.rungs", "model.name", "data.dataset", "acti
 MOST_SECONDS = 1.0
 
 
+@pytest.fixture(scope="module", autouse=True)
+def imported():
+    """The definitions are valid as they are. Libraries are imported for that, which is not the time of an example."""
+    for definition in (GRID, SEARCH):
+        sweep = Sweep.from_dict(copy.deepcopy(definition))
+        assert sweep.space() if sweep.search else sweep.runs()
+
+
 def examples(n_examples):
     """`n_examples`, the same each time, or under CI others, whose seed pytest prints on failure."""
     in_ci = bool(os.environ.get("CI"))
@@ -73,12 +81,6 @@ def check(make):
         assert all(line.isprintable() and 0 < len(line) < 2_000 for line in message.split("\n")), message
         message.encode()
     assert time.process_time() - start < MOST_SECONDS
-
-
-@pytest.mark.parametrize("definition", [GRID, SEARCH], ids=["grid", "search"])
-def test_the_definitions_are_valid_as_they_are(definition):
-    sweep = Sweep.from_dict(copy.deepcopy(definition))
-    assert sweep.space() if sweep.search else sweep.runs()
 
 
 @examples(450)
