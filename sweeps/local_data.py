@@ -6,14 +6,19 @@ so that a demo run has the same id on every machine; `locate` puts the real path
 
 import hashlib
 import importlib.metadata
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
 from sae_core.config import ActivationsConfig
-from sae_core.errors import ConfigError
+from sae_core.errors import ConfigError, DamagedFileError
+from sae_core.files import read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 DEMO = "demo"
-_FILE_ENDINGS = (".parquet", ".json", ".jsonl", ".txt")
+_FILE_ENDINGS = (".parquet", ".json", ".jsonl", ".txt", ".gz", ".bz2", ".xz", ".zst")
 
 
 def absolute(name: str) -> str:
@@ -22,15 +27,26 @@ def absolute(name: str) -> str:
     Raises:
         ConfigError: `name` looks like a path, and nothing is there.
     """
-    path = Path(name).expanduser()
     if name == DEMO:
         return name
-    if path.exists():
-        return str(path.resolve())
+    path = _existing(name)
+    if path is not None:
+        resolved = path.resolve()
+        # A link to a file whose name does not say its format keeps the name that does.
+        return str(resolved) if path.is_dir() or resolved.suffix == path.suffix else os.path.normpath(path.absolute())
     # A hub name is `name` or `owner/name`.
-    if name.startswith((".", "/", "~")) or name.endswith(_FILE_ENDINGS) or name.count("/") > 1:
-        raise ConfigError(f"a local path must exist, but {name!r} is missing ({path.absolute()}). Correct it, or give a hub name.")
+    if name.startswith((".", "/", "~")) or name.lower().endswith(_FILE_ENDINGS) or name.count("/") > 1 or not name.isprintable():
+        raise ConfigError(f"a local path must exist, but {name!r} is missing (in {str(Path.cwd())!r}). Correct it, or give a hub name.")
     return name
+
+
+def _existing(name: str) -> Path | None:
+    """The path of this name; None where nothing is there, or there cannot be."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, ValueError, RuntimeError):  # too long, no text, or the home directory of nobody
+        return None
 
 
 def locate(config: ActivationsConfig, cache: Path) -> ActivationsConfig:
@@ -49,13 +65,36 @@ def locate(config: ActivationsConfig, cache: Path) -> ActivationsConfig:
 
         parts["model"] = model.model_copy(update={"name": str(model_directory())})
     if data.dataset == DEMO:
-        from sweeps.demo.corpus import write_corpus
-
-        path = demo_text_file(cache)
-        if not path.exists():
-            write_corpus(path)
-        parts["data"] = data.model_copy(update={"dataset": str(path)})
+        parts["data"] = data.model_copy(update={"dataset": str(_demo_text(cache))})
     return config.model_copy(update=parts)
+
+
+def _demo_text(cache: Path) -> Path:
+    """The demo's text, written where it is not there or not what was written."""
+    from sweeps.demo.corpus import write_corpus
+
+    path = demo_text_file(cache)
+    beside = path.with_suffix(".json")
+    if path.exists():
+        if _recorded(beside) == _digest(path):
+            return path
+        logger.warning("the demo's text %s is not what was written: it is written again.", path)
+    write_corpus(path)
+    write_json(beside, {"sha256": _digest(path)})
+    return path
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _recorded(beside: Path) -> object:
+    """The hash of the demo's text when it was written; None where that is not known."""
+    try:
+        return read_json(beside).get("sha256")
+    except (FileNotFoundError, DamagedFileError):
+        return None
 
 
 def demo_text_file(cache: Path) -> Path:

@@ -63,6 +63,42 @@ def test_a_path_to_nothing(name, tmp_path, monkeypatch):
         absolute(name)
 
 
+@pytest.mark.parametrize(
+    "name", ["~nosuchuser/a", "a\0b", "\ud800", "/" + "x" * 5000, "x/" * 3000, "x" * 5000 + ".jsonl", "a.jsonl.zst", "A.PARQUET"]
+)
+def test_names_that_are_no_path_at_all(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"a local path must exist, but '.*' is missing") as raised:
+        absolute(name)
+    assert name[:20].encode("unicode_escape").decode()[:6].lstrip("\\") in str(raised.value)
+    str(raised.value).encode()  # a terminal can show it
+
+
+def test_a_link_keeps_the_name_that_says_its_format(tmp_path):
+    (tmp_path / "blob").write_text("{}")
+    (tmp_path / "text.jsonl").symlink_to(tmp_path / "blob")
+    assert absolute(str(tmp_path / "text.jsonl")) == str(tmp_path / "text.jsonl")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "model").symlink_to(tmp_path / "real")
+    assert absolute(str(tmp_path / "model")) == str(tmp_path / "real")
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut", "no hash", "bad hash"])
+def test_a_damaged_demo_text_is_written_again(corpus, tmp_path, caplog, damage):
+    path = Path(locate(activations(), tmp_path).data.dataset)
+    if damage in ("changed", "cut"):
+        path.write_text("texx" if damage == "changed" else "te")
+    elif damage == "no hash":
+        path.with_suffix(".json").unlink()
+    else:
+        path.with_suffix(".json").write_text("{")
+    locate(activations(), tmp_path)
+    assert (path.read_text(), len(corpus.written)) == ("text", 2)
+    assert f"the demo's text {path} is not what was written" in caplog.text
+    locate(activations(), tmp_path)
+    assert len(corpus.written) == 2
+
+
 def test_locate_puts_in_the_demo(corpus, tmp_path):
     located = locate(activations(), tmp_path / "cache")
     assert located.model.name == "/demo/model"
