@@ -202,6 +202,7 @@ def main() -> None:
         signals.handle()
         outlast_terminal()
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that its cache cannot be written to, e.g. without a home
         app()
     except KeyboardInterrupt:  # between commands: before the first line of one, or after its last
         raise SystemExit(_say(INTERRUPTED, 130)) from None

@@ -46,7 +46,7 @@ class LocalRay:
         self.directory: Path = self._session.directory
         self._lock = threading.Lock()
         self._stopping, self._stopped = threading.Event(), threading.Event()
-        self._environment = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+        self._environment = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "NUMBA_CACHE_DIR")}
 
     def start(self, **options: Any) -> None:
         """Start Ray.
@@ -56,6 +56,8 @@ class LocalRay:
         """
         os.environ.pop("RAY_AUTH_MODE", None)  # then Ray sets it to "token" for the processes it starts
         os.environ["RAY_AUTH_TOKEN"] = _token()
+        if not _compiled_code_is_kept():
+            os.environ["NUMBA_CACHE_DIR"] = str(self.directory / "numba")
         with _starting():
             _check_settings()
             import ray
@@ -138,6 +140,15 @@ def _check_settings() -> None:
     if tried.returncode:
         settings = ", ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if re.match(r"RAY_[a-z]", name))
         raise ConfigError(f"Ray must be able to read its settings, but got {settings}. Correct the environment.")
+
+
+def _compiled_code_is_kept() -> bool:
+    """Whether Numba can keep what it compiles: where it is told to, beside the code, or in the user's cache. Else each process would
+    compile for itself."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111  it does not raise without a home
+    existing = next(path for path in (cache, *cache.absolute().parents) if path.exists())
+    code = Path(provenance.__file__).parent / "sparse"
+    return bool(os.environ.get("NUMBA_CACHE_DIR")) or os.access(code, os.W_OK) or os.access(existing, os.W_OK)
 
 
 @cache

@@ -19,8 +19,12 @@ ROWS_PER_THREAD = 256
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Additions in any order, and fused multiply-adds: without them no sum is vectorised. NaN and infinity keep their meaning."""
-    compiler = numba.njit(nogil=True, cache=True, boundscheck=False, fastmath={"nsz", "contract", "reassoc", "arcp"})
-    return compiler(inspect.unwrap(function))  # the function itself, also where checks of types were put around it
+    options: dict[str, Any] = {"nogil": True, "boundscheck": False, "fastmath": {"nsz", "contract", "reassoc", "arcp"}}
+    plain = inspect.unwrap(function)  # the function itself, also where checks of types were put around it
+    try:
+        return numba.njit(plain, cache=True, **options)
+    except RuntimeError:  # neither this directory nor the user's cache can be written to: each process compiles anew
+        return numba.njit(plain, **options)
 
 
 def instruction(function: Callable[..., Any]) -> Any:
