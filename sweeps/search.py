@@ -28,6 +28,7 @@ from sae_core.errors import ConfigError, border
 from sae_core.metrics import METRICS
 from sae_core.records import RunRecord
 from sweeps.definition import SearchConfig
+from sweeps.grid import Axis
 from sweeps.problems import Problems
 from sweeps.space import ARCHITECTURES, Point, Space
 from sweeps.store import Store, may_recover
@@ -141,7 +142,7 @@ class Study:
         """The point that a record is of; None where it is none of this space."""
         name = record.config.get("sae", {}).get("architecture")
         axes = self.space.axes.architectures.get(name, {}).items()
-        given = {axis.place: record.config.get(section, {}).get(field) for (section, field), axis in axes if axis.is_searched}
+        given = {axis.place: _whole(axis, record.config.get(section, {}).get(field)) for (section, field), axis in axes if axis.is_searched}
         if len(self.space.axes.architectures) > 1:
             given[ARCHITECTURES] = name
         problems = Problems()
@@ -178,6 +179,11 @@ class Study:
         waiting = any(trial.state == TrialState.WAITING for trial in trials)
         if axis is not None and self.config.sampler == "tpe" and not waiting and len(trials) >= _RANDOM_START:
             study.enqueue_trial({axis.place: self.space.level(axis, len(trials))})
+
+
+def _whole(axis: Axis, value: Any) -> Any:
+    """A value of a config as its axis has it: a range of whole numbers may be of a field that holds fractions, e.g. `target_l0`."""
+    return int(value) if axis.whole and isinstance(value, float) and value.is_integer() else value
 
 
 class SweepSearch(OptunaSearch):

@@ -55,6 +55,21 @@ def test_a_search_is_extended_and_then_done(tmp_path, progress, monkeypatch):
     assert launch(search_of(4), results=tmp_path).finished == 4
 
 
+def test_a_damaged_study_trains_nothing_again(tmp_path, caplog):
+    first = launch(search_of(3), results=tmp_path)
+    (journal,) = (first.directory / "search").iterdir()
+    content = journal.read_bytes()
+    journal.write_bytes(content.replace(b'"values": [', b'"values": [9', 1))
+    before = times_written(first.directory / "runs")
+    again = launch(search_of(4), results=tmp_path)
+    assert (again.finished, again.failed, again.missing) == (4, {}, [])
+    after = times_written(first.directory / "runs")
+    assert {path: after[path] for path in before} == before
+    assert len(list((first.directory / "runs").iterdir())) == 4
+    assert (journal.with_name(f"{journal.name}.damaged")).is_file()
+    assert "trials of the study" in caplog.text and "was renamed to" in caplog.text
+
+
 def test_a_searched_run_is_that_of_a_grid(tmp_path):
     search = launch(search_of(1), results=tmp_path / "search")
     grid = launch(small_sweep(train={"batch_size": 256, "lr": 4e-3}, target_l0=4, architectures={"topk": {}}), results=tmp_path / "grid")
