@@ -56,7 +56,7 @@ def _say(message: str, code: int) -> int:
 
 def _unforeseen(error: Exception) -> str:
     """A message for what nobody thought of, and where its traceback is."""
-    message = f"something unforeseen ended the command: {type(error).__name__}: {reason_of(error)}."
+    message = f"something unforeseen ended the command: {reason_of(error)}."
     try:
         with tempfile.NamedTemporaryFile("w", prefix="sae-sweep-", suffix=".txt", delete=False, encoding="utf-8", errors="replace") as file:
             traceback.print_exception(error, file=file)

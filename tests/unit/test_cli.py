@@ -1,4 +1,5 @@
 import dataclasses
+import signal
 import subprocess
 import sys
 import types
@@ -11,10 +12,12 @@ from machine_costs import calibration
 from typer.testing import CliRunner
 
 from sae_core.errors import ConfigError
+from sae_core.files import write_json
 from sae_core.metrics import METRICS
 from sae_core.records import RunRecord
 from sweeps.cli import app
 from sweeps.definition import Sweep
+from sweeps.failures import LaunchError
 from sweeps.store import Store
 
 DEFINITION = {
@@ -133,6 +136,63 @@ def test_bad_input_exits_with_2_and_one_message(definition, launched):
     launched.outcome = ConfigError("`x` must be 1, but got x=2. Lower it.")
     done = call("run", definition)
     assert (done.exit_code, done.stdout, done.stderr) == (2, "", "`x` must be 1, but got x=2. Lower it.\n")
+
+
+def test_a_launch_that_cannot_continue_exits_with_1_and_one_message(definition, launched):
+    launched.outcome = LaunchError("Ray must run until a launch ends, but its process raylet died.")
+    done = call("run", definition)
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", "Ray must run until a launch ends, but its process raylet died.\n")
+
+
+def test_a_full_disk_is_one_message(definition, launched):
+    launched.outcome = OSError(28, "No space left on device", "/results/x")
+    done = call("run", definition)
+    assert done.exit_code == 1
+    assert done.stderr == (
+        "files must be readable and writable, but got [Errno 28] No space left on device: '/results/x'. Make room or correct permissions, "
+        "then repeat.\n"
+    )
+
+
+def test_the_traceback_of_what_nobody_thought_of_is_in_a_file(definition, launched, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    launched.outcome = KeyError("odd")
+    done = call("run", definition)
+    (file,) = tmp_path.glob("sae-sweep-*.txt")
+    assert done.exit_code == 1
+    message = f"something unforeseen ended the command: KeyError: 'odd'. Its traceback is in {str(file)!r}: please report it. What is"
+    assert done.stderr.startswith(message)
+    assert len(done.stderr.splitlines()) == 1
+    assert "raise module.outcome" in file.read_text()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nothing"))
+    done = call("run", definition)
+    assert done.stderr.endswith("could not be written, as there is no room for temporary files.\n")
+
+
+def test_cache_verify(tmp_path):
+    write_json(tmp_path / "results" / "demo" / "sweep.json", {"name": "demo"})
+    done = call("cache", "verify", "--results", tmp_path / "results")
+    assert (done.exit_code, done.stdout) == (0, "1 files read, 0 damaged\n")
+    file = tmp_path / "results" / "demo" / "sweep.json"
+    file.write_text(file.read_text().replace("demo", "dema"))
+    done = call("cache", "verify", "--results", tmp_path / "results")
+    assert done.exit_code == 1
+    assert done.stdout.splitlines() == [
+        f"damaged: {file}: ValueError: its checksum does not match its content. The next launch makes it again.",
+        "1 files read, 1 damaged",
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signals_in_the_first_moments(tmp_path, number):
+    """Of the program itself: before any command has begun."""
+    program = f"""
+import os, sweeps.cli
+sweeps.cli.app = lambda: os.kill(os.getpid(), {int(number)})
+sweeps.cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "Interrupted. What is finished is kept; the same command continues from here.\n")
 
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt(), Result(Path("r"), finished=1, missing=["topk-2"], interrupted=True)])
