@@ -230,7 +230,7 @@ def _continued(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[
     span, reach = np.log(SLOPE_SPAN), np.log1p(END_TOLERANCE)
     if x[-1] - x[0] < span:
         return x, y
-    right, left = np.nonzero(x >= x[0] + span)[0][0], np.nonzero(x <= x[-1] - span)[0][-1]
+    right, left = np.nonzero(x - x[0] >= span)[0][0], np.nonzero(x[-1] - x >= span)[0][-1]
     below = y[0] - reach * (y[right] - y[0]) / (x[right] - x[0])
     above = y[-1] + reach * (y[-1] - y[left]) / (x[-1] - x[left])
     return np.array([x[0] - reach, *x, x[-1] + reach]), np.array([below, *y, above])

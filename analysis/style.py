@@ -20,6 +20,9 @@ INK = "#1a1a1a"
 FAINT = "#8a8a8a"
 GRID = "#d9d9d9"
 
+MOST_SPANNED = 1e12
+"""Factor that a logarithmic axis spans at most: a value below is none that a run can be compared by."""
+
 TERMINAL_WIDTH = 100
 """Columns that text for the terminal takes at most."""
 
@@ -153,7 +156,7 @@ def duration(seconds: float) -> str:
 def l0_axis(axis: Axis, values: Iterable[float]) -> None:
     """Make an axis logarithmic with ticks at doublings (8, 16, 32, ...), wide enough for `values`."""
     drawn = list(values)
-    low, high = min(drawn) / 1.15, max(drawn) * 1.15
+    low, high = max(min(drawn), max(drawn) / MOST_SPANNED) / 1.15, max(drawn) * 1.15
     first, last = math.ceil(math.log2(low)), math.floor(math.log2(high))
     if last <= first:  # fewer than two doublings inside: widen to those around
         first, last = math.floor(math.log2(low)), math.ceil(math.log2(high))
@@ -166,11 +169,11 @@ def l0_axis(axis: Axis, values: Iterable[float]) -> None:
 def log_axis(axis: Axis, values: Iterable[float]) -> None:
     """Make an axis logarithmic with plain numbers at 1, 2 and 5 of each decade, wide enough for `values`."""
     drawn = list(values)
-    low, high = min(drawn), max(drawn)
-    margin = max(math.exp(0.06 * (math.log(high) - math.log(low))), 1.05)
+    low, high = max(min(drawn), max(drawn) / MOST_SPANNED), max(drawn)
+    margin = max((high / low) ** 0.06, 1.05)
     _log_scale(axis, 10, low / margin, high * margin)
     # Less than half a decade may hold no 1, 2 or 5 at all.
-    axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)) if high > 4 * low else MaxNLocator(5))
+    axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)) if high / low > 4 else MaxNLocator(5))
 
 
 def _log_scale(axis: Axis, base: int, low: float, high: float) -> None:

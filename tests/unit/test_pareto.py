@@ -151,6 +151,12 @@ def test_close_neighbours_do_not_decide_the_slope_beyond_the_ends() -> None:
     assert interpolate_at_l0(table_of(*points), [64]).loc["topk", 64] == pytest.approx(1.5 / 60 * (64 / 61) ** -1.075, rel=1e-3)
 
 
+def test_a_front_of_just_the_least_span_is_continued() -> None:
+    # ln(32 sqrt 2) - ln 32 is ln(sqrt 2) only to the last digit, which may be either side of it.
+    for low in (2.0, 3.0, 7.0, 32.0, 57.0):
+        interpolate_at_l0(table_of((low, 0.2), (low * 2**0.5, 0.1)), [low * 0.95])
+
+
 def test_a_short_front_is_not_read_beyond_its_ends() -> None:
     values = interpolate_at_l0(table_of((30, 0.06), (32, 0.05)), [29, 31, 32, 33]).loc["topk"]
     assert list(values.isna()) == [True, False, False, True]

@@ -81,6 +81,14 @@ def test_l0_axis_always_has_two_ticks_and_holds_all_values(values: list[float]) 
     assert low < min(values) <= max(values) < high
 
 
+def test_absurd_values_do_not_stretch_an_axis() -> None:
+    axes = Figure().subplots()
+    style.log_axis(axes.yaxis, [5e-324, 0.1, 1.0])
+    style.l0_axis(axes.xaxis, [1e-320, 16])
+    assert axes.get_ylim()[0] > 1e-13
+    assert axes.get_xlim()[0] > 1e-12
+
+
 @pytest.mark.parametrize("values", [[0.02, 0.5], [0.31, 0.39], [1e-4, 1], [0.1]])
 def test_log_axis_always_has_two_ticks(values: list[float]) -> None:
     axes = Figure().subplots()
