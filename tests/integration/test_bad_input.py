@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from sae_core import provenance
 from sweeps.cli import app
 from sweeps.cluster import Cluster
+from sweeps.store import Store
 
 SYNTHETIC = {"source": "synthetic", "train_tokens": 5_000, "eval_tokens": 1_000}
 LANGUAGE_MODEL = {
@@ -112,6 +113,30 @@ def test_models_and_text(run, in_process, tmp_path, monkeypatch, setting, parts)
 )
 def test_machines(run, tmp_path, arguments, message):
     refused(run({"activations": SYNTHETIC}, *arguments), tmp_path, message)
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        (
+            "bad.yaml",
+            "`--results` must be the path of a directory, but got 'bad.yaml': '{here}/bad.yaml' is not a directory. Choose another.",
+        ),
+        ("bad.yaml/below", "but got 'bad.yaml/below': '{here}/bad.yaml' is not a directory"),
+        ("x" * 300, "': [Errno 36] File name too long"),
+        ("a\0b", "embedded null"),
+    ],
+)
+def test_results_that_cannot_be(run, tmp_path, results, message):
+    refused(run({"activations": SYNTHETIC}, "--results", results), tmp_path, message.format(here=tmp_path))
+
+
+def test_a_second_launch_is_refused_before_ray_starts(run, tmp_path):
+    with Store(tmp_path / "results" / "bad").locked():
+        done = run({"activations": SYNTHETIC})
+    assert done.exit_code == 2
+    assert "a sweep must be launched once at a time, but another launch is writing to" in done.stderr
+    assert not (tmp_path / "results").exists()
 
 
 def test_results_of_another_sweep(run, tmp_path):
