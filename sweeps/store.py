@@ -71,6 +71,8 @@ class Store:
         self.report = self.directory / "report"
         self.search = self.directory / "search"
         self.activations = self.directory.parent / ".activations"
+        self._records: dict[str, tuple[tuple[int, int, int], RunRecord]] = {}
+        """Records that were read, each with what changes when its file does: a launch asks for all of them several times."""
         self._reported: set[Path] = set()
         """Damaged files that were logged."""
         self._facts: dict[str, Any] = {}
@@ -232,13 +234,18 @@ class Store:
         """
         file = self.record_file(run_id)
         try:
+            found = file.stat()
+            state = (found.st_ino, found.st_mtime_ns, found.st_size)
+            if run_id in self._records and self._records[run_id][0] == state:
+                return self._records[run_id][1]
             record = RunRecord.read(file)
             if record.run_id != run_id:
                 raise DamagedFileError.of(file, ValueError(f"it is the record of {record.run_id!r}"))
+            self._records[run_id] = state, record
             return record
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except DamagedFileError as error:
+        except (DamagedFileError, OSError) as error:
             self._report(file, f"run {run_id} counts as missing: {error}")
             return None
 

@@ -392,3 +392,14 @@ def test_results_of_changed_activations_are_not_reused(store):
 def test_status_of_a_directory_that_is_no_sweep(tmp_path):
     with pytest.raises(ConfigError, match=f"a results directory must hold sweep.json, but got '{tmp_path}'"):
         Store(tmp_path).status()
+
+
+def test_a_record_is_read_again_when_its_file_changes(store):
+    (run, _) = begin(store, sweep())
+    store.write_record(record(run, status="trained"))
+    first = store.read_record(run.run_id)
+    assert store.read_record(run.run_id) is first
+    store.write_record(record(run))
+    assert (first.status, store.read_record(run.run_id).status) == ("trained", "finished")
+    store.record_file(run.run_id).unlink()
+    assert store.read_record(run.run_id) is None
