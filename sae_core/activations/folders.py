@@ -61,9 +61,15 @@ def files_read(path: Path, subset: str | None) -> list[Path]:
         return sorted(_saved_files(path))
     found = {file for files in _data_files(path, subset).values() for file in files}
     readme = path / "README.md"
-    if readme.is_file() and "configs:" in readme.read_text(encoding="utf-8", errors="replace"):  # it decides which files are which split
-        found.add(readme)
-    return sorted(found)
+    return sorted(found | {readme}) if _decides(readme) else sorted(found)
+
+
+def _decides(readme: Path) -> bool:
+    """Whether a README has a header that says which files are which split."""
+    if not readme.is_file():
+        return False
+    text = readme.read_text(encoding="utf-8", errors="replace")
+    return text.startswith("---") and "configs:" in text
 
 
 def _saved_files(path: Path) -> Iterator[Path]:
@@ -101,7 +107,8 @@ def _link_files(path: Path, directory: Path) -> Mapping[Path, Path]:
     for file in sorted(path.rglob("*")):
         relative = file.relative_to(path)
         hidden = any(part.startswith((".", "__")) for part in relative.parts)
-        if not hidden and file.is_file() and not any(file.match(pattern) for pattern in CACHE_FILES):
+        left_out = hidden or any(file.match(pattern) for pattern in CACHE_FILES) or (file == path / "README.md" and not _decides(file))
+        if not left_out and file.is_file():
             originals[directory / str(relative).replace("::", "__")] = file
     directory.mkdir()
     for link, file in originals.items():

@@ -137,6 +137,7 @@ def tokenizer_or_none(name: str) -> Any | None:
     try:
         with border(f"`model.name` must have a readable tokenizer, but got {name!r}", "Check its files, or give another model."), _quiet():
             tokenizer = AutoTokenizer.from_pretrained(where)
+            tokenizer(["some text"], add_special_tokens=False, verbose=False)  # wrong settings show only there
     except ConfigError:
         if has_files:
             raise

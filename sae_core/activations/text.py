@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sae_core.activations.documents import Document
-from sae_core.errors import ConfigError
+from sae_core.errors import ConfigError, border
 
 LENGTH_AT_A_TIME = 2**20
 """Characters (or tokens) of documents taken at a time: enough for the tokenizer's threads, little too much at the end."""
@@ -72,7 +72,8 @@ class WindowMaker:
         """Token ids of each text, behind the token that parts documents."""
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         start = [token for token in (bos, eos) if token is not None][:1]
-        encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        with border("the tokenizer of `model.name` must take all text", "Check its files, and the text."):
+            encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
         return (np.asarray(start + ids, np.int32) for ids in encoded["input_ids"])
 
     def _without_bos(self, ids: IntArray) -> IntArray:

@@ -1,6 +1,5 @@
 """sae_core/activations/documents.py on data as it is found: odd columns, odd values, odd files. Either read, or one message."""
 
-import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -186,13 +185,18 @@ def test_a_readme_decides_the_splits_of_a_directory(tmp_path: Path) -> None:
     assert "readable local file or directory" in problem and "'z'" in problem
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # datasets leaves a .csv open
 def test_a_directory_of_what_only_the_library_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    asked: list[tuple[str, str | None, bool]] = []
+
+    def load_dataset(path: str, subset: str | None, *, streaming: bool) -> dict[str, Dataset]:  # the real one leaves the file open
+        asked.append((path, subset, streaming))
+        return {"train": Dataset.from_list(texts(30))}
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
     (tmp_path / "d").mkdir()
     (tmp_path / "d/train.csv").write_text("text\n" + "\n".join(row["text"] for row in texts(30)))
     assert same(all_of(tmp_path / "d"), texts(30))
-    gc.collect()  # here, where what datasets leaves open is expected
+    assert set(asked) == {(str(tmp_path / "d"), None, True)}
 
 
 def test_a_directory_with_what_others_leave_in_it(tmp_path: Path) -> None:

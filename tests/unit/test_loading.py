@@ -160,6 +160,14 @@ def test_a_damaged_tokenizer_is_one_message(tmp_path: Path, content: str) -> Non
     assert "\n" not in str(raised.value)
 
 
+def test_a_tokenizer_whose_settings_are_wrong_is_one_message(tmp_path: Path) -> None:
+    name = with_weights(tmp_path / "model")
+    settings = json.loads((tmp_path / "model/tokenizer_config.json").read_text())
+    (tmp_path / "model/tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": "long"}))
+    with pytest.raises(ConfigError, match=f"readable tokenizer, but got '{name}': TypeError"):
+        tokenizer_or_none(name)
+
+
 def test_reports_of_transformers_are_not_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     name = with_weights(tmp_path / "model", lambda weights: {name: value for name, value in weights.items() if name != FIRST})
     with pytest.raises(ConfigError, match="1 missing"):

@@ -77,3 +77,18 @@ def test_documents_beyond_the_need_are_not_read(monkeypatch: pytest.MonkeyPatch)
     read: list[str] = []
     WindowMaker(Letters(), 4, special_ids=(0,)).windows((read.append(one) or one for one in ["abcdef"] * 100), 9)
     assert len(read) == 2  # the stream is 0abcdef0abcdef; its four windows hold 2 + 3 + 2 + 3 tokens that count, those of one document 5
+
+
+def test_text_that_the_tokenizer_does_not_take_is_one_message() -> None:
+    class Broken(Letters):
+        def __call__(self, texts: list[str], **options: bool) -> dict[str, list[list[int]]]:
+            raise TypeError("no text")
+
+    with pytest.raises(ConfigError, match=r"the tokenizer of `model\.name` must take all text: TypeError: no text"):
+        windows(["abc"], 3, tokenizer=Broken())
+
+
+def test_without_a_tokenizer_there_is_no_bos() -> None:
+    assert WindowMaker(None, 4, prepend_bos=False).windows([[1, 2, 3, 4, 5]], 4).tolist() == [[1, 2, 3, 4]]
+    with pytest.raises(ConfigError, match="must be false where there is no tokenizer, but got True"):
+        WindowMaker(None, 4)
