@@ -1,5 +1,6 @@
 """Signals that end a program: SIGTERM, which schedulers send, and SIGHUP, of a closing terminal, do what Ctrl-C does."""
 
+import ctypes
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ class Held:
     interrupted: bool = False
 
 
+LOOK_SECONDS = 0.002
+"""Between two looks whether the action of a signal is still ours."""
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _holders: list[Held] = []
 """Whom the next interrupt is kept for, the last one; with none, it is raised."""
@@ -56,13 +59,29 @@ def kept() -> Iterator[None]:
     def all_but_sigterm(number: int, handler: Any) -> Any:
         return ours if number == signal.SIGTERM else original(number, handler)
 
+    done = threading.Event()
+    watch = threading.Thread(target=_keep_action, args=(signal.SIGTERM, done), daemon=True)
+    watch.start()
     setattr(signal, "signal", all_but_sigterm)  # noqa: B010  mypy refuses the assignment
     try:
         yield
     finally:
         setattr(signal, "signal", original)  # noqa: B010
-        # Ray's own code in C++ sets the default action when it stops; Python does not hear of it.
+        done.set()
+        watch.join()
         signal.signal(signal.SIGTERM, ours)
+
+
+def _keep_action(number: int, done: threading.Event) -> None:
+    """Set the action of a signal again whenever something else has set another. Ray's C++ part sets the default one when it stops: a signal
+    then would end the process. Python only sets actions in the main thread, its C interface in any."""
+    get_action, set_action = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
+    get_action.argtypes, get_action.restype = [ctypes.c_int], ctypes.c_void_p
+    set_action.argtypes, set_action.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    ours = get_action(number)
+    while not done.wait(LOOK_SECONDS):
+        if get_action(number) != ours:
+            set_action(number, ours)
 
 
 @contextmanager

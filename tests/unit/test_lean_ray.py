@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from ray._private import node, parameter, services, state
+from ray._private import node, parameter, ray_constants, services, state
 from ray.air._internal import usage
 from ray.air.execution._internal.actor_manager import RayActorManager
 
@@ -11,7 +11,7 @@ from sweeps import lean_ray
 from sweeps.lean_ray import EVENT_SECONDS, lean_start, lean_tune
 
 REPLACED = {
-    lean_start: [(parameter, "RayParams"), (node.Node, "start_api_server"), (services, "get_node")],
+    lean_start: [(ray_constants, "ENABLE_RAY_CLUSTER"), (parameter, "RayParams"), (node.Node, "start_api_server"), (services, "get_node")],
     lean_tune: [(usage, "tag_callbacks"), (RayActorManager, "next")],
 }
 
@@ -29,6 +29,11 @@ def test_no_monitors():
     with lean_start():
         params = parameter.RayParams(num_cpus=2)
     assert (params.num_cpus, params.no_monitor, params.include_log_monitor) == (2, True, False)
+
+
+def test_only_this_machine_reaches_the_node():
+    with lean_start():
+        assert services.resolve_ip_for_localhost("127.0.0.1") == "127.0.0.1"
 
 
 def test_tune_waits_for_events(monkeypatch):

@@ -1,6 +1,8 @@
+import ctypes
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -81,3 +83,13 @@ def test_another_thread_interrupts_the_main_one():
     with signals.handled(), pytest.raises(KeyboardInterrupt):
         threading.Timer(0.1, signals.interrupt).start()
         event.wait(30)
+
+
+def test_the_action_is_kept_from_c_code():
+    """As Ray's C++ part does when it stops: Python does not hear of it."""
+    set_action = ctypes.pythonapi.PyOS_setsig
+    set_action.argtypes, set_action.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    with signals.handled(), pytest.raises(KeyboardInterrupt), signals.kept():
+        set_action(signal.SIGTERM, None)
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGTERM)

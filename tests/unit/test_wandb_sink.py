@@ -106,18 +106,26 @@ def test_what_is_left_open_is_ended(store, wandb):
     assert sink.open_runs == {}
 
 
-def test_a_sweep_goes_on_when_wandb_does_not(store, wandb, caplog):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ConnectionError("the server is away"), "the server is away"),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
+        (KeyError("run"), "KeyError: 'run'"),
+    ],
+)
+def test_a_sweep_continues_when_wandb_does_not(store, wandb, caplog, error, reason):
     sink, run = WandbSink(WandbConfig(), "demo", store), run_of("topk")
     write_history(store, run, 1)
 
     def init(**options):
-        raise ConnectionError("the server is away")
+        raise error
 
     wandb.init = init
     sink.update(run)
     sink.finish(run, record_of(run))
     sink.close()
-    assert caplog.messages == ["W&B failed, the sweep continues without it: the server is away"]
+    assert caplog.messages == [f"W&B failed, the sweep continues without it: {reason}"]
 
 
 def test_online_needs_a_key(store, wandb):
@@ -131,7 +139,10 @@ def test_online_needs_a_key(store, wandb):
 
 def test_not_installed(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ConfigError, match=r"wandb must be installed where a definition asks for it, but it cannot be imported: .*\. Run `pip install wandb`"):
+    with pytest.raises(
+        ConfigError,
+        match=r"wandb must be installed where a definition asks for it, but it cannot be imported: .*\. Run `pip install wandb`",
+    ):
         WandbSink(WandbConfig(), "demo", store)
 
 
@@ -153,3 +164,14 @@ def test_offline_needs_no_key(store, monkeypatch, tmp_path):
     kept = [path.name for path in (store.directory / "wandb").glob("offline-run-*/run-*.wandb")]
     assert sorted(kept) == sorted(f"run-{run.run_id}.wandb" for run in runs)
     sink.wandb.teardown()  # ends its service, a process that would outlive the test
+
+
+def test_a_login_that_fails(store, wandb):
+    def login(**options):
+        raise ValueError("API key must have 40 characters, has 3")
+
+    wandb.login = login
+    with pytest.raises(
+        ConfigError, match="where W&B cannot log in, but got mode='online': ValueError: API key must have 40 characters, has 3"
+    ):
+        WandbSink(WandbConfig(mode="online"), "demo", store)
