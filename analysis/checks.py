@@ -66,13 +66,13 @@ def close_points(runs: pd.DataFrame) -> list[str]:
 def missed_target(runs: pd.DataFrame) -> list[str]:
     """Settings of which a repeat ended further than MISSED from the L0 asked for."""
     finished = runs[(runs["status"] == "finished") & runs["l0_error"].notna()]
+    missing = finished.loc[finished["l0_error"].abs() > MISSED, "setting_hash"]
     missed = []
-    for _, seeds in finished.groupby("setting_hash", sort=False):
+    for _, seeds in finished[finished["setting_hash"].isin(missing)].groupby("setting_hash", sort=False):
         off = seeds[seeds["l0_error"].abs() > MISSED]
-        if len(off):
-            worst = off.iloc[int(off["l0_error"].abs().argmax())]
-            which = f" at worst, {len(off)} of {len(seeds)} {noun(seeds)}s" if len(seeds) > 1 else ""
-            missed.append(f"{metric('l0', worst['l0'])} ({metric('l0_error', worst['l0_error'])}{which}) at {_name(worst, runs)}")
+        worst = off.iloc[int(off["l0_error"].abs().argmax())]
+        which = f" at worst, {len(off)} of {len(seeds)} {noun(seeds)}s" if len(seeds) > 1 else ""
+        missed.append(f"{metric('l0', worst['l0'])} ({metric('l0_error', worst['l0_error'])}{which}) at {_name(worst, runs)}")
     return [f"L0 is {_listed(missed)}."] if missed else []
 
 
@@ -189,13 +189,15 @@ def _ladders(runs: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Settings that differ in nothing but their sparsity, and are neither dense nor collapsed; targets and coefficients apart."""
     settings = over_seeds(runs)
     sparse = settings[~_is_dense(settings) & (settings["l0"] >= 1)]
-    for _, ladder in sparse.groupby([sparse["variant"], sparse["lr"], sparse["target_l0"].isna()], dropna=False):
+    keys = [sparse["variant"], sparse["lr"], sparse["target_l0"].isna()]
+    several = sparse.groupby(keys, dropna=False)["l0"].transform("size") > 1  # a search takes a rate only once
+    for _, ladder in sparse[several].groupby([key[several] for key in keys], dropna=False):
         yield ladder
 
 
 def _chains(ladder: pd.DataFrame, together: Callable[[Row, Row], bool]) -> Iterator[pd.DataFrame]:
     """Stretches of two settings or more in which every one is `together` with the next."""
-    rows = [row for _, row in ladder.iterrows()]
+    rows = ladder.to_dict("records")
     breaks = [place for place in range(1, len(rows)) if not together(rows[place - 1], rows[place])]
     for start, end in zip([0, *breaks], [*breaks, len(rows)], strict=True):
         if end - start > 1:
