@@ -22,9 +22,6 @@ def set_aside(path: Path, reason: str) -> None:
 
 def make_room(path: Path, *, directory: bool = False) -> None:
     """Set aside what is not a file, or not a directory, where a launch needs one."""
-    if path.exists() if directory else path.is_file():
-        fits = path.is_dir() if directory else True
-    else:
-        fits = not (path.is_symlink() or path.exists())
-    if not fits:
+    fits = path.is_dir() if directory else path.is_file()
+    if not fits and (path.is_symlink() or path.exists()):
         set_aside(path, f"a {'directory' if directory else 'file'} is written there")
