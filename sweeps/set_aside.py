@@ -16,6 +16,8 @@ def set_aside(path: Path, reason: str) -> None:
     aside = path.with_name(f"{path.name}.damaged")
     if aside.is_dir() and not aside.is_symlink():
         shutil.rmtree(aside)
+    else:
+        aside.unlink(missing_ok=True)
     path.replace(aside)
     log.warning("%s was renamed to %s: %s", path, aside.name, reason.rstrip("."))
 
