@@ -92,7 +92,7 @@ def boot(name: str, *, dtype: torch.dtype, device: str, load_weights: bool) -> A
 
 
 def check_weights(name: str, model: Any) -> None:
-    """Make sure that all weights of a model load. A model on the Hub is looked at once it is in the cache.
+    """Make sure that all weights of a model load. One on the Hub is looked at once it is in the cache, a quantized one is not.
 
     Args:
         model: the Hugging Face model, with or without weights: its class and config are used.
@@ -100,6 +100,8 @@ def check_weights(name: str, model: Any) -> None:
     Raises:
         ConfigError: weights are missing, left over or of another shape, or a file cannot be read.
     """
+    if getattr(model.config, "quantization_config", None) is not None:  # its names and shapes are the quantizer's
+        return
     where, is_local = local_or_hub(name), _directory(name) is not None
     options: dict[str, Any] = {"config": copy.deepcopy(model.config), "device_map": "meta", "ignore_mismatched_sizes": True}
     with reading(name):
@@ -136,7 +138,7 @@ def tokenizer_or_none(name: str) -> Any | None:
     has_files = directory is None or any(True for pattern in VOCABULARY_FILES for _ in directory.glob(pattern))
     try:
         with border(f"`model.name` must have a readable tokenizer, but got {name!r}", "Check its files, or give another model."), _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(where)
+            tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
             tokenizer(["some text"], add_special_tokens=False, verbose=False)  # wrong settings show only there
     except ConfigError:
         if has_files:

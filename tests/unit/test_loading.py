@@ -183,3 +183,16 @@ def test_settings_of_generation_do_not_matter(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"temperature": -1, "do_sample": False}
     (tmp_path / "model/generation_config.json").write_text(json.dumps(settings))
     check(name)
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
+    name = with_weights(tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    own = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel", "AutoTokenizer": ["own.OwnTokenizer", None]}
+    (tmp_path / "model/own.py").write_text("raise SystemExit('it ran')")
+    (tmp_path / "model/config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": own}))
+    with pytest.raises(ConfigError, match=f"but got '{name}': ValueError: .*custom code"):
+        outline(name)
+    (tmp_path / "model/tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "OwnTokenizer", "auto_map": own}))
+    with pytest.raises(ConfigError, match=f"readable tokenizer, but got '{name}': ValueError: .*custom code"):
+        tokenizer_or_none(name)
