@@ -33,7 +33,7 @@ def test_a_sweep_runs_end_to_end(undisturbed):
 
 def test_ray_leaves_nothing_behind(undisturbed):
     kept = {path.name for path in undisturbed.directory.iterdir()}
-    assert kept == {".lock", "definition.yaml", "sweep.json", "table.csv", "table.parquet", "runs", "report"}
+    assert kept == {".lock", "definition.yaml", "sweep.json", "definitions", "table.csv", "table.parquet", "runs", "report"}
     for run in (undisturbed.directory / "runs").iterdir():
         assert {path.name for path in run.iterdir()} <= {"config.json", "record.json", "history.jsonl", "sae"}
 
