@@ -18,7 +18,7 @@ from typing import Any
 
 from analysis.definitions import Definition, read_definitions
 from analysis.validation import printable, wrong_in_record, wrong_in_sweep
-from sae_core.errors import ConfigError, DamagedFileError, reason_of
+from sae_core.errors import ConfigError, DamagedFileError, border, reason_of
 from sae_core.files import read_json, read_json_lines
 from sae_core.records import RunRecord
 
@@ -104,8 +104,7 @@ def _directories(results: Any) -> list[Path]:
 
 
 def _read_sweep(directory: Path) -> StoredSweep:
-    sweep_file = directory / "sweep.json"
-    try:
+    with border(f"a results directory must be readable, but got {str(directory)!r}", "Correct its path or permissions."):
         directory = directory.expanduser()
         sweep_file = directory / "sweep.json"
         if not sweep_file.is_file() and not (directory / "runs").is_dir():
@@ -114,10 +113,6 @@ def _read_sweep(directory: Path) -> StoredSweep:
                 "Name a sweep's own directory, not its parent."
             )
         names = _names_of_runs(directory / "runs")
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"a results directory must be readable, but got {str(directory)!r}: {reason_of(error)}. Correct its path or permissions."
-        ) from error
     facts, damages = _read_facts(sweep_file)
     definitions, damaged_definitions = read_definitions(directory, facts.get("launches") or [])
     planned = {entry["run_id"]: entry for entry in facts.get("runs") or []}

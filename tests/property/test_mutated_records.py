@@ -66,7 +66,7 @@ def check(sweep: Path) -> None:
         assert others.loc["topk-4-0", "status"] == "failed"
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(mutated(RECORD))
 def test_a_mutated_record(sweep: Path, record: Any) -> None:
     file = sweep / "runs" / RUN / "record.json"
@@ -78,7 +78,7 @@ def test_a_mutated_record(sweep: Path, record: Any) -> None:
         file.write_bytes(before)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(mutated(SWEEP))
 def test_a_mutated_sweep_json(sweep: Path, facts: Any) -> None:
     file = sweep / "sweep.json"

@@ -37,7 +37,7 @@ def test_sweep_json_is_optional(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_is_no_sweep_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"must hold `runs/` or `sweep.json`, but got '.*nowhere'"):
+    with pytest.raises(ConfigError, match=r"^a results directory must hold `runs/` or `sweep.json`, but got '.*nowhere'"):
         read_sweeps(tmp_path / "nowhere")
 
 
