@@ -1,13 +1,16 @@
 """Whole sweeps in this process, from `launch` to the report. The same through Ray: tests/ray."""
 
 import json
+import os
 import shutil
+import signal
 
 import pandas as pd
 import pytest
 import torch
 from small_sweep import DIVERGING, result_of, results_of, small_sweep, times_written
 
+from sae_core import provenance
 from sae_core.activations.synthetic import SyntheticSource
 from sae_core.checkpoint import RunFiles
 from sae_core.records import RunRecord
@@ -285,3 +288,62 @@ def test_checkpoints_are_written_as_often_as_asked(tmp_path, monkeypatch):
     sweep = small_sweep(architectures={"topk": {"k": 2}})
     assert launch(sweep, results=tmp_path, checkpoint_seconds=0).finished == 1
     assert written == list(range(1, 79))
+
+
+@pytest.mark.parametrize("name", ["train-00000.safetensors", "train-00001.json", "manifest.json"])
+def test_a_damaged_file_of_the_cache_is_made_again_and_changes_no_number(results, progress, name):
+    """One changed bit; every run is trained anew."""
+    before = results_of(results / "small")
+    (cache,) = (results / ".activations").iterdir()
+    content = bytearray((cache / name).read_bytes())
+    content[-40] ^= 1
+    (cache / name).write_bytes(content)
+    shutil.rmtree(results / "small")
+    assert launch(small_sweep(), results=results, progress=progress).finished == 4
+    assert results_of(results / "small") == before
+    assert f"activations: {name} in {cache} was damaged, and will be made again" in progress.notes
+
+
+def test_a_damaged_checkpoint_costs_its_run_alone(results, progress):
+    store = Store(results / "small")
+    run_id = next(iter(records(results)))
+    expected = results_of(results / "small")
+    store.record_file(run_id).unlink()
+    store.checkpoint_file(run_id).write_bytes(b"PK\x03\x04broken")
+    assert launch(small_sweep(), results=results, progress=progress).finished == 4
+    assert results_of(results / "small") == expected
+    assert f"train: the checkpoint of {run_id} was damaged, so it starts again from its first step" in progress.notes
+
+
+def test_records_say_where_and_of_what_they_were_made(finished):
+    for record in records(finished).values():
+        assert record.versions == record.eval_versions == provenance.node()["versions"]
+        assert record.hardware == record.eval_hardware == provenance.hardware()
+        assert record.launch == 1
+        assert record.activation_facts == {"outlier_rows": 0, "outlier_share": 0.0}
+
+
+def test_what_a_killed_launch_left_is_removed(results):
+    run = next((results / "small" / "runs").iterdir())
+    (cache,) = (results / ".activations").iterdir()
+    left = [cache / ".train-00001.safetensors.x1y2z3w4", run / ".checkpoint.safetensors.x1y2z3w4", run / "sae" / ".cfg.json.x1y2z3w4"]
+    left += [results / "small" / name for name in (".ray-abc", ".table.parquet.x1y2z3w4", ".sweep.json.tmp")]
+    for file in left:
+        file.touch()
+    (run / "record.json").unlink()
+    assert launch(small_sweep(), results=results).finished == 4
+    assert [file for file in left if file.exists()] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupt_in_the_report_waits_for_it(results, monkeypatch, number):
+    written = []
+
+    def write_report(*_):
+        os.kill(os.getpid(), number)
+        written.append((results / "small" / "table.csv").is_file())
+
+    monkeypatch.setattr("analysis.report.write_report", write_report)
+    (results / "small" / "table.csv").unlink()
+    done = launch(small_sweep(), results=results)
+    assert (done.interrupted, done.finished, written) == (True, 4, [True])
