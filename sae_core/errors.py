@@ -56,9 +56,9 @@ def border(what: str, remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except ConfigError:
+    except (ConfigError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except Exception as error:
+    except BaseException as error:  # a panic of a library written in Rust is no Exception
         raise ConfigError(f"{what}: {reason_of(error)}. {remedy}") from error
 
 
