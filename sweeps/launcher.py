@@ -140,7 +140,8 @@ def _workers(cluster: Cluster, todo: Sequence[Input], kernels: Choice) -> Iterat
                 pools.load(first.source.config, first.cache)
             yield pools
         finally:
-            pools.close()
+            if not cluster.died:  # then Ray does not answer
+                pools.close()
 
 
 def _first_to_harvest(inputs: Sequence[Input]) -> Input | None:

@@ -18,8 +18,8 @@ from sweeps import ray_session
 class Command:
     """A running `sae-sweep`, and what it has said so far."""
 
-    def __init__(self, arguments, environment):
-        self.sessions_before = set(sessions())
+    def __init__(self, arguments, environment, directory):
+        self.directory = directory
         self.process = subprocess.Popen(
             [sys.executable, "-m", "sweeps.cli", *map(str, arguments)],
             env={**os.environ, **environment},
@@ -52,8 +52,8 @@ class Command:
         return code
 
     def sessions(self):
-        """The directories of the local Rays that were started since."""
-        return [directory for directory in sessions() if directory not in self.sessions_before]
+        """The directories of its local Rays."""
+        return list(self.directory.glob(f"{ray_session.PREFIX}*/"))
 
     def trains(self):
         """Whether there is a trial."""
@@ -63,13 +63,20 @@ class Command:
         """The process id of a part of its local Ray."""
         return ray_session.children(self.process.pid, (name,))[name]
 
+    def end(self):
+        """End it, and its children, if it runs."""
+        if self.process.poll() is None:
+            for process in psutil.Process(self.process.pid).children(recursive=True):
+                with suppress(psutil.Error):
+                    process.kill()
+            self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.process.stderr.close()
+
     def ray_processes(self):
         """Ids of what its local Rays consist of, but itself."""
         return {pid for directory in self.sessions() for pid in ray_session.writers(directory)} - {self.process.pid}
-
-
-def sessions():
-    return list(Path(tempfile.gettempdir()).glob(f"{ray_session.PREFIX}*/"))
 
 
 def wait_until(happens, seconds=60):
@@ -85,14 +92,10 @@ def wait_until(happens, seconds=60):
 @contextmanager
 def running(*arguments, **environment):
     """`sae-sweep` with arguments and further environment; gone at the end."""
-    command = Command(arguments, environment)
-    try:
-        yield command
-    finally:
-        for process in [*psutil.Process(command.process.pid).children(recursive=True)] if command.process.poll() is None else []:
-            with suppress(psutil.Error):
-                process.kill()
-        command.process.kill()
-        command.process.wait()
-        command.process.stdout.close()
-        command.process.stderr.close()
+    # Not pytest's, whose path is too long for the sockets of Ray.
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as directory:
+        command = Command(arguments, {"TMPDIR": directory, **environment}, Path(directory))
+        try:
+            yield command
+        finally:
+            command.end()

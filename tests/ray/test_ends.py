@@ -50,7 +50,7 @@ def test_the_death_of_ray_ends_a_launch(definition, part, stage):
         assert message in command.said.splitlines()[-1]
         assert "Traceback" not in command.said
         assert (results_of(definition) / "table.csv").is_file()
-        assert command.sessions() == []
+        wait_until(lambda: command.sessions() == [], 15)
 
 
 def test_nothing_is_left_of_a_killed_launch(definition):
