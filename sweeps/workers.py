@@ -225,7 +225,7 @@ class WorkerPool:
 
     def rest(self) -> None:
         """Let the workers, which must be on this machine, rest until `wake`. Calls before that would wait for it."""
-        self._rest = tempfile.NamedTemporaryFile(prefix="rest-", dir=self._directory)  # noqa: SIM115  `wake` closes it
+        self._rest = tempfile.NamedTemporaryFile(prefix="rest-", dir=self._directory, delete=False)  # noqa: SIM115  `wake` closes it
         fcntl.flock(self._rest, fcntl.LOCK_EX)
         self._resting = [worker.rest.remote(self._rest.name) for worker in self.workers]
 
@@ -233,6 +233,7 @@ class WorkerPool:
         """End the rest of the workers, if they have one."""
         if self._rest is not None:
             self._rest.close()
+            Path(self._rest.name).unlink(missing_ok=True)
             self._rest = None
             # Ray tells the user of a call that did not end because its worker was.
             ray.wait(self._resting, num_returns=len(self._resting), timeout=WAKING_SECONDS)

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -91,9 +92,10 @@ def test_only_this_machine_reaches_a_local_ray(definition):
         wait_until(command.trains)
         listening = {}
         for pid in [command.process.pid, *command.ray_processes()]:
-            for connection in psutil.Process(pid).net_connections():
-                if connection.status == psutil.CONN_LISTEN:
-                    listening[pid] = connection.laddr.ip
+            with suppress(psutil.Error):  # it has just ended
+                for connection in psutil.Process(pid).net_connections():
+                    if connection.status == psutil.CONN_LISTEN:
+                        listening[pid] = connection.laddr.ip
         assert len(listening) >= 4
         assert {address.removeprefix("::ffff:") for address in listening.values()} <= {"127.0.0.1", "::1"}
         (session,) = command.sessions()
