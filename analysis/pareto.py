@@ -205,7 +205,7 @@ def _at_l0s(
     points, groups = _points(table, "l0", y, direction), keys(table, by)
     raw = pd.Series(numbers(table, y))[points.index]
     points = points[(points["x"] > 0) & (raw > 0)]
-    front = points[_on_front(points, groups)[points.index]].assign(y=raw).sort_values("x", kind="stable")
+    front = points.loc[_on_front(points, groups)[points.index]].assign(y=raw[points.index]).sort_values("x", kind="stable")
     names = list(groups)
     rows = {
         key: read(np.log(rows["x"].to_numpy(float)), np.log(rows["y"].to_numpy(float)), np.log(asked))

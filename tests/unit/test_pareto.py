@@ -199,3 +199,8 @@ def test_means_are_over_the_seeds_that_have_the_metric(tmp_path: Path) -> None:
     runs = [record_of("topk", 8, metrics_at(8, 0.1, 0.2), seed=0), record_of("topk", 8, without, seed=1)]
     (setting,) = settings_with_front(load_table(write_sweep(tmp_path / "demo", runs)), "delta_ce").to_dict("records")
     assert (setting["l0"], setting["delta_ce"], setting["run_ids"]) == (8, 0.2, ("topk-8-0",))
+
+
+def test_a_metric_that_is_never_positive_is_read_nowhere() -> None:
+    table = table_of((8, -0.1), (32, -0.2), y="delta_ce").assign(architecture=["topk", "standard"], seed=0)
+    assert interpolate_at_l0(table, [8, 16], "delta_ce", by=["architecture", "seed"]).empty
