@@ -36,6 +36,7 @@ class _Commands(TyperGroup):
         except LaunchError as error:
             code = _say(str(error), 1)
         except KeyboardInterrupt:
+            signals.was_interrupted()
             code = _say(INTERRUPTED, 130)
         except (typer.Exit, typer.Abort):
             raise
@@ -45,7 +46,8 @@ class _Commands(TyperGroup):
         except Exception as error:
             if hasattr(error, "exit_code"):  # of the command line itself: a wrong argument
                 raise
-            code = _say(_unforeseen(error), 1)
+            # Where an interrupt was swallowed half way through an import, anything may be raised later.
+            code = _say(INTERRUPTED, 130) if signals.was_interrupted() else _say(_unforeseen(error), 1)
         raise typer.Exit(code)
 
 

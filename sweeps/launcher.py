@@ -74,6 +74,7 @@ def launch(
         LaunchError: Ray or a worker died. What is finished is kept.
     """
     with signals.handled():
+        signals.check()
         store = _store(results, sweep.name)
         study = _study(sweep, store)
         runs = sweep.runs() if study is None else study.runs()
@@ -89,6 +90,7 @@ def launch(
                 if pools is not None:
                     from sweeps.training_stage import TrainingStage  # takes a second, in which the workers load
 
+                    signals.check()
                     _check(todo, pools, shown)
                 number = store.begin(sweep, runs)
                 leftovers.remove_temporary(store.directory)
@@ -172,6 +174,7 @@ def _finishes(work: Callable[[], None], sink: WandbSink | None, cluster: Cluster
     try:
         work()
     except KeyboardInterrupt:
+        signals.was_interrupted()
         return False
     except Exception:
         if not cluster.died:

@@ -21,6 +21,8 @@ LOOK_SECONDS = 0.002
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _holders: list[Held] = []
 """Whom the next interrupt is kept for, the last one; with none, it is raised."""
+_raised = threading.Event()
+"""Set while an interrupt was raised and nobody has dealt with it: libraries swallow some, above all while they are imported."""
 
 
 def handle() -> None:
@@ -44,6 +46,7 @@ def handled() -> Iterator[None]:
         yield
     finally:
         if threading.current_thread() is threading.main_thread():
+            _raised.clear()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -99,6 +102,19 @@ def held(interrupted: bool = False) -> Iterator[Held]:
         _holders.remove(holder)
 
 
+def check() -> None:
+    """Raise an interrupt again that a library swallowed."""
+    if _raised.is_set():
+        raise KeyboardInterrupt
+
+
+def was_interrupted() -> bool:
+    """Whether an interrupt was raised since the last call: whoever ends because of it asks, so that the next one counts anew."""
+    raised = _raised.is_set()
+    _raised.clear()
+    return raised
+
+
 def interrupt() -> None:
     """Interrupt the main thread from another one, if one of the handlers is ours."""
     ours = [number for number in _ENDING if signal.getsignal(number) is _interrupt]
@@ -110,4 +126,5 @@ def _interrupt(*_: Any) -> None:
     if _holders and not _holders[-1].interrupted:
         _holders[-1].interrupted = True
         return
+    _raised.set()
     raise KeyboardInterrupt

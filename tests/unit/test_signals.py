@@ -3,6 +3,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -27,6 +28,19 @@ def test_signals_interrupt_as_ctrl_c_does(number):
         os.kill(os.getpid(), number)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_that_a_library_swallowed_is_raised_again():
+    with pytest.raises(KeyboardInterrupt), signals.handled():
+        with suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+        signals.check()
+    with signals.handled():
+        signals.check()  # the next launch starts anew
+        with suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.was_interrupted()
+        assert not signals.was_interrupted()
 
 
 def test_a_signal_that_is_ignored_stays_ignored():
