@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis.stored import StoredSweep
 from analysis.style import by_architecture, duration, label
-from analysis.validation import at
+from sae_core.validation import at
 
 MOST_LISTED = 8
 """Learning rates that are listed one by one."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis.columns import ACTIVATION_FACTS, CONFIG_FIELDS, INTEGERS, PROVENANCE
 from analysis.stored import StoredRun
-from analysis.validation import at, printable
+from sae_core.validation import at, printable
 
 LONGEST_ERROR = 500
 """Characters of an error that a table shows; the record has all of them."""

@@ -16,11 +16,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from analysis.columns import NOT_METRICS
 from analysis.definitions import Definition, read_definitions
-from analysis.validation import printable, wrong_in_record, wrong_in_sweep
 from sae_core.errors import ConfigError, DamagedFileError, border, reason_of
 from sae_core.files import read_json, read_json_lines
 from sae_core.records import RunRecord
+from sae_core.validation import printable, wrong_in_sweep
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ def _read_run(directory: Path, name: str, planned: Mapping[str, Any], pool: dict
     record, damage = None, ""
     try:
         record = RunRecord.read(file)
-        if wrong := wrong_in_record(record, name):
+        if wrong := _wrong_in(record, name):
             raise DamagedFileError.of(file, ValueError(wrong), "")
     except (FileNotFoundError, NotADirectoryError):
         pass
@@ -160,6 +161,14 @@ def _read_run(directory: Path, name: str, planned: Mapping[str, Any], pool: dict
         record, damage = None, f"record.json is damaged: {_cause(error)}"
     record = _shared(record, pool) if record else None
     return StoredRun(name, directory.resolve().name, directory / "runs" / name, {} if record else planned, record, damage)
+
+
+def _wrong_in(record: RunRecord, name: str) -> str:
+    """Why a record cannot be that of the run directory `name`, or be in a table; empty if it can."""
+    if record.run_id != name:
+        return f"it is of the run {record.run_id!r}, and lies in the directory of {name!r}"
+    taken = [metric for metric in record.metrics if metric in NOT_METRICS or metric.startswith("version_")]
+    return f"`metrics` holds {taken[0]!r}, which is no metric" if taken else ""
 
 
 def _shared(record: RunRecord, pool: dict[str, Any]) -> RunRecord:

@@ -22,11 +22,11 @@ from analysis.definitions import asked_rates
 from analysis.inputs import check_columns
 from analysis.rows import comparison_hashes, row_of
 from analysis.stored import StoredRun, StoredSweep, read_sweeps
-from analysis.validation import at
 from analysis.variants import variants
 from sae_core.errors import ConfigError, border
 from sae_core.files import write_text, written_whole
 from sae_core.records import MetricSpec
+from sae_core.validation import at
 
 STATUSES = ("finished", "trained", "pruned", "failed", "missing")
 """What can have become of a run, best first. Only a finished one has metrics; a pruned one was stopped early, on purpose."""

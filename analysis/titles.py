@@ -9,8 +9,8 @@ import pandas as pd
 
 from analysis.style import count
 from analysis.table import COMPARISONS, by_comparison
-from analysis.validation import at
 from sae_core.records import flat
+from sae_core.validation import at
 
 _NAMED = ("activations.model.name", "activations.model.hook_point", "d_sae", "activations.train_tokens")
 """Fields that every title names, where runs have them."""

@@ -26,9 +26,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from sae_core.activations.bridge import load_model
 from sae_core.activations.hook_points import HookPlace
-from sae_core.activations.loading import local_or_hub
 from sae_core.activations.hooked_model import HookedModel
 from sae_core.activations.language_model import MODEL_TOKENS, SHARD_TOKENS
+from sae_core.activations.loading import local_or_hub
 from sae_core.activations.shards import write_shard
 from sweeps.definition import Sweep
 

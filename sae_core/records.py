@@ -5,13 +5,14 @@ never written as numbers: they become null. `schema_version` lets later code rea
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sae_core.errors import ConfigError, DamagedFileError
 from sae_core.files import read_json, write_json
+from sae_core.validation import Tests, dict_of, is_number, is_text, is_whole, list_of, or_none, strange, wrong, wrong_config
 
 SCHEMA_VERSION = 1
 
@@ -104,61 +105,33 @@ class RunRecord:
             raise ConfigError(
                 f"record schema_version must be <= {SCHEMA_VERSION}, but {str(path)!r} has {version}. Install a newer sae-sweep to read it."
             )
-        wrong = [name for name, kind in _KINDS.items() if name in raw and not kind(raw[name])]
-        missing = [name for name in _REQUIRED if name not in raw]
-        if wrong or missing:
-            reason = f"{[*wrong, *missing]} {'are' if len([*wrong, *missing]) > 1 else 'is'} missing or of the wrong type"
-            raise DamagedFileError.of(path, ValueError(reason), "Delete it: the same launch makes it again.")
-        return cls(**{field.name: raw[field.name] for field in dataclasses.fields(cls) if field.name in raw})
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _or_none(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or kind(value)
-
-
-def _dict_of(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, dict) and all(kind(item) for item in value.values())
-
-
-def _is_config(value: Any) -> bool:
-    """Whether it has the shape that readers rely on: sections are mappings."""
-    return isinstance(value, dict) and all(isinstance(value.get(name, {}), dict) for name in ("activations", "sae", "train"))
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        defaults = {name: field.default_factory() for name, field in fields.items() if field.default_factory is not dataclasses.MISSING}
+        content = {"sparsity_value": None, **defaults, **{name: value for name, value in raw.items() if name in fields}}
+        if problem := wrong(content, _FIELDS) or wrong_config(content["config"]) or strange({**content, "config": {}}):
+            raise DamagedFileError.of(path, ValueError(problem), "Delete it: the same launch makes it again.")
+        return cls(**content)
 
 
 def _is_spec(value: Any) -> bool:
     names = [spec.name for spec in dataclasses.fields(MetricSpec)]
-    return isinstance(value, dict) and all(_is_text(value.get(name)) for name in names) and value["direction"] in ("min", "max", "none")
+    return isinstance(value, dict) and all(is_text(value.get(name)) for name in names) and value["direction"] in ("min", "max", "none")
 
 
-_REQUIRED = ("run_id", "status", "config", "architecture", "sparsity_parameter", "sparsity_value", "seed", "schema_version")
-_KINDS: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("run_id", "architecture", "sparsity_parameter"), _is_text),
-    **dict.fromkeys(
-        ("activations_hash", "eval_hash", "hardware", "eval_hardware", "kernels", "finished_at", "history_checksum"), _or_none(_is_text)
-    ),
-    **dict.fromkeys(("sparsity_value", "train_seconds", "tokens_per_second"), _or_none(_is_number)),
-    **dict.fromkeys(("d_in", "train_tokens", "eval_tokens", "launch"), _or_none(_is_whole)),
-    **dict.fromkeys(("seed", "schema_version"), _is_whole),
-    **dict.fromkeys(("metrics", "activation_facts"), _dict_of(_or_none(_is_number))),
-    **dict.fromkeys(("versions", "eval_versions"), _dict_of(_is_text)),
+_FIELDS: Tests = {
+    **dict.fromkeys(("run_id", "architecture", "sparsity_parameter"), is_text),
+    **dict.fromkeys(("activations_hash", "eval_hash", "history_checksum", "hardware", "eval_hardware"), or_none(is_text)),
+    **dict.fromkeys(("kernels", "finished_at"), or_none(is_text)),
+    **dict.fromkeys(("sparsity_value", "train_seconds", "tokens_per_second"), or_none(is_number)),
+    **dict.fromkeys(("d_in", "train_tokens", "eval_tokens", "launch"), or_none(is_whole)),
+    **dict.fromkeys(("seed", "schema_version"), is_whole),
+    **dict.fromkeys(("metrics", "activation_facts"), dict_of(or_none(is_number))),
+    **dict.fromkeys(("versions", "eval_versions"), dict_of(is_text)),
     "status": lambda value: value in STATUSES,
-    "config": _is_config,
-    "metric_specs": lambda value: isinstance(value, list) and all(_is_spec(spec) for spec in value),
-    "error": _or_none(_dict_of(_is_text)),
+    "config": lambda value: isinstance(value, dict),
+    "metric_specs": list_of(_is_spec),
+    "error": or_none(dict_of(is_text)),
 }
-"""Field of a record -> whether a value read from a file can be one."""
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -74,7 +74,6 @@ def launch(
         LaunchError: Ray or a worker died. What is finished is kept.
     """
     with signals.handled():
-        signals.check()
         store = _store(results, sweep.name)
         study = _study(sweep, store)
         runs = sweep.runs() if study is None else study.runs()
@@ -90,7 +89,6 @@ def launch(
                 if pools is not None:
                     from sweeps.training_stage import TrainingStage  # takes a second, in which the workers load
 
-                    signals.check()
                     _check(todo, pools, shown)
                 number = store.begin(sweep, runs)
                 leftovers.remove_temporary(store.directory)
@@ -159,6 +157,7 @@ def _check(inputs: Sequence[Input], pools: "WorkerPools", progress: SweepProgres
     Raises:
         ConfigError: with every problem found, one a line.
     """
+    signals.check()
     first = _first_to_harvest(inputs) or inputs[0]
     for one in inputs:
         if damaged := remove_damaged(one.cache):

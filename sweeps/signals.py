@@ -39,10 +39,11 @@ def handle() -> None:
 
 @contextmanager
 def handled() -> Iterator[None]:
-    """`handle` for some time."""
+    """`handle` for some time. An interrupt that was swallowed before is raised."""
     before = {number: signal.getsignal(number) for number in _ENDING}
     handle()
     try:
+        check()
         yield
     finally:
         if threading.current_thread() is threading.main_thread():

@@ -25,7 +25,7 @@ from sae_core.records import RunRecord, Status, flat
 from sweeps.definition import Sweep
 from sweeps.lock import locked
 from sweeps.set_aside import make_room, set_aside
-from sweeps.sweep_file import entry, entry_of, keep_definition, launches_so_far, now, read_sweep_file
+from sweeps.sweep_file import entry, keep_definition, launches_so_far, now, read_sweep_file
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +40,6 @@ class RunStatus:
     """Where one run of a sweep stands."""
 
     run_id: str
-    architecture: str
-    sparsity_parameter: str
-    sparsity_value: float | None
-    seed: int
     state: State
     reason: str
     """Why it is not finished; empty if it is."""
@@ -131,7 +127,7 @@ class Store:
             self._facts = {
                 "name": sweep.name,
                 "runs": [entry(run) for run in runs],
-                "stages": self.facts().get("stages", []),
+                "stages": self.facts().get("stages") or [],
                 "launches": launches,
                 "hardware": provenance.hardware(),
                 "versions": provenance.versions(),
@@ -200,7 +196,7 @@ class Store:
             raise ConfigError(f"a results directory must be empty or a sweep's, but {str(self.directory)!r} holds {found[:5]}. {remedy}")
         if "runs" in found and not (self.directory / "runs").is_dir():
             raise ConfigError(f"`runs` must be a directory, but {str(self.directory / 'runs')!r} is not. Move it away. {remedy}")
-        theirs = [asked["config"]["activations"] for asked in self.facts().get("runs", [])]
+        theirs = [asked["config"]["activations"] for asked in self._asked() if "activations" in (asked.get("config") or {})]
         theirs += [record.config["activations"] for record in self.records().values() if "activations" in record.config]
         ours = [run.activations.model_dump(mode="json") for run in runs]
         if theirs and ours and not any(activations in theirs for activations in ours):
@@ -277,6 +273,10 @@ class Store:
             self._report(self.sweep_file, f"what it said of launches and of runs without a record is lost; records stay: {error}")
             return {}
 
+    def _asked(self) -> list[dict[str, Any]]:
+        """The runs that sweep.json names."""
+        return self.facts().get("runs") or []
+
     def _report(self, file: Path, message: str) -> None:
         """Log what a damaged file costs, once."""
         if file not in self._reported:
@@ -294,19 +294,14 @@ class Store:
                 f"a results directory must hold sweep.json, but got {str(self.directory)!r}. Name a sweep's own one, e.g. results/demo."
             )
         records = self.records()
-        asked = {run["run_id"]: run for run in self.facts().get("runs", [])}
-        entries = asked | {run_id: entry_of(record) for run_id, record in records.items() if run_id not in asked}
-        return [self._status(run, records.get(run_id)) for run_id, run in entries.items()]
+        run_ids = dict.fromkeys([*(run["run_id"] for run in self._asked()), *records])
+        return [self._status(run_id, records.get(run_id)) for run_id in run_ids]
 
-    def _status(self, run: Mapping[str, Any], record: RunRecord | None) -> RunStatus:
+    def _status(self, run_id: str, record: RunRecord | None) -> RunStatus:
         return RunStatus(
-            run_id=run["run_id"],
-            architecture=run["architecture"],
-            sparsity_parameter=run["sparsity_parameter"],
-            sparsity_value=run.get("sparsity_value"),
-            seed=run["seed"],
+            run_id=run_id,
             state="missing" if record is None else record.status,
-            reason=self._reason(run["run_id"], record),
+            reason=self._reason(run_id, record),
         )
 
     def _reason(self, run_id: str, record: RunRecord | None) -> str:

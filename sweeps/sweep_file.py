@@ -16,6 +16,7 @@ from sae_core.config import RunConfig
 from sae_core.errors import DamagedFileError
 from sae_core.files import read_json, write_text, written_whole
 from sae_core.records import RunRecord
+from sae_core.validation import wrong_in_sweep
 from sweeps.set_aside import make_room
 
 DEFINITIONS = "definitions"
@@ -31,11 +32,8 @@ def read_sweep_file(path: Path) -> dict[str, Any]:
         DamagedFileError: it is not what was written.
     """
     facts = read_json(path)
-    entries, stages, launches = (facts.setdefault(name, []) for name in ("runs", "stages", "launches"))
-    lists = {"runs": (entries, _is_entry), "stages": (stages, _is_stage), "launches": (launches, _is_launch)}
-    wrong = [name for name, (items, kind) in lists.items() if not (isinstance(items, list) and all(kind(item) for item in items))]
-    if wrong:
-        raise DamagedFileError.of(path, ValueError(f"{wrong} {'are' if len(wrong) > 1 else 'is'} of the wrong type"))
+    if problem := wrong_in_sweep(facts):
+        raise DamagedFileError.of(path, ValueError(problem))
     return facts
 
 
@@ -51,15 +49,9 @@ def entry(run: RunConfig) -> dict[str, Any]:
     }
 
 
-def entry_of(record: RunRecord) -> dict[str, Any]:
-    """What sweep.json would say about the run of a record."""
-    names = ("run_id", "architecture", "sparsity_parameter", "sparsity_value", "seed")
-    return {name: getattr(record, name) for name in names}
-
-
 def launches_so_far(directory: Path, facts: Mapping[str, Any], records: Mapping[str, RunRecord]) -> list[dict[str, Any]]:
     """The launches that sweep.json knows, and an entry for each that only a definition or a record still shows."""
-    launches = [dict(launch) for launch in facts.get("launches", [])]
+    launches = [dict(launch) for launch in facts.get("launches") or []]
     numbers = [*_definitions(directory), *(record.launch or 0 for record in records.values())]
     while len(launches) < max((number for number in numbers if number <= MOST_LAUNCHES), default=0):
         launches.append({"started_at": None, "ended_at": None})
@@ -106,30 +98,3 @@ def _text(file: Path) -> str | None:
         return file.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
-
-
-def _is_entry(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and all(isinstance(value.get(name), str) for name in ("run_id", "architecture", "sparsity_parameter"))
-        and re.fullmatch(r"\w[\w.-]{0,199}", value["run_id"]) is not None  # it names a directory
-        and (value.get("sparsity_value") is None or _is_number(value["sparsity_value"]))
-        and isinstance(value.get("seed"), int)
-        and isinstance(value.get("config"), dict)
-        and isinstance(value["config"].get("activations"), dict)
-    )
-
-
-def _is_stage(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("stage"), str) and _is_number(value.get("seconds"))
-
-
-def _is_launch(value: Any) -> bool:
-    return isinstance(value, dict) and all(value.get(name) is None or isinstance(value[name], str) for name in _LAUNCH_FIELDS)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-_LAUNCH_FIELDS = ("started_at", "ended_at", "definition")

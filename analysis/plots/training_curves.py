@@ -16,8 +16,8 @@ from analysis import style
 from analysis.plots import PLOTS, Plot
 from analysis.stored import read_history
 from analysis.thinning import MOST_CURVES, evenly
-from analysis.validation import LARGEST, is_number
 from sae_core.errors import DamagedFileError
+from sae_core.validation import LARGEST, is_number
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ TESTS = [path.relative_to(ROOT) for path in sorted((ROOT / "tests").rglob("*.py"
 
 HEAVY = {"transformer_lens", "transformers", "datasets", "wandb"}
 """Slow to import and not needed by a training worker."""
-ANALYSIS_MAY_IMPORT = {"sae_core.records", "sae_core.registry", "sae_core.errors", "sae_core.files"}
+ANALYSIS_MAY_IMPORT = {"sae_core.records", "sae_core.registry", "sae_core.errors", "sae_core.files", "sae_core.validation"}
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 

@@ -21,9 +21,11 @@ DECIMAL = st.floats(-1e6, 1e6).map(lambda number: round(number, 4))
 def ranges(draw):
     numbers = draw(st.sampled_from([WHOLE, DECIMAL]))
     log = draw(st.booleans())
-    step = None if log else draw(st.none() | numbers.map(abs))
+    low, high = sorted(draw(st.tuples(numbers, numbers).map(lambda pair: (abs(pair[0]), abs(pair[1])) if log else pair)))
+    width = high - low
+    step = None if log else draw(st.none() | numbers.map(lambda step: round(abs(step) % width, 4) if width else None))
     try:
-        return Range(low=draw(numbers), high=draw(numbers), log=log, step=step)
+        return Range(low=low, high=high, log=log, step=step)
     except ValidationError:
         assume(False)
 

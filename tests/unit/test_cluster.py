@@ -238,6 +238,7 @@ def test_cores_of_a_slot(machine, cpus, message):
 def test_a_local_ray_has_a_token_of_its_own(machine, ray, monkeypatch):
     machine(1)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     with Cluster(address=None, cpus=1, gpus=0):
         assert "RAY_AUTH_MODE" not in os.environ  # then Ray asks for tokens
         assert len(os.environ["RAY_AUTH_TOKEN"]) == 64

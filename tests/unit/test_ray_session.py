@@ -101,7 +101,7 @@ def test_children_and_whether_they_live():
     process = subprocess.Popen(["sleep", "60"])
     while not ray_session.children(os.getpid(), ("sleep",)):  # it has its name once it was executed
         time.sleep(0.01)
-    assert ray_session.children(os.getpid(), ("sleep", "raylet")) == {"sleep": process.pid}
+    assert ray_session.children(os.getpid(), ("sleep", "awake")) == {"sleep": process.pid}
     assert ray_session.is_alive(process.pid)
     process.kill()
     while ray_session.is_alive(process.pid):
