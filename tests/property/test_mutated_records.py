@@ -5,6 +5,7 @@ They are written without their checksum, as earlier versions wrote them: with on
 
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,18 @@ def content(file: Path) -> dict[str, Any]:
     return {key: value for key, value in read.items() if key != "checksum"}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quiet() -> Iterator[None]:
+    """Without a line per example about what is damaged."""
+    logger = logging.getLogger("analysis.stored")
+    logger.setLevel(logging.ERROR)
+    yield
+    logger.setLevel(logging.NOTSET)
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep to be broken: its files are put back before every example."""
-    logging.getLogger("analysis.stored").setLevel(logging.ERROR)
     records = [target_record("gated", 16, metrics_at(16, 0.1, 0.2), lr=1e-3), record_of("topk", 8, metrics_at(8, 0.2, 0.3), seed=1)]
     directory = tmp_path_factory.mktemp("results") / "demo"
     launches = [{"definition": "definitions/1.yaml", "started_at": "2026-05-01T12:00:00Z", "ended_at": None}]
