@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from sae_core.errors import DamagedFileError
+from sae_core.files import checksum_of
 
 LARGEST_FILE = 2**22
 """Bytes of a definition that is read: larger ones were not written by a launch."""
@@ -47,14 +48,17 @@ def read_definitions(directory: Path, launches: Sequence[Mapping[str, Any]]) -> 
         launches: of sweep.json.
     """
     users: dict[str, list[int]] = {}
+    checksums: dict[str, str] = {}
     for number, launch in enumerate(launches, start=1):
         # Only paths of that form: sweep.json may name any.
         if (name := launch.get("definition")) and Path(name).name == name.removeprefix("definitions/"):
-            users.setdefault(f"definitions/{Path(name).name}", []).append(number)
-    kept, damages = _read(directory, users)
+            name = f"definitions/{Path(name).name}"
+            users.setdefault(name, []).append(number)
+            checksums |= {name: checksum} if (checksum := launch.get("definition_checksum")) else {}
+    kept, damages = _read(directory, users, checksums)
     if kept:
         return kept, damages
-    latest, more = _read(directory, {"definition.yaml": []})
+    latest, more = _read(directory, {"definition.yaml": []}, {})
     return latest, damages + more
 
 
@@ -68,18 +72,20 @@ def asked_rates(definitions: Iterable[Definition]) -> dict[str, AskedRates]:
     return asked
 
 
-def _read(directory: Path, users: Mapping[str, Sequence[int]]) -> tuple[list[Definition], list[str]]:
+def _read(directory: Path, users: Mapping[str, Sequence[int]], checksums: Mapping[str, str]) -> tuple[list[Definition], list[str]]:
     definitions, damages = [], []
     for name, numbers in users.items():
         try:
             content = (directory / name).read_bytes()
             if len(content) > LARGEST_FILE:
                 raise ValueError(f"it has {len(content):,} bytes")
+            if name in checksums and checksums[name] != checksum_of(content):
+                raise ValueError("its checksum does not match its content")
             definitions.append(Definition(name, content.decode("utf-8"), tuple(numbers)))
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError) as error:
-            damages.append(str(DamagedFileError.of(directory / name, error, "The next launch writes it again.")))
+            damages.append(str(DamagedFileError.of(directory / name, error, "Put back a copy; the next launch keeps its own.")))
     return definitions, damages
 
 

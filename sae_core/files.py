@@ -4,7 +4,7 @@ A checksum is xxh3-128, in hexadecimal: a file is read from memory no faster tha
 that a kill between two writes cannot part them:
 
     JSON                the last key, "checksum", of everything else, keys sorted
-    JSON lines          elsewhere: whoever writes them keeps what `write_json_lines` returns
+    other text          elsewhere: whoever writes it keeps what `write_json_lines` or `checksum_of` returns
     safetensors         the metadata key "checksum", of the whole file with zeros in its place
 
 Files without one, written by other programs or earlier versions, are read as they are.
@@ -87,7 +87,7 @@ def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
     """Write one JSON object per line, atomically. NaN and infinity become null. Returns the checksum of the file."""
     text = "".join(json.dumps(finite_or_none(dict(row)), allow_nan=False) + "\n" for row in rows)
     write_text(path, text)
-    return _digest(text.encode())
+    return checksum_of(text.encode())
 
 
 def read_json_lines(path: Path, checksum: str | None = None) -> list[dict[str, Any]]:
@@ -103,13 +103,18 @@ def read_json_lines(path: Path, checksum: str | None = None) -> list[dict[str, A
         return []
     with _damage_noticed(path):
         content = Path(path).read_bytes()
-        if checksum is not None and checksum != _digest(content):
+        if checksum is not None and checksum != checksum_of(content):
             raise ValueError("its checksum does not match its content")
         lines = content.decode().split("\n")[:-1]  # every complete line ends in a newline
         rows = [json.loads(line) for line in lines if line.strip()]
         if not all(isinstance(row, dict) for row in rows):
             raise ValueError("a line is not a JSON object")
         return rows
+
+
+def checksum_of(content: bytes) -> str:
+    """The checksum of a file with this content."""
+    return xxhash.xxh3_128_hexdigest(content)
 
 
 def seal_tensors(path: Path) -> None:
@@ -196,8 +201,4 @@ def _digest_of_tensors(file: int, place: int) -> str:
 
 
 def _checksum_of(content: Mapping[str, Any]) -> str:
-    return _digest(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
-
-
-def _digest(content: bytes) -> str:
-    return xxhash.xxh3_128_hexdigest(content)
+    return checksum_of(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())

@@ -76,7 +76,7 @@ _PLANNED: Tests = {
     "config": or_none(_is_dict),
 }
 _STAGE: Tests = {"stage": is_text, "seconds": or_none(is_number)}
-_LAUNCH: Tests = dict.fromkeys(("started_at", "ended_at", "definition"), or_none(is_text))
+_LAUNCH: Tests = dict.fromkeys(("started_at", "ended_at", "definition", "definition_checksum"), or_none(is_text))
 _SWEEP: Tests = {
     **dict.fromkeys(("name", "hardware"), or_none(is_text)),
     **dict.fromkeys(("runs", "stages", "launches"), or_none(list_of(_is_dict))),

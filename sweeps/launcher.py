@@ -92,7 +92,7 @@ def launch(
                     _check(todo, pools, shown)
                 number = store.begin(sweep, runs)
                 leftovers.remove_temporary(store.directory)
-                _retry_failed(runs, store)
+                _retry(runs, store, shown)
                 interrupted = False
                 if pools is None:
                     shown.note(_nothing_left(runs, store))
@@ -214,11 +214,15 @@ def _inputs(runs: Sequence[RunConfig], configs: Iterable[ActivationsConfig], sto
     return list(by_config.values())
 
 
-def _retry_failed(runs: list[RunConfig], store: Store) -> None:
-    """Remove the records of failures that may not happen again, so that these runs are tried again."""
+def _retry(runs: Sequence[RunConfig], store: Store, progress: SweepProgress) -> None:
+    """Remove the records of runs that are to be trained again: of failures that may not happen again, and of SAEs that were damaged before
+    they were evaluated."""
     for run in runs:
         record = store.read_record(run.run_id)
-        if record is not None and may_recover(record):
+        is_damaged = record is not None and record.status == "trained" and not store.has_sound_sae(run.run_id)
+        if is_damaged:
+            progress.note(f"train: the SAE of {run.run_id} was damaged before it was evaluated, so it is trained again")
+        if is_damaged or (record is not None and may_recover(record)):
             store.record_file(run.run_id).unlink()
 
 

@@ -20,7 +20,7 @@ from sae_core import provenance
 from sae_core.checkpoint import CHECKPOINT
 from sae_core.config import RunConfig
 from sae_core.errors import ConfigError, DamagedFileError, border
-from sae_core.files import check_tensors, read_json_lines, write_json
+from sae_core.files import check_tensors, read_json, read_json_lines, write_json
 from sae_core.records import RunRecord, Status, flat
 from sweeps.definition import Sweep
 from sweeps.lock import locked
@@ -166,6 +166,15 @@ class Store:
                 removed.append(run.run_id)
                 shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
         return removed
+
+    def has_sound_sae(self, run_id: str) -> bool:
+        """Whether the exported SAE is there, as it was written."""
+        try:
+            check_tensors(self.sae(run_id) / "sae_weights.safetensors")
+            read_json(self.sae(run_id) / "cfg.json")
+        except (DamagedFileError, OSError):
+            return False
+        return True
 
     def _set_aside_damaged(self, runs: Iterable[RunConfig]) -> None:
         """Make room for the files of a launch: what is there in the place of one, but is none, or damaged, gets another name."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from sae_core.config import RunConfig
 from sae_core.errors import DamagedFileError
-from sae_core.files import read_json, write_text, written_whole
+from sae_core.files import checksum_of, read_json, write_text, written_whole
 from sae_core.records import RunRecord
 from sae_core.validation import wrong_in_sweep
 from sweeps.set_aside import make_room
@@ -79,7 +79,7 @@ def keep_definition(directory: Path, text: str, launches: list[dict[str, Any]]) 
     if not same:
         write_text(directory / name, text)
     write_text(latest, f"# Definition of launch {number}. Those of all launches are in {DEFINITIONS}/.\n{text}")
-    launches.append({"started_at": now(), "ended_at": None, "definition": name})
+    launches.append({"started_at": now(), "ended_at": None, "definition": name, "definition_checksum": checksum_of(text.encode())})
 
 
 def now() -> str:

@@ -315,6 +315,21 @@ def test_a_damaged_checkpoint_costs_its_run_alone(results, progress):
     assert f"train: the checkpoint of {run_id} was damaged, so it starts again from its first step" in progress.notes
 
 
+@pytest.mark.parametrize("name", ["sae_weights.safetensors", "cfg.json"])
+def test_a_damaged_sae_that_was_not_evaluated_costs_its_run_alone(results, progress, name):
+    store, expected = Store(results / "small"), results_of(results / "small")
+    run_id, record = next(iter(records(results).items()))
+    store.write_record(RunRecord(**{**_fields(record), "status": "trained", "metrics": {}, "metric_specs": [], "eval_tokens": None}))
+    file = store.sae(run_id) / name
+    content = bytearray(file.read_bytes())
+    content[-40] ^= 1
+    file.write_bytes(content)
+    assert launch(small_sweep(), results=results, progress=progress).finished == 4
+    assert set(progress.trained) == {run_id}
+    assert results_of(results / "small") == expected
+    assert f"train: the SAE of {run_id} was damaged before it was evaluated, so it is trained again" in progress.notes
+
+
 def test_records_say_where_and_of_what_they_were_made(finished):
     for record in records(finished).values():
         assert record.versions == record.eval_versions == provenance.node()["versions"]

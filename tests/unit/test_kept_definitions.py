@@ -8,6 +8,7 @@ from fake_results import metrics_at, record_of, write_sweep
 from analysis.definitions import AskedRates, Definition, asked_rates, read_definitions
 from analysis.report import write_report
 from analysis.stored import read_sweeps
+from sae_core.files import checksum_of, write_text
 
 
 def definition(text: str) -> Definition:
@@ -82,3 +83,15 @@ def test_the_report_shows_each_definition_with_its_runs(tmp_path: Path, monkeypa
     assert "## Definition of demo, launches 1, 2: made 1 run\n" in text
     assert "## Definition of demo, launch 3: made 2 runs\n" in text
     assert text.index("# number 1") < text.index("# number 3")
+
+
+def test_a_changed_definition_is_damage(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "demo", [record_of("topk", 8, metrics_at(8, 0.1, 0.1))])
+    kept = sweep / "definitions" / "1.yaml"
+    write_text(kept, "name: demo\nsae: {d_sae: 1024}\n")
+    launches = [{"definition": "definitions/1.yaml", "definition_checksum": checksum_of(kept.read_bytes())}]
+    assert [one.text for one in read_definitions(sweep, launches)[0]] == ["name: demo\nsae: {d_sae: 1024}\n"]
+    kept.write_text(kept.read_text().replace("1024", "1025"))
+    shown, (damage,) = read_definitions(sweep, launches)
+    assert all(one.file == "definition.yaml" for one in shown)
+    assert "1.yaml' is damaged: ValueError: its checksum does not match its content" in damage
