@@ -14,6 +14,7 @@ import json
 import math
 import mmap
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -74,7 +75,8 @@ def read_json(path: Path) -> dict[str, Any]:
         DamagedFileError: it is not a JSON object, or not the one that was written.
     """
     with _damage_noticed(path):
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        _check_regular(path)
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_unique)
         if not isinstance(content, dict):
             raise ValueError(f"it holds {type(content).__name__}, not an object")
         checksum = content.pop(CHECKSUM, None)
@@ -138,6 +140,7 @@ def check_tensors(path: Path) -> bool:
         DamagedFileError: it is not a safetensors file, or not the one that was written.
     """
     with _damage_noticed(path):
+        _check_regular(path)
         state = Path(path).stat()
         return _checked(str(path), state.st_ino, state.st_mtime_ns, state.st_ctime_ns, state.st_size)
 
@@ -151,6 +154,21 @@ def finite_or_none(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite_or_none(item) for item in value]
     return value
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse what would be waited for, such as a named pipe."""
+    if not stat.S_ISREG(Path(path).stat().st_mode):
+        raise ValueError("it is no regular file")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, whose keys may not repeat: which value counts would be a guess."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"it has the key {next(key for key in keys if keys.count(key) > 1)!r} more than once")
+    return content
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sae_core.activations.files import load_tensors, save_tensors
 from sae_core.config import ARCHITECTURES
-from sae_core.errors import ConfigError, DamagedFileError, border
+from sae_core.errors import ConfigError, DamagedFileError, UnknownNameError, border
 from sae_core.files import read_json, write_json
 from sae_core.sae import SparseAutoencoder
 from sae_core.saelens_files import Description, checked_tensors, describe, folded, shown
@@ -129,6 +129,10 @@ def _built(cfg: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> Spa
 
 def _fields_of(architecture: str) -> Collection[str]:
     """Fields of the config of an architecture that only we know."""
+    if architecture not in ARCHITECTURES:
+        raise UnknownNameError.of(
+            "`architecture` of an SAE's cfg.json", architecture, ARCHITECTURES, "Transcoders and others are not read."
+        )
     cls = ARCHITECTURES[architecture]
     if cls.saelens_architecture is not None:
         raise ConfigError(

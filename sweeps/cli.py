@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from sae_core.errors import ConfigError, reason_of
 from sweeps import signals
 from sweeps.failures import LaunchError
-from sweeps.terminal import outlast_terminal
+from sweeps.terminal import lost_output, outlast_terminal
 
 if TYPE_CHECKING:
     from sae_core.sparse.kernels import Choice
@@ -205,7 +205,12 @@ def main() -> None:
         outlast_terminal()
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
         logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that its cache cannot be written to, e.g. without a home
-        app()
+        try:
+            app()
+        except SystemExit as end:
+            if not end.code and (lost := lost_output()):
+                raise SystemExit(_say(lost, 1)) from None
+            raise
     except KeyboardInterrupt:  # between commands: before the first line of one, or after its last
         raise SystemExit(_say(INTERRUPTED, 130)) from None
     finally:

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -39,6 +40,8 @@ WORKER_ENVIRONMENT = {
 
 LEAST_GPU_SHARE = 0.0001
 """Ray counts in ten-thousandths."""
+AUTO_SECONDS = 30.0
+"""Most time that a cluster is looked for, in a process of its own that imports Ray."""
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """What a gRPC client says first: the preface of HTTP/2, and settings, none."""
 _HTTP2_SETTINGS = b"\x04"
@@ -169,9 +172,14 @@ def _check_answers(address: str) -> None:
     Raises:
         ConfigError: none does.
     """
-    if address == "auto":
-        return
     with _border(address):
+        if address == "auto":  # Ray alone knows where that is, and does not stop to look for one that is gone
+            found = subprocess.run(
+                [sys.executable, "-c", "import ray; ray.init('auto')"], timeout=AUTO_SECONDS, capture_output=True, text=True, check=False
+            )
+            if found.returncode:
+                raise ConnectionError((found.stderr.strip().splitlines() or ["Ray ended"])[-1])
+            return
         form = re.fullmatch(r"(ray://)?(\[[0-9A-Fa-f:.]+\]|[\w.-]+):([0-9]{1,5})", address, re.ASCII)
         if form is None or not 0 < int(form[3]) < 2**16:
             raise ValueError("an address is HOST:PORT or auto")

@@ -4,15 +4,16 @@ Ray runs the work; the records under results/ are the truth about it. Ray's own 
 read back: a relaunch starts a new experiment with the runs that have no record, each from its own checkpoint.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 from sae_core.activations.shards import cache_directory, remove_damaged, was_finished
 from sae_core.config import SOURCES, ActivationsConfig, RunConfig
-from sae_core.errors import border
+from sae_core.errors import ConfigError, border
 from sae_core.sparse.kernels import Choice
 from sweeps import leftovers, signals
 from sweeps.cluster import Cluster
@@ -73,6 +74,7 @@ def launch(
         ConfigError: what is asked for is not possible. No work was begun.
         LaunchError: Ray or a worker died. What is finished is kept.
     """
+    _check_arguments(sweep, kernels, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, checkpoint_seconds=checkpoint_seconds)
     with signals.handled():
         store = _store(results, sweep.name)
         study = _study(sweep, store)
@@ -107,6 +109,26 @@ def launch(
             store.end()
         cluster.raise_death()
         return _result(store, runs if study is None else study.runs(), interrupted or late.interrupted)
+
+
+def _check_arguments(sweep: Any, kernels: Any, **numbers: Any) -> None:
+    """Make sure that a caller in Python gives what the command line would.
+
+    Raises:
+        ConfigError: with every problem found, one a line.
+    """
+    problems = []
+    if not isinstance(sweep, Sweep):
+        problems.append(f"`sweep` must be a Sweep, but got {sweep!r}. Make one with `Sweep.from_yaml`.")
+    if kernels not in get_args(Choice):
+        problems.append(f"`kernels` must be one of {list(get_args(Choice))}, but got {kernels!r}. Choose one of them.")
+    for name, value in numbers.items():
+        is_number = isinstance(value, int if name == "cpus_per_trial" else int | float) and not isinstance(value, bool)
+        if not is_number or not 0 <= value < math.inf:
+            kind = "whole number" if name == "cpus_per_trial" else "number"
+            problems.append(f"`{name}` must be a {kind} from 0 on, but got {value!r}. Correct it.")
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def _store(results: str | Path, name: str) -> Store:

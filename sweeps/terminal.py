@@ -3,21 +3,43 @@
 import io
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
+
+from sae_core.errors import reason_of
 
 
 class _Lasting(io.TextIOWrapper):
     """A text stream that drops what can no longer be written: a sweep does not depend on who reads its progress."""
 
+    lost: OSError | None = None
+    """Why something could not be written, unless its reader left."""
+
     def write(self, text: str) -> int:
-        with suppress(OSError):
+        with self._noticing():
             super().write(text)
         return len(text)
 
     def flush(self) -> None:
-        with suppress(OSError, ValueError):  # closed
+        with self._noticing(), suppress(ValueError):  # closed
             super().flush()
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            pass
+        except OSError as error:
+            self.lost = error
+
+
+def lost_output() -> str:
+    """Why output could not be written, in words; empty where all of it was, or its reader left."""
+    sys.stdout.flush()
+    lost = getattr(sys.stdout, "lost", None)
+    return f"standard output must be writable, but got {reason_of(lost)}. Repeat the command with another output." if lost else ""
 
 
 def outlast_terminal() -> None:

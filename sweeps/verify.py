@@ -7,7 +7,7 @@ from pathlib import Path
 from sae_core.activations.shards import damaged_files
 from sae_core.config import RunConfig
 from sae_core.errors import ConfigError, border, reason_of
-from sae_core.files import check_tensors, read_json, read_json_lines
+from sae_core.files import check_tensors, checksum_of, read_json, read_json_lines
 from sae_core.records import RunRecord
 from sweeps.store import Store
 
@@ -75,6 +75,12 @@ def _verify_cache(cache: Path, verified: Verified) -> None:
 
 def _verify_sweep(store: Store, verified: Verified) -> None:
     verified.read(store.sweep_file, read_json, "The next launch makes it again.")
+    for number, launch in enumerate(store.facts().get("launches") or [], start=1):
+        if (name := launch.get("definition")) and (checksum := launch.get("definition_checksum")):
+            remedy = f"Put back a copy: it says what launch {number} asked for."
+            verified.read(store.directory / name, lambda path, checksum=checksum: _check_content(path, checksum), remedy)
+    for study in sorted(store.search.glob("*.log")):
+        verified.read(study, _check_study, "The next launch makes it again from the records.")
     for run in sorted(path for path in store.directory.glob("runs/*") if path.is_dir()):
         run_id, checksum = run.name, _history_checksum(store.record_file(run.name))
         verified.read(store.record_file(run_id), RunRecord.read, RUN_REMEDY)
@@ -84,6 +90,18 @@ def _verify_sweep(store: Store, verified: Verified) -> None:
         for weights in sorted(store.sae(run_id).glob("*.safetensors")):
             verified.read(weights, check_tensors, RUN_REMEDY)
         verified.read(store.sae(run_id) / "cfg.json", read_json, RUN_REMEDY)
+
+
+def _check_content(path: Path, checksum: str) -> None:
+    if checksum_of(path.read_bytes()) != checksum:
+        raise ValueError("its checksum does not match its content")
+
+
+def _check_study(path: Path) -> None:
+    from sweeps.study_file import StudyFile  # imports optuna
+
+    if damage := StudyFile(path, path.stem).damage():
+        raise ValueError(damage)
 
 
 def _history_checksum(record: Path) -> str | None:

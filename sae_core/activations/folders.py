@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sae_core.activations.rows import file_format
+from sae_core.activations.rows import check_file, file_format
 from sae_core.errors import ConfigError
 from sae_core.files import read_json
 
@@ -108,8 +108,11 @@ def _link_files(path: Path, directory: Path) -> Mapping[Path, Path]:
         relative = file.relative_to(path)
         hidden = any(part.startswith((".", "__")) for part in relative.parts)
         left_out = hidden or any(file.match(pattern) for pattern in CACHE_FILES) or (file == path / "README.md" and not _decides(file))
-        if not left_out and file.is_file():
+        if not left_out and (file.is_file() or (file.is_symlink() and not file.exists() and file_format(file))):
+            check_file(file)
             originals[directory / str(relative).replace("::", "__")] = file
+    if not originals:
+        raise ValueError("it holds no data files")
     directory.mkdir()
     for link, file in originals.items():
         link.parent.mkdir(parents=True, exist_ok=True)

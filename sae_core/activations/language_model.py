@@ -23,7 +23,7 @@ from sae_core.activations.documents import Part
 from sae_core.activations.files import open_tensors, save_tensors
 from sae_core.activations.hooked_model import HookedModel
 from sae_core.activations.seeds import seed_of
-from sae_core.activations.sound import check_activations, check_predictions
+from sae_core.activations.sound import check_activations, check_logits, check_predictions
 from sae_core.activations.source import ActivationSource, EvalChunk
 from sae_core.activations.splice import SplicedText
 from sae_core.activations.text import WindowMaker
@@ -194,6 +194,8 @@ class LanguageModelSource(ActivationSource):
         ]
         x = torch.cat(rows)
         check_activations(x, keep, self.config.model, "training", start)
+        if index == 0:  # what is wrong above the hook point is found before anything is trained
+            check_logits(self._model.run(tokens[:1].to(self.device))[1], self.config.model)
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed_of("shard", index)))
         return torch.nn.functional.embedding(order, x)  # whole rows: twice as fast as x[order]
 

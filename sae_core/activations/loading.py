@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from sae_core.activations.files import is_hub_name
+from sae_core.activations.rows import LFS_POINTER
 from sae_core.errors import ConfigError, border
 
 MODEL_FILES = ("config.json", "*.safetensors", "*.bin")
@@ -30,8 +31,6 @@ MOST_LAYERS = 1_000
 """More blocks than any model has: building the modules of as many takes minutes."""
 LONGEST_CONFIG = 2**20
 """Bytes of a config.json that is longer than any model's."""
-LFS_POINTER = b"version https://git-lfs"
-"""What a file starts with that git-lfs has not downloaded yet."""
 
 NOT_WANTED = re.compile(r"(^|\.)((self_)?(attn|attention)\.(bias|masked_bias)|rotary_emb\.[^.]+|inv_freq|position_ids)$")
 """Buffers that older versions of transformers saved beside the weights: masks and tables that are computed now."""
@@ -162,6 +161,12 @@ def _check_files(directory: Path | None) -> None:
         if not start or start == LFS_POINTER:
             state = "a git-lfs pointer. Run `git lfs pull` there" if start else "empty. Copy it again"
             raise ConfigError(f"files of a model must be complete, but got {str(path)!r}, which is {state}.")
+    adapter = directory / "adapter_config.json"
+    if adapter.is_file():
+        raise ConfigError(
+            f"`model.name` must be a whole model, but got {str(directory)!r} with {adapter.name!r}, whose adapter would not be applied. "
+            "Merge it with peft's `merge_and_unload` and save the model, or remove it."
+        )
     path = directory / "config.json"
     if not path.is_file():
         raise ConfigError(
@@ -173,6 +178,12 @@ def _check_files(directory: Path | None) -> None:
         config = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise ValueError(f"it holds {type(config).__name__}")
+    names = config.get("architectures")
+    if isinstance(names, list) and names and all("MaskedLM" in str(name) for name in names):
+        raise ConfigError(
+            f"`model.name` must be a model that predicts the next token from those before it, but got {str(names[0])!r} in {str(path)!r}. "
+            "Choose a causal language model."
+        )
     layers = {key: config[key] for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") if key in config}
     for key, value in layers.items():
         if not isinstance(value, int) or not 0 < value <= MOST_LAYERS:

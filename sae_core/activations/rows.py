@@ -19,6 +19,8 @@ FILE_FORMATS = (".parquet", ".json", ".jsonl", ".txt")
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 """Endings that .json, .jsonl and .txt may have behind their own."""
 ROWS_AT_A_TIME = 256
+LFS_POINTER = b"version https://git-lfs"
+"""What a file starts with that git-lfs has not downloaded yet."""
 
 
 def file_format(path: Path) -> str | None:
@@ -38,11 +40,27 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]
     """
     kind = file_format(path)
     assert kind is not None, f"{path=} is of a format that callers refuse"
+    check_file(path)
     if kind == ".parquet":
         yield from _parquet_rows(path, columns)
         return
     with _opened(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig") as file:
         yield from ({"text": line.rstrip("\n")} for line in file) if kind == ".txt" else _json_rows(file)
+
+
+def check_file(path: Path) -> None:
+    """Make sure that a file is there, and not a pointer to one.
+
+    Raises:
+        ValueError: git-lfs has not downloaded it, or it is a link to nothing.
+    """
+    if path.is_symlink() and not path.exists():
+        raise ValueError(f"{str(path)!r} is a link to a file that does not exist")
+    if not path.is_file():
+        raise ValueError(f"{str(path)!r} is no file")
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise ValueError(f"{str(path)!r} is a git-lfs pointer: run `git lfs pull` there")
 
 
 def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:

@@ -39,6 +39,21 @@ def check_activations(x: Float[Tensor, "N d_in"], keep: Bool[Tensor, "W T"], mod
     )
 
 
+def check_logits(logits: Float[Tensor, "W T V"], model: ModelConfig) -> None:
+    """Make sure that logits of the unchanged model are finite.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    broken = (~logits.isfinite()).nonzero()
+    if len(broken):
+        value = float(logits[tuple(broken[0].tolist())])
+        raise ConfigError(
+            f"logits of the language model must be finite, but got {value} at position {int(broken[0][1])} of the first training window, "
+            f"from {model.name!r}. {_remedy(model)}"
+        )
+
+
 def check_predictions(clean: NextToken, model: ModelConfig, where: str) -> None:
     """Make sure that the logits of the unchanged model are finite.
 

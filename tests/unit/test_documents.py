@@ -203,7 +203,7 @@ def test_a_directory_with_what_others_leave_in_it(tmp_path: Path) -> None:
     write(tmp_path / "d/train.jsonl", texts(30))
     (tmp_path / "d/.DS_Store").write_bytes(b"\x00")
     (tmp_path / "d/cache-12ab.arrow").write_bytes(b"")
-    (tmp_path / "d/gone.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "d/gone.log").symlink_to(tmp_path / "nowhere")
     (tmp_path / "d/.git").mkdir()
     write(tmp_path / "d/.git/train.jsonl", [{"text": "hidden"}])
     assert same(all_of(tmp_path / "d"), texts(30))

@@ -1,4 +1,5 @@
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,19 @@ def test_every_changed_byte_of_json_is_noticed_or_changes_nothing(tmp_path: Path
         except DamagedFileError:
             continue
         assert {key: found[key] for key in content} == content
+
+
+def test_what_is_no_regular_file_is_damage_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.json")
+    for read in (read_json, check_tensors):
+        with pytest.raises(DamagedFileError, match="it is no regular file"):
+            read(tmp_path / "x.json")
+
+
+def test_repeated_keys_are_damage(tmp_path: Path) -> None:
+    (tmp_path / "cfg.json").write_text('{"k": 8, "d_in": 4, "k": 16}')
+    with pytest.raises(DamagedFileError, match="it has the key 'k' more than once"):
+        read_json(tmp_path / "cfg.json")
 
 
 def test_json_lines_are_checked_where_the_checksum_is_known(tmp_path: Path) -> None:

@@ -235,7 +235,10 @@ def test_activations_of_zero_are_blamed(source: LanguageModelSource, directory: 
 def test_logits_that_are_not_finite_name_the_model(source: LanguageModelSource, directory: Path, tmp_path: Path) -> None:
     name = broken_model(tmp_path / "model", "transformer.ln_f.weight", (3,), float("nan"))
     other = LanguageModelSource(language_model_config(directory, name=name))
-    other.shard(directory, 0)  # of the activations nothing is wrong
+    with pytest.raises(
+        ConfigError, match=f"logits .* must be finite, but got nan at position 0 of the first training window, from '{name}'"
+    ):
+        other.shard(directory, 0)  # of the activations nothing is wrong
     with pytest.raises(
         ConfigError, match=f"logits .* must be finite, but got a cross-entropy of nan at .* held-out windows 0 to 7, from '{name}'. Check"
     ):

@@ -175,3 +175,11 @@ def test_importing_the_launcher_imports_nothing_of_models_or_wandb():
     program = f"import sys, sweeps.launcher; print([name for name in {names} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_arguments_of_the_wrong_kind_are_told_together(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        launch("demo", results=tmp_path, kernels="nope", cpus_per_trial=1.5, gpus_per_trial="x", checkpoint_seconds=float("inf"))
+    lines = str(error.value).splitlines()
+    assert [line.split()[0] for line in lines] == ["`sweep`", "`kernels`", "`cpus_per_trial`", "`gpus_per_trial`", "`checkpoint_seconds`"]
+    assert "but got 'nope'" in lines[1] and "but got 1.5" in lines[2] and "but got 'x'" in lines[3] and "but got inf" in lines[4]

@@ -196,3 +196,20 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "model/tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "OwnTokenizer", "auto_map": own}))
     with pytest.raises(ConfigError, match=f"readable tokenizer, but got '{name}': ValueError: .*custom code"):
         tokenizer_or_none(name)
+
+
+def test_a_model_that_sees_what_follows_is_refused(tmp_path: Path) -> None:
+    name = with_weights(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "architectures": ["BertForMaskedLM"]}))
+    with pytest.raises(ConfigError, match=r"predicts the next token from those before it, but got 'BertForMaskedLM' in .*config\.json'"):
+        outline(name)
+
+
+def test_an_adapter_that_would_not_be_applied_is_refused(tmp_path: Path) -> None:
+    name = with_weights(tmp_path / "model")
+    (tmp_path / "model" / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        ConfigError, match=f"whole model, but got '{name}' with 'adapter_config.json', whose adapter would not be applied"
+    ):
+        outline(name)

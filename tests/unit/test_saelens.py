@@ -173,7 +173,10 @@ def test_keys_must_be_there(tmp_path: Path, key: str) -> None:
 
 
 def test_unknown_architectures_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnknownNameError, match=r"architecture must be one of .* but got 'transcoder'"):
+    with pytest.raises(
+        UnknownNameError,
+        match=r"of an SAE's cfg.json must be one of .* but got 'transcoder'.*Transcoders and others",
+    ):
         load(changed_cfg(tmp_path, architecture="transcoder"))
 
 

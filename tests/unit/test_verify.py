@@ -9,7 +9,7 @@ from sae_core.activations.files import save_tensors
 from sae_core.activations.shards import write_shard
 from sae_core.checkpoint import CHECKPOINT
 from sae_core.errors import ConfigError
-from sae_core.files import write_json, write_json_lines
+from sae_core.files import checksum_of, write_json, write_json_lines, write_text
 from sae_core.records import RunRecord
 from sweeps.verify import verify
 
@@ -81,3 +81,17 @@ def test_what_is_no_sweep_is_not_read(results):
     shutil.rmtree(results / ".activations")
     assert json.loads((results / "demo" / "sweep.json").read_text())["name"] == "demo"
     assert verify(results).n_read == 7
+
+
+def test_changed_definitions_and_studies_are_found(results):
+    write_text(results / "demo" / "definitions" / "1.yaml", "name: demo\n")
+    launch = {"definition": "definitions/1.yaml", "definition_checksum": checksum_of(b"name: demo\n")}
+    write_json(results / "demo" / "sweep.json", {"name": "demo", "runs": [], "launches": [launch]})
+    assert verify(results).files == []
+    (results / "demo" / "definitions" / "1.yaml").write_text("name: Demo\n")
+    write_text(results / "demo" / "search" / "l0-fvu-abc-v2.log", "{}\n")
+    found = {damage.path.name: damage.reason for damage in verify(results).files}
+    assert found == {
+        "1.yaml": "ValueError: its checksum does not match its content",
+        "l0-fvu-abc-v2.log": "ValueError: line 1 is not as it was written",
+    }
