@@ -57,7 +57,9 @@ def nondominated(points: ArrayLike) -> NDArray[np.bool_]:
 def pareto_front(
     table: pd.DataFrame, x: str = "l0", y: str = "fvu", *, by: str | Sequence[str] | None = None, direction: str | None = None
 ) -> pd.Series:
-    """Which runs are on the front of `x` (always minimised) against `y`.
+    """Which runs are on the front of `x` (always minimised) against `y`: single runs, so of several seeds the luckiest.
+
+    Report and terminal draw fronts of means over repeats: `settings_with_front`.
 
     Args:
         by: columns that split the table into groups with a front each, e.g. "architecture".

@@ -209,7 +209,5 @@ def test_a_model_that_sees_what_follows_is_refused(tmp_path: Path) -> None:
 def test_an_adapter_that_would_not_be_applied_is_refused(tmp_path: Path) -> None:
     name = with_weights(tmp_path / "model")
     (tmp_path / "model" / "adapter_config.json").write_text("{}")
-    with pytest.raises(
-        ConfigError, match=f"whole model, but got '{name}' with 'adapter_config.json', whose adapter would not be applied"
-    ):
+    with pytest.raises(ConfigError, match=f"whole model, but got '{name}' with 'adapter_config.json', whose adapter would not be applied"):
         outline(name)
