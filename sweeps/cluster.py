@@ -173,12 +173,8 @@ def _check_answers(address: str) -> None:
         ConfigError: none does.
     """
     with _border(address):
-        if address == "auto":  # Ray alone knows where that is, and does not stop to look for one that is gone
-            found = subprocess.run(
-                [sys.executable, "-c", "import ray; ray.init('auto')"], timeout=AUTO_SECONDS, capture_output=True, text=True, check=False
-            )
-            if found.returncode:
-                raise ConnectionError((found.stderr.strip().splitlines() or ["Ray ended"])[-1])
+        if address == "auto":
+            _check_found()
             return
         form = re.fullmatch(r"(ray://)?(\[[0-9A-Fa-f:.]+\]|[\w.-]+):([0-9]{1,5})", address, re.ASCII)
         if form is None or not 0 < int(form[3]) < 2**16:
@@ -190,6 +186,21 @@ def _check_answers(address: str) -> None:
             answer = connection.recv(9)
         if answer[3:4] != _HTTP2_SETTINGS:
             raise ValueError("what listens there is not Ray")
+
+
+def _check_found() -> None:
+    """Make sure that Ray finds a cluster by itself. It may look for minutes where one is gone, so another process tries.
+
+    Raises:
+        ConnectionError: it does not.
+    """
+    command = [sys.executable, "-c", "import ray; ray.init('auto', log_to_driver=False)"]
+    try:
+        tried = subprocess.run(command, timeout=AUTO_SECONDS, capture_output=True, text=True, check=False)
+    except subprocess.TimeoutExpired:
+        raise ConnectionError(f"no cluster answered within {AUTO_SECONDS:g} s") from None
+    if tried.returncode:
+        raise ConnectionError((tried.stderr.strip().splitlines() or ["Ray ended"])[-1].removeprefix("ConnectionError: "))
 
 
 def _check_slot(cpus: int, gpus: float) -> None:

@@ -59,6 +59,7 @@ def ray(monkeypatch):
     module.is_initialized = lambda: module.running
     module.nodes = lambda: [{"Alive": True, "Resources": node} for node in module.there] + [{"Alive": False, "Resources": {"CPU": 64.0}}]
     monkeypatch.setitem(sys.modules, "ray", module)
+    monkeypatch.setattr(cluster, "_check_found", lambda: None)
     monkeypatch.setattr(local_ray, "lean_start", nullcontext)
     monkeypatch.setattr(
         local_ray.ray_session, "Session", lambda: SimpleNamespace(directory=Path("/session"), ray=Path("/session/ray"), close=list)
@@ -313,3 +314,15 @@ def test_workers_import_this_package_from_here(machine, ray, address):
             pass
     environment = os.environ if address is None else ray.calls[-2][1]["runtime_env"]["env_vars"]
     assert environment["PYTHONPATH"].split(os.pathsep) == [str(Path(cluster.__file__).resolve().parent.parent), "/mine"]
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [("import time; time.sleep(60)", "no cluster answered within 0.5 s"), ("raise ConnectionError('none')", "none"), ("pass", None)],
+)
+def test_a_cluster_that_ray_finds_by_itself_is_tried_first(monkeypatch, program, reason):
+    run = subprocess.run
+    monkeypatch.setattr(cluster, "AUTO_SECONDS", 0.5 if "sleep" in program else 30.0)
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: run([sys.executable, "-c", program], **options))
+    with nullcontext() if reason is None else pytest.raises(ConfigError, match=f"but got 'auto': {reason}"):
+        cluster._check_answers("auto")
