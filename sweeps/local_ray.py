@@ -41,8 +41,12 @@ class LocalRay:
     def __init__(self) -> None:
         self.death = ""
         ray_session.remove_left_over()
-        with border("a directory for temporary files must be writable", f"Free some space in {_tried()}, or set `TMPDIR` to a short path."):
+        remedy = f"Free some space in {_tried()}, or set `TMPDIR` to a short path."
+        with border("a directory for temporary files must be writable", remedy), signals.held() as late:
             self._session = ray_session.Session()
+        if late.interrupted:  # held back until there is a process that removes the directory
+            self._session.close()
+            raise KeyboardInterrupt
         self.directory: Path = self._session.directory
         self._lock = threading.Lock()
         self._stopping, self._stopped = threading.Event(), threading.Event()

@@ -79,7 +79,7 @@ class Command:
         return {pid for directory in self.sessions() for pid in ray_session.writers(directory)} - {self.process.pid}
 
 
-def wait_until(happens, seconds=60):
+def wait_until(happens, seconds=300):
     """The first true value of `happens()`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import psutil
 import pytest
+from commands import wait_until
 from long_sweep import sweep_of
 from small_sweep import results_of, times_written
 
@@ -61,16 +62,6 @@ def kill_all(mark):
     """All at once, as when the machine goes down."""
     for process in marked(mark):
         process.kill()
-
-
-def wait_until(happens, seconds=300):
-    """The first true value of `happens()`."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := happens():
-            return value
-        time.sleep(0.02)
-    return pytest.fail(f"did not happen within {seconds} s: {happens}")
 
 
 def new_checkpoint(directory, since):
