@@ -145,6 +145,15 @@ def check_tensors(path: Path) -> bool:
         return _checked(str(path), state.st_ino, state.st_mtime_ns, state.st_ctime_ns, state.st_size)
 
 
+def existing(name: str) -> Path | None:
+    """The path of this name; None where nothing is there, or there cannot be."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, ValueError, RuntimeError):  # too long, no text, or the home directory of nobody
+        return None
+
+
 def finite_or_none(value: Any) -> Any:
     """`value` with every NaN or infinite float inside dicts, lists and tuples replaced by None."""
     if isinstance(value, float):

@@ -13,7 +13,7 @@ from typing import Any
 
 from sae_core.config import ActivationsConfig
 from sae_core.errors import ConfigError, DamagedFileError
-from sae_core.files import read_json, write_json
+from sae_core.files import existing, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def absolute(name: str) -> str:
     """
     if name == DEMO:
         return name
-    path = _existing(name)
+    path = existing(name)
     if path is not None:
         resolved = path.resolve()
         # A link to a file whose name does not say its format keeps the name that does.
@@ -38,15 +38,6 @@ def absolute(name: str) -> str:
     if name.startswith((".", "/", "~")) or name.lower().endswith(_FILE_ENDINGS) or name.count("/") > 1 or not name.isprintable():
         raise ConfigError(f"a local path must exist, but {name!r} is missing (in {str(Path.cwd())!r}). Correct it, or give a hub name.")
     return name
-
-
-def _existing(name: str) -> Path | None:
-    """The path of this name; None where nothing is there, or there cannot be."""
-    try:
-        path = Path(name).expanduser()
-        return path if path.exists() else None
-    except (OSError, ValueError, RuntimeError):  # too long, no text, or the home directory of nobody
-        return None
 
 
 def locate(config: ActivationsConfig, cache: Path) -> ActivationsConfig:

@@ -12,13 +12,12 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
-import xxhash
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from sae_core.errors import reason_of
-from sae_core.files import written_whole
+from sae_core.files import checksum_of, written_whole
 from sweeps.set_aside import make_room, set_aside
 
 LEAST_L0 = 0.1
@@ -38,7 +37,7 @@ class StudyFile(BaseJournalBackend):
         self._logs: list[dict[str, Any]] = []
         self._end = 0
         """Bytes of the lines that were read."""
-        self._checksum = _digest(name.encode())
+        self._checksum = checksum_of(name.encode())
         self._damage: str | None = None
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
@@ -58,7 +57,7 @@ class StudyFile(BaseJournalBackend):
 
     def _read(self, line: bytes) -> None:
         body = line[:-_SEAL_BYTES]
-        checksum = _digest(self._checksum.encode() + body)
+        checksum = checksum_of(self._checksum.encode() + body)
         if self._damage is None and line == _sealed(body, checksum):
             self._logs.append(json.loads(line))
             self._end, self._checksum = self._end + len(line) + 1, checksum
@@ -72,7 +71,7 @@ class StudyFile(BaseJournalBackend):
         checksum, lines = self._checksum, []
         for log in logs:
             body = json.dumps(log).encode()[:-1]
-            checksum = _digest(checksum.encode() + body)
+            checksum = checksum_of(checksum.encode() + body)
             lines.append(_sealed(body, checksum) + b"\n")
         with self.path.open("ab") as file:
             file.write(b"".join(lines))
@@ -147,7 +146,3 @@ def _sealed(body: bytes, checksum: str) -> bytes:
 
 
 _SEAL_BYTES = len(_sealed(b"", "0" * 32))
-
-
-def _digest(content: bytes) -> str:
-    return xxhash.xxh3_128_hexdigest(content)

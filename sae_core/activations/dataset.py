@@ -17,6 +17,7 @@ from sae_core.activations.folders import files_of_splits, files_read, is_saved_d
 from sae_core.activations.rows import COMPRESSIONS, FILE_FORMATS, ROWS_AT_A_TIME, Row, file_format, read_rows
 from sae_core.config import Config
 from sae_core.errors import ConfigError, border
+from sae_core.files import existing
 
 
 class DataConfig(Config):
@@ -120,12 +121,8 @@ def local_path(name: str) -> Path | None:
     Raises:
         ConfigError: it is a path, and nothing is there.
     """
-    try:
-        path = Path(name).expanduser()
-        if path.exists():
-            return Path(os.path.normpath(path.absolute()))  # not resolved: what a link points to may be named after a hash
-    except (OSError, ValueError, RuntimeError):  # too long, no text, or the home directory of nobody
-        pass
+    if (path := existing(name)) is not None:
+        return Path(os.path.normpath(path.absolute()))  # not resolved: what a link points to may be named after a hash
     if name.lower().endswith((*FILE_FORMATS, *COMPRESSIONS)) or not is_hub_name(name):
         raise ConfigError(f"`data.dataset` must exist, but got {name!r}, where no file or directory is. Correct the path.")
     return None

@@ -19,6 +19,7 @@ import torch
 from sae_core.activations.files import is_hub_name
 from sae_core.activations.rows import LFS_POINTER
 from sae_core.errors import ConfigError, border
+from sae_core.files import existing
 
 MODEL_FILES = ("config.json", "*.safetensors", "*.bin")
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges*")
@@ -198,11 +199,8 @@ def _some(names: Iterable[str], most: int = 3) -> str:
 
 def _directory(name: str) -> Path | None:
     """The local directory of this name; None where there is none."""
-    try:
-        path = Path(name).expanduser()
-        return path.resolve() if path.is_dir() else None
-    except (OSError, ValueError, RuntimeError):  # too long, no text, or the home directory of nobody
-        return None
+    path = existing(name)
+    return path.resolve() if path is not None and path.is_dir() else None
 
 
 def _empty_tokenizer() -> Any:
