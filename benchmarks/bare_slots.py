@@ -13,10 +13,10 @@ from typing import Any
 from sae_core import provenance
 from sae_core.activations.shards import read_manifest
 from sae_core.activations.stream import Stream
-from sae_core.config import RunConfig
-from sae_core.training import batches_at_a_time, train_group
-from sweeps.definition import Sweep
-from sweeps.grouping import group_runs
+from sae_core.config.run import RunConfig
+from sae_core.training.loop import batches_at_a_time, train_group
+from sweeps.definition.sweep import Sweep
+from sweeps.planning.grouping import group_runs
 
 
 def main(definition: str, cache: str) -> None:

@@ -34,10 +34,10 @@ from rich.table import Table
 from analysis.pareto import interpolate_at_l0
 from sae_core.activations import shards
 from sae_core.activations.stream import Stream
-from sae_core.config import RunConfig
+from sae_core.config.run import RunConfig
 from sae_core.evaluation import evaluate
-from sae_core.training import batches_at_a_time, train_group
-from sweeps.definition import Sweep
+from sae_core.training.loop import batches_at_a_time, train_group
+from sweeps.definition.sweep import Sweep
 
 METRICS = ("fvu", "delta_ce")
 KEPT = ("l0", *METRICS, "dead_fraction")

@@ -17,11 +17,11 @@ from rich.console import Console
 
 from analysis.pareto import L0_WINDOW, hypervolume
 from analysis.table import load_table
-from sae_core.config import RunConfig
-from sweeps.definition import EarlyStoppingConfig, Sweep
-from sweeps.early_stopping import AtRung, at_rung, dominating
-from sweeps.launcher import LaunchResult, launch
-from sweeps.store import Store
+from sae_core.config.run import RunConfig
+from sweeps.definition.sweep import EarlyStoppingConfig, Sweep
+from sweeps.execution.early_stopping import AtRung, at_rung, dominating
+from sweeps.execution.launcher import LaunchResult, launch
+from sweeps.storage.store import Store
 
 
 def main() -> None:

@@ -22,11 +22,11 @@ from measuring import Spread, activations_of, console, parser, ratio, write_resu
 from safetensors import safe_open
 from torch import Tensor
 
-from sae_core.activations.bridge import ModelConfig, load_model
+from sae_core.activations.language_model.bridge import ModelConfig, load_model
 from sae_core.activations.shards import read_manifest
 from sae_core.evaluation import combine, evaluate_chunk
-from sae_core.sae import SparseAutoencoder
-from sweeps.definition import Sweep
+from sae_core.sae.base import SparseAutoencoder
+from sweeps.definition.sweep import Sweep
 
 Values = dict[str, dict[str, float | None]]
 

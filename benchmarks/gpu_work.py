@@ -18,9 +18,9 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from sae_core.activations.stream import TensorStream
-from sae_core.config import ARCHITECTURES
-from sae_core.sparse.kernels import Choice, using_kernels
-from sae_core.training import Learner
+from sae_core.config.run import ARCHITECTURES
+from sae_core.sparse.kernels.choice import Choice, using_kernels
+from sae_core.training.loop import Learner
 
 LR = 1e-6
 FLOOR = ("encoder product", "Adam", "pre-activations")

@@ -30,7 +30,7 @@ from our_growth import BATCH_SIZE
 from worker import MISSING_PEER, Worker, peers_python
 
 from sae_core import provenance
-from sweeps.cluster import WORKER_ENVIRONMENT
+from sweeps.execution.cluster import WORKER_ENVIRONMENT
 
 BASE = {"d_in": 768, "d_sae": 6144, "k": 32}
 STEP_BATCH, STEPS = 2048, 3

@@ -24,13 +24,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from sae_core.activations.bridge import load_model
-from sae_core.activations.hook_points import HookPlace
-from sae_core.activations.hooked_model import HookedModel
-from sae_core.activations.language_model import MODEL_TOKENS, SHARD_TOKENS
-from sae_core.activations.loading import local_or_hub
+from sae_core.activations.language_model.bridge import load_model
+from sae_core.activations.language_model.hook_points import HookPlace
+from sae_core.activations.language_model.hooked_model import HookedModel
+from sae_core.activations.language_model.loading import local_or_hub
+from sae_core.activations.language_model.source import MODEL_TOKENS, SHARD_TOKENS
 from sae_core.activations.shards import write_shard
-from sweeps.definition import Sweep
+from sweeps.definition.sweep import Sweep
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from sae_core.files import write_json, write_json_lines
 from sae_core.records import RunRecord
-from sweeps.definition import Sweep
+from sweeps.definition.sweep import Sweep
 
 ARCHITECTURES = ("standard", "gated", "topk", "batchtopk", "jumprelu")
 SEEDS = 5

@@ -21,8 +21,8 @@ from rich.console import Console
 
 from sae_core import provenance
 from sae_core.activations.shards import cache_directory
-from sae_core.config import SOURCES, RunConfig
-from sweeps.local_data import locate
+from sae_core.config.run import SOURCES, RunConfig
+from sweeps.definition.local_data import locate
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 132

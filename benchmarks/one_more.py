@@ -22,9 +22,9 @@ import torch
 from measuring import Spread, console, parser, write_result
 
 from sae_core.activations.stream import TensorStream
-from sae_core.config import RunConfig
-from sae_core.training import Learner, train_group
-from sweeps.definition import Sweep
+from sae_core.config.run import RunConfig
+from sae_core.training.loop import Learner, train_group
+from sweeps.definition.sweep import Sweep
 
 D_IN = 128
 N_FEATURES = 512

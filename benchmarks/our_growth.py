@@ -10,8 +10,8 @@ from worker import serve
 from sae_core.activations.stream import TensorStream
 from sae_core.activations.synthetic import SyntheticActivations
 from sae_core.architectures.topk import TopKConfig
-from sae_core.config import RunConfig, TrainConfig
-from sae_core.training import train_group
+from sae_core.config.run import RunConfig, TrainConfig
+from sae_core.training.loop import train_group
 
 D_IN, D_SAE, K, BATCH_SIZE = 128, 1024, 32, 1024
 STREAM_TOKENS = 65_536

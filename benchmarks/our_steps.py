@@ -11,8 +11,8 @@ from torch import Tensor
 from worker import load_parameters, serve
 
 from sae_core.activations.synthetic import SyntheticActivations
-from sae_core.config import ARCHITECTURES, RunConfig, TrainConfig
-from sae_core.training import Learner
+from sae_core.config.run import ARCHITECTURES, RunConfig, TrainConfig
+from sae_core.training.loop import Learner
 
 N_STEPS = 10_000
 """Of the run whose steps these are: schedules and rows of history are spread over it."""

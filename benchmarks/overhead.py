@@ -32,9 +32,9 @@ from measuring import Spread, activations_of, console, parser, write_result
 from numpy.typing import NDArray
 
 from sae_core import provenance
-from sweeps.cluster import WORKER_ENVIRONMENT
-from sweeps.definition import Sweep
-from sweeps.store import Store
+from sweeps.definition.sweep import Sweep
+from sweeps.execution.cluster import WORKER_ENVIRONMENT
+from sweeps.storage.store import Store
 
 D_IN = 128
 SWEEP_SECONDS = 300.0

@@ -19,10 +19,10 @@ from measuring import activations_of, console
 from rich.table import Table
 from target_l0 import Comparison
 
-from sae_core.config import RunConfig
-from sae_core.sparse.kernels import Choice, using_kernels
-from sae_core.training import train_group
-from sweeps.definition import Sweep
+from sae_core.config.run import RunConfig
+from sae_core.sparse.kernels.choice import Choice, using_kernels
+from sae_core.training.loop import train_group
+from sweeps.definition.sweep import Sweep
 
 PATHS: dict[str, tuple[Choice, str]] = {
     "fast, bfloat16": ("fast", "bfloat16"),

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from analysis.pareto import L0_WINDOW, hypervolume
 from analysis.table import load_table
-from sweeps.definition import Sweep
-from sweeps.launcher import launch
+from sweeps.definition.sweep import Sweep
+from sweeps.execution.launcher import launch
 
 ARCHITECTURES = ("standard", "gated", "topk", "batchtopk", "jumprelu", "matryoshka_batchtopk")
 TARGETS = [8, 16, 32, 64, 128]

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from worker import MISSING_PEER, Worker, peers_python
 
-from sweeps.cluster import WORKER_ENVIRONMENT
+from sweeps.execution.cluster import WORKER_ENVIRONMENT
 
 ARCHITECTURES = ("topk", "batchtopk", "matryoshka_batchtopk", "standard", "gated", "jumprelu")
 PRECISIONS = ["float32", "bfloat16"]

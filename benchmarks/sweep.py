@@ -27,10 +27,10 @@ from rich.table import Table
 from worker import MISSING_PEER, Worker, peers_python
 
 from sae_core import provenance
-from sae_core.activations.documents import documents
-from sae_core.config import RunConfig
-from sweeps.definition import Sweep
-from sweeps.local_data import locate
+from sae_core.activations.language_model.documents import documents
+from sae_core.config.run import RunConfig
+from sweeps.definition.local_data import locate
+from sweeps.definition.sweep import Sweep
 
 FIELDS = {
     "standard": ["l1_coefficient"],
@@ -101,7 +101,7 @@ def saelens_arguments(runs: list[RunConfig], scratch: Path, fraction: float, bat
 
 
 def saelens_width(activations: Any) -> int:
-    from sae_core.activations.language_model import LanguageModelSource
+    from sae_core.activations.language_model.source import LanguageModelSource
 
     return LanguageModelSource(activations).d_in
 

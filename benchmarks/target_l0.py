@@ -23,9 +23,9 @@ from measuring import activations_of
 from rich.console import Console
 
 from sae_core.activations.stream import Stream
-from sae_core.config import ARCHITECTURES, RunConfig
-from sae_core.training import TrainResult, train_group
-from sweeps.definition import Sweep
+from sae_core.config.run import ARCHITECTURES, RunConfig
+from sae_core.training.loop import TrainResult, train_group
+from sweeps.definition.sweep import Sweep
 
 PROBE_FRACTION = 0.1
 HELDOUT_FRACTION = 0.1

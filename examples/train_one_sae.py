@@ -11,7 +11,7 @@ from rich import print
 from sae_core import RunConfig, SparseAutoencoder, TensorStream, TrainConfig, train_run
 from sae_core.activations.source import EvalChunk
 from sae_core.architectures.batchtopk import BatchTopKConfig
-from sae_core.config import ActivationsConfig
+from sae_core.config.run import ActivationsConfig
 from sae_core.evaluation import combine, evaluate_chunk
 
 TRAIN_TOKENS, EVAL_TOKENS, D_IN, N_DIRECTIONS = 200_000, 20_000, 64, 128

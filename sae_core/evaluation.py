@@ -19,7 +19,7 @@ from sae_core.errors import ConfigError
 from sae_core.metrics import METRICS, Observation
 from sae_core.metrics.metric import Sums
 from sae_core.records import RunRecord
-from sae_core.sae import SparseAutoencoder
+from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.active import joined
 from sae_core.sparse.latents import Pattern
 

@@ -23,13 +23,13 @@ from sae_core import provenance
 from sae_core.activations.shards import read_manifest
 from sae_core.activations.source import ActivationSource, source_of
 from sae_core.activations.stream import Stream
-from sae_core.checkpoint import RunFiles
-from sae_core.config import RunConfig
+from sae_core.config.run import RunConfig
 from sae_core.evaluation import evaluate, evaluated
 from sae_core.records import RunRecord
-from sae_core.sae import SparseAutoencoder
-from sae_core.sparse.kernels import Choice, use_kernels
-from sae_core.training import Learner, batches_at_a_time, train_group
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.sparse.kernels.choice import Choice, use_kernels
+from sae_core.training.checkpoint import RunFiles
+from sae_core.training.loop import Learner, batches_at_a_time, train_group
 
 REPORT_SECONDS = 5.0
 

@@ -7,12 +7,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sweeps.definition import Sweep as Sweep
-    from sweeps.launcher import launch as launch
+    from sweeps.definition.sweep import Sweep as Sweep
+    from sweeps.execution.launcher import launch as launch
 
 __all__ = ["Sweep", "launch"]
 
-_HOMES = {"Sweep": "sweeps.definition", "launch": "sweeps.launcher"}
+_HOMES = {"Sweep": "sweeps.definition.sweep", "launch": "sweeps.execution.launcher"}
 
 
 def __getattr__(name: str) -> Any:

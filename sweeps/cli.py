@@ -14,13 +14,13 @@ import typer
 from typer.core import TyperGroup
 
 from sae_core.errors import ConfigError, reason_of
-from sweeps import signals
-from sweeps.failures import LaunchError
+from sweeps.execution import signals
+from sweeps.execution.failures import LaunchError
 from sweeps.terminal import lost_output, outlast_terminal
 
 if TYPE_CHECKING:
-    from sae_core.sparse.kernels import Choice
-    from sweeps.launcher import LaunchResult
+    from sae_core.sparse.kernels.choice import Choice
+    from sweeps.execution.launcher import LaunchResult
 
 INTERRUPTED = "Interrupted. What is finished is kept; the same command continues from here."
 
@@ -94,8 +94,8 @@ def run(
     ] = False,
 ) -> None:
     """Train and evaluate what is missing of a sweep, then write its table and report."""
-    from sweeps.definition import Sweep
-    from sweeps.launcher import launch
+    from sweeps.definition.sweep import Sweep
+    from sweeps.execution.launcher import launch
 
     sweep = Sweep.from_yaml(definition, settings or [])
     kernels: "Choice" = "reference" if reference_kernels else "fast"
@@ -116,10 +116,10 @@ def plan(
 ) -> None:
     """Say what `run` would do: every run, done or not, and what it takes. Nothing is started."""
     from sae_core import provenance
-    from sweeps import calibration
-    from sweeps.definition import Sweep
-    from sweeps.plan import lines, search_lines
-    from sweeps.plan import plan as make_plan
+    from sweeps.definition.sweep import Sweep
+    from sweeps.planning import calibration
+    from sweeps.planning.plan import lines, search_lines
+    from sweeps.planning.plan import plan as make_plan
 
     sweep, n_slots = Sweep.from_yaml(definition, settings or []), slots or provenance.n_cores()
     try:
@@ -133,8 +133,8 @@ def plan(
 @app.command()
 def calibrate() -> None:
     """Measure this machine once, in about a minute and a half, so that `plan` can say how long a sweep takes. Leave it idle meanwhile."""
-    from sweeps import calibration
-    from sweeps.calibrate import calibrate as measure
+    from sweeps.planning import calibration
+    from sweeps.planning.calibrate import calibrate as measure
 
     made = measure(lambda text: typer.echo(text, err=True))
     typer.echo(f"Calibration: {calibration.write(made)}")
@@ -143,7 +143,7 @@ def calibrate() -> None:
 @app.command()
 def status(results: Annotated[Path, typer.Argument(help="A sweep's own directory, e.g. results/demo.")]) -> None:
     """List finished, failed and missing runs, with reasons."""
-    from sweeps.store import Store
+    from sweeps.storage.store import Store
 
     runs = Store(results).status()
     width = max((len(run.run_id) for run in runs), default=0)
@@ -169,7 +169,7 @@ def report(
 @cache_app.command()
 def verify(results: Results = Path("results")) -> None:
     """Read every file that numbers come from, in all sweeps of a results directory and their caches of activations."""
-    from sweeps.verify import verify as damaged_files
+    from sweeps.storage.verify import verify as damaged_files
 
     damaged = damaged_files(results)
     for file in damaged.files:

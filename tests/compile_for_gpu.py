@@ -1,4 +1,4 @@
-"""Compile everything that `sae_core/sparse/gpu.py` launches for GPUs that need not be there; nothing runs.
+"""Compile everything that `sae_core/sparse/kernels/gpu.py` launches for GPUs that need not be there; nothing runs.
 
 python tests/compile_for_gpu.py 80 90      # compute capabilities 8.0 and 9.0; prints the names of what was compiled for each
 
@@ -16,7 +16,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from sae_core.sparse import gpu
+from sae_core.sparse.kernels import gpu
 
 SHARED_BYTES = {80: 166_912, 90: 232_448}
 """Shared memory that a program may have at a compute capability."""

@@ -41,7 +41,7 @@ def _seeds() -> None:
 @pytest.fixture(params=["fast", "reference"])
 def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
     """Run a test twice: with the kernels made for this device, and with the reference."""
-    from sae_core.sparse.kernels import using_kernels  # not before the import hook is at work
+    from sae_core.sparse.kernels.choice import using_kernels  # not before the import hook is at work
 
     with using_kernels(request.param):
         yield

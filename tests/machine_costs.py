@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from sae_core.config import ARCHITECTURES
-from sweeps.calibration import Calibration, ModelCost, StageCost, machine
-from sweeps.measuring import PRECISIONS
-from sweeps.step_cost import StepCost
+from sae_core.config.run import ARCHITECTURES
+from sweeps.planning.calibration import Calibration, ModelCost, StageCost, machine
+from sweeps.planning.measuring import PRECISIONS
+from sweeps.planning.step_cost import StepCost
 
 STEP_SECONDS = 0.5
 

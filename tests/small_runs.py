@@ -8,8 +8,8 @@ from torch import Tensor
 
 from sae_core.activations.stream import TensorStream
 from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
-from sae_core.config import ARCHITECTURES, ArchitectureConfig, RunConfig, TrainConfig
-from sae_core.sae import SparseAutoencoder
+from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, RunConfig, TrainConfig
+from sae_core.sae.base import SparseAutoencoder
 
 D_IN, D_SAE = 16, 64
 

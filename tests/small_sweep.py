@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sweeps.definition import Sweep
+from sweeps.definition.sweep import Sweep
 
 DEFINITION: dict[str, Any] = {
     "name": "small",

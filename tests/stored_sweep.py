@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from sae_core.config import RunConfig
+from sae_core.config.run import RunConfig
 from sae_core.records import RunRecord
-from sweeps.definition import Sweep
-from sweeps.store import Store
+from sweeps.definition.sweep import Sweep
+from sweeps.storage.store import Store
 
 
 def sweep(**changes: Any) -> Sweep:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sae_core.activations.language_model import LanguageModelActivations
+from sae_core.activations.language_model.source import LanguageModelActivations
 from sweeps.demo.corpus import model_directory
 
 DEMO_MODEL = str(model_directory())

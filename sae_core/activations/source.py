@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_core.config import SOURCES, ActivationsConfig
+from sae_core.config.run import SOURCES, ActivationsConfig
 
 
 @dataclass(frozen=True, slots=True)

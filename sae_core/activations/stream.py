@@ -3,7 +3,7 @@
 The order is a function of `data_seed` and the sizes of the shards alone: in each epoch shards come in a random order, and the
 rows of each in a random order. Shards are samples of the whole text, so this mixes all of it. Batches are cut from that endless
 sequence one after another: batch n starts at row n * batch_size, so a stream resumes anywhere without reading what it skips.
-Batches come in the units of training: see `sae_core.normalisation`.
+Batches come in the units of training: see `sae_core.sae.normalisation`.
 Shape letters: B tokens in a batch, N tokens in a shard, d_in width of the activations.
 """
 
@@ -18,11 +18,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_core.activations.files import open_tensors
-from sae_core.activations.seeds import seed_of
 from sae_core.activations.shards import read_manifest, shard_path
-from sae_core.config import NormalizeActivations
+from sae_core.config.run import NormalizeActivations
 from sae_core.errors import ConfigError
-from sae_core.normalisation import Normalisation, normalisation_of
+from sae_core.sae.normalisation import Normalisation, normalisation_of
+from sae_core.seeds import seed_of
 
 
 @runtime_checkable

@@ -28,10 +28,10 @@ from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae_core.activations.seeds import seed_of
 from sae_core.activations.source import ActivationSource, EvalChunk, GroundTruth
-from sae_core.config import SOURCES, ActivationsConfig, Count, Positive
+from sae_core.config.run import SOURCES, ActivationsConfig, Count, Positive
 from sae_core.errors import ConfigError
+from sae_core.seeds import seed_of
 
 FORMAT_VERSION = 1
 """Raise it when the same config gives other activations."""

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from sae_core.architectures.jumprelu import JumpReLU, JumpReLUConfig
 from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
-from sae_core.config import ARCHITECTURES
+from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError
-from sae_core.sae import SparseAutoencoder
+from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.latents import Pattern
 from sae_core.sparse.topk import topk_batch
 

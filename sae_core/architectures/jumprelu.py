@@ -16,9 +16,9 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sae_core.config import ARCHITECTURES, ArchitectureConfig
+from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
 from sae_core.errors import ConfigError
-from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse, row_norms
+from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse, row_norms
 from sae_core.sparse.active import entries_where
 from sae_core.sparse.entries import AllEntries, Entries, encoder_products, entries_above
 from sae_core.sparse.latents import Pattern

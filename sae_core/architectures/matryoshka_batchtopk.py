@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae_core.architectures.batchtopk import BatchTopKFamily, BatchTopKFamilyConfig
-from sae_core.config import ARCHITECTURES, Count
+from sae_core.config.run import ARCHITECTURES, Count
 from sae_core.errors import ConfigError
-from sae_core.sae import mse
+from sae_core.sae.base import mse
 from sae_core.sparse.entries import ListedEntries
 from sae_core.sparse.latents import sparse_decode
 

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from sae_core.config import ARCHITECTURES, ArchitectureConfig
-from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse, row_norms
+from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
+from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse, row_norms
 from sae_core.sparse.active import entries_where
 from sae_core.sparse.entries import encoder_products, entries_above
 from sae_core.sparse.latents import Pattern

@@ -7,9 +7,9 @@ from pydantic import model_validator
 from torch import Tensor
 
 from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
-from sae_core.config import ARCHITECTURES, Count
+from sae_core.config.run import ARCHITECTURES, Count
 from sae_core.errors import ConfigError
-from sae_core.sae import SparseAutoencoder
+from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.active import without_zeros
 from sae_core.sparse.latents import Pattern
 from sae_core.sparse.topk import topk_rows

@@ -14,11 +14,11 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sae_core.config import ArchitectureConfig, Fraction
+from sae_core.config.run import ArchitectureConfig, Fraction
 from sae_core.errors import ConfigError
-from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse
+from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse
 from sae_core.sparse.entries import ListedEntries, encoder_products
-from sae_core.sparse.kernels import has_fast_kernels
+from sae_core.sparse.kernels.choice import has_fast_kernels
 from sae_core.sparse.latents import Pattern, pre_acts_at, sparse_decode
 from sae_core.sparse.topk import topk_rows
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_core.sparse.kernels import kernels_for
+from sae_core.sparse.kernels.choice import kernels_for
 from sae_core.sparse.latents import Pattern
 
 

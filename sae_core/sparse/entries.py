@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_core.sparse.kernels import kernels_for, lists_are_faster
+from sae_core.sparse.kernels.choice import kernels_for, lists_are_faster
 from sae_core.sparse.latents import Pattern, pre_acts_at, sparse_decode
 
 LISTED_FRACTION = 1 / 5

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_core.sparse.kernels import kernels_for
+from sae_core.sparse.kernels.choice import kernels_for
 
 
 @dataclass(frozen=True)

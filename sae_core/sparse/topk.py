@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_core.sparse.active import entries_where
-from sae_core.sparse.kernels import kernels_for
+from sae_core.sparse.kernels.choice import kernels_for
 from sae_core.sparse.latents import Pattern
 
 

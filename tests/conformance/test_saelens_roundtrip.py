@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_runs import run_of, stream_of, tokens
 
-from sae_core.config import ARCHITECTURES, NormalizeActivations
-from sae_core.sae import SparseAutoencoder
-from sae_core.training import train_group
+from sae_core.config.run import ARCHITECTURES, NormalizeActivations
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.training.loop import train_group
 
 SAELENS_PYTHON = os.environ.get("SAELENS_PYTHON")
 

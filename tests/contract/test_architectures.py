@@ -12,16 +12,17 @@ from small_runs import D_IN, D_SAE, random_sae, run_of, stream_of, tokens
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sae_core import initialisation, training
 from sae_core.architectures.topk_family import TopKFamily
-from sae_core.config import ARCHITECTURES, ArchitectureConfig, NormalizeActivations, RunConfig
-from sae_core.normalisation import Affine, Normalisation, layer_norm
-from sae_core.resampling import resample
-from sae_core.sae import LossContext, LossTerms, SparseAutoencoder
+from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, NormalizeActivations, RunConfig
+from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
+from sae_core.sae.normalisation import Affine, Normalisation, layer_norm
 from sae_core.sparse import entries
-from sae_core.sparse.kernels import using_kernels
+from sae_core.sparse.kernels.choice import using_kernels
 from sae_core.sparse.latents import Pattern
-from sae_core.training import Learner, TrainResult, train_group
+from sae_core.training import initialisation
+from sae_core.training import loop as training
+from sae_core.training.loop import Learner, TrainResult, train_group
+from sae_core.training.resampling import resample
 
 NAMES = list(ARCHITECTURES)
 

@@ -14,11 +14,11 @@ from small_runs import D_IN, heldout, random_sae, run_of, stream_of
 from torch import Tensor
 
 from sae_core.activations.source import EvalChunk
-from sae_core.config import ARCHITECTURES
+from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError
 from sae_core.evaluation import combine, evaluate_chunk
-from sae_core.sae import SparseAutoencoder
-from sae_core.training import Learner, train_group
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.training.loop import Learner, train_group
 
 NAMES = list(ARCHITECTURES)
 FLIPS = 150

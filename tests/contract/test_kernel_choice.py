@@ -7,10 +7,10 @@ import torch
 from small_runs import random_sae
 from torch import Tensor
 
-from sae_core.config import ARCHITECTURES
-from sae_core.sae import LossContext, LossTerms, SparseAutoencoder
+from sae_core.config.run import ARCHITECTURES
+from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
 from sae_core.sparse.entries import LISTED_FRACTION, Entries, ListedEntries
-from sae_core.sparse.kernels import Choice, using_kernels
+from sae_core.sparse.kernels.choice import Choice, using_kernels
 
 D_IN, D_SAE = 16, 96
 JUMPRELU = [

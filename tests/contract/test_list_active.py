@@ -4,9 +4,9 @@ import pytest
 import torch
 from small_runs import random_sae
 
-from sae_core.config import ARCHITECTURES
-from sae_core.normalisation import LayerNorm
-from sae_core.sae import SparseAutoencoder
+from sae_core.config.run import ARCHITECTURES
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.sae.normalisation import LayerNorm
 
 D_IN, D_SAE = 16, 96
 

@@ -14,8 +14,8 @@ from tiny_model import language_model_config
 from sae_core.activations.shards import finish, harvest
 from sae_core.activations.source import ActivationSource
 from sae_core.activations.stream import Stream
-from sae_core.config import SOURCES, ActivationsConfig
-from sae_core.sparse.kernels import using_kernels
+from sae_core.config.run import SOURCES, ActivationsConfig
+from sae_core.sparse.kernels.choice import using_kernels
 
 EXAMPLES: dict[str, Callable[[Path], ActivationsConfig]] = {"language_model": language_model_config}
 """Sources that need files: how to make their config in a directory."""
@@ -112,7 +112,7 @@ def test_harvest_gives_a_stream(prepared: tuple[ActivationSource, Path]) -> None
 
 def test_importing_the_sources_imports_no_heavy_library() -> None:
     heavy = ("ray", "transformer_lens", "transformers", "datasets", "wandb")
-    code = f"import sys, sae_core.config; list(sae_core.config.SOURCES); print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, sae_core.config.run; list(sae_core.config.run.SOURCES); print([name for name in {heavy} if name in sys.modules])"
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root, env=environment)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from small_runs import D_IN, D_SAE, heldout, run_of, stream_of
 
-from sae_core.config import ARCHITECTURES, ArchitectureConfig, RunConfig
-from sae_core.training import TrainResult, train_group
+from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, RunConfig
+from sae_core.training.loop import TrainResult, train_group
 
 NAMES = list(ARCHITECTURES)
 TARGETS = (4.0, 8.0)

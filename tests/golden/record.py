@@ -11,8 +11,8 @@ import torch
 
 from sae_core.activations.stream import TensorStream
 from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
-from sae_core.config import ARCHITECTURES, RunConfig, TrainConfig
-from sae_core.training import train_run
+from sae_core.config.run import ARCHITECTURES, RunConfig, TrainConfig
+from sae_core.training.loop import train_run
 
 D_IN, D_SAE, N_STEPS, BATCH_SIZE = 16, 64, 20, 64
 DIRECTORY = Path(__file__).with_name("losses")

@@ -5,7 +5,7 @@ import json
 import pytest
 from golden.record import SCHEDULES, losses, path_of
 
-from sae_core.config import ARCHITECTURES
+from sae_core.config.run import ARCHITECTURES
 
 TOLERANCE = 1e-5
 """Relative. On one machine the losses repeat to the last bit; with other vector instructions, which add in another order, they move by 2e-7

@@ -6,18 +6,18 @@ from types import SimpleNamespace
 
 import pytest
 
-import sweeps.workers
+import sweeps.execution.workers
 from sae_core.trainable import train_trial
-from sweeps.cluster import Cluster
-from sweeps.progress import SweepProgress
-from sweeps.training_stage import TrainingStage
+from sweeps.execution.cluster import Cluster
+from sweeps.execution.progress import SweepProgress
+from sweeps.execution.training import TrainingStage
 
 
-class InProcessPool(sweeps.workers.WorkerPool):
+class InProcessPool(sweeps.execution.workers.WorkerPool):
     """One worker, in this process."""
 
     def __init__(self, config, cache, *, threads, kernels, resources, directory):
-        self.worker = sweeps.workers.SourceWorker(config.model_dump(mode="json"), str(cache), threads, kernels)
+        self.worker = sweeps.execution.workers.SourceWorker(config.model_dump(mode="json"), str(cache), threads, kernels)
 
     def grow(self, n_workers):
         pass
@@ -91,7 +91,7 @@ def in_process():
 
         patch.setattr(Cluster, "__enter__", lambda self: self)
         patch.setattr(Cluster, "__exit__", lambda self, *error: None)
-        patch.setattr("sweeps.workers.WorkerPool", InProcessPool)
+        patch.setattr("sweeps.execution.workers.WorkerPool", InProcessPool)
         patch.setattr("ray.get_gpu_ids", list)
         patch.setattr("sae_core.trainable.get_gpu_ids", list)
         patch.setattr(TrainingStage, "_fit", fit)

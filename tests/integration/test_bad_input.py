@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 
 from sae_core import provenance
 from sweeps.cli import app
-from sweeps.cluster import Cluster
-from sweeps.store import Store
+from sweeps.execution.cluster import Cluster
+from sweeps.storage.store import Store
 
 SYNTHETIC = {"source": "synthetic", "train_tokens": 5_000, "eval_tokens": 1_000}
 LANGUAGE_MODEL = {

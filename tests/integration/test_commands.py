@@ -10,7 +10,7 @@ from small_sweep import DIVERGING
 from tiny_model import write_text
 from typer.testing import CliRunner
 
-from sae_core.config import ARCHITECTURES
+from sae_core.config.run import ARCHITECTURES
 from sweeps.cli import app
 
 pytestmark = pytest.mark.usefixtures("in_process")

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from small_sweep import small_sweep
 
-from sweeps.launcher import launch
+from sweeps.execution.launcher import launch
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

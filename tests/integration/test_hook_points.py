@@ -7,10 +7,10 @@ import pytest
 import torch
 from tiny_model import DEMO_MODEL, random_model
 
-from sae_core.activations import bridge as bridge_module
-from sae_core.activations.bridge import ModelConfig, load_model, outline
-from sae_core.activations.hooked_model import HookedModel
-from sae_core.activations.splice import SplicedText
+from sae_core.activations.language_model import bridge as bridge_module
+from sae_core.activations.language_model.bridge import ModelConfig, load_model, outline
+from sae_core.activations.language_model.hooked_model import HookedModel
+from sae_core.activations.language_model.splice import SplicedText
 from sae_core.errors import ConfigError
 
 TOKENS = torch.randint(1, 4096, (2, 13), generator=torch.Generator().manual_seed(0))

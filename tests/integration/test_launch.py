@@ -12,13 +12,13 @@ from small_sweep import DIVERGING, result_of, results_of, small_sweep, times_wri
 
 from sae_core import provenance
 from sae_core.activations.synthetic import SyntheticSource
-from sae_core.checkpoint import RunFiles
 from sae_core.records import RunRecord
-from sae_core.sae import SparseAutoencoder
-from sae_core.training import Learner
-from sweeps.cluster import Cluster
-from sweeps.launcher import launch
-from sweeps.store import Store
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.training.checkpoint import RunFiles
+from sae_core.training.loop import Learner
+from sweeps.execution.cluster import Cluster
+from sweeps.execution.launcher import launch
+from sweeps.storage.store import Store
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -219,7 +219,7 @@ def test_a_trial_goes_on_from_checkpoints(results, finished, progress, monkeypat
 def interrupt_at(step, run, results, monkeypatch):
     """Leave the checkpoint that a trial killed after `step` steps leaves."""
     from sae_core.activations.stream import Stream
-    from sae_core.training import train_group
+    from sae_core.training.loop import train_group
 
     def stop(learners):
         if learners[0].step == step:
@@ -276,7 +276,7 @@ def test_sweeps_share_activations(results, progress, monkeypatch):
 
 
 def test_a_run_does_not_depend_on_its_group(tmp_path, finished, monkeypatch):
-    monkeypatch.setattr("sweeps.training_stage.group_runs", lambda runs, **_: [runs])
+    monkeypatch.setattr("sweeps.execution.training.group_runs", lambda runs, **_: [runs])
     assert launch(small_sweep(), results=tmp_path).finished == 4
     assert results_of(tmp_path / "small") == results_of(finished / "small")
 

@@ -7,10 +7,10 @@ import pytest
 from small_sweep import result_of, small_sweep, times_written
 
 from sae_core.errors import ConfigError
-from sweeps.cluster import Cluster
-from sweeps.launcher import launch
-from sweeps.search import SweepSearch
-from sweeps.store import Store
+from sweeps.execution.cluster import Cluster
+from sweeps.execution.launcher import launch
+from sweeps.execution.search import SweepSearch
+from sweeps.storage.store import Store
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

@@ -20,8 +20,8 @@ def test_training_loads_nothing_heavy() -> None:
     code = """
 import sae_core
 seen.append(loaded())
-import sae_core.training, sae_core.evaluation, sae_core.saelens
-from sae_core.config import ARCHITECTURES, SOURCES
+import sae_core.training.loop, sae_core.evaluation, sae_core.sae.saelens
+from sae_core.config.run import ARCHITECTURES, SOURCES
 from sae_core.metrics import METRICS
 assert len(ARCHITECTURES) and len(METRICS) and len(SOURCES)
 seen.append(loaded())

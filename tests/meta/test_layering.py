@@ -42,7 +42,7 @@ def _imports(node: ast.AST, *, at_import: bool) -> Iterator[Import]:
             yield from (Import(alias.name, at_import) for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
             assert child.level == 0, "imports are absolute"
-            # `from sae_core import saelens` imports sae_core.saelens; `from sae_core.errors import ConfigError` imports sae_core.errors.
+            # `from sae_core import records` imports that module; `from sae_core.errors import ConfigError` imports sae_core.errors.
             package = (child.module or "").split(".") == ["sae_core"]
             yield from (Import(f"{child.module}.{alias.name}" if package else str(child.module), at_import) for alias in child.names)
         else:
@@ -65,7 +65,7 @@ def ids(path: Path) -> str:
 def test_imports_are_told_apart() -> None:
     source = """
 import a.b
-from sae_core import saelens
+from sae_core.sae import saelens
 from sae_core.errors import ConfigError
 if TYPE_CHECKING:
     import only_checked
@@ -78,7 +78,7 @@ class C:
         import inside
 """
     found = list(_imports(ast.parse(source), at_import=True))
-    assert [module.module for module in found if module.at_import] == ["a.b", "sae_core.saelens", "sae_core.errors", "at_top"]
+    assert [module.module for module in found if module.at_import] == ["a.b", "sae_core.sae.saelens", "sae_core.errors", "at_top"]
     assert [module.module for module in found if not module.at_import] == ["only_checked", "inside"]
 
 

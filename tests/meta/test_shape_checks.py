@@ -5,7 +5,7 @@ import torch
 from jaxtyping import TypeCheckError
 from small_runs import random_sae
 
-from sae_core.sae import LossContext, LossTerms, mse
+from sae_core.sae.base import LossContext, LossTerms, mse
 
 
 def test_arguments_are_checked() -> None:

@@ -3,8 +3,8 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeps.definition import Sweep
-from sweeps.yaml_text import dump_yaml, load_yaml
+from sweeps.definition.sweep import Sweep
+from sweeps.definition.yaml_text import dump_yaml, load_yaml
 
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=8)
 SCALARS = (

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from sae_core.activations.synthetic import SyntheticActivations
 from sae_core.architectures.topk import TopKConfig
-from sae_core.config import RunConfig, TrainConfig
-from sweeps.grouping import group_bytes, group_runs, stream_key, training_cost
+from sae_core.config.run import RunConfig, TrainConfig
+from sweeps.planning.grouping import group_bytes, group_runs, stream_key, training_cost
 
 ACTIVATIONS = SyntheticActivations(train_tokens=10_000, eval_tokens=1000)
 

@@ -13,9 +13,9 @@ from mutations import mutated
 from saelens_folders import D_IN, foreign, write
 from small_runs import random_sae
 
-from sae_core.config import ARCHITECTURES
+from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError
-from sae_core.sae import SparseAutoencoder
+from sae_core.sae.base import SparseAutoencoder
 
 
 @cache

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from sae_core.errors import ConfigError
 from sweeps.cli import app
-from sweeps.definition import Sweep
-from sweeps.yaml_text import dump_yaml, load_yaml
+from sweeps.definition.sweep import Sweep
+from sweeps.definition.yaml_text import dump_yaml, load_yaml
 
 GRID = {
     "name": "small",

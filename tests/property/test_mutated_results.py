@@ -16,9 +16,9 @@ from mutations import mutated
 from sae_core.errors import ConfigError
 from sae_core.files import write_json
 from sae_core.records import RunRecord
-from sweeps.definition import Sweep
-from sweeps.store import Store, record_without_result
-from sweeps.study_file import StudyFile
+from sweeps.definition.sweep import Sweep
+from sweeps.storage.store import Store, record_without_result
+from sweeps.storage.study_file import StudyFile
 
 
 @cache

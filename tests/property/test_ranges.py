@@ -8,8 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sweeps.grid import Axis, Range
-from sweeps.space import GOLDEN_RATIO, _contains
+from sweeps.definition.grid import Axis, Range
+from sweeps.definition.space import GOLDEN_RATIO, _contains
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sweeps import ray_session
+from sweeps.execution import ray_session
 
 
 class Command:

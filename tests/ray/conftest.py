@@ -5,8 +5,8 @@ import pytest
 import ray
 from long_sweep import sweep_of
 
-from sweeps.cluster import Cluster
-from sweeps.launcher import launch
+from sweeps.execution.cluster import Cluster
+from sweeps.execution.launcher import launch
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from typing import Any
 
 from small_sweep import DIVERGING, small_sweep
 
-from sweeps.definition import Sweep
+from sweeps.definition.sweep import Sweep
 
 
 def sweep_of(name: str, **changes: Any) -> Sweep:

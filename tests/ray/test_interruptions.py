@@ -18,15 +18,15 @@ from commands import wait_until
 from long_sweep import sweep_of
 from small_sweep import results_of, times_written
 
-from sweeps.launcher import launch
+from sweeps.execution.launcher import launch
 
 pytestmark = pytest.mark.ray
 
 CHECKPOINT_SECONDS = 0.05
 COMMAND = f"""
-import functools, sweeps.cli, sweeps.launcher
-sweeps.launcher.launch = functools.partial(sweeps.launcher.launch, checkpoint_seconds={CHECKPOINT_SECONDS})
-sweeps.launcher._write_report = lambda *_: None
+import functools, sweeps.cli, sweeps.execution.launcher
+sweeps.execution.launcher.launch = functools.partial(sweeps.execution.launcher.launch, checkpoint_seconds={CHECKPOINT_SECONDS})
+sweeps.execution.launcher._write_report = lambda *_: None
 sweeps.cli.main()
 """
 """`sae-sweep` with frequent checkpoints, and without the seconds that the report of an interrupted sweep takes."""

@@ -10,8 +10,8 @@ import ray
 from long_sweep import sweep_of
 from small_sweep import result_of, results_of, times_written
 
-from sweeps.launcher import launch
-from sweeps.workers import WorkerPool
+from sweeps.execution.launcher import launch
+from sweeps.execution.workers import WorkerPool
 
 pytestmark = pytest.mark.ray
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from sae_core.architectures.batchtopk import BatchTopK, BatchTopKConfig
 from sae_core.architectures.jumprelu import JumpReLU
-from sae_core.config import ARCHITECTURES
-from sae_core.sae import LossContext
-from sae_core.training import train_run
+from sae_core.config.run import ARCHITECTURES
+from sae_core.sae.base import LossContext
+from sae_core.training.loop import train_run
 
 
 def batchtopk(k: float = 1.0) -> BatchTopK:

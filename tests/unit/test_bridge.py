@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_model import DEMO_MODEL, random_model
 
-from sae_core.activations import bridge as module
-from sae_core.activations.bridge import ModelConfig, Outline, content_hash, load_model, outline
 from sae_core.activations.files import hash_files
-from sae_core.activations.hook_points import reach
+from sae_core.activations.language_model import bridge as module
+from sae_core.activations.language_model.bridge import ModelConfig, Outline, content_hash, load_model, outline
+from sae_core.activations.language_model.hook_points import reach
 from sae_core.errors import ConfigError, UnknownNameError
 
 

@@ -5,16 +5,16 @@ import pytest
 from machine_costs import calibration
 from tiny_model import language_model_config
 
-from sae_core.activations.model_work import ModelWork
-from sae_core.config import ARCHITECTURES
+from sae_core.activations.language_model.model_work import ModelWork
+from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError
-from sweeps import calibrate as module
-from sweeps.calibrate import TINY_SWEEP, _model_cost, _prepare_cost, _run, _stages, _step_costs, calibrate
-from sweeps.calibration import Calibration, StageCost
-from sweeps.definition import Sweep
-from sweeps.forecast import Forecast
-from sweeps.measuring import EVAL_D_SAE, PRECISIONS, SIZES, Measured, ModelSeconds
-from sweeps.step_cost import Step
+from sweeps.definition.sweep import Sweep
+from sweeps.planning import calibrate as module
+from sweeps.planning.calibrate import TINY_SWEEP, _model_cost, _prepare_cost, _run, _stages, _step_costs, calibrate
+from sweeps.planning.calibration import Calibration, StageCost
+from sweeps.planning.forecast import Forecast
+from sweeps.planning.measuring import EVAL_D_SAE, PRECISIONS, SIZES, Measured, ModelSeconds
+from sweeps.planning.step_cost import Step
 
 WORK = ModelWork(block=1000.0, n_below=3, n_above=1, unembedding=500.0, d_vocab=50)
 # 1e-6 s per multiply-add, 1e-5 s per logit, 1e-9 s per d_in d_sae with d_in = 10.
@@ -74,7 +74,7 @@ def test_a_machine(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "locate", small)
     monkeypatch.setattr(module, "_prepare_cost", prepare_cost)
-    monkeypatch.setattr("sweeps.plan.locate", small)
+    monkeypatch.setattr("sweeps.planning.plan.locate", small)
     monkeypatch.setattr(module, "_in_slots", lambda n_slots, activations, cache: [(measured(), MODEL)])
     monkeypatch.setattr(module, "_run", lambda tiny, results: StageCost(harvest=1e3, train=2e3, evaluate=3e3, rest=4e3))
     told = []

@@ -5,7 +5,7 @@ import pytest
 from machine_costs import calibration
 
 from sae_core.errors import ConfigError
-from sweeps.calibration import file, machine, read, write
+from sweeps.planning.calibration import file, machine, read, write
 
 
 @pytest.fixture(autouse=True)

@@ -8,12 +8,12 @@ import torch
 from small_runs import D_IN, D_SAE, run_of, stream_of, tokens
 
 from sae_core.activations.files import load_tensors, save_tensors
-from sae_core.checkpoint import RunFiles
-from sae_core.config import RunConfig
-from sae_core.normalisation import Affine
+from sae_core.config.run import RunConfig
 from sae_core.records import RunRecord
-from sae_core.sae import SparseAutoencoder
-from sae_core.training import Learner, TrainResult, train_run
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.sae.normalisation import Affine
+from sae_core.training.checkpoint import RunFiles
+from sae_core.training.loop import Learner, TrainResult, train_run
 
 FACTS = {"activations_hash": "abc", "versions": {"torch": "2.13.0"}, "hardware": "a CPU", "finished_at": "2026-01-01T00:00:00+00:00"}
 

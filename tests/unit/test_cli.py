@@ -16,9 +16,9 @@ from sae_core.files import write_json
 from sae_core.metrics import METRICS
 from sae_core.records import RunRecord
 from sweeps.cli import app
-from sweeps.definition import Sweep
-from sweeps.failures import LaunchError
-from sweeps.store import Store
+from sweeps.definition.sweep import Sweep
+from sweeps.execution.failures import LaunchError
+from sweeps.storage.store import Store
 
 DEFINITION = {
     "name": "small",
@@ -50,7 +50,7 @@ def definition(tmp_path):
 @pytest.fixture
 def launched(monkeypatch):
     """Stands in for the Ray launch; `launched.outcome` is what it returns or raises, `launched.calls` what it was given."""
-    module = types.ModuleType("sweeps.launcher")
+    module = types.ModuleType("sweeps.execution.launcher")
     module.calls = []
 
     def launch(sweep, **options):
@@ -60,7 +60,7 @@ def launched(monkeypatch):
         return module.outcome
 
     module.launch = launch
-    monkeypatch.setitem(sys.modules, "sweeps.launcher", module)
+    monkeypatch.setitem(sys.modules, "sweeps.execution.launcher", module)
     return module
 
 
@@ -215,9 +215,9 @@ def test_an_interrupted_run_says_how_to_go_on(definition, launched, ending):
 )
 def test_bad_settings(definition, monkeypatch, command, settings, message):
     # `launch` begins with the runs: nothing else of it is needed here.
-    module = types.ModuleType("sweeps.launcher")
+    module = types.ModuleType("sweeps.execution.launcher")
     module.launch = lambda sweep, **options: sweep.runs()
-    monkeypatch.setitem(sys.modules, "sweeps.launcher", module)
+    monkeypatch.setitem(sys.modules, "sweeps.execution.launcher", module)
     done = call(command, definition, *[part for setting in settings for part in ("--set", setting)])
     assert done.exit_code == 2
     assert message in done.stderr
@@ -263,7 +263,7 @@ def test_a_machine_is_calibrated_once_and_then_plan_says_how_long_it_takes(defin
     unknown = call("plan", definition, "--results", tmp_path / "results")
     assert unknown.exit_code == 0, unknown.output
     assert "time        unknown: this machine must be calibrated to predict times, but got no " in unknown.stdout
-    monkeypatch.setattr("sweeps.calibrate.calibrate", measure)
+    monkeypatch.setattr("sweeps.planning.calibrate.calibrate", measure)
     done = call("calibrate")
     assert (done.exit_code, done.stderr) == (0, "measuring\n"), done.output
     (file,) = (tmp_path / "cache").iterdir()

@@ -13,10 +13,10 @@ import pytest
 
 from sae_core import provenance
 from sae_core.errors import ConfigError
-from sweeps import cluster, local_ray, signals
-from sweeps.cluster import Cluster
-from sweeps.failures import LaunchError
-from sweeps.lean_ray import SELDOM
+from sweeps.execution import cluster, local_ray, signals
+from sweeps.execution.cluster import Cluster
+from sweeps.execution.failures import LaunchError
+from sweeps.execution.lean_ray import SELDOM
 
 
 @pytest.fixture(autouse=True)
@@ -313,7 +313,7 @@ def test_workers_import_this_package_from_here(machine, ray, address):
         with Cluster(address=address, cpus=1, gpus=0):
             pass
     environment = os.environ if address is None else ray.calls[-2][1]["runtime_env"]["env_vars"]
-    assert environment["PYTHONPATH"].split(os.pathsep) == [str(Path(cluster.__file__).resolve().parent.parent), "/mine"]
+    assert environment["PYTHONPATH"].split(os.pathsep) == [str(Path(cluster.__file__).resolve().parents[2]), "/mine"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 from small_runs import run_of
 
-from sae_core.config import ARCHITECTURES, RunConfig, TrainConfig
+from sae_core.config.run import ARCHITECTURES, RunConfig, TrainConfig
 from sae_core.errors import ConfigError
 from sweeps import Sweep
 

@@ -1,4 +1,4 @@
-"""sae_core/sparse/cpu.py against reference.py, with the shapes, ties and numbers at which vectorised code breaks."""
+"""sae_core/sparse/kernels/cpu.py against reference.py, with the shapes, ties and numbers at which vectorised code breaks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kernel_inputs import DTYPES, KINDS, SEEDS, entries, largest, matrix, randn
 from torch import Tensor
 
-from sae_core.sparse import compiled, cpu, reference
+from sae_core.sparse.kernels import compiled, cpu, reference
 
 SHAPES = st.tuples(st.integers(0, 6), st.one_of(st.integers(1, 70), st.sampled_from([96, 128, 130])))
 

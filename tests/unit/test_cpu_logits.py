@@ -1,4 +1,4 @@
-"""sae_core/sparse/cpu_logits.py, against float64."""
+"""sae_core/sparse/kernels/cpu_logits.py, against float64."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_core.sparse import cpu_logits
+from sae_core.sparse.kernels import cpu_logits
 
 EPSILON = torch.finfo(torch.float32).eps
 

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
-from sae_core.activations.dataset import DataConfig, content_hash
-from sae_core.activations.documents import Part, documents, problems
 from sae_core.activations.files import hash_files
+from sae_core.activations.language_model.dataset import DataConfig, content_hash
+from sae_core.activations.language_model.documents import Part, documents, problems
 from sae_core.errors import ConfigError
 
 ROWS = [

@@ -3,7 +3,7 @@ import yaml
 
 import sweeps
 from sae_core.errors import ConfigError, UnknownNameError
-from sweeps.definition import Sweep, _ready
+from sweeps.definition.sweep import Sweep, _ready
 
 SMALL = {
     "name": "small",

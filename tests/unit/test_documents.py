@@ -1,4 +1,4 @@
-"""sae_core/activations/documents.py on data as it is found: odd columns, odd values, odd files. Either read, or one message."""
+"""documents.py on data as it is found: odd columns, odd values, odd files. Either read, or one message."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
-from sae_core.activations import documents as module
-from sae_core.activations.dataset import DataConfig
-from sae_core.activations.documents import Document, Part, documents, problems
+from sae_core.activations.language_model import documents as module
+from sae_core.activations.language_model.dataset import DataConfig
+from sae_core.activations.language_model.documents import Document, Part, documents, problems
 from sae_core.errors import ConfigError
 
 SHARED = {"train_split": "train", "eval_split": "train"}

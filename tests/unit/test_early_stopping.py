@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pytest
 from small_runs import activations_config, run_of
 
-from sae_core.config import ARCHITECTURES, RunConfig, TrainConfig
+from sae_core.config.run import ARCHITECTURES, RunConfig, TrainConfig
 from sae_core.errors import ConfigError
 from sae_core.files import read_json_lines
-from sweeps.definition import EarlyStoppingConfig, Sweep
-from sweeps.early_stopping import AtRung, EarlyStopping, at_rung, dominating
-from sweeps.store import Store, record_without_result
+from sweeps.definition.sweep import EarlyStoppingConfig, Sweep
+from sweeps.execution.early_stopping import AtRung, EarlyStopping, at_rung, dominating
+from sweeps.storage.store import Store, record_without_result
 
 CONFIG = EarlyStoppingConfig()
 

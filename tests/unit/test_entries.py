@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sae_core.sparse.entries import LISTED_FRACTION, AllEntries, Entries, ListedEntries, encoder_products, entries_above
-from sae_core.sparse.kernels import using_kernels
+from sae_core.sparse.kernels.choice import using_kernels
 from sae_core.sparse.latents import Pattern, pre_acts_at
 
 B, D_IN, D_SAE = 6, 5, 8

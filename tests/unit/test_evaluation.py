@@ -12,8 +12,8 @@ from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
 from sae_core.errors import ConfigError
 from sae_core.evaluation import combine, evaluate, evaluate_chunk
 from sae_core.metrics import METRICS
-from sae_core.sae import SparseAutoencoder
-from sae_core.training import train_run
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.training.loop import train_run
 
 GROUND_TRUTH = {"mcc", "uniqueness", "feature_precision", "feature_recall", "feature_f1", "true_l0"}
 

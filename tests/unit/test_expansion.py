@@ -2,9 +2,9 @@ import time
 
 import pytest
 
-from sae_core.config import ARCHITECTURES
+from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError
-from sweeps.definition import Sweep
+from sweeps.definition.sweep import Sweep
 
 BASE = {
     "name": "small",

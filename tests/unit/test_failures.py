@@ -2,7 +2,7 @@ import pytest
 from ray import exceptions
 from ray.exceptions import RayTaskError
 
-from sweeps.failures import PROCESS_DIED, cause_of, reason_of_failure
+from sweeps.execution.failures import PROCESS_DIED, cause_of, reason_of_failure
 
 
 @pytest.mark.parametrize(

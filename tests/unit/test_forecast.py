@@ -3,10 +3,10 @@ import dataclasses
 import pytest
 from machine_costs import STEP_SECONDS, calibration
 
-from sae_core.activations.model_work import ModelWork
-from sweeps.calibration import StageCost
-from sweeps.definition import Sweep
-from sweeps.forecast import Forecast, Text, forecast, forecast_search, makespan
+from sae_core.activations.language_model.model_work import ModelWork
+from sweeps.definition.sweep import Sweep
+from sweeps.planning.calibration import StageCost
+from sweeps.planning.forecast import Forecast, Text, forecast, forecast_search, makespan
 
 MODEL = ModelWork(block=1000.0, n_below=3, n_above=1, unembedding=500.0, d_vocab=50)
 

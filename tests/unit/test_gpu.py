@@ -1,4 +1,4 @@
-"""sae_core/sparse/gpu.py against reference.py: on a GPU where there is one, else on the CPU through Triton's interpreter.
+"""sae_core/sparse/kernels/gpu.py against reference.py: on a GPU where there is one, else on the CPU through Triton's interpreter.
 
 The interpreter runs one program after another, so it finds no race. There is none to find as long as every element of a result is
 written by one program, and no program reads what another writes.
@@ -23,13 +23,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import sae_core.sparse
 import sae_core.sparse.entries as entries_module
-from sae_core.config import ARCHITECTURES
-from sae_core.sae import LossContext, LossTerms, SparseAutoencoder
-from sae_core.sparse import kernels, reference
-from sae_core.training import Learner
+from sae_core.config.run import ARCHITECTURES
+from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
+from sae_core.sparse.kernels import choice as kernels
+from sae_core.sparse.kernels import reference
+from sae_core.training.loop import Learner
 
 pytest.importorskip("triton")
-from sae_core.sparse import gpu
+from sae_core.sparse.kernels import gpu
 
 INTERPRETED = pytest.param("cpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="programs run on the GPU there is"))
 on_every_device = pytest.mark.parametrize("device", [INTERPRETED, pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -13,7 +13,7 @@ from measuring import Spread
 from rich.console import Console
 from torch.autograd import DeviceType
 
-from sae_core.config import ARCHITECTURES
+from sae_core.config.run import ARCHITECTURES
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "gpu_steps.py"
 ROUNDS = {

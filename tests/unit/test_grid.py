@@ -1,6 +1,6 @@
-from sae_core.config import Config
-from sweeps.grid import Axis, points, read_axis, read_section
-from sweeps.problems import Problems
+from sae_core.config.run import Config
+from sweeps.definition.grid import Axis, points, read_axis, read_section
+from sweeps.definition.problems import Problems
 
 
 class Inner(Config):

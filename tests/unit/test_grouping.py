@@ -1,9 +1,9 @@
 import pytest
 
-from sae_core.config import ARCHITECTURES
+from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError
-from sweeps.definition import Sweep
-from sweeps.grouping import GROUPS_PER_SLOT, group_bytes, group_runs, lone_runs, n_parameters, training_cost, training_flops
+from sweeps.definition.sweep import Sweep
+from sweeps.planning.grouping import GROUPS_PER_SLOT, group_bytes, group_runs, lone_runs, n_parameters, training_cost, training_flops
 
 
 def runs(**changes):

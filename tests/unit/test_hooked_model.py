@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny_model import DEMO_MODEL, random_model
 
-from sae_core.activations import hooked_model
-from sae_core.activations.bridge import ModelConfig, load_model
-from sae_core.activations.hook_points import reach
-from sae_core.activations.hooked_model import HookedModel
+from sae_core.activations.language_model import hooked_model
+from sae_core.activations.language_model.bridge import ModelConfig, load_model
+from sae_core.activations.language_model.hook_points import reach
+from sae_core.activations.language_model.hooked_model import HookedModel
 
 TOKENS = torch.randint(1, 4096, (3, 20), generator=torch.Generator().manual_seed(0))
 HOOK_POINTS = [

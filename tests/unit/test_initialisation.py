@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from small_runs import D_IN, run_of, stream_of
 from torch import Tensor
 
-from sae_core import initialisation
 from sae_core.architectures.standard import StandardConfig
 from sae_core.architectures.topk import TopKConfig
-from sae_core.config import ARCHITECTURES, ArchitectureConfig, RunConfig
+from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, RunConfig
 from sae_core.errors import ConfigError
-from sae_core.initialisation import NORMS, Sample, best_norm, geometric_median, initialise, needs_sample
-from sae_core.sae import LossContext, SparseAutoencoder
+from sae_core.sae.base import LossContext, SparseAutoencoder
+from sae_core.training import initialisation
+from sae_core.training.initialisation import NORMS, Sample, best_norm, geometric_median, initialise, needs_sample
 
 
 def fresh(config: ArchitectureConfig, seed: int = 0) -> SparseAutoencoder:

@@ -1,4 +1,4 @@
-"""sae_core/sparse/kernels.py"""
+"""sae_core/sparse/kernels/choice.py"""
 
 from types import ModuleType
 
@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sae_core.sparse import cpu, kernels, reference
-from sae_core.sparse.kernels import Kernels, has_fast_kernels, kernels_for, lists_are_faster, use_kernels, using_kernels
+from sae_core.sparse.kernels import choice as kernels
+from sae_core.sparse.kernels import cpu, reference
+from sae_core.sparse.kernels.choice import Kernels, has_fast_kernels, kernels_for, lists_are_faster, use_kernels, using_kernels
 
 ON_CPU, ELSEWHERE = torch.zeros(1), torch.zeros(1, device="meta")
 
@@ -27,7 +28,7 @@ def test_a_device_gets_the_kernels_made_for_it() -> None:
 
 def test_a_gpu_gets_the_kernels_made_for_it_and_whole_matrices_where_they_do(on_gpu: Tensor) -> None:
     pytest.importorskip("triton")
-    from sae_core.sparse import gpu
+    from sae_core.sparse.kernels import gpu
 
     assert kernels_for(on_gpu) is gpu and has_fast_kernels(on_gpu) and not lists_are_faster(on_gpu)
     with using_kernels("reference"):
@@ -68,7 +69,7 @@ def test_every_choice_has_all_kernels(module: ModuleType) -> None:
 
 def test_so_does_the_one_for_gpus() -> None:
     pytest.importorskip("triton")
-    from sae_core.sparse import gpu
+    from sae_core.sparse.kernels import gpu
 
     assert isinstance(gpu, Kernels)
 

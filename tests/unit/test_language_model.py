@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from tiny_model import DEMO_MODEL, documents, language_model_config, write_text
 from transformers import AutoTokenizer
 
-from sae_core.activations import language_model
-from sae_core.activations.language_model import LanguageModelSource
+from sae_core.activations.language_model import source as language_model
+from sae_core.activations.language_model.source import LanguageModelSource
 from sae_core.errors import ConfigError
 
 

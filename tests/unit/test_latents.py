@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_core.sparse.kernels import using_kernels
+from sae_core.sparse.kernels.choice import using_kernels
 from sae_core.sparse.latents import Pattern, pre_acts_at, sparse_decode
 
 pytestmark = pytest.mark.usefixtures("kernels")

@@ -10,11 +10,12 @@ from small_sweep import small_sweep
 
 from sae_core.errors import ConfigError
 from sae_core.records import RunRecord
-from sweeps import launcher, stages, training_stage
-from sweeps.cluster import Cluster
-from sweeps.launcher import launch
-from sweeps.store import Store
-from sweeps.workers import WorkerPools
+from sweeps.execution import launcher, stages
+from sweeps.execution import training as training_stage
+from sweeps.execution.cluster import Cluster
+from sweeps.execution.launcher import launch
+from sweeps.execution.workers import WorkerPools
+from sweeps.storage.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -172,7 +173,7 @@ def test_one_worker_that_loads_already_looks_at_all_models_and_texts(tmp_path, m
 
 def test_importing_the_launcher_imports_nothing_of_models_or_wandb():
     names = ("wandb", "transformer_lens", "transformers", "datasets", "matplotlib", "optuna")
-    program = f"import sys, sweeps.launcher; print([name for name in {names} if name in sys.modules])"
+    program = f"import sys, sweeps.execution.launcher; print([name for name in {names} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

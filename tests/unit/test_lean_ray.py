@@ -7,8 +7,8 @@ from ray._private import node, parameter, ray_constants, services, state
 from ray.air._internal import usage
 from ray.air.execution._internal.actor_manager import RayActorManager
 
-from sweeps import lean_ray
-from sweeps.lean_ray import EVENT_SECONDS, lean_start, lean_tune
+from sweeps.execution import lean_ray
+from sweeps.execution.lean_ray import EVENT_SECONDS, lean_start, lean_tune
 
 REPLACED = {
     lean_start: [(ray_constants, "ENABLE_RAY_CLUSTER"), (parameter, "RayParams"), (node.Node, "start_api_server"), (services, "get_node")],

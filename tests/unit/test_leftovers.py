@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from sweeps import leftovers
+from sweeps.execution import leftovers
 
 
 @pytest.mark.parametrize(

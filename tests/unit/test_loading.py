@@ -1,4 +1,4 @@
-"""sae_core/activations/loading.py: models whose files are not all there, or not theirs."""
+"""sae_core/activations/language_model/loading.py: models whose files are not all there, or not theirs."""
 
 import json
 import os
@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from tiny_model import DEMO_MODEL, random_model
 from torch import Tensor
 
-from sae_core.activations.bridge import ModelConfig, load_model, outline
-from sae_core.activations.loading import check_weights, tokenizer_or_none
+from sae_core.activations.language_model.bridge import ModelConfig, load_model, outline
+from sae_core.activations.language_model.loading import check_weights, tokenizer_or_none
 from sae_core.errors import ConfigError
 
 Weights = Mapping[str, Tensor]

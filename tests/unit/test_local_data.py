@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from sae_core.activations.language_model import LanguageModelActivations
-from sae_core.config import ActivationsConfig
+from sae_core.activations.language_model.source import LanguageModelActivations
+from sae_core.config.run import ActivationsConfig
 from sae_core.errors import ConfigError
-from sweeps.local_data import absolute, locate
+from sweeps.definition.local_data import absolute, locate
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from sae_core.errors import ConfigError
-from sweeps import lock
-from sweeps.lock import HOLDER, LOCK, locked
+from sweeps.storage import lock
+from sweeps.storage.lock import HOLDER, LOCK, locked
 
 
 @pytest.fixture(params=[None, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])

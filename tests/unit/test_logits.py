@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from sae_core.sparse import cpu_logits
-from sae_core.sparse.kernels import using_kernels
+from sae_core.sparse.kernels import cpu_logits
+from sae_core.sparse.kernels.choice import using_kernels
 from sae_core.sparse.logits import logsumexp
 
 

@@ -1,10 +1,20 @@
 import pytest
 from tiny_model import language_model_config
 
-from sae_core.activations.language_model import LanguageModelSource
-from sae_core.config import ARCHITECTURES
-from sweeps import measuring
-from sweeps.measuring import COEFFICIENT_STEPS, FIXED_L0_STEPS, L0_SHARES, PRECISIONS, SKIPPED_STEPS, Measured, Size, measure_slot, smoothed
+from sae_core.activations.language_model.source import LanguageModelSource
+from sae_core.config.run import ARCHITECTURES
+from sweeps.planning import measuring
+from sweeps.planning.measuring import (
+    COEFFICIENT_STEPS,
+    FIXED_L0_STEPS,
+    L0_SHARES,
+    PRECISIONS,
+    SKIPPED_STEPS,
+    Measured,
+    Size,
+    measure_slot,
+    smoothed,
+)
 
 SIZE = Size(d_in=16, d_sae=64, batch_size=128)
 

@@ -1,8 +1,8 @@
 import pytest
 from tiny_model import DEMO_MODEL
 
-from sae_core.activations.bridge import ModelConfig
-from sae_core.activations.model_work import model_work
+from sae_core.activations.language_model.bridge import ModelConfig
+from sae_core.activations.language_model.model_work import model_work
 from sae_core.errors import ConfigError
 
 

@@ -5,10 +5,10 @@ import torch
 from small_runs import D_IN, tokens
 from torch import Tensor
 
-from sae_core import normalisation
-from sae_core.config import NormalizeActivations
+from sae_core.config.run import NormalizeActivations
 from sae_core.errors import ConfigError
-from sae_core.normalisation import SHRINKAGE, Affine, LayerNorm, layer_norm, normalisation_of, whitening
+from sae_core.sae import normalisation
+from sae_core.sae.normalisation import SHRINKAGE, Affine, LayerNorm, layer_norm, normalisation_of, whitening
 
 
 def spread(n: int = 5_000, d_in: int = 6) -> Tensor:

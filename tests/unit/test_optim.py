@@ -7,9 +7,9 @@ import torch
 from small_runs import D_IN, D_SAE, random_sae
 from torch.nn.utils import clip_grad_norm_
 
-from sae_core.config import ARCHITECTURES, TrainConfig
-from sae_core.optim import Adam, lr_factor, parameter_names
-from sae_core.sae import LossContext, SparseAutoencoder
+from sae_core.config.run import ARCHITECTURES, TrainConfig
+from sae_core.sae.base import LossContext, SparseAutoencoder
+from sae_core.training.optim import Adam, lr_factor, parameter_names
 
 
 def factors(n_steps: int, **fields: object) -> list[float]:

@@ -11,7 +11,7 @@ from small_runs import run_of
 from sae_core import trainable
 from sae_core.activations import shards
 from sae_core.activations.synthetic import SyntheticSource
-from sae_core.config import RunConfig
+from sae_core.config.run import RunConfig
 from sae_core.trainable import TrialConfig, train_trial
 
 

@@ -4,10 +4,10 @@ from machine_costs import STEP_SECONDS, calibration
 from sae_core.activations.synthetic import SyntheticSource
 from sae_core.errors import ConfigError
 from sae_core.records import RunRecord
-from sweeps.definition import Sweep
-from sweeps.local_data import demo_text_file
-from sweeps.plan import lines, plan, search_lines
-from sweeps.store import Store
+from sweeps.definition.local_data import demo_text_file
+from sweeps.definition.sweep import Sweep
+from sweeps.planning.plan import lines, plan, search_lines
+from sweeps.storage.store import Store
 
 
 def sweep(**changes):
@@ -167,7 +167,7 @@ def test_the_demo_text_made_for_the_check_is_thrown_away(tmp_path, monkeypatch):
         seen.append(cache)
         return config
 
-    monkeypatch.setattr("sweeps.plan.locate", stand_in)
+    monkeypatch.setattr("sweeps.planning.plan.locate", stand_in)
     plan(sweep(), tmp_path, n_slots=1)
     assert not seen[0].exists()
     kept = demo_text_file(tmp_path / ".activations")

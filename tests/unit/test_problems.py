@@ -3,9 +3,9 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from sae_core.config import Config
+from sae_core.config.run import Config
 from sae_core.errors import ConfigError
-from sweeps.problems import Problems, collect, fields_at, printable, shown, unknown_key
+from sweeps.definition.problems import Problems, collect, fields_at, printable, shown, unknown_key
 
 
 class Inner(Config):

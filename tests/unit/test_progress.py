@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from sweeps.progress import SweepProgress, _duration
+from sweeps.execution.progress import SweepProgress, _duration
 
 
 class Clock:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import ray_session
-from sweeps.ray_session import Session
+from sweeps.execution import ray_session
+from sweeps.execution.ray_session import Session
 
 WRITER = "import sys, time; file = open(sys.argv[1], 'w'); print('open', flush=True); time.sleep(60)"
 READER = "import sys, time; file = open(sys.argv[1]); print('open', flush=True); time.sleep(60)"
@@ -64,7 +64,7 @@ def test_a_session_ends_with_the_process_that_made_it(base, with_file):
     program = f"""
 import time
 from pathlib import Path
-from sweeps import ray_session
+from sweeps.execution import ray_session
 ray_session.bases = lambda: [Path({str(base)!r})]
 print(ray_session.Session().directory, flush=True)
 time.sleep(60)

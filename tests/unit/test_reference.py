@@ -1,9 +1,9 @@
-"""sae_core/sparse/reference.py: what each kernel computes, by hand. `test_cpu.py` compares the compiled kernels with these."""
+"""sae_core/sparse/kernels/reference.py: what each kernel computes, by hand. `test_cpu.py` compares the compiled kernels with these."""
 
 import pytest
 import torch
 
-from sae_core.sparse import reference
+from sae_core.sparse.kernels import reference
 
 # Values [[3, 0, 5], [-1, 2, 0]]: products plus the bias of the column.
 PRODUCTS, BIAS = torch.tensor([[2.0, 1.0, 5.0], [-2.0, 3.0, 0.0]]), torch.tensor([1.0, -1.0, 0.0])

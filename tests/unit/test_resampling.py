@@ -3,9 +3,9 @@ import torch
 from small_runs import D_IN, D_SAE, run_of, stream_of
 from torch import Tensor
 
-from sae_core.config import ARCHITECTURES
-from sae_core.resampling import ENCODER_SCALE, resample
-from sae_core.training import Learner
+from sae_core.config.run import ARCHITECTURES
+from sae_core.training.loop import Learner
+from sae_core.training.resampling import ENCODER_SCALE, resample
 
 DEAD = torch.zeros(D_SAE, dtype=torch.bool).index_fill(0, torch.tensor([3, 10, 11]), True)
 

@@ -7,10 +7,10 @@ from small_runs import random_sae, with_weights
 from torch import Tensor
 
 from sae_core.architectures.standard import Standard, StandardConfig
-from sae_core.config import ARCHITECTURES
+from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError
-from sae_core.normalisation import Affine, LayerNorm, layer_norm
-from sae_core.sae import LossContext, LossTerms, SparseAutoencoder, mse, row_norms
+from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse, row_norms
+from sae_core.sae.normalisation import Affine, LayerNorm, layer_norm
 from sae_core.sparse.entries import AllEntries
 
 

@@ -12,10 +12,10 @@ from small_runs import random_sae
 from torch import Tensor
 
 from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
-from sae_core.config import ARCHITECTURES
+from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError, UnknownNameError
-from sae_core.sae import SparseAutoencoder
-from sae_core.saelens import load, save
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.sae.saelens import load, save
 from sae_core.sparse.latents import Pattern
 
 COMMON = {

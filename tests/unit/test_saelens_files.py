@@ -8,8 +8,8 @@ from saelens_folders import D_IN, D_SAE, V5, V6, foreign, weights, write
 from torch import Tensor
 
 from sae_core.errors import ConfigError
-from sae_core.sae import SparseAutoencoder
-from sae_core.saelens_files import Description, describe
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.sae.saelens_files import Description, describe
 
 
 def x() -> Tensor:

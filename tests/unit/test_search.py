@@ -14,8 +14,8 @@ from small_sweep import small_sweep
 
 from sae_core.errors import ConfigError
 from sae_core.records import RunRecord
-from sweeps.search import Study, SweepSearch, outcome
-from sweeps.store import Store
+from sweeps.execution.search import Study, SweepSearch, outcome
+from sweeps.storage.store import Store
 
 LR = {"low": 1e-3, "high": 3e-2, "log": True}
 
@@ -284,7 +284,7 @@ def test_a_directory_in_the_place_of_the_journal(tmp_path, caplog):
 
 def test_a_study_that_optuna_cannot_read(tmp_path, monkeypatch):
     study = Launch(tmp_path).study
-    monkeypatch.setattr("sweeps.search.optuna.load_study", lambda **_: 1 / 0)
+    monkeypatch.setattr("sweeps.execution.search.optuna.load_study", lambda **_: 1 / 0)
     with pytest.raises(ConfigError, match=rf"a study must be readable, but got '{study.file}': ZeroDivisionError.*Move it away"):
         study.trials()
 

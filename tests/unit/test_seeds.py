@@ -1,4 +1,4 @@
-from sae_core.activations.seeds import seed_of
+from sae_core.seeds import seed_of
 
 
 def test_seed_depends_on_every_part_and_on_nothing_else() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from sweeps.set_aside import make_room, set_aside
+from sweeps.storage.set_aside import make_room, set_aside
 
 
 def test_a_file_or_directory_gets_another_name_over_an_earlier_one(tmp_path, caplog):

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from sweeps import signals
+from sweeps.execution import signals
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,10 @@ import pytest
 from optuna.trial import FixedTrial
 
 from sae_core.errors import ConfigError
-from sweeps.definition import Sweep
-from sweeps.grid import Range
-from sweeps.problems import Problems
-from sweeps.space import GOLDEN_RATIO
+from sweeps.definition.grid import Range
+from sweeps.definition.problems import Problems
+from sweeps.definition.space import GOLDEN_RATIO
+from sweeps.definition.sweep import Sweep
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

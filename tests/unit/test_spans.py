@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sae_core.config import Config
-from sae_core.spans import Span, fraction_of_run, steps_of
+from sae_core.config.run import Config
+from sae_core.config.spans import Span, fraction_of_run, steps_of
 
 
 class Phase(Config):

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_core.config import TrainConfig
-from sae_core.sparsity import MAX_LOG_FACTOR, L0Controller, sparsity_scale
+from sae_core.config.run import TrainConfig
+from sae_core.training.sparsity import MAX_LOG_FACTOR, L0Controller, sparsity_scale
 
 
 def test_warm_up_starts_at_0_and_ends_at_1() -> None:

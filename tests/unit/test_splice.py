@@ -3,11 +3,11 @@ import torch
 from tiny_model import DEMO_MODEL
 from torch.nn.functional import cross_entropy, kl_div
 
-from sae_core.activations import splice
-from sae_core.activations.bridge import ModelConfig, load_model
-from sae_core.activations.hooked_model import HookedModel
+from sae_core.activations.language_model import splice
+from sae_core.activations.language_model.bridge import ModelConfig, load_model
+from sae_core.activations.language_model.hooked_model import HookedModel
+from sae_core.activations.language_model.splice import SplicedText
 from sae_core.activations.source import NextToken
-from sae_core.activations.splice import SplicedText
 
 HOOK_POINT = "blocks.2.hook_resid_post"
 

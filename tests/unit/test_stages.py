@@ -4,9 +4,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from sweeps import stages
-from sweeps.progress import SweepProgress
-from sweeps.stages import Input, _harvest, _where
+from sweeps.execution import stages
+from sweeps.execution.progress import SweepProgress
+from sweeps.execution.stages import Input, _harvest, _where
 
 
 def test_where_runs_were_evaluated():

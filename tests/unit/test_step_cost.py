@@ -3,9 +3,9 @@ import itertools
 
 import pytest
 
-from sweeps.definition import Sweep
-from sweeps.measuring import SIZES
-from sweeps.step_cost import START_SHARE, Step, StepCost, l0_at, run_seconds
+from sweeps.definition.sweep import Sweep
+from sweeps.planning.measuring import SIZES
+from sweeps.planning.step_cost import START_SHARE, Step, StepCost, l0_at, run_seconds
 
 COST = StepCost(
     fixed=1e-3,

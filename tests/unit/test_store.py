@@ -6,8 +6,8 @@ import pytest
 from stored_sweep import begin, record, sweep
 
 from sae_core.errors import ConfigError
-from sweeps.definition import Sweep
-from sweeps.store import Store, may_recover
+from sweeps.definition.sweep import Sweep
+from sweeps.storage.store import Store, may_recover
 
 
 @pytest.fixture

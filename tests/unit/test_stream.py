@@ -11,9 +11,9 @@ import torch
 from sae_core.activations.shards import finish, harvest
 from sae_core.activations.stream import ActivationStream, Stream, TensorStream, shuffled_rows
 from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
-from sae_core.config import NormalizeActivations
+from sae_core.config.run import NormalizeActivations
 from sae_core.errors import ConfigError
-from sae_core.normalisation import Affine
+from sae_core.sae.normalisation import Affine
 
 
 @pytest.fixture(scope="module")

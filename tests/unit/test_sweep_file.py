@@ -11,8 +11,8 @@ from stored_sweep import begin, record, sweep
 from sae_core.activations.files import save_tensors
 from sae_core.errors import ConfigError
 from sae_core.files import write_json, write_json_lines
-from sweeps.definition import Sweep
-from sweeps.store import Store
+from sweeps.definition.sweep import Sweep
+from sweeps.storage.store import Store
 
 
 @pytest.fixture

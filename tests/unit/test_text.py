@@ -2,8 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sae_core.activations import text
-from sae_core.activations.text import WindowMaker
+from sae_core.activations.language_model import text
+from sae_core.activations.language_model.text import WindowMaker
 from sae_core.errors import ConfigError
 
 

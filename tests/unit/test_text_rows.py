@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sae_core.activations.rows import file_format, read_rows
+from sae_core.activations.language_model.rows import file_format, read_rows
 
 ROWS = [{"text": "one", "n": 1}, {"text": "zwei ä", "n": None}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()

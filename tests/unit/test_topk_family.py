@@ -13,10 +13,10 @@ from torch import Tensor
 from sae_core.architectures.batchtopk import BatchTopKConfig
 from sae_core.architectures.topk import TopK, TopKConfig
 from sae_core.architectures.topk_family import FEW_WEIGHTS, TopKFamily
-from sae_core.config import ARCHITECTURES
-from sae_core.sae import LossContext
-from sae_core.sparse.kernels import Choice, using_kernels
-from sae_core.training import train_run
+from sae_core.config.run import ARCHITECTURES
+from sae_core.sae.base import LossContext
+from sae_core.sparse.kernels.choice import Choice, using_kernels
+from sae_core.training.loop import train_run
 
 FAMILY = ("topk", "batchtopk", "matryoshka_batchtopk")
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 from small_runs import D_IN, run_of
 
-from sae_core import trainable, training
+from sae_core import trainable
 from sae_core.activations import shards
 from sae_core.activations.synthetic import SyntheticSource
-from sae_core.config import RunConfig
+from sae_core.config.run import RunConfig
 from sae_core.records import RunRecord
-from sae_core.sparse.kernels import has_fast_kernels, using_kernels
+from sae_core.sparse.kernels.choice import has_fast_kernels, using_kernels
 from sae_core.trainable import TrialConfig, train_trial
+from sae_core.training import loop as training
 
 
 @pytest.fixture

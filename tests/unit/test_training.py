@@ -8,16 +8,16 @@ import torch
 from small_runs import D_IN, run_of, stream_of
 from torch import Tensor
 
-from sae_core import training
 from sae_core.activations.stream import ActivationStream
 from sae_core.architectures.batchtopk import BatchTopK
 from sae_core.architectures.topk import TopKConfig
-from sae_core.config import ARCHITECTURES, RunConfig
+from sae_core.config.run import ARCHITECTURES, RunConfig
 from sae_core.errors import ConfigError
-from sae_core.normalisation import Affine
-from sae_core.sae import LossContext, LossTerms
-from sae_core.sparse.kernels import Choice, using_kernels
-from sae_core.training import HISTORY_ROWS, Learner, TrainResult, batches_at_a_time, train_group, train_run
+from sae_core.sae.base import LossContext, LossTerms
+from sae_core.sae.normalisation import Affine
+from sae_core.sparse.kernels.choice import Choice, using_kernels
+from sae_core.training import loop as training
+from sae_core.training.loop import HISTORY_ROWS, Learner, TrainResult, batches_at_a_time, train_group, train_run
 
 DIVERGING = {"lr": 1e30, "lr_warm_up": 0.0}
 

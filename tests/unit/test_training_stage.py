@@ -10,10 +10,10 @@ from small_runs import run_of
 
 from sae_core.errors import ConfigError
 from sae_core.records import RunRecord
-from sweeps import training_stage
-from sweeps.progress import SweepProgress
-from sweeps.store import Store
-from sweeps.training_stage import TrainingStage, _Watcher
+from sweeps.execution import training as training_stage
+from sweeps.execution.progress import SweepProgress
+from sweeps.execution.training import TrainingStage, _Watcher
+from sweeps.storage.store import Store
 
 FACTS = {"launch": 3}
 

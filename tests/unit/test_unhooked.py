@@ -1,4 +1,4 @@
-"""sae_core/activations/unhooked.py. That values stay the same: tests/unit/test_hooked_model.py."""
+"""sae_core/activations/language_model/unhooked.py. That values stay the same: tests/unit/test_hooked_model.py."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny_model import DEMO_MODEL, random_model
 
-from sae_core.activations.bridge import ModelConfig, load_model
-from sae_core.activations.unhooked import FUSED, forward_is, may_fuse_attention, unhooked, use_attention, without_hooks
+from sae_core.activations.language_model.bridge import ModelConfig, load_model
+from sae_core.activations.language_model.unhooked import FUSED, forward_is, may_fuse_attention, unhooked, use_attention, without_hooks
 
 TOKENS = torch.arange(1, 9)[None]
 

@@ -1,7 +1,7 @@
 import pytest
 
 from sae_core.errors import ConfigError
-from sweeps.definition import Sweep
+from sweeps.definition.sweep import Sweep
 
 BASE = {
     "name": "small",

@@ -7,11 +7,11 @@ from small_runs import activations_config, random_sae, run_of
 
 from sae_core.activations.files import save_tensors
 from sae_core.activations.shards import write_shard
-from sae_core.checkpoint import CHECKPOINT
 from sae_core.errors import ConfigError
 from sae_core.files import checksum_of, write_json, write_json_lines, write_text
 from sae_core.records import RunRecord
-from sweeps.verify import verify
+from sae_core.training.checkpoint import CHECKPOINT
+from sweeps.storage.verify import verify
 
 ACTIVATIONS = activations_config(100)
 

@@ -8,9 +8,9 @@ from small_runs import run_of
 from sae_core.errors import ConfigError
 from sae_core.files import write_text
 from sae_core.records import RunRecord
-from sweeps.definition import WandbConfig
-from sweeps.store import Store
-from sweeps.wandb_sink import WandbSink
+from sweeps.definition.sweep import WandbConfig
+from sweeps.execution.loggers.wandb import WandbSink
+from sweeps.storage.store import Store
 
 
 class Run:

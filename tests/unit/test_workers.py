@@ -13,9 +13,9 @@ from small_runs import activations_config, random_sae
 from sae_core.activations.shards import finish, read_manifest
 from sae_core.activations.synthetic import SyntheticSource
 from sae_core.errors import ConfigError
-from sweeps import workers
-from sweeps.failures import LaunchError
-from sweeps.workers import SourceWorker, WorkerPool, WorkerPools
+from sweeps.execution import workers
+from sweeps.execution.failures import LaunchError
+from sweeps.execution.workers import SourceWorker, WorkerPool, WorkerPools
 
 
 class Job:

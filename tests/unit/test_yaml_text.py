@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 
 from sae_core.errors import ConfigError
-from sweeps.yaml_text import dump_yaml, load_yaml, with_overrides
+from sweeps.definition.yaml_text import dump_yaml, load_yaml, with_overrides
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_what_no_definition_needs(text, message):
 
 
 def test_a_text_of_too_many_values(monkeypatch):
-    monkeypatch.setattr("sweeps.yaml_text.MOST_VALUES", 5)
+    monkeypatch.setattr("sweeps.definition.yaml_text.MOST_VALUES", 5)
     assert load_yaml("a: [1, 2]", "test") == {"a": [1, 2]}  # the mapping, its key, the list and its items
     with pytest.raises(ConfigError, match=r"test: line 2: a definition must hold at most 5 values, but got more\. Shorten it\."):
         load_yaml("a: [1,\n2, 3]", "test")

@@ -1,0 +1,273 @@
+"""Activations of a language model on real text: the main source.
+
+`prepare` leaves `tokens.safetensors`: the training windows in a fixed random order, so that each shard is a sample of the whole
+text, and the held-out windows in the order of the text. Everything else runs the model on a slice of them.
+Shape letters: W windows, T positions in a window, N tokens that are not special, d_in width of the hook point.
+"""
+
+import hashlib
+import json
+import logging
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sae_core.activations.files import open_tensors, save_tensors
+from sae_core.activations.language_model import bridge, dataset, documents, loading
+from sae_core.activations.language_model.bridge import ModelConfig
+from sae_core.activations.language_model.dataset import DataConfig
+from sae_core.activations.language_model.documents import Part
+from sae_core.activations.language_model.hooked_model import HookedModel
+from sae_core.activations.language_model.sound import check_activations, check_logits, check_predictions
+from sae_core.activations.language_model.splice import SplicedText
+from sae_core.activations.language_model.text import WindowMaker
+from sae_core.activations.source import ActivationSource, EvalChunk
+from sae_core.config.run import SOURCES, ActivationsConfig
+from sae_core.errors import ConfigError
+from sae_core.seeds import seed_of
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 2
+"""Raise it when the same content gives other activations or another layout: caches made before are then not used."""
+SHARD_TOKENS = 65_536
+"""Tokens in a training shard: 512 windows of 128."""
+MODEL_TOKENS = {"cpu": 4_096, "cuda": 32_768}
+"""Tokens the model runs on at a time in a harvest."""
+CHUNK_WINDOWS = 32
+"""Windows in a held-out chunk, unless the vocabulary makes that too much."""
+CHUNK_LOGITS = 2**27
+"""Most logits that a held-out chunk of several windows keeps in memory (512 MiB)."""
+
+
+class LanguageModelActivations(ActivationsConfig):
+    """A hook point of a language model, and text to run it on."""
+
+    source: Literal["language_model"] = "language_model"
+    model: ModelConfig
+    data: DataConfig
+
+
+@SOURCES.register("language_model")
+class LanguageModelSource(ActivationSource):
+    """Makes `LanguageModelActivations`. The model is loaded when it is first needed, and kept."""
+
+    Config = LanguageModelActivations
+    offers = frozenset({"splice", "clean", "zero_ablated", "mean_ablated"})
+    config: LanguageModelActivations
+
+    @property
+    def activations_dtype(self) -> str:
+        return self.config.data.activations_dtype
+
+    @cached_property
+    def d_in(self) -> int:
+        return self._outline.d_in(self.config.model.hook_point)
+
+    def check(self) -> None:
+        found, d_vocab = self._model_problems()
+        found += documents.problems(self.config.data, d_vocab)
+        if found:
+            raise ConfigError("\n".join(found))
+
+    def _model_problems(self) -> tuple[list[str], int | None]:
+        """What is wrong with the model, and the size of its vocabulary where that is known."""
+        model = self.config.model
+        found: list[str] = []
+        try:
+            n_ctx = self._outline.n_ctx
+        except ConfigError as error:
+            return [str(error)], None
+        if model.context_size > n_ctx:
+            found.append(
+                f"`model.context_size` must be <= {n_ctx}, the positions that {model.name} has, but got {model.context_size}. Lower it."
+            )
+        weights = partial(loading.check_weights, model.name, self._outline.bridge.original_model)
+        for requirement in (lambda: self.d_in, self._window_maker, weights):
+            try:
+                requirement()
+            except ConfigError as error:
+                found.append(str(error))
+        return found, self._outline.d_vocab
+
+    def facts(self) -> dict[str, float]:
+        return {"d_vocab": float(self._outline.d_vocab)}
+
+    def fingerprint(self) -> str:
+        config = self.config
+        # Content stands for the names of model and data set, so that the hash does not depend on where they lie.
+        content = {
+            "format": FORMAT_VERSION,
+            "model": bridge.content_hash(config.model.name),
+            "data": dataset.content_hash(config.data),
+            "tokens": [config.train_tokens, config.eval_tokens],
+            "model_fields": config.model.model_dump(exclude={"name"}),
+            "data_fields": config.data.model_dump(exclude={"dataset", "streaming"}),
+        }
+        return _hash(content)
+
+    def eval_fingerprint(self, directory: Path) -> str:
+        model = self.config.model
+        heldout = self._windows(directory, "heldout")
+        content = {
+            "format": FORMAT_VERSION,
+            "model": bridge.content_hash(model.name),
+            "hook_point": model.hook_point,
+            "dtype": model.dtype,
+            "heldout": hashlib.sha256(heldout.numpy().tobytes()).hexdigest(),
+            "special_ids": self._special_ids(directory).tolist(),
+        }
+        if not model.prepend_bos or _may_be_shorter(heldout):  # else BOS at each start shows how long windows are
+            content["shape"] = list(heldout.shape)
+        return _hash(content)
+
+    def prepare(self, directory: Path) -> None:
+        path = _tokens_path(directory)
+        if path.exists():
+            return
+        if self.config.data.exclude_special_tokens and loading.tokenizer_or_none(self.config.model.name) is None:
+            logger.warning("no token is special: `model.name` %r has no tokenizer that could say which are.", self.config.model.name)
+        train, heldout = self._make_windows("train"), self._make_windows("heldout")
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of("windows")))
+        per_window = self.config.model.context_size * self._outline.d_vocab
+        chunk_windows = max(1, min(CHUNK_WINDOWS, CHUNK_LOGITS // per_window))
+        special_ids = torch.tensor(self._window_maker().special_ids, dtype=torch.int32)
+        tensors = {"train": train[order], "heldout": heldout, "special_ids": special_ids}
+        save_tensors(path, tensors, {"chunk_windows": str(chunk_windows)})
+
+    def _window_maker(self) -> WindowMaker:
+        """What makes the windows.
+
+        Raises:
+            ConfigError: there is no tokenizer, or no BOS token, and one is needed.
+        """
+        model, data = self.config.model, self.config.data
+        tokenizer = loading.tokenizer_or_none(model.name)
+        if tokenizer is None and not data.tokens_column:
+            raise ConfigError(
+                f"text needs a tokenizer, but got none in `model.name` {model.name!r}. Add its files, or give text that is tokenised: "
+                "`data.tokens_column`."
+            )
+        special = tuple(sorted(set(tokenizer.all_special_ids))) if tokenizer is not None and data.exclude_special_tokens else ()
+        return WindowMaker(tokenizer, model.context_size, model.prepend_bos, special)
+
+    def _make_windows(self, part: Part) -> Int[Tensor, "W T"]:
+        """The windows of one part.
+
+        Raises:
+            ConfigError: there is too little text, or tokens that the model does not have.
+        """
+        data, maker = self.config.data, self._window_maker()
+        key, split = ("train_tokens", data.train_split) if part == "train" else ("eval_tokens", data.eval_split)
+        asked = getattr(self.config, key)
+        windows = maker.windows(documents.documents(data, part), asked)
+        there = int(_keep(windows, torch.tensor(maker.special_ids, dtype=torch.int32)).sum())
+        if there < asked:
+            raise ConfigError(
+                f"`data.{key}` must be at most the {there} tokens that split {split!r} of {data.dataset} has in whole windows of "
+                f"{self.config.model.context_size} (special tokens excluded), but got {asked}. Lower `data.{key}` or give more text."
+            )
+        if int(windows.max()) >= self._outline.d_vocab:
+            raise documents.too_large_id(data, int(windows.max()), self._outline.d_vocab)
+        return windows
+
+    def n_shards(self, directory: Path) -> int:
+        return -(-self._n_windows(directory, "train") // self._shard_windows)
+
+    @property
+    def _shard_windows(self) -> int:
+        return max(1, SHARD_TOKENS // self.config.model.context_size)
+
+    @torch.no_grad()
+    def shard(self, directory: Path, index: int) -> Float[Tensor, "N d_in"]:
+        start = index * self._shard_windows
+        tokens = self._windows(directory, "train", start, start + self._shard_windows)
+        keep = _keep(tokens, self._special_ids(directory))
+        at_a_time = max(1, MODEL_TOKENS[torch.device(self.device).type] // tokens.shape[1])
+        rows = [
+            self._model.read(some.to(self.device))[some_keep.to(self.device)].float().cpu()
+            for some, some_keep in zip(tokens.split(at_a_time), keep.split(at_a_time), strict=True)
+        ]
+        x = torch.cat(rows)
+        check_activations(x, keep, self.config.model, "training", start)
+        if index == 0:  # what is wrong above the hook point is found before anything is trained
+            check_logits(self._model.run(tokens[:1].to(self.device))[1], self.config.model)
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed_of("shard", index)))
+        return torch.nn.functional.embedding(order, x)  # whole rows: twice as fast as x[order]
+
+    def n_eval_chunks(self, directory: Path) -> int:
+        return -(-self._n_windows(directory, "heldout") // _chunk_windows(directory))
+
+    def eval_chunk(self, directory: Path, index: int, mean: Float[Tensor, " d_in"]) -> EvalChunk:
+        start = index * _chunk_windows(directory)
+        tokens = self._windows(directory, "heldout", start, start + _chunk_windows(directory))
+        keep = _keep(tokens, self._special_ids(directory))
+        text = SplicedText(self._model, tokens.to(self.device), keep.to(self.device))
+        check_activations(text.x, keep, self.config.model, "held-out", start)
+        check_predictions(text.clean, self.config.model, f"held-out windows {start} to {start + len(tokens) - 1}")
+        return EvalChunk(text.x, text.splice, text.clean, text.zero_ablated(), text.mean_ablated(mean))
+
+    def export_metadata(self) -> dict[str, object]:
+        model, data = self.config.model, self.config.data
+        return {
+            "model_name": model.name,
+            "hook_name": model.hook_point,
+            "hook_head_index": None,
+            "context_size": model.context_size,
+            "prepend_bos": model.prepend_bos,
+            "model_class_name": "HookedTransformer",
+            "model_from_pretrained_kwargs": {},
+            "dataset_path": data.dataset,
+            "exclude_special_tokens": data.exclude_special_tokens,
+        }
+
+    @cached_property
+    def _outline(self) -> bridge.Outline:
+        return bridge.outline(self.config.model.name)
+
+    @cached_property
+    def _model(self) -> HookedModel:
+        return HookedModel(bridge.load_model(self.config.model, device=self.device), self.config.model.hook_point)
+
+    def _n_windows(self, directory: Path, part: Part) -> int:
+        with open_tensors(_tokens_path(directory)) as file:
+            return int(file.get_slice(part).get_shape()[0])
+
+    def _windows(self, directory: Path, part: Part, start: int = 0, stop: int | None = None) -> Int[Tensor, "W T"]:
+        with open_tensors(_tokens_path(directory)) as file:
+            windows: Tensor = file.get_slice(part)[start:stop]
+            return windows.long()
+
+    def _special_ids(self, directory: Path) -> Int[Tensor, " S"]:
+        with open_tensors(_tokens_path(directory)) as file:
+            ids: Tensor = file.get_tensor("special_ids")
+            return ids
+
+
+def _tokens_path(directory: Path) -> Path:
+    return Path(directory) / "tokens.safetensors"
+
+
+def _chunk_windows(directory: Path) -> int:
+    with open_tensors(_tokens_path(directory)) as file:
+        return int(file.metadata()["chunk_windows"])
+
+
+def _may_be_shorter(windows: Int[Tensor, "W T"]) -> bool:
+    """Whether the same tokens, in shorter windows, start each of them with BOS, too."""
+    tokens, length = windows.flatten(), windows.shape[1]
+    lengths = (shorter for shorter in range(2, length) if len(tokens) % shorter == 0)
+    return any(bool((tokens[::shorter] == tokens[0]).all()) for shorter in lengths)
+
+
+def _keep(tokens: Int[Tensor, "W T"], special_ids: Int[Tensor, " S"]) -> Bool[Tensor, "W T"]:
+    """Positions that are not special tokens."""
+    return ~torch.isin(tokens, special_ids)
+
+
+def _hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

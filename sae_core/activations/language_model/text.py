@@ -1,0 +1,102 @@
+"""Documents become windows of tokens, the only input the language model sees.
+
+Text: BOS before each document, everything concatenated, cut into windows of BOS and `context_size - 1` further tokens.
+Rows that are tokenised already are cut one by one: a leading BOS is not doubled, a last piece shorter than a window is dropped.
+Without `prepend_bos` a window is `context_size` consecutive tokens, and EOS parts documents where there is no BOS.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from sae_core.activations.language_model.documents import Document
+from sae_core.errors import ConfigError, border
+
+LENGTH_AT_A_TIME = 2**20
+"""Characters (or tokens) of documents taken at a time: enough for the tokenizer's threads, little too much at the end."""
+
+IntArray = np.ndarray[Any, np.dtype[np.int32]]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowMaker:
+    """Cuts documents into windows.
+
+    Raises:
+        ConfigError: BOS is asked for and the tokenizer has none.
+    """
+
+    tokenizer: Any
+    """A Hugging Face tokenizer; None where all documents are tokenised and no BOS is asked for."""
+    context_size: int
+    prepend_bos: bool = True
+    special_ids: tuple[int, ...] = ()
+    """Tokens that do not count."""
+
+    def __post_init__(self) -> None:
+        if self.prepend_bos and getattr(self.tokenizer, "bos_token_id", None) is None:
+            has = "there is no tokenizer" if self.tokenizer is None else "the tokenizer has no BOS token"
+            raise ConfigError(f"`model.prepend_bos` must be false where {has}, but got {self.prepend_bos}. Set it to false.")
+
+    def windows(self, documents: Iterable[Document], n_tokens: int) -> Int[Tensor, "W T"]:
+        """The fewest windows, from the first document on, that hold `n_tokens` tokens which count.
+
+        Returns:
+            int32; all windows there are where the documents hold fewer tokens.
+        """
+        found = [np.empty((0, self.context_size), np.int32)]
+        for some in self._some_windows(documents):
+            counts = (~np.isin(some, self.special_ids)).sum(axis=1).cumsum()
+            n_needed = int(np.searchsorted(counts, n_tokens)) + 1
+            found.append(some[:n_needed])
+            if n_needed <= len(some):
+                break
+            n_tokens -= int(counts[-1]) if len(counts) else 0
+        return torch.from_numpy(np.concatenate(found))
+
+    def _some_windows(self, documents: Iterable[Document]) -> Iterator[IntArray]:
+        rest = np.empty(0, np.int32)
+        for some in _batches(documents):
+            if isinstance(some[0], str):
+                windows, rest = self._cut(np.concatenate([rest, *self._tokenised(some)]))
+                yield windows
+            else:
+                yield np.concatenate([self._cut(self._without_bos(np.asarray(row, np.int32)))[0] for row in some])
+
+    def _tokenised(self, texts: list[Document]) -> Iterator[IntArray]:
+        """Token ids of each text, behind the token that parts documents."""
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        start = [token for token in (bos, eos) if token is not None][:1]
+        with border("the tokenizer of `model.name` must take all text", "Check its files, and the text."):
+            encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        return (np.asarray(start + ids, np.int32) for ids in encoded["input_ids"])
+
+    def _without_bos(self, ids: IntArray) -> IntArray:
+        return ids[1:] if self.prepend_bos and len(ids) and ids[0] == self.tokenizer.bos_token_id else ids
+
+    def _cut(self, ids: IntArray) -> tuple[IntArray, IntArray]:
+        """Whole windows, and the ids left over."""
+        n_new = self.context_size - self.prepend_bos
+        n_windows = len(ids) // n_new
+        windows, rest = ids[: n_windows * n_new].reshape(n_windows, n_new), ids[n_windows * n_new :]
+        if self.prepend_bos:
+            windows = np.insert(windows, 0, self.tokenizer.bos_token_id, axis=1)
+        return windows, rest
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    length = 0
+    for document in documents:
+        batch.append(document)
+        length += len(document)
+        if length >= LENGTH_AT_A_TIME:
+            yield batch
+            batch, length = [], 0
+    if batch:
+        yield batch

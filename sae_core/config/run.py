@@ -1,0 +1,287 @@
+"""Configuration: everything that decides a run's result, frozen and strict. `run_id` is a hash of it.
+
+Validators check and nothing else: no derived state, no files read. Derived values are properties.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+
+from sae_core.config.spans import Span, fraction_of_run
+from sae_core.errors import ConfigError, UnknownNameError
+from sae_core.registry import Registry
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Tokens = Annotated[int, Field(ge=1, le=10**13)]
+"""More are a mistake, and would not be cached anywhere."""
+NormalizeActivations = Literal["expected_norm", "none", "layer_norm", "whitening"]
+"""Names of the normalisations in `normalisation.py`."""
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, unknown keys are errors, types are not coerced."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def changed(self, *fields: str) -> dict[str, Any]:
+        """Those of `fields` that differ from their defaults: what a rule refuses where they have no effect. Defaults stay silent."""
+        return {name: value for name in fields if (value := getattr(self, name)) != type(self).model_fields[name].default}
+
+
+class ArchitectureConfig(Config):
+    """What every SAE has. Each architecture's file extends this with its own fields."""
+
+    sparsity_parameter: ClassVar[str]
+    """Name of the field that sets how sparse the latents are."""
+    coefficient_times_l0: ClassVar[float] = 10.0
+    """About how much coefficient times L0 comes to: where the search for a wanted L0 starts. It need not be exact."""
+    has_coefficient: ClassVar[bool] = True
+    """Whether the field named by `sparsity_parameter` multiplies a term of the loss."""
+
+    architecture: str
+    d_sae: Count
+    """Number of latents."""
+    decoder_init: Literal["random", "data"] = "random"
+    """Directions of the decoder rows at the start: random, or tokens of the data minus b_dec (saev's datapoint initialisation)."""
+    decoder_init_norm: Positive | Literal["search"] = 0.1
+    """Norm of each decoder row at the start (SAELens: 0.1; Anthropic April 2024: 0.05 to 1); search: the one of a grid from 0.05 to 2
+    with which the SAE reconstructs a sample best (as in Language-Model-SAEs)."""
+    encoder_init: Literal["transpose", "independent"] = "transpose"
+    """W_enc at the start: the transpose of W_dec (Gao et al. 2024, arXiv:2406.04093), or random itself, its columns with the norms of the
+    decoder rows (Bricken et al. 2023 draw both)."""
+    b_dec_init: Literal["zeros", "mean", "geometric_median"] = "zeros"
+    """b_dec at the start: zeros (SAELens), or the mean or the geometric median of a sample (Bricken et al. 2023; Gao et al. 2024)."""
+    target_l0: Positive | None = None
+    """L0 wanted. Where a coefficient sets the sparsity, it is only the start: it is adjusted while the SAE trains (docs/sparsity.md)."""
+
+    @model_validator(mode="after")
+    def _target_fits(self) -> Self:
+        if self.target_l0 is not None and self.target_l0 > self.d_sae:
+            raise ConfigError(
+                f"`target_l0` must be <= d_sae, but got target_l0={self.target_l0:g} and d_sae={self.d_sae}. Lower it or raise `d_sae`."
+            )
+        return self
+
+    @property
+    def sparsity_value(self) -> float:
+        """Value of the field named by `sparsity_parameter`."""
+        return float(getattr(self, self.sparsity_parameter))
+
+    @property
+    def expected_l0(self) -> float:
+        """L0 at the end of training, at most d_sae: what is asked for, or about what the coefficient leads to."""
+        l0 = self.sparsity_value
+        if self.target_l0 is not None:
+            l0 = self.target_l0
+        elif self.has_coefficient:
+            l0 = self.coefficient_times_l0 / l0 if l0 else math.inf
+        return min(l0, float(self.d_sae))
+
+    @property
+    def controls_l0(self) -> bool:
+        """Whether the sparsity coefficient is adjusted in training to reach `target_l0`."""
+        return self.target_l0 is not None
+
+    @classmethod
+    def aimed_at(cls, target_l0: float, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields of a run that is asked for an L0 instead of a coefficient; `given` are the others, not validated yet."""
+        return {"target_l0": target_l0, cls.sparsity_parameter: cls.coefficient_times_l0 / target_l0}
+
+    @classmethod
+    def example(cls, d_in: int, d_sae: int) -> Self:
+        """A small valid instance for `d_in`-dimensional activations: what the contract tests run."""
+        raise NotImplementedError
+
+
+class ActivationsConfig(Config):
+    """Where x comes from. Each activation source extends this with its own fields."""
+
+    source: str
+    train_tokens: Tokens
+    """Tokens trained on, special tokens excluded."""
+    eval_tokens: Tokens
+    """Held-out tokens evaluated on, special tokens excluded."""
+
+    @classmethod
+    def example(cls) -> Self:
+        """A small valid instance that needs no download: what the contract tests run."""
+        raise NotImplementedError
+
+
+ARCHITECTURES: Registry[Any] = Registry("architecture", "sae_core.architectures")
+"""Architecture name -> SparseAutoencoder subclass (its config class is `.Config`)."""
+
+SOURCES: Registry[Any] = Registry("activation source", "sae_core.activations")
+"""Source name -> ActivationSource subclass (its config class is `.Config`)."""
+
+
+def _by_name(registry: Registry[Any], key: str) -> BeforeValidator:
+    """A validator that turns a mapping into the config class its `key` names."""
+
+    def parse(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        if not isinstance(value.get(key), str):
+            raise ConfigError(f"`{key}` must be the name of one, but got {value.get(key)!r}. Choose one of {list(registry)}.")
+        return registry[value[key]].Config.model_validate(dict(value))
+
+    return BeforeValidator(parse)
+
+
+class TrainConfig(Config):
+    """How a run is trained: optimizer, schedules, precision."""
+
+    lr: Positive = 1e-3
+    """Peak learning rate of Adam."""
+    lr_factors: dict[str, Positive] = {}
+    """Parameter name -> its learning rate as a multiple of `lr`, on top of the architecture's own factors."""
+    batch_size: Count = 2048
+    """Tokens per step."""
+    lr_schedule: Literal["constant", "cosine", "cosine_restarts"] = "constant"
+    """Shape between warm-up and decay; with `constant` and `lr_decay` 1 the rate falls linearly all along."""
+    lr_warm_up: Span = 0.05
+    """How long the rate rises linearly to `lr`: a fraction of the steps, or e.g. "500 steps", "2M tokens"."""
+    lr_decay: Span = 0.2
+    """How long, at the end, the rate falls linearly to 0: a fraction of the steps, or steps, or tokens."""
+    lr_min_factor: Fraction = 0.1
+    """Lowest rate of the cosine shapes, as a fraction of `lr`."""
+    n_restarts: Annotated[int, Field(ge=0)] = 2
+    """Restarts of the `cosine_restarts` shape."""
+    sparsity_warm_up: Span = 0.05
+    """How long sparsity coefficients rise linearly from 0: a fraction of the steps, or steps, or tokens."""
+    sparsity_decay: Span = 0.0
+    """How long, at the end, sparsity coefficients fall linearly to `sparsity_decay_to`: a fraction of the steps, or steps, or tokens."""
+    sparsity_decay_to: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """What `sparsity_decay` ends at, as a fraction of the coefficient."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    adam_eps: Positive = 1e-8
+    max_grad_norm: Positive | None = 1.0
+    """Gradients with a larger norm, over all parameters of the run, are scaled down to it."""
+    normalize_activations: NormalizeActivations = "expected_norm"
+    """Units that training works in: x times one scalar so that E||x|| = sqrt(d_in); x as it is; each token with mean 0 and standard
+    deviation 1; or all tokens with mean 0 and covariance 1 (ZCA). Coefficients and thresholds are in these units."""
+    dead_after_tokens: Count = 10_000_000
+    """A latent is dead when it was inactive for this many tokens (Gao et al. 2024)."""
+    resample_every_steps: Count | None = None
+    """Dead latents are made anew, from badly reconstructed tokens, each time this many steps have passed (Bricken et al. 2023)."""
+    resample_until: Fraction = 0.5
+    """Fraction of the steps after which no latent is resampled, so that all have time to train."""
+    autocast: Literal["off", "bfloat16"] = "off"
+    """Precision of the matrix products; parameters and optimizer state stay float32."""
+
+    @model_validator(mode="after")
+    def _factors_change_rates(self) -> Self:
+        if ones := [name for name, factor in self.lr_factors.items() if factor == 1]:
+            raise ConfigError(f"`lr_factors` must differ from 1, but got {ones[0]}=1. Leave it out: 1 changes nothing.")
+        return self
+
+    @model_validator(mode="after")
+    def _decay_has_a_span(self) -> Self:
+        if self.sparsity_decay_to != 0 and self.sparsity_decay == 0:
+            raise ConfigError(
+                f"`sparsity_decay_to` must come with `sparsity_decay`, but got sparsity_decay_to={self.sparsity_decay_to} and "
+                "sparsity_decay=0. Set `sparsity_decay`, e.g. to 0.2, or leave both out."
+            )
+        return self
+
+
+class RunConfig(Config):
+    """One SAE to train and evaluate."""
+
+    activations: Annotated[SerializeAsAny[ActivationsConfig], _by_name(SOURCES, "source")]
+    sae: Annotated[SerializeAsAny[ArchitectureConfig], _by_name(ARCHITECTURES, "architecture")]
+    train: TrainConfig = TrainConfig()
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Decides the initialisation; data and their order stay the same across seeds."""
+    data_seed: Annotated[int, Field(ge=0)] = 0
+    """Decides the order of the training tokens."""
+
+    @model_validator(mode="after")
+    def _at_least_one_step(self) -> Self:
+        if self.n_steps < 1:
+            raise ConfigError(
+                f"`train_tokens` must be >= `batch_size`, but got train_tokens={self.activations.train_tokens} and "
+                f"batch_size={self.train.batch_size}. Raise `data.train_tokens` or lower `train.batch_size`."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> Self:
+        for names in (("lr_warm_up", "lr_decay"), ("sparsity_warm_up", "sparsity_decay")):
+            first, second = (getattr(self.train, name) for name in names)
+            if sum(fraction_of_run(span, self.n_steps, self.train.batch_size) for span in (first, second)) > 1:
+                raise ConfigError(
+                    f"`{names[0]}` + `{names[1]}` must be <= 1 (fractions of the run's {self.n_steps} steps), "
+                    f"but got {first!r} + {second!r}. Shorten one, or train for more steps."
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _sparsity_can_decay(self) -> Self:
+        decay = self.train.sparsity_decay
+        if decay != 0 and not self.sae.has_coefficient:
+            raise ConfigError(
+                f"`sparsity_decay` must be left to architectures with a sparsity coefficient, but got sparsity_decay={decay!r} for "
+                f"{self.sae.architecture!r}. Give it under the architectures that it is meant for."
+            )
+        if decay != 0 and self.sae.controls_l0:
+            raise ConfigError(
+                f"`sparsity_decay` must be 0 where the coefficient is adjusted to reach `target_l0`, but got sparsity_decay={decay!r} and "
+                f"target_l0={self.sae.target_l0}. Remove one: they would work against each other."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lr_factors_name_parameters(self) -> Self:
+        if self.train.lr_factors:
+            from sae_core.training.optim import parameter_names
+
+            known = parameter_names(self.sae.architecture)
+            for name in sorted(self.train.lr_factors.keys() - set(known)):
+                what = f"`lr_factors`: a parameter of {self.sae.architecture!r}"
+                raise UnknownNameError.of(what, name, known, "Correct it, or give it under the architectures that have it.")
+        return self
+
+    @model_validator(mode="after")
+    def _latents_can_be_resampled(self) -> Self:
+        train = self.train
+        if train.resample_every_steps is None:
+            if given := train.changed("resample_until"):
+                raise ConfigError(
+                    f"`resample_until` must come with `resample_every_steps`, but got {given} and resample_every_steps=None. "
+                    "Set `resample_every_steps`, or leave both out."
+                )
+        elif not self.last_resampling or self.last_resampling * train.batch_size < train.dead_after_tokens:
+            raise ConfigError(
+                "a latent must be able to be dead at one of the resamplings, but got "
+                f"dead_after_tokens={train.dead_after_tokens}, resample_every_steps={train.resample_every_steps} and "
+                f"resample_until={train.resample_until:g}: the last resampling is at step {self.last_resampling} of {self.n_steps}, after "
+                f"{self.last_resampling * train.batch_size} tokens. Lower `train.dead_after_tokens`, or resample more often or longer."
+            )
+        return self
+
+    @property
+    def last_resampling(self) -> int:
+        """Steps done when dead latents are resampled for the last time, which is before the last step; 0: never."""
+        if self.train.resample_every_steps is None:
+            return 0
+        until = min(round(self.train.resample_until * self.n_steps), self.n_steps - 1)
+        return until - until % self.train.resample_every_steps
+
+    @property
+    def n_steps(self) -> int:
+        """Training steps: whole batches in the token budget."""
+        return self.activations.train_tokens // self.train.batch_size
+
+    @property
+    def run_id(self) -> str:
+        """Readable prefix and a hash of every field: the same config has the same id on every machine."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return f"{self.sae.architecture}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"

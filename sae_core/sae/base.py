@@ -1,0 +1,292 @@
+"""SparseAutoencoder: what every architecture shares. A concrete class adds `encode` and `loss`, in one file of `architectures/`.
+
+Shape letters: B tokens in the batch, d_in width of the activations, d_sae latents.
+Training works in normalised units (`normalisation.py`); `fold` moves an SAE to the units of the model.
+"""
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from sae_core.config.run import ArchitectureConfig
+from sae_core.errors import ConfigError
+from sae_core.sae.normalisation import Affine, Normalisation, layer_norm
+from sae_core.sparse.active import active_entries
+from sae_core.sparse.entries import LISTED_FRACTION, Entries
+from sae_core.sparse.kernels.choice import lists_are_faster
+from sae_core.sparse.latents import Pattern, sparse_decode
+
+SEARCH_START_NORM = 0.1
+"""Norm of the decoder rows until a search has found a better one."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossContext:
+    """What a loss may know beyond the batch."""
+
+    sparsity_scale: float | Float[Tensor, ""] = 1.0
+    """Factor on sparsity coefficients: rises from 0 to 1 during the sparsity warm-up, then follows the target L0 where there is one."""
+    dead: Bool[Tensor, " d_sae"] | None = None
+    """Latents inactive for `dead_after_tokens`; None when there are none."""
+    progress: float = 1.0
+    """Fraction of the run's steps that has passed, for schedules inside a loss; 1 is the end, where they have their final values."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossTerms:
+    """A loss, its named parts, and what the batch showed about sparsity."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Float[Tensor, ""]]
+    """Summands of `total`, coefficients applied."""
+    l0: Float[Tensor, ""]
+    """Mean number of active latents per token."""
+    active: Bool[Tensor, " d_sae"]
+    """Latents active for at least one token of the batch."""
+
+    @classmethod
+    def of(cls, terms: dict[str, Tensor], entries: Entries, latents: Float[Tensor, "*E"]) -> "LossTerms":
+        """Sum the terms; read sparsity off the latents at the entries of the batch."""
+        return cls(torch.stack(list(terms.values())).sum(), terms, *entries.sparsity(latents))
+
+
+class SparseAutoencoder(nn.Module, ABC):
+    """A sparse autoencoder: x -> latents -> x_hat.
+
+    `self.training` chooses between the training and the inference behaviour of `encode`; there are no twin classes.
+
+    Args:
+        config: the architecture's own config.
+        d_in: width of the activations.
+        generator: decides the initial weights. On the `meta` device nothing is drawn.
+    """
+
+    Config: ClassVar[type[ArchitectureConfig]]
+    relative_cost: ClassVar[float] = 1.0
+    """Time of a training step relative to a standard SAE of the same size; used to balance groups."""
+    straight_through: ClassVar[frozenset[str]] = frozenset()
+    """Parameters whose gradient is an estimate, not the derivative of the loss; the contract tests leave them out."""
+    saelens_architecture: ClassVar[str | None] = None
+    """Name under which SAELens loads the inference form; None when only we can."""
+
+    W_enc: nn.Parameter
+    W_dec: nn.Parameter
+    b_dec: nn.Parameter
+    layer_norm: bool = False
+    """Whether activations are layer-normed before `encode` and reconstructions brought back after `decode`. Not while training: there
+    the stream has done it."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in cls.__mro__[1:]:
+            if "Config" in base.__dict__:  # concrete: abstract bases only annotate it
+                raise TypeError(
+                    f"SAE classes must be abstract or final, but {cls.__name__} subclasses {base.__name__}. Share code in an abstract base."
+                )
+        for name in ("decode", "reconstruct", "forward"):
+            if name in cls.__dict__:
+                raise TypeError(
+                    f"`{name}` is the same for every SAE, but {cls.__name__} overrides it. Put the variation in `encode` or `loss`."
+                )
+
+    def __init__(self, config: ArchitectureConfig, d_in: int, *, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.d_in = d_in
+        self.d_sae = config.d_sae
+        W_dec = torch.empty(self.d_sae, d_in)
+        if not W_dec.is_meta:
+            _draw_rows(W_dec, config, generator)
+        self.W_dec = nn.Parameter(W_dec)
+        rows = W_dec if config.encoder_init == "transpose" or W_dec.is_meta else _draw_rows(torch.empty_like(W_dec), config, generator)
+        # (d_in, d_sae), but latent by latent in memory, like W_dec: sparse gradients are sums of rows.
+        self.W_enc = nn.Parameter(rows.clone().T)
+        self.b_dec = nn.Parameter(torch.zeros(d_in))
+
+    @abstractmethod
+    def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
+        """Latents of x. In inference mode each row depends on that row of x alone.
+
+        Where `layer_norm` is set, x is what `normalisation.layer_norm` makes of an activation; `reconstruct` takes activations as they are.
+        """
+
+    @abstractmethod
+    def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
+        """Training loss of a batch, in squared units of the scaled activations."""
+
+    @final
+    def decode(self, latents: Float[Tensor, "B d_sae"]) -> Float[Tensor, "B d_in"]:
+        """x_hat = latents @ W_dec + b_dec."""
+        return latents @ self.W_dec + self.b_dec
+
+    @final
+    def check_finite(self) -> None:
+        """Make sure that no weight is NaN or infinite: kernels pass over entries that are not numbers, so that outputs need not show it.
+
+        Raises:
+            ConfigError: with every tensor that is not finite.
+        """
+        # A sum is a hundred times as fast to make, and finite only where every number is.
+        suspect = {name: tensor for name, tensor in self.state_dict().items() if not bool(tensor.sum().isfinite())}
+        counts = {name: int((~tensor.isfinite()).sum()) for name, tensor in suspect.items()}
+        if broken := {name: count for name, count in counts.items() if count}:
+            raise ConfigError(
+                f"weights of an SAE must be finite, but got {broken} numbers that are not in one of architecture "
+                f"{self.config.architecture!r}. Train it again, with a lower learning rate if training left it so."
+            )
+
+    @final
+    def forward(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_in"]:
+        """The reconstruction of x."""
+        return self.reconstruct(x)[1]
+
+    @final
+    def reconstruct(self, x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_sae"], Float[Tensor, "B d_in"]]:
+        """Latents and reconstruction of x, in the units of x, whether or not tokens are layer-normed on the way."""
+        y, in_units_of_x = self._normed(x)
+        latents = self.encode(y)
+        return latents, in_units_of_x(self.decode(latents))
+
+    @final
+    @torch.no_grad()
+    def reconstruct_listed(self, x: Float[Tensor, "B d_in"]) -> tuple[Pattern, Float[Tensor, "B d_in"]]:
+        """As `reconstruct`, with a list of the latents that are not 0 in place of all; they are decoded from it where that is faster."""
+        y, in_units_of_x = self._normed(x)
+        if not lists_are_faster(x):
+            latents = self.encode(y)
+            return active_entries(latents)[0], in_units_of_x(self.decode(latents))
+        pattern, values = self.list_active(y)
+        if values.numel() <= LISTED_FRACTION * len(x) * self.d_sae:
+            return pattern, in_units_of_x(sparse_decode(values, self.W_dec, pattern) + self.b_dec)
+        return pattern, in_units_of_x(self.decode(pattern.dense(values)))
+
+    def list_active(self, x: Float[Tensor, "B d_in"]) -> tuple[Pattern, Float[Tensor, " N"]]:
+        """The latents of `encode` that are not 0, and where. Architectures that find them without the others override this."""
+        return active_entries(self.encode(x))
+
+    def _normed(self, x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_in"], Callable[[Tensor], Tensor]]:
+        """What `encode` takes for activations x, and what brings reconstructions of that back to the units of x."""
+        x = x.to(self.W_dec.dtype)
+        if not self.layer_norm:
+            return x, lambda y_hat: y_hat
+        y, mean, std = layer_norm(x)
+        return y, lambda y_hat: y_hat * std + mean
+
+    def initial_values(self) -> dict[str, Float[Tensor, " d_sae"]]:
+        """Where the parameters with one number a latent (b_enc, thresholds, ...) start: what a resampled latent gets again.
+
+        Read off a new SAE, so that an architecture needs to say nothing.
+        """
+        fresh = type(self)(self.config, 1, generator=torch.Generator())  # of width 1, so that no other parameter has this shape
+        values = {name: parameter.detach() for name, parameter in fresh.named_parameters() if name != "b_dec"}
+        return {name: value.to(self.W_dec.device) for name, value in values.items() if value.shape == (self.d_sae,)}
+
+    def lr_factors(self) -> dict[str, float]:
+        """Parameters whose learning rate differs from the common one: name -> factor."""
+        return {}
+
+    def calibrate(self, batches: Iterable[Float[Tensor, "B d_in"]], *, autocast: bool = False) -> None:
+        """Set what inference needs from training activations, after the last step. Most architectures need nothing.
+
+        Args:
+            autocast: multiply in bfloat16, as in training where it was asked for.
+        """
+
+    def to_inference(self) -> "SparseAutoencoder":
+        """The equivalent SAE to evaluate and export: simplest architecture, decoder norms folded. A copy."""
+        return copy.deepcopy(self).eval()
+
+    @torch.no_grad()
+    def fold(self, normalisation: Normalisation) -> None:
+        """Make an SAE for activations x out of one trained on y = (x - mean) @ M: same latents, x_hat in the units of x. In place.
+
+        W_enc <- M @ W_enc, W_dec <- W_dec @ M^-1, b_dec <- b_dec @ M^-1 + mean; biases and thresholds of latents stay.
+
+        Raises:
+            ConfigError: the normalisation is not the same affine map for every token, so that no weights do what it does.
+        """
+        if self.layer_norm or not isinstance(normalisation, Affine):
+            raise ConfigError(
+                "a normalisation must be one affine map for all tokens to be folded into weights, but got "
+                f"normalize_activations={normalisation.name!r} for an SAE with layer_norm={self.layer_norm}: layer norm divides each token "
+                "by its own standard deviation. Keep it at run time, as `normalisation.build_into(sae)` does."
+            )
+        self.W_enc.copy_(normalisation.map_encoder(self.W_enc))
+        self.W_dec.copy_(normalisation.map_decoder(self.W_dec))
+        self.b_dec.copy_(normalisation.map_decoder(self.b_dec[None])[0])
+        if normalisation.mean is not None:
+            self.b_dec += normalisation.mean
+
+    def saelens_fields(self) -> dict[str, Any]:
+        """Fields beyond the common ones that SAELens' cfg.json needs for this architecture."""
+        return {}
+
+    def save_pretrained(self, directory: str | Path, metadata: dict[str, Any] | None = None) -> None:
+        """Write cfg.json and sae_weights.safetensors, which SAELens' `SAE.load_from_disk` reads. See `saelens.save`."""
+        from sae_core.sae import saelens
+
+        saelens.save(self, Path(directory), metadata or {})
+
+    @staticmethod
+    def from_pretrained(directory: str | Path) -> "SparseAutoencoder":
+        """Load an SAE in inference form from a directory written by `save_pretrained` or by SAELens. See `saelens.load`."""
+        from sae_core.sae import saelens
+
+        return saelens.load(directory)
+
+
+def _draw_rows(rows: Float[Tensor, "d_sae d_in"], config: ArchitectureConfig, generator: torch.Generator | None) -> Tensor:
+    """kaiming_uniform_, then every row rescaled: SAELens' initialisation. In place."""
+    norm = SEARCH_START_NORM if config.decoder_init_norm == "search" else config.decoder_init_norm
+    bound = math.sqrt(6 / rows.shape[1])
+    rows.uniform_(-bound, bound, generator=generator)
+    rows *= norm / rows.norm(dim=1, keepdim=True)
+    return rows
+
+
+def mse(x_hat: Float[Tensor, "B d_in"], x: Float[Tensor, "B d_in"]) -> Float[Tensor, ""]:
+    """Mean over tokens of the squared error summed over d_in: the reconstruction term of every loss here. x gets no gradient."""
+    error: Tensor = _SquaredError.apply(x_hat.to(x.dtype), x)
+    return error / x.shape[0]
+
+
+def row_norms(W: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, " d_sae"]:
+    """||W_i|| of every row."""
+    return _RowNorms.apply(W)
+
+
+# As PyTorch's, with fewer passes over their arguments in the backward pass.
+
+
+class _SquaredError(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_hat: Tensor, x: Tensor) -> Tensor:
+        error = x_hat - x
+        ctx.save_for_backward(error)
+        return error.flatten().dot(error.flatten())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (error,) = ctx.saved_tensors
+        return error * (2 * grads[0]), None
+
+
+class _RowNorms(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, W: Tensor) -> Tensor:
+        norms = torch.linalg.vector_norm(W, dim=1)
+        ctx.save_for_backward(W, norms)
+        return norms
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        W, norms = ctx.saved_tensors
+        return W * torch.where(norms > 0, grads[0] / norms, 0)[:, None]

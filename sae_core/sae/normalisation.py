@@ -1,0 +1,155 @@
+"""Normalisation of activations: from x, in the units of the model, to y, the units that training works in.
+
+    expected_norm   y = s * x, one scalar s, so that E||y|| = sqrt(d_in)                  affine
+    none            y = x                                                                 affine
+    whitening       y = (x - mean) @ C^-1/2: mean 0 and (but for shrinkage) covariance 1  affine
+    layer_norm      y = (x - m) / (std + 1e-5), m and std those of the token's own x      not affine
+
+What is affine is folded into the weights of a finished SAE, which then takes x itself. What is not stays with it at run time.
+Shape letters: B tokens in a batch, N rows, d_in width of the activations.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_core.config.run import NormalizeActivations
+from sae_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sae_core.sae.base import SparseAutoencoder
+
+WHITENING_TOKENS = 65_536
+"""Training tokens, the first of the cache, that mean and covariance are estimated on."""
+SHRINKAGE = 1e-3
+"""Weight of the mean variance in the whitened covariance: directions that hardly vary are not blown up to variance 1."""
+LAYER_NORM_EPS = 1e-5
+"""SAELens' value. It is added to the standard deviation, and not undone on the way back."""
+_CHUNK_TOKENS = 8_192
+
+
+class Normalisation(ABC):
+    """A map of activations, and what becomes of it when an SAE is finished."""
+
+    name: NormalizeActivations
+
+    @abstractmethod
+    def __call__(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_in"]:
+        """y, the units of training."""
+
+    def to(self, device: torch.device) -> "Normalisation":
+        """The same on another device."""
+        return self
+
+    @abstractmethod
+    def build_into(self, sae: "SparseAutoencoder") -> None:
+        """Make an SAE for activations x out of one trained on y, in place: same latents, x_hat in the units of x."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Affine(Normalisation):
+    """y = (x - mean) @ matrix. A number for `matrix` stands for that multiple of the identity."""
+
+    name: NormalizeActivations
+    matrix: float | Float[Tensor, "d_in d_in"]
+    """Symmetric."""
+    inverse: float | Float[Tensor, "d_in d_in"]
+    mean: Float[Tensor, " d_in"] | None = None
+    """None: nothing is subtracted."""
+
+    def __call__(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_in"]:
+        centred = x if self.mean is None else x - self.mean
+        return centred @ self.matrix if isinstance(self.matrix, Tensor) else centred * self.matrix
+
+    def to(self, device: torch.device) -> "Affine":
+        matrix, inverse = (t.to(device) if isinstance(t, Tensor) else t for t in (self.matrix, self.inverse))
+        return Affine(self.name, matrix, inverse, None if self.mean is None else self.mean.to(device))
+
+    def map_encoder(self, W_enc: Float[Tensor, "d_in d_sae"]) -> Float[Tensor, "d_in d_sae"]:
+        """matrix @ W_enc: encoder weights for activations that are not normalised."""
+        return (self.matrix.double() @ W_enc.double()).float() if isinstance(self.matrix, Tensor) else self.matrix * W_enc
+
+    def map_decoder(self, rows: Float[Tensor, "N d_in"]) -> Float[Tensor, "N d_in"]:
+        """rows @ inverse: decoder rows in the units of the model."""
+        return (rows.double() @ self.inverse.double()).float() if isinstance(self.inverse, Tensor) else rows * self.inverse
+
+    def build_into(self, sae: "SparseAutoencoder") -> None:
+        sae.fold(self)
+
+
+class LayerNorm(Normalisation):
+    """Each token by itself, as SAELens' `layer_norm`."""
+
+    name: NormalizeActivations = "layer_norm"
+
+    def __call__(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_in"]:
+        return layer_norm(x)[0]
+
+    def build_into(self, sae: "SparseAutoencoder") -> None:
+        sae.layer_norm = True
+
+
+def layer_norm(x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_in"], Float[Tensor, "B 1"], Float[Tensor, "B 1"]]:
+    """y, and what leads back from a reconstruction of it: x_hat = y_hat * std + mean.
+
+    Returns:
+        y, the mean of each token's x, and its standard deviation (unbiased: over d_in - 1).
+    """
+    mean = x.mean(dim=-1, keepdim=True)
+    centred = x - mean
+    std = centred.std(dim=-1, keepdim=True)
+    return centred / (std + LAYER_NORM_EPS), mean, std
+
+
+@torch.no_grad()
+def whitening(shards: Iterable[Float[Tensor, "_ d_in"]]) -> Affine:
+    """ZCA whitening by the mean and covariance C of the first `WHITENING_TOKENS` rows; of all there are, if fewer.
+
+    The matrix is the inverse square root of (1 - SHRINKAGE) * C + SHRINKAGE * trace(C) / d_in * I: of all matrices that whiten, the one
+    that moves activations least (Kessy, Lewin and Strimmer 2018, arXiv:1512.00809). Sums are float64, on the CPU.
+
+    Differs from SAELens' `covariance_whitening`: it turns y to the principal axes too, adds 1e-3 to the eigenvalues of C whatever
+    their size, and estimates C on 1000 batches.
+
+    Raises:
+        ConfigError: the activations do not vary.
+    """
+    n_tokens, x_sum, products = 0, torch.zeros(()), torch.zeros(())
+    for shard in shards:
+        for x in shard[: WHITENING_TOKENS - n_tokens].split(_CHUNK_TOKENS):
+            rows = x.double()
+            n_tokens, x_sum, products = n_tokens + len(rows), x_sum + rows.sum(dim=0), products + rows.T @ rows
+        if n_tokens >= WHITENING_TOKENS:
+            break
+    mean = x_sum / n_tokens
+    covariance = products / n_tokens - torch.outer(mean, mean)
+    variance = covariance.diagonal().mean()
+    if not variance > 0:
+        raise ConfigError(
+            f"activations must vary to be whitened, but got variance={float(variance):g} over n_tokens={n_tokens}. "
+            "Set `train.normalize_activations: none`, or use more tokens."
+        )
+    shrunk = (1 - SHRINKAGE) * covariance + SHRINKAGE * variance * torch.eye(len(mean), dtype=torch.float64)
+    eigenvalues, vectors = torch.linalg.eigh(shrunk)
+    matrix, inverse = ((vectors * scale) @ vectors.T for scale in (eigenvalues.rsqrt(), eigenvalues.sqrt()))
+    return Affine("whitening", matrix.float(), inverse.float(), mean.float())
+
+
+def normalisation_of(name: NormalizeActivations, *, scale: float, shards: Iterable[Float[Tensor, "_ d_in"]]) -> Normalisation:
+    """The normalisation that a config names.
+
+    Args:
+        scale: factor that makes E||x|| = sqrt(d_in).
+        shards: training activations, unscaled, on the CPU; read only where statistics are needed.
+    """
+    if name == "layer_norm":
+        return LayerNorm()
+    if name == "whitening":
+        return whitening(shards)
+    factor = scale if name == "expected_norm" else 1.0
+    return Affine(name, factor, 1 / factor)

@@ -1,0 +1,1 @@
+"""Kernels that work on lists of active latents: plain PyTorch (`reference`), CPU, GPU. `choice` says which run."""

@@ -1,0 +1,235 @@
+"""Sections of a definition -> axes -> points of the grid.
+
+A field's value is one point, or a list of them: an axis. A field whose own type is a sequence (`matryoshka_widths`) takes a
+flat list as its value and a list of lists as an axis. In a search a field may also hold a range, `{low: 1e-3, high: 3e-2, log: true}`.
+A `Grid` maps the path of a field in `RunConfig` (`("train", "lr")`) to its axis; its points are the cartesian product.
+"""
+
+import itertools
+import math
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Self
+
+from pydantic import BaseModel, ValidationError, model_validator
+
+from sae_core.config.run import Config
+from sae_core.errors import ConfigError
+from sweeps.definition.problems import Problems, collect, model_in, shown, unknown_key
+
+FieldPath = tuple[str, ...]
+
+_LARGEST = 1e100
+"""End of a range: its sums and ratios must be numbers too."""
+_MOST_STEPS = 10**9
+_TOLERANCE = 1e-6
+"""Of a step: how far a number may lie beside it."""
+
+
+class Range(Config):
+    """Numbers between two ends, both included."""
+
+    low: float | int
+    high: float | int
+    log: bool = False
+    """Whether equal ratios are equally likely, instead of equal differences."""
+    step: float | int | None = None
+    """Only low, low + step, low + 2 step, ... are taken."""
+
+    @model_validator(mode="after")
+    def _ends_are_in_order(self) -> Self:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            rule = "0 < low < high with `log: true`" if self.log else "low < high"
+            raise ConfigError(f"`low` must satisfy {rule}, but got low={self.low:g} and high={self.high:g}. Correct them.")
+        if max(abs(self.low), abs(self.high), 1 / self.low if self.log else 0) > _LARGEST:
+            rule = f"at most {_LARGEST:g} in size, and `low` at least {1 / _LARGEST:g} with `log: true`"
+            raise ConfigError(f"`high` must be {rule}, but got low={self.low:g} and high={self.high:g}. Correct them.")
+        if self.step is not None and (self.log or not 0 < self.step <= self.high - self.low):
+            rule = f"but got step={self.step:g}, low={self.low:g}, high={self.high:g} and log={self.log}"
+            raise ConfigError(f"`step` must be above 0, at most high - low, and without `log`, {rule}. Correct it or leave it out.")
+        if self.step is not None and (self.high - self.low) / self.step > _MOST_STEPS:
+            raise ConfigError(f"`step` must be taken at most {_MOST_STEPS:,} times, but got step={self.step:g}. Raise it or leave it out.")
+        return self
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is given in whole numbers."""
+        return all(isinstance(number, int) for number in (self.low, self.high, self.step or 0))
+
+    @property
+    def last(self) -> float | int:
+        """The largest number that is taken: `high`, or the last step that is not above it."""
+        if self.step is None:
+            return self.high
+        low, high, step = (_exact(number) for number in (self.low, self.high, self.step))
+        last = low + (high - low) // step * step
+        return int(last) if self.whole else float(last)
+
+    def takes(self, number: float | int) -> bool:
+        """Whether a number lies in the range and, with `step`, on one of its steps."""
+        if not self.low <= number <= self.last:
+            return False
+        if self.step is None:
+            return True
+        steps = (_exact(number) - _exact(self.low)) / _exact(self.step)
+        return abs(steps - round(steps)) < _TOLERANCE
+
+    def at(self, fraction: float, *, whole: bool) -> float | int:
+        """The number at a fraction of the range, 0 to 1; the nearest that is taken."""
+        number = self.low * (self.high / self.low) ** fraction if self.log else self.low + (self.high - self.low) * fraction
+        step = self.step or (1 if whole else 0)
+        return min(self.low + round((number - self.low) / step) * step if step else number, self.last)
+
+    def between(self, *, whole: bool) -> tuple[float | int, ...]:
+        """Its ends and a number between: values to check a space with."""
+        middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
+        return tuple(dict.fromkeys((self.low, round(middle) if whole else middle, self.last)))
+
+
+def _exact(number: float | int) -> Fraction:
+    """A number as it is written in decimal: three steps of 0.1 are 0.3."""
+    return Fraction(str(number))
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """The values a field takes over the sweep; a fixed field has one."""
+
+    place: str
+    """Where the definition gives it, e.g. "architectures.topk.k"."""
+    values: tuple[Any, ...]
+    """All of them; of a range its ends and one between."""
+    range: Range | None = None
+    whole: bool = False
+    """Whether the range stands for whole numbers only."""
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether a search decides it."""
+        return self.range is not None or len(self.values) > 1
+
+    def fixed(self, value: Any) -> "Axis":
+        """This field at one value."""
+        return Axis(self.place, (value,))
+
+
+Grid = dict[FieldPath, Axis]
+
+
+def read_section(
+    section: Mapping[str, Any],
+    model: type[BaseModel],
+    *,
+    path: FieldPath,
+    place: str,
+    problems: Problems,
+    known: Sequence[str] | None = None,
+) -> Grid:
+    """Axes of one section.
+
+    Args:
+        section: what the definition gives: field -> value or list of values; nested for fields that are models themselves.
+        model: the config class that says which fields there are and which take a sequence.
+        path: path of the section in `RunConfig`.
+        place: path of the section in the definition, for messages.
+        problems: gets what is wrong: unknown keys, empty axes, repeated values.
+        known: the fields that may be given here; all of the model's if None.
+    """
+    fields = model.model_fields
+    known = list(fields) if known is None else known
+    grid: Grid = {}
+    for key, value in section.items():
+        if problems.enough:
+            break
+        if key not in known:
+            problems.add(place, unknown_key(key, known))
+            continue
+        annotation, here = fields[key].annotation, f"{place}.{key}"
+        inner = model_in(annotation)
+        if inner is not None and isinstance(value, Mapping) and not _is_range(value):
+            grid |= read_section(value, inner, path=(*path, key), place=here, problems=problems)
+        else:
+            grid[*path, key] = read_axis(value, annotation, place=here, problems=problems)
+    return grid
+
+
+def read_axis(value: Any, annotation: Any, *, place: str, problems: Problems) -> Axis:
+    """The axis a field's value stands for; `annotation` is the field's own type."""
+    if _is_range(value):
+        return _range_axis(value, annotation, place, problems)
+    sequence = _sequence_in(annotation)
+    if not _is_axis(value, sequence):
+        return Axis(place, (_as(sequence, value),))
+    if not value:
+        problems.add(place, f"an axis must list at least one value, but got {place.rsplit('.', 1)[-1]}=[]. Add one or leave the field out.")
+    values: dict[Any, Any] = {}
+    for item in value:
+        item = _as(sequence, item)
+        key = _look_up(item)
+        if key in values:
+            problems.add(place, f"an axis must list each value once, but got {shown(item)} twice. Remove one.")
+        values.setdefault(key, item)
+    return Axis(place, tuple(values.values()))
+
+
+def _look_up(item: Any) -> Any:
+    """What equal values have in common, also 1 and 1.0: the value, or its text where that cannot be looked up."""
+    try:
+        hash(item)
+    except TypeError:
+        return repr(item)
+    return item
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value.keys() & {"low", "high"})
+
+
+def _range_axis(value: Mapping[str, Any], annotation: Any, place: str, problems: Problems) -> Axis:
+    try:
+        found = Range.model_validate(dict(value))
+    except ValidationError as error:
+        collect(error, Range, problems, lambda path: ".".join((place, *path[:1])))
+        return Axis(place, ())
+    # An L0 is a count, although targets need not be whole.
+    whole = found.whole and (place.endswith("target_l0") or not _takes_fractions(annotation))
+    return Axis(place, found.between(whole=whole), found, whole)
+
+
+def points(grid: Grid, part: str) -> Iterator[dict[str, Any]]:
+    """Every combination of the axes under `part`, e.g. "train", as the nested mapping its config class takes; last axis fastest."""
+    axes = {path[1:]: axis for path, axis in grid.items() if path[0] == part}
+    for values in itertools.product(*(axis.values for axis in axes.values())):
+        nested: dict[str, Any] = {}
+        for (*sections, name), value in zip(axes, values, strict=True):
+            node = nested
+            for section in sections:
+                node = node.setdefault(section, {})
+            node[name] = value
+        yield nested
+
+
+def _is_axis(value: Any, sequence: type | None) -> bool:
+    if not isinstance(value, list | tuple):
+        return False
+    return sequence is None or any(item is None or isinstance(item, list | tuple) for item in value)
+
+
+def _as(sequence: type | None, value: Any) -> Any:
+    """YAML has only lists, strict configs want tuples."""
+    return sequence(value) if sequence is not None and isinstance(value, list | tuple) else value
+
+
+def _sequence_in(annotation: Any) -> type | None:
+    """tuple or list, when the annotation is one or a union with one."""
+    origin = typing.get_origin(annotation) or annotation
+    if origin in (tuple, list):
+        return typing.cast(type, origin)
+    return next((found for part in typing.get_args(annotation) if (found := _sequence_in(part)) is not None), None)
+
+
+def _takes_fractions(annotation: Any) -> bool:
+    """Whether the annotation is float or a union with it."""
+    return annotation is float or any(_takes_fractions(part) for part in typing.get_args(annotation))

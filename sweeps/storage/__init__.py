@@ -1,0 +1,1 @@
+"""What lies under results/: records, studies, locks."""
