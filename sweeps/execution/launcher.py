@@ -21,7 +21,8 @@ from sweeps.execution import leftovers, signals
 from sweeps.execution.cluster import Cluster
 from sweeps.execution.loggers.wandb import WandbSink
 from sweeps.execution.progress import SweepProgress
-from sweeps.execution.stages import Input, run_stages
+from sweeps.execution.stages import run_stages
+from sweeps.planning.inputs import Input
 from sweeps.storage.store import Store, may_recover
 
 if TYPE_CHECKING:

@@ -2,18 +2,15 @@
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_core.activations.shards import Manifest, is_complete
 from sae_core.activations.shards import finish as finish_harvest
-from sae_core.activations.source import ActivationSource
-from sae_core.config.run import RunConfig
 from sae_core.evaluation import ChunkSums, combine, evaluated
 from sweeps.execution.loggers.wandb import WandbSink
 from sweeps.execution.progress import SweepProgress
-from sweeps.storage.store import Store, may_recover
+from sweeps.planning.inputs import Input
+from sweeps.storage.store import Store
 
 if TYPE_CHECKING:
     from sweeps.execution.search import Study
@@ -22,25 +19,6 @@ if TYPE_CHECKING:
 
 LARGE_OUTLIER_SHARE = 0.5
 """Part of the variance in a few rows from which on it is said: the loss is then about them."""
-
-
-@dataclass(slots=True)
-class Input:
-    """The activations that some runs of a sweep share."""
-
-    source: ActivationSource
-    cache: Path
-    activations_hash: str
-    metadata: dict[str, object]
-    """Where exported SAEs say they belong: names as the definition gives them, not where they were found."""
-    runs: list[RunConfig] = field(default_factory=list)
-    facts: dict[str, float | None] = field(default_factory=dict)
-    """For the records: `RunRecord.activation_facts`."""
-
-    def todo(self, store: Store) -> list[RunConfig]:
-        """Runs without a finished record, or one of a failure that would happen again."""
-        records = [(run, store.read_record(run.run_id)) for run in self.runs]
-        return [run for run, record in records if record is None or record.status == "trained" or may_recover(record)]
 
 
 def run_stages(

@@ -24,7 +24,7 @@ from sweeps.storage.store import SCRATCH_PREFIX, Store, record_without_result
 
 if TYPE_CHECKING:
     from sweeps.execution.search import Study, SweepSearch
-    from sweeps.execution.stages import Input
+    from sweeps.planning.inputs import Input
 
 RETRIES = 2
 """Times a trial whose process or node died is started again; its runs go on from their checkpoints."""

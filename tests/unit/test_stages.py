@@ -6,7 +6,8 @@ from rich.console import Console
 
 from sweeps.execution import stages
 from sweeps.execution.progress import SweepProgress
-from sweeps.execution.stages import Input, _harvest, _where
+from sweeps.execution.stages import _harvest, _where
+from sweeps.planning.inputs import Input
 
 
 def test_where_runs_were_evaluated():
