@@ -122,7 +122,7 @@ def train_and_measure(runs: list[RunConfig], results: Path, field: str) -> list[
         if result.sae is None:
             raise RuntimeError(f"every run must come to its end, but got {result.run.run_id} with {result.error}.")
         saes[result.run.run_id] = result.sae.to_inference()
-        result.normalisation.build_into(saes[result.run.run_id])
+        result.normalization.build_into(saes[result.run.run_id])
     metrics, _ = evaluate(saes, source, cache, torch.tensor(shards.read_manifest(cache).mean))
     return [row_of(run, field) | {name: metrics[run.run_id][name] for name in KEPT if name in metrics[run.run_id]} for run in runs]
 

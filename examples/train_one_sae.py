@@ -34,7 +34,7 @@ if result.sae is None:
 
 # Training works in normalised units, where E||x|| = sqrt(d_in); the SAE to keep is the inference form, in the units of x.
 sae = result.sae.to_inference()
-result.normalisation.build_into(sae)
+result.normalization.build_into(sae)
 metrics, n_tokens = combine([evaluate_chunk(EvalChunk(held_out), {run.run_id: sae})])
 values = metrics[run.run_id]
 print(f"{n_tokens} held-out tokens: L0 {values['l0']:.2f}, FVU {values['fvu']:.4f}, dead {values['dead_fraction']:.1%}")

@@ -3,7 +3,7 @@
 The order is a function of `data_seed` and the sizes of the shards alone: in each epoch shards come in a random order, and the
 rows of each in a random order. Shards are samples of the whole text, so this mixes all of it. Batches are cut from that endless
 sequence one after another: batch n starts at row n * batch_size, so a stream resumes anywhere without reading what it skips.
-Batches come in the units of training: see `sae_core.sae.normalisation`.
+Batches come in the units of training: see `sae_core.sae.normalization`.
 Shape letters: B tokens in a batch, N tokens in a shard, d_in width of the activations.
 """
 
@@ -21,7 +21,7 @@ from sae_core.activations.files import open_tensors
 from sae_core.activations.shards import read_manifest, shard_path
 from sae_core.config.run import NormalizeActivations
 from sae_core.errors import ConfigError
-from sae_core.sae.normalisation import Normalisation, normalisation_of
+from sae_core.sae.normalization import Normalization, normalization_of
 from sae_core.seeds import seed_of
 
 
@@ -31,7 +31,7 @@ class ActivationStream(Protocol):
 
     d_in: int
     """Width of the activations."""
-    normalisation: Normalisation
+    normalization: Normalization
     """What was applied to the activations."""
 
     def batches(self, start: int = 0) -> Iterator[Float[Tensor, "B d_in"]]:
@@ -58,7 +58,7 @@ class _ShuffledStream(ABC):
     """Batches of shuffled rows; a subclass says where the rows of a shard are."""
 
     d_in: int
-    normalisation: Normalisation
+    normalization: Normalization
 
     def __init__(self, shard_tokens: Sequence[int], *, batch_size: int, data_seed: int, device: str | torch.device) -> None:
         self.n_tokens = sum(shard_tokens)
@@ -74,16 +74,16 @@ class _ShuffledStream(ABC):
     def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
         """Rows of one shard, unscaled, in any precision, on the CPU."""
 
-    def _normalise(self, name: NormalizeActivations, scale: float) -> None:
-        """Set `normalisation`; statistics are of the first rows in the order of the shards."""
+    def _normalize(self, name: NormalizeActivations, scale: float) -> None:
+        """Set `normalization`; statistics are of the first rows in the order of the shards."""
         shards = (self._shard(index) for index in range(len(self._shard_tokens)))
-        self.normalisation = normalisation_of(name, scale=scale, shards=shards).to(self._device)
+        self.normalization = normalization_of(name, scale=scale, shards=shards).to(self._device)
 
     def batches(self, start: int = 0) -> Iterator[Float[Tensor, "B d_in"]]:
         """Normalised float32 batches without end, from batch `start` on: the same ones as if the earlier had been read."""
         rows = self._rows(start)
         for batch in self._prefetched(rows) if self._device.type == "cuda" else rows:
-            yield self.normalisation(batch.float())
+            yield self.normalization(batch.float())
 
     def _rows(self, start: int) -> Iterator[Float[Tensor, "B d_in"]]:
         """Batches as they are stored."""
@@ -138,7 +138,7 @@ class Stream(_ShuffledStream):
         self.mean = torch.tensor(manifest.mean, dtype=torch.float32)
         """Mean activation, unscaled, [d_in]."""
         self.activations_hash = manifest.activations_hash
-        self._normalise(normalize_activations, manifest.scale)
+        self._normalize(normalize_activations, manifest.scale)
 
     def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
         with open_tensors(shard_path(self._directory, index)) as file:
@@ -180,7 +180,7 @@ class TensorStream(_ShuffledStream):
                 f"activations must have norms that float32 can hold, but got a mean norm of {mean_norm:g}: values reach "
                 f"{float(self._x.abs().max()):g}. Scale them first."
             )
-        self._normalise(normalize_activations, math.sqrt(self.d_in) / mean_norm)
+        self._normalize(normalize_activations, math.sqrt(self.d_in) / mean_norm)
 
     def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
         return self._x

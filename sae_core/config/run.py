@@ -21,7 +21,7 @@ Count = Annotated[int, Field(ge=1)]
 Tokens = Annotated[int, Field(ge=1, le=10**13)]
 """More are a mistake, and would not be cached anywhere."""
 NormalizeActivations = Literal["expected_norm", "none", "layer_norm", "whitening"]
-"""Names of the normalisations in `normalisation.py`."""
+"""Names of the normalisations in `normalization.py`."""
 
 
 class Config(BaseModel):

@@ -1,7 +1,7 @@
 """SparseAutoencoder: what every architecture shares. A concrete class adds `encode` and `loss`, in one file of `architectures/`.
 
 Shape letters: B tokens in the batch, d_in width of the activations, d_sae latents.
-Training works in normalised units (`normalisation.py`); `fold` moves an SAE to the units of the model.
+Training works in normalised units (`normalization.py`); `fold` moves an SAE to the units of the model.
 """
 
 import copy
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sae_core.config.run import ArchitectureConfig
 from sae_core.errors import ConfigError
-from sae_core.sae.normalisation import Affine, Normalisation, layer_norm
+from sae_core.sae.normalization import Affine, Normalization, layer_norm
 from sae_core.sparse.active import active_entries
 from sae_core.sparse.entries import LISTED_FRACTION, Entries
 from sae_core.sparse.kernels.choice import lists_are_faster
@@ -115,7 +115,7 @@ class SparseAutoencoder(nn.Module, ABC):
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
         """Latents of x. In inference mode each row depends on that row of x alone.
 
-        Where `layer_norm` is set, x is what `normalisation.layer_norm` makes of an activation; `reconstruct` takes activations as they are.
+        Where `layer_norm` is set, x is what `normalization.layer_norm` makes of an activation; `reconstruct` takes activations as they are.
         """
 
     @abstractmethod
@@ -205,7 +205,7 @@ class SparseAutoencoder(nn.Module, ABC):
         return copy.deepcopy(self).eval()
 
     @torch.no_grad()
-    def fold(self, normalisation: Normalisation) -> None:
+    def fold(self, normalization: Normalization) -> None:
         """Make an SAE for activations x out of one trained on y = (x - mean) @ M: same latents, x_hat in the units of x. In place.
 
         W_enc <- M @ W_enc, W_dec <- W_dec @ M^-1, b_dec <- b_dec @ M^-1 + mean; biases and thresholds of latents stay.
@@ -213,17 +213,17 @@ class SparseAutoencoder(nn.Module, ABC):
         Raises:
             ConfigError: the normalisation is not the same affine map for every token, so that no weights do what it does.
         """
-        if self.layer_norm or not isinstance(normalisation, Affine):
+        if self.layer_norm or not isinstance(normalization, Affine):
             raise ConfigError(
                 "a normalisation must be one affine map for all tokens to be folded into weights, but got "
-                f"normalize_activations={normalisation.name!r} for an SAE with layer_norm={self.layer_norm}: layer norm divides each token "
-                "by its own standard deviation. Keep it at run time, as `normalisation.build_into(sae)` does."
+                f"normalize_activations={normalization.name!r} for an SAE with layer_norm={self.layer_norm}: layer norm divides each token "
+                "by its own standard deviation. Keep it at run time, as `normalization.build_into(sae)` does."
             )
-        self.W_enc.copy_(normalisation.map_encoder(self.W_enc))
-        self.W_dec.copy_(normalisation.map_decoder(self.W_dec))
-        self.b_dec.copy_(normalisation.map_decoder(self.b_dec[None])[0])
-        if normalisation.mean is not None:
-            self.b_dec += normalisation.mean
+        self.W_enc.copy_(normalization.map_encoder(self.W_enc))
+        self.W_dec.copy_(normalization.map_decoder(self.W_dec))
+        self.b_dec.copy_(normalization.map_decoder(self.b_dec[None])[0])
+        if normalization.mean is not None:
+            self.b_dec += normalization.mean
 
     def saelens_fields(self) -> dict[str, Any]:
         """Fields beyond the common ones that SAELens' cfg.json needs for this architecture."""

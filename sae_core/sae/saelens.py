@@ -1,6 +1,6 @@
 """To and from SAELens' files: `cfg.json` and `sae_weights.safetensors` in its inference layout. What they mean: `saelens_files.py`.
 
-`save` takes an SAE in inference form (`to_inference`, then `normalisation.build_into`), so that whoever loads the files applies nothing
+`save` takes an SAE in inference form (`to_inference`, then `normalization.build_into`), so that whoever loads the files applies nothing
 more. An affine normalisation is in the weights. Layer norm is named in cfg.json: SAELens applies it in `encode`, undoes it in `decode`.
 Format facts: sae-lens 6.54.12 reads `dtype`, `architecture` and `metadata.sae_lens_version` as mandatory, and tensor names exactly; it
 ignores the checksums that both files carry.

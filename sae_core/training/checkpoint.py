@@ -111,7 +111,7 @@ def _export(result: "TrainResult", folder: Path, metadata: Mapping[str, Any]) ->
     """Write the SAE, which there is. Returns the error of the run where its weights overflow in the units of the activations."""
     assert result.sae is not None
     inference = result.sae.to_inference()
-    result.normalisation.build_into(inference)
+    result.normalization.build_into(inference)
     try:
         inference.check_finite()
     except ConfigError as error:

@@ -22,10 +22,10 @@ from sae_core.activations.stream import ActivationStream
 from sae_core.config.run import ARCHITECTURES, RunConfig
 from sae_core.errors import ConfigError
 from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
-from sae_core.sae.normalisation import Normalisation
+from sae_core.sae.normalization import Normalization
 from sae_core.seeds import seed_of
 from sae_core.training.checkpoint import RunFiles
-from sae_core.training.initialisation import Sample, initialise, needs_sample
+from sae_core.training.initialization import Sample, initialize, needs_sample
 from sae_core.training.optim import Adam, lr_factor
 from sae_core.training.resampling import resample
 from sae_core.training.sparsity import L0Controller, sparsity_scale
@@ -65,8 +65,8 @@ class TrainResult:
     d_in: int
     sae: SparseAutoencoder | None
     """In training form and normalised units; None for a failed run."""
-    normalisation: Normalisation
-    """What the stream applies to activations; `normalisation.build_into(sae.to_inference())` makes an SAE that needs it no more."""
+    normalization: Normalization
+    """What the stream applies to activations; `normalization.build_into(sae.to_inference())` makes an SAE that needs it no more."""
     history: list[dict[str, float | None]]
     seconds: float
     """Time spent in this run's own steps."""
@@ -205,10 +205,10 @@ class Learner:
         trace = "".join(traceback.format_exception(error))
         self.error = {"type": type(error).__name__, "message": str(error), "traceback": trace}
 
-    def result(self, normalisation: Normalisation) -> TrainResult:
+    def result(self, normalization: Normalization) -> TrainResult:
         sae = None if self.error else self.sae.eval()
         sparsity = self.run.sae.sparsity_value * (float(self.controller.factor) if self.controller else 1.0)
-        return TrainResult(self.run, self.sae.d_in, sae, normalisation, self.history, self.seconds, sparsity, self.error)
+        return TrainResult(self.run, self.sae.d_in, sae, normalization, self.history, self.seconds, sparsity, self.error)
 
 
 def train_group(
@@ -245,12 +245,12 @@ def train_group(
     if files:
         for learner in learners:
             files.resume(learner)
-    _initialise(learners, stream)
+    _initialize(learners, stream)
     _train(learners, stream, files, checkpoint_seconds, batches_at_a_time, on_step)
     for learner in learners:
         if learner.error is None:
             learner.calibrate(stream.batches(0))
-    return [learner.result(stream.normalisation) for learner in learners]
+    return [learner.result(stream.normalization) for learner in learners]
 
 
 def train_run(run: RunConfig, stream: ActivationStream, **options: Any) -> TrainResult:
@@ -260,20 +260,20 @@ def train_run(run: RunConfig, stream: ActivationStream, **options: Any) -> Train
 
 def _check_normalisation(runs: Sequence[RunConfig], stream: ActivationStream) -> None:
     for run in runs:
-        if run.train.normalize_activations != stream.normalisation.name:
+        if run.train.normalize_activations != stream.normalization.name:
             raise ConfigError(
                 "a run must be trained on activations normalised as it asks, but got "
-                f"normalize_activations={run.train.normalize_activations!r} and a stream with {stream.normalisation.name!r}. "
+                f"normalize_activations={run.train.normalize_activations!r} and a stream with {stream.normalization.name!r}. "
                 "Give both the same."
             )
 
 
-def _initialise(learners: Sequence[Learner], stream: ActivationStream) -> None:
+def _initialize(learners: Sequence[Learner], stream: ActivationStream) -> None:
     """Give the runs at step 0 what their initial values take from the activations; runs that go on from a checkpoint have it."""
     sample = Sample(stream)
     for learner in learners:
         if learner.step == 0 and needs_sample(learner.run.sae):
-            initialise(learner.sae, sample, learner.run)
+            initialize(learner.sae, sample, learner.run)
 
 
 def _train(

@@ -30,7 +30,7 @@ def export(directory: Path, normalize_activations: str) -> list[str]:
     for name, result in zip(names, train_group(runs, stream_of(runs[0])), strict=True):
         assert result.sae is not None
         inference = result.sae.to_inference()
-        result.normalisation.build_into(inference)
+        result.normalization.build_into(inference)
         inference.save_pretrained(directory / name, {"model_name": "synthetic", "hook_name": "x"})
     return names
 

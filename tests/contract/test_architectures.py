@@ -15,11 +15,11 @@ from torch.func import functional_call
 from sae_core.architectures.topk_family import TopKFamily
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, NormalizeActivations, RunConfig
 from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
-from sae_core.sae.normalisation import Affine, Normalisation, layer_norm
+from sae_core.sae.normalization import Affine, Normalization, layer_norm
 from sae_core.sparse import entries
 from sae_core.sparse.kernels.choice import using_kernels
 from sae_core.sparse.latents import Pattern
-from sae_core.training import initialisation
+from sae_core.training import initialization
 from sae_core.training import loop as training
 from sae_core.training.loop import Learner, TrainResult, train_group
 from sae_core.training.resampling import resample
@@ -46,11 +46,11 @@ def trained(normalize_activations: str = "expected_norm") -> dict[str, TrainResu
     return dict(zip(NAMES, train_group(runs, stream_of(runs[0])), strict=True))
 
 
-def in_units_of(x: Tensor, y_hat: Tensor, normalisation: Normalisation) -> Tensor:
+def in_units_of(x: Tensor, y_hat: Tensor, normalization: Normalization) -> Tensor:
     """A reconstruction of normalised activations, brought back to the units of x."""
-    if isinstance(normalisation, Affine):
-        x_hat = normalisation.map_decoder(y_hat)
-        return x_hat if normalisation.mean is None else x_hat + normalisation.mean
+    if isinstance(normalization, Affine):
+        x_hat = normalization.map_decoder(y_hat)
+        return x_hat if normalization.mean is None else x_hat + normalization.mean
     _, mean, std = layer_norm(x)
     return y_hat * std + mean
 
@@ -167,15 +167,15 @@ def test_inference_on_a_token_ignores_the_rest_of_the_batch(name: str) -> None:
 def test_inference_form_normalisation_and_files_keep_the_outputs(name: str, normalize_activations: str, tmp_path: Path) -> None:
     result, x = trained(normalize_activations)[name], tokens(256)
     assert result.sae is not None
-    y = result.normalisation(x)
+    y = result.normalization(x)
     assert torch.equal(y, x) == (normalize_activations == "none")
     with torch.no_grad():
         inference = result.sae.to_inference()
         latents, y_hat = inference.reconstruct(y)
         torch.testing.assert_close(y_hat, result.sae(y), rtol=1e-4, atol=1e-5)
-        result.normalisation.build_into(inference)
+        result.normalization.build_into(inference)
         torch.testing.assert_close(inference.reconstruct(x)[0], latents, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(inference(x), in_units_of(x, y_hat, result.normalisation), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(inference(x), in_units_of(x, y_hat, result.normalization), rtol=1e-4, atol=1e-5)
         inference.save_pretrained(tmp_path / "sae", {"model_name": "synthetic"})
         loaded = SparseAutoencoder.from_pretrained(tmp_path / "sae")
         assert all(torch.equal(a, b) for a, b in zip(loaded.reconstruct(x), inference.reconstruct(x), strict=True))
@@ -184,7 +184,7 @@ def test_inference_form_normalisation_and_files_keep_the_outputs(name: str, norm
 
 
 def test_with_every_option_packed_is_alone_and_resumed_is_uninterrupted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(initialisation, "SEARCH_TOKENS", 128)  # for speed
+    monkeypatch.setattr(initialization, "SEARCH_TOKENS", 128)  # for speed
     resampled: list[int] = []
     monkeypatch.setattr(training, "resample", lambda *given, seed: resampled.append(int(given[2].sum())) or resample(*given, seed=seed))
     run, other = run_with_everything(name), run_with_everything("standard").model_copy(update={"seed": 1})

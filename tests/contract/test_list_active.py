@@ -6,7 +6,7 @@ from small_runs import random_sae
 
 from sae_core.config.run import ARCHITECTURES
 from sae_core.sae.base import SparseAutoencoder
-from sae_core.sae.normalisation import LayerNorm
+from sae_core.sae.normalization import LayerNorm
 
 D_IN, D_SAE = 16, 96
 

@@ -41,7 +41,7 @@ def trained() -> dict[tuple[str, float], TrainResult]:
 def inference_l0(result: TrainResult) -> float:
     assert result.sae is not None
     sae = result.sae.to_inference()
-    return float((sae.encode(result.normalisation(heldout(4096))) != 0).sum() / 4096)
+    return float((sae.encode(result.normalization(heldout(4096))) != 0).sum() / 4096)
 
 
 @pytest.mark.parametrize("target", TARGETS)

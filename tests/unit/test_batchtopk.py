@@ -115,7 +115,7 @@ def test_inference_l0_is_k_after_any_number_of_steps(name: str, n_steps: int) ->
     result = train_run(run, stream_of(run, 8192))
     assert result.sae is not None
     inference = result.sae.to_inference()
-    result.normalisation.build_into(inference)
+    result.normalization.build_into(inference)
     with torch.no_grad():
         l0 = (inference.encode(heldout(4096)) != 0).sum(dim=1).float().mean().item()
     assert l0 == pytest.approx(8, rel=0.05)

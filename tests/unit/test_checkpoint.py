@@ -11,7 +11,7 @@ from sae_core.activations.files import load_tensors, save_tensors
 from sae_core.config.run import RunConfig
 from sae_core.records import RunRecord
 from sae_core.sae.base import SparseAutoencoder
-from sae_core.sae.normalisation import Affine
+from sae_core.sae.normalization import Affine
 from sae_core.training.checkpoint import RunFiles
 from sae_core.training.loop import Learner, TrainResult, train_run
 
@@ -70,7 +70,7 @@ def test_the_exported_sae_takes_unscaled_activations(tmp_path: Path) -> None:
     RunFiles(tmp_path).finish(result, metadata={"model_name": "demo"}, facts=FACTS)
     loaded = SparseAutoencoder.from_pretrained(tmp_path / result.run.run_id / "sae")
     x = tokens(64)
-    scale = result.normalisation(x)[0, 0] / x[0, 0]
+    scale = result.normalization(x)[0, 0] / x[0, 0]
     torch.testing.assert_close(loaded(x), result.sae(x * scale) / scale, rtol=1e-4, atol=1e-5)
     cfg = json.loads((tmp_path / result.run.run_id / "sae" / "cfg.json").read_text())
     assert cfg["metadata"]["model_name"] == "demo" and cfg["metadata"]["training_architecture"] == "batchtopk"
@@ -91,7 +91,7 @@ def test_weights_that_overflow_in_the_units_of_the_activations_fail_the_run(tmp_
     assert result.sae is not None
     with torch.no_grad():
         result.sae.W_dec.fill_(1e38)
-    record = RunFiles(tmp_path).finish(replace(result, normalisation=Affine("none", 0.01, 100.0)), metadata={}, facts=FACTS)
+    record = RunFiles(tmp_path).finish(replace(result, normalization=Affine("none", 0.01, 100.0)), metadata={}, facts=FACTS)
     assert record.status == "failed" and record.error is not None and record.error["type"] == "DivergedError"
     assert f"those of run {result.run.run_id} are not: weights of an SAE must be finite, but got {{'" in record.error["message"]
     assert not (tmp_path / result.run.run_id / "sae").exists()

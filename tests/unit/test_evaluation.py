@@ -111,7 +111,7 @@ def test_a_source_is_evaluated_on_all_its_held_out_chunks(tmp_path: Path) -> Non
         result = train_run(run_of(name, n_steps=60, lr=3e-3), stream_of(run_of(name)))
         assert result.sae is not None
         saes[name] = result.sae.to_inference()
-        result.normalisation.build_into(saes[name])
+        result.normalization.build_into(saes[name])
     values, n_tokens = evaluate(saes, source, tmp_path, torch.zeros(D_IN))
     assert n_tokens == 6000 and values.keys() == saes.keys()
     for found in values.values():

@@ -10,7 +10,7 @@ from sae_core.architectures.standard import Standard, StandardConfig
 from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError
 from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse, row_norms
-from sae_core.sae.normalisation import Affine, LayerNorm, layer_norm
+from sae_core.sae.normalization import Affine, LayerNorm, layer_norm
 from sae_core.sparse.entries import AllEntries
 
 

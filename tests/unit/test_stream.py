@@ -13,7 +13,7 @@ from sae_core.activations.stream import ActivationStream, Stream, TensorStream, 
 from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
 from sae_core.config.run import NormalizeActivations
 from sae_core.errors import ConfigError
-from sae_core.sae.normalisation import Affine
+from sae_core.sae.normalization import Affine
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +90,14 @@ def test_batches_are_scaled_to_norm_sqrt_d_in(cache: Path) -> None:
     x = first(stream, 20)
     assert x.dtype == torch.float32
     assert float(x.norm(dim=1).mean()) == pytest.approx(stream.d_in**0.5, rel=1e-5)
-    assert isinstance(stream.normalisation, Affine) and isinstance(stream.normalisation.inverse, float)
-    assert torch.allclose(x.mean(dim=0) * stream.normalisation.inverse, stream.mean, atol=1e-5)
+    assert isinstance(stream.normalization, Affine) and isinstance(stream.normalization.inverse, float)
+    assert torch.allclose(x.mean(dim=0) * stream.normalization.inverse, stream.mean, atol=1e-5)
 
 
 def test_tensor_stream_scale_and_mean_by_hand() -> None:
     stream = TensorStream(torch.tensor([[3.0, 4.0], [0.0, 5.0]]), batch_size=2)
     # both norms are 5, so the scale is sqrt(2) / 5
-    assert isinstance(stream.normalisation, Affine) and stream.normalisation.matrix == pytest.approx(2**0.5 / 5)
+    assert isinstance(stream.normalization, Affine) and stream.normalization.matrix == pytest.approx(2**0.5 / 5)
     assert stream.mean.tolist() == [1.5, 4.5]
     assert first(stream, 1).norm(dim=1).tolist() == pytest.approx([2**0.5, 2**0.5])
 
@@ -105,13 +105,13 @@ def test_tensor_stream_scale_and_mean_by_hand() -> None:
 @pytest.mark.parametrize("name", ["none", "layer_norm", "whitening"])
 def test_batches_are_normalised_as_asked(cache: Path, name: NormalizeActivations) -> None:
     plain, stream = (Stream(cache, batch_size=500, normalize_activations=asked) for asked in ("none", name))
-    assert stream.normalisation.name == name
-    assert torch.equal(first(stream, 3), stream.normalisation(first(plain, 3)))
+    assert stream.normalization.name == name
+    assert torch.equal(first(stream, 3), stream.normalization(first(plain, 3)))
 
 
 def test_statistics_are_of_the_first_rows_whatever_is_asked_of_the_stream(cache: Path) -> None:
     one, other = (
-        Stream(cache, batch_size=size, data_seed=seed, normalize_activations="whitening").normalisation for size, seed in ((10, 0), (99, 1))
+        Stream(cache, batch_size=size, data_seed=seed, normalize_activations="whitening").normalization for size, seed in ((10, 0), (99, 1))
     )
     assert isinstance(one, Affine) and isinstance(other, Affine)
     assert torch.equal(one.matrix, other.matrix) and torch.equal(one.mean, other.mean)

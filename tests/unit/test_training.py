@@ -14,7 +14,7 @@ from sae_core.architectures.topk import TopKConfig
 from sae_core.config.run import ARCHITECTURES, RunConfig
 from sae_core.errors import ConfigError
 from sae_core.sae.base import LossContext, LossTerms
-from sae_core.sae.normalisation import Affine
+from sae_core.sae.normalization import Affine
 from sae_core.sparse.kernels.choice import Choice, using_kernels
 from sae_core.training import loop as training
 from sae_core.training.loop import HISTORY_ROWS, Learner, TrainResult, batches_at_a_time, train_group, train_run
@@ -43,7 +43,7 @@ class Recorded(ActivationStream):
 
     def __init__(self, run: RunConfig) -> None:
         self.stream = stream_of(run)
-        self.d_in, self.normalisation = self.stream.d_in, self.stream.normalisation
+        self.d_in, self.normalization = self.stream.d_in, self.stream.normalization
         self.starts: list[int] = []
 
     def batches(self, start: int = 0) -> Iterator[Tensor]:
@@ -54,7 +54,7 @@ class Recorded(ActivationStream):
 class Poisoned(ActivationStream):
     """Batch `bad` is NaN."""
 
-    d_in, normalisation = D_IN, Affine("expected_norm", 1.0, 1.0)
+    d_in, normalization = D_IN, Affine("expected_norm", 1.0, 1.0)
 
     def __init__(self, bad: int) -> None:
         self.bad = bad
@@ -347,6 +347,6 @@ def test_what_a_result_holds() -> None:
     run = run_of("topk", n_steps=2)
     stream = stream_of(run)
     result = train_run(run, stream)
-    assert result.run == run and result.d_in == D_IN and result.normalisation is stream.normalisation and result.error is None
+    assert result.run == run and result.d_in == D_IN and result.normalization is stream.normalization and result.error is None
     assert result.sae is not None and not result.sae.training
     assert result.seconds > 0

@@ -1,4 +1,4 @@
-"""Normalisation of activations: from x, in the units of the model, to y, the units that training works in.
+"""Normalization of activations: from x, in the units of the model, to y, the units that training works in.
 
     expected_norm   y = s * x, one scalar s, so that E||y|| = sqrt(d_in)                  affine
     none            y = x                                                                 affine
@@ -33,7 +33,7 @@ LAYER_NORM_EPS = 1e-5
 _CHUNK_TOKENS = 8_192
 
 
-class Normalisation(ABC):
+class Normalization(ABC):
     """A map of activations, and what becomes of it when an SAE is finished."""
 
     name: NormalizeActivations
@@ -42,7 +42,7 @@ class Normalisation(ABC):
     def __call__(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_in"]:
         """y, the units of training."""
 
-    def to(self, device: torch.device) -> "Normalisation":
+    def to(self, device: torch.device) -> "Normalization":
         """The same on another device."""
         return self
 
@@ -52,7 +52,7 @@ class Normalisation(ABC):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Affine(Normalisation):
+class Affine(Normalization):
     """y = (x - mean) @ matrix. A number for `matrix` stands for that multiple of the identity."""
 
     name: NormalizeActivations
@@ -82,7 +82,7 @@ class Affine(Normalisation):
         sae.fold(self)
 
 
-class LayerNorm(Normalisation):
+class LayerNorm(Normalization):
     """Each token by itself, as SAELens' `layer_norm`."""
 
     name: NormalizeActivations = "layer_norm"
@@ -140,7 +140,7 @@ def whitening(shards: Iterable[Float[Tensor, "_ d_in"]]) -> Affine:
     return Affine("whitening", matrix.float(), inverse.float(), mean.float())
 
 
-def normalisation_of(name: NormalizeActivations, *, scale: float, shards: Iterable[Float[Tensor, "_ d_in"]]) -> Normalisation:
+def normalization_of(name: NormalizeActivations, *, scale: float, shards: Iterable[Float[Tensor, "_ d_in"]]) -> Normalization:
     """The normalisation that a config names.
 
     Args:

@@ -13,8 +13,8 @@ from sae_core.architectures.topk import TopKConfig
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, RunConfig
 from sae_core.errors import ConfigError
 from sae_core.sae.base import LossContext, SparseAutoencoder
-from sae_core.training import initialisation
-from sae_core.training.initialisation import NORMS, Sample, best_norm, geometric_median, initialise, needs_sample
+from sae_core.training import initialization
+from sae_core.training.initialization import NORMS, Sample, best_norm, geometric_median, initialize, needs_sample
 
 
 def fresh(config: ArchitectureConfig, seed: int = 0) -> SparseAutoencoder:
@@ -22,9 +22,9 @@ def fresh(config: ArchitectureConfig, seed: int = 0) -> SparseAutoencoder:
     return sae.train()
 
 
-def initialised(run: RunConfig) -> tuple[SparseAutoencoder, Sample]:
+def initialized(run: RunConfig) -> tuple[SparseAutoencoder, Sample]:
     sae, sample = fresh(run.sae), Sample(stream_of(run))
-    initialise(sae, sample, run)
+    initialize(sae, sample, run)
     return sae, sample
 
 
@@ -43,26 +43,26 @@ def test_the_defaults_need_no_sample() -> None:
 
 
 def test_the_sample_is_the_first_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(initialisation, "SAMPLE_TOKENS", 200)
+    monkeypatch.setattr(initialization, "SAMPLE_TOKENS", 200)
     stream = stream_of(run_of("topk"))  # batches of 64
     batches = stream.batches(0)
     assert torch.equal(Sample(stream).x, torch.cat([next(batches) for _ in range(3)]))
-    monkeypatch.setattr(initialisation, "SAMPLE_TOKENS", 10)
+    monkeypatch.setattr(initialization, "SAMPLE_TOKENS", 10)
     assert len(Sample(stream).x) == 64
 
 
 def test_b_dec_starts_at_the_mean_or_the_geometric_median() -> None:
     for init, point in (("mean", "mean"), ("geometric_median", "geometric_median")):
-        sae, sample = initialised(run_of(TopKConfig.model_validate({"d_sae": 64, "k": 4, "b_dec_init": init})))
+        sae, sample = initialized(run_of(TopKConfig.model_validate({"d_sae": 64, "k": 4, "b_dec_init": init})))
         assert torch.equal(sae.b_dec, getattr(sample, point)) and sae.b_dec.any()
         assert torch.equal(sae.W_dec, fresh(TopKConfig(d_sae=64, k=4)).W_dec)
 
 
 @pytest.mark.parametrize("d_sae", [64, 500])
 def test_rows_from_the_data_point_at_tokens(d_sae: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(initialisation, "SAMPLE_TOKENS", 256)
+    monkeypatch.setattr(initialization, "SAMPLE_TOKENS", 256)
     config = TopKConfig(d_sae=d_sae, k=4, decoder_init="data", decoder_init_norm=0.3, b_dec_init="mean")
-    sae, sample = initialised(run_of(config))
+    sae, sample = initialized(run_of(config))
     cosines = torch.nn.functional.normalize(sae.W_dec) @ torch.nn.functional.normalize(sample.x - sae.b_dec).T
     torch.testing.assert_close(cosines.max(dim=1).values, torch.ones(d_sae))
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.full((d_sae,), 0.3))
@@ -77,12 +77,12 @@ def test_no_token_is_chosen_twice_where_there_are_enough() -> None:
 
 def test_the_seed_chooses_the_rows() -> None:
     config = TopKConfig(d_sae=64, k=4, decoder_init="data")
-    one, again, other = (initialised(run_of(config, seed=seed))[0].W_dec for seed in (0, 0, 1))
+    one, again, other = (initialized(run_of(config, seed=seed))[0].W_dec for seed in (0, 0, 1))
     assert torch.equal(one, again) and not torch.equal(one, other)
 
 
 def test_an_independent_encoder_stays_so() -> None:
-    sae, _ = initialised(run_of(TopKConfig(d_sae=64, k=4, decoder_init="data", encoder_init="independent")))
+    sae, _ = initialized(run_of(TopKConfig(d_sae=64, k=4, decoder_init="data", encoder_init="independent")))
     assert torch.equal(sae.W_enc, fresh(TopKConfig(d_sae=64, k=4, encoder_init="independent")).W_enc)
 
 
@@ -100,7 +100,7 @@ def test_norms_are_a_logarithmic_grid() -> None:
 def test_the_search_finds_the_norm_of_least_error(name: str) -> None:
     example: ArchitectureConfig = ARCHITECTURES[name].Config.example(D_IN, 64)
     run = run_of(type(example).model_validate(example.model_dump() | {"decoder_init_norm": "search"}))
-    sae, sample = initialised(run)
+    sae, sample = initialized(run)
     norm = float(sae.W_dec.detach()[0].norm())
     torch.testing.assert_close(sae.W_dec.detach().norm(dim=1), torch.full((64,), norm))
     assert torch.equal(sae.W_enc, sae.W_dec.T) and min(abs(norm - tried) for tried in NORMS) < 1e-5

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from sae_core.config.run import NormalizeActivations
 from sae_core.errors import ConfigError
-from sae_core.sae import normalisation
-from sae_core.sae.normalisation import SHRINKAGE, Affine, LayerNorm, layer_norm, normalisation_of, whitening
+from sae_core.sae import normalization
+from sae_core.sae.normalization import SHRINKAGE, Affine, LayerNorm, layer_norm, normalization_of, whitening
 
 
 def spread(n: int = 5_000, d_in: int = 6) -> Tensor:
@@ -28,7 +28,7 @@ def test_affine_by_hand() -> None:
 @pytest.mark.parametrize("name", get_args(NormalizeActivations))
 def test_every_name_has_a_normalisation(name: NormalizeActivations) -> None:
     x = tokens(1_000)
-    found = normalisation_of(name, scale=3.0, shards=[x])
+    found = normalization_of(name, scale=3.0, shards=[x])
     assert found.name == found.to(torch.device("cpu")).name == name
     y = found(x)
     torch.testing.assert_close(y, {"expected_norm": 3 * x, "none": x}.get(name, y))
@@ -68,7 +68,7 @@ def test_whitening_does_not_depend_on_how_rows_are_cut_into_shards() -> None:
 
 
 def test_only_the_first_rows_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(normalisation, "WHITENING_TOKENS", 100)
+    monkeypatch.setattr(normalization, "WHITENING_TOKENS", 100)
     x, read = tokens(300), []
 
     def shards():

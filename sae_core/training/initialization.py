@@ -59,7 +59,7 @@ def needs_sample(config: ArchitectureConfig) -> bool:
 
 
 @torch.no_grad()
-def initialise(sae: SparseAutoencoder, sample: Sample, run: RunConfig) -> None:
+def initialize(sae: SparseAutoencoder, sample: Sample, run: RunConfig) -> None:
     """Set what depends on the activations, in a new SAE in training form: b_dec, then the decoder's directions, then the norm."""
     config = run.sae
     if config.b_dec_init != "zeros":
