@@ -1,6 +1,6 @@
 """Registries: names -> classes, filled by importing every module of a package.
 
-A new architecture, metric, activation source or plot is one file in the registry's package: no list is edited.
+A new architecture, metric, activation source or plot is one file in the registry's package, or a plugin: no list is edited.
 Standard library only, so that `analysis` can use it without torch.
 """
 
@@ -36,6 +36,8 @@ class Registry(Mapping[str, T], Generic[T]):
         """
 
         def add(entry: T) -> T:
+            if not str(getattr(entry, "__module__", "")).startswith(self.package):
+                self._discover()  # so that a plugin cannot take a name of ours
             taken = self._entries.get(name)
             if taken is not None and _origin(taken) != _origin(entry):
                 raise ValueError(f"{self.what} names must be unique, but {name!r} is registered twice: {taken} and {entry}.")
@@ -59,8 +61,7 @@ class Registry(Mapping[str, T], Generic[T]):
     def __getitem__(self, name: str) -> T:
         self._discover()
         if name not in self._entries:
-            where = self.package.replace(".", "/")
-            raise UnknownNameError.of(self.what, name, self._entries, f"To add one, put a module in {where}/.")
+            raise UnknownNameError.of(self.what, name, self._entries, "To add one, name the plugin that registers it under `plugins`.")
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

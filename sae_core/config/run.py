@@ -9,7 +9,16 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from sae_core.config.spans import Span, fraction_of_run
 from sae_core.errors import ConfigError, UnknownNameError
@@ -202,6 +211,13 @@ class RunConfig(Config):
     """Decides the initialisation; data and their order stay the same across seeds."""
     data_seed: Annotated[int, Field(ge=0)] = 0
     """Decides the order of the training tokens."""
+    plugins: dict[str, str] = Field(default_factory=dict)
+    """Name -> checksum of the plugins that the result depends on, so that an edited plugin makes new runs."""
+
+    @model_serializer(mode="wrap")
+    def _without_empty_plugins(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        return {name: value for name, value in content.items() if name != "plugins" or value}
 
     @model_validator(mode="after")
     def _at_least_one_step(self) -> Self:

@@ -44,6 +44,14 @@ def test_every_field_decides_the_run_id() -> None:
     assert run_id() == run_id(seed=0)  # a default is a value
 
 
+def test_only_plugins_that_there_are_change_the_run_id() -> None:
+    run = RunConfig.model_validate(RAW)
+    assert "plugins" not in run.model_dump(mode="json")
+    edited = [RunConfig.model_validate(RAW | {"plugins": {"my_sae.py": checksum}}) for checksum in "ab"]
+    assert len({config.run_id for config in [run, *edited]}) == 3
+    assert RunConfig.model_validate(edited[0].model_dump(mode="json")) == edited[0]
+
+
 def test_the_run_id_is_the_same_in_another_process() -> None:
     script = (
         "import json, sys; from sae_core.config import RunConfig; sys.stdout.write(RunConfig.model_validate(json.load(sys.stdin)).run_id)"

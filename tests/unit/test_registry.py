@@ -31,7 +31,7 @@ def test_modules_of_the_package_are_found_on_first_use(plugins: Registry[type]) 
     assert "circle" in plugins and "sphere" not in plugins
 
 
-def test_an_unknown_name_says_where_to_add_one(plugins: Registry[type]) -> None:
+def test_an_unknown_name_says_how_to_add_one(plugins: Registry[type]) -> None:
     with pytest.raises(
         UnknownNameError, match=r"shape must be one of .*, but got 'sqare'\. Did you mean 'square'\? .* in shapes_under_test/"
     ):

@@ -1,0 +1,177 @@
+"""Plugins: modules of the user's own that register architectures, metrics, activation sources, normalisations, plots, samplers or loggers.
+
+A plugin is a module (`my_package.my_sae`) or a file (`./my_sae.py`) that a definition names, or a module that an installed package offers
+in the entry-point group `sae_sweep.plugins`. Every process of a launch imports the same ones before it looks up a name.
+
+The checksum of a plugin covers its file and the files beside it that it imports: those of the same package, or of the same directory.
+"""
+
+import ast
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sae_core.errors import ConfigError, border
+from sae_core.files import checksum_of
+
+GROUP = "sae_sweep.plugins"
+"""Entry-point group of installed packages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """An imported plugin."""
+
+    location: str
+    """Name of the module, or absolute path of the file."""
+    name: str
+    """Name in records: that of the module or file."""
+    checksum: str
+    files: frozenset[str]
+    """What the checksum covers."""
+
+
+_loaded: dict[str, Plugin] = {}
+
+
+def is_file(location: str) -> bool:
+    """Whether a definition names a file, and not a module."""
+    return location.endswith(".py") or "/" in location
+
+
+def absolute(location: str, directory: Path) -> str:
+    """The same plugin from any directory: paths are relative to `directory`."""
+    return str((directory / Path(location).expanduser()).resolve()) if is_file(location) else location
+
+
+def load(locations: Iterable[str] = ()) -> list[Plugin]:
+    """Import the plugins of installed packages, and those at `locations`. One that was edited since is imported again.
+
+    Raises:
+        ConfigError: with every plugin that cannot be imported, one per line.
+    """
+    installed = [entry.module for entry in importlib.metadata.entry_points(group=GROUP)]
+    problems = []
+    for location in dict.fromkeys([*installed, *locations]):
+        try:
+            _load(location)
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return loaded()
+
+
+def load_same(checksums: Mapping[str, str]) -> None:
+    """Import the plugins of another process.
+
+    Args:
+        checksums: location -> checksum there.
+
+    Raises:
+        ConfigError: one cannot be imported here, or has other contents.
+    """
+    load(checksums)
+    for location, checksum in checksums.items():
+        if _loaded[location].checksum != checksum:
+            raise ConfigError(
+                f"a plugin must be the same in every process, but {location!r} has checksum {_loaded[location].checksum} here and "
+                f"{checksum} where the launch began. Install the same version on every node, and do not edit it during a launch."
+            )
+
+
+def loaded() -> list[Plugin]:
+    """Every imported plugin, sorted by name."""
+    return sorted(_loaded.values(), key=lambda plugin: plugin.name)
+
+
+def checksums_of(entries: Iterable[object]) -> dict[str, str]:
+    """Name -> checksum of the plugins that define these classes or functions."""
+    homes = {str(Path(file).resolve()) for entry in entries if (file := getattr(sys.modules.get(entry.__module__), "__file__", None))}
+    return {plugin.name: plugin.checksum for plugin in loaded() if homes & plugin.files}
+
+
+def _load(location: str) -> None:
+    with border(f"a plugin must be importable, but got {location!r}", "Correct `plugins`, or install the package that it is in."):
+        if is_file(location):
+            first = Path(location).resolve(strict=True)
+            module, files = f"{first.stem}_{checksum_of(str(first).encode())[:8]}", _files(first, first.parent, "")
+        else:
+            module, first = location, _file_of(location)
+            files = _files(first, first.parents[location.count(".") + (first.stem == "__init__")], location.partition(".")[0])
+        name = first.name if is_file(location) else location
+        checksum = checksum_of(b"\0".join(f"{place}\0".encode() + file.read_bytes() for place, file in sorted(files.items())))
+        before = _loaded.get(location)
+        if before and before.checksum == checksum:
+            return
+        if taken := [plugin.location for plugin in _loaded.values() if plugin.name == name and plugin.location != location]:
+            raise ConfigError(f"plugins must have different names, but got {taken[0]!r} and {location!r}. Rename one of them.")
+        covered = frozenset(str(file) for file in files.values())
+        for imported, content in list(sys.modules.items()):
+            if before and str(getattr(content, "__file__", "")) in covered:
+                del sys.modules[imported]
+        _import(module, first if is_file(location) else None)
+        _loaded[location] = Plugin(location, name, checksum, covered)
+
+
+def _import(module: str, file: Path | None) -> None:
+    try:
+        if file is None:
+            importlib.import_module(module)
+            return
+        spec = importlib.util.spec_from_file_location(module, file)
+        assert spec is not None and spec.loader is not None, f"{file=}"
+        if str(file.parent) not in sys.path:
+            sys.path.append(str(file.parent))  # for the files beside it
+        sys.modules[module] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[module])
+    except BaseException as error:
+        sys.modules.pop(module, None)
+        if isinstance(error, SystemExit):
+            raise ImportError("it ends the program when it is imported") from error
+        raise
+
+
+def _file_of(module: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        raise ModuleNotFoundError(f"no module named {module!r} with Python source")
+    return Path(spec.origin).resolve()
+
+
+def _files(first: Path, root: Path, package: str) -> dict[str, Path]:
+    """A plugin's file and those that it imports from below `root`, by their paths from there.
+
+    Args:
+        package: top-level package that they must be in; empty for any.
+    """
+    found: dict[str, Path] = {}
+    waiting = [first]
+    while waiting:
+        file = waiting.pop()
+        place = file.relative_to(root).as_posix()
+        if place in found:
+            continue
+        found[place] = file
+        for parts in _imports(file, root):
+            if not package or parts[0] == package:
+                for n_parts in range(1, len(parts) + 1):
+                    path = root.joinpath(*parts[:n_parts])
+                    waiting += [one for one in (path / "__init__.py", path.with_name(f"{path.name}.py")) if one.is_file()]
+    return found
+
+
+def _imports(file: Path, root: Path) -> Iterator[tuple[str, ...]]:
+    """The dotted names that a file imports, from `root` on."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (tuple(alias.name.split(".")) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            here = file.parent.relative_to(root).parts
+            above = here[: len(here) - node.level + 1] if node.level else ()
+            base = (*above, *(node.module.split(".") if node.module else ()))
+            yield from ((*base, alias.name) for alias in node.names)
