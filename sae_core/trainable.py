@@ -9,7 +9,7 @@ do not survive a restart of the driver. Results are files under `directory`, wri
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ray import get_gpu_ids, tune
 
 from sae_core import provenance
 from sae_core.activations.shards import read_manifest
@@ -32,6 +31,8 @@ from sae_core.training.checkpoint import RunFiles
 from sae_core.training.loop import Learner, batches_at_a_time, train_group
 
 REPORT_SECONDS = 5.0
+
+Report = Callable[[dict[str, Any]], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class TrialConfig:
     facts: dict[str, Any] = field(default_factory=dict)
     """For the records; see `RunFiles.finish`."""
     rungs: list[float] = field(default_factory=list)
-    """Fractions of the steps at which to ask Tune whether to go on."""
+    """Fractions of the steps at which to ask whether to go on."""
     source: dict[str, Any] | None = None
     """ActivationsConfig, as JSON, to evaluate the SAEs with at the end; None: another stage does."""
 
@@ -64,26 +65,34 @@ def rung_step(rung: float, n_steps: int) -> int:
 
 
 def train_trial(config: dict[str, Any]) -> None:
-    """Train the group in `config["trial"]`, a `TrialConfig` as a dict, and write a record a run. Runs with a record are left alone.
+    """Run `config["trial"]`, a `TrialConfig` as a dict, as a trial of Ray Tune."""
+    from ray import get_gpu_ids, tune
 
-    A retry of the trial, or a later launch with other groups, goes on from the checkpoint of each run. Where Tune stops it at a rung,
-    `tune.report` does not return, and whoever decided that has written the records.
+    # Ray leaves every GPU visible to a trial that asked for none, so torch.cuda.is_available() says nothing here.
+    run_trial(TrialConfig(**config["trial"]), tune.report, "cuda:0" if get_gpu_ids() else "cpu")
+
+
+def run_trial(trial: TrialConfig, report: Report, device: str) -> None:
+    """Train a group and write one record per run. Runs with a record are left alone.
+
+    A retry of the trial, or a later launch with other groups, resumes each run from its checkpoint.
+
+    Args:
+        report: called with how far each run is, from time to time, at rungs and at the end. Where the trial is to stop at a rung it does
+            not return; whoever decided that has written the records.
     """
-    trial = TrialConfig(**config["trial"])
     directory = Path(trial.directory)
     runs = [RunConfig.model_validate(run) for run in trial.runs]
     todo = [run for run in runs if not (directory / run.run_id / "record.json").exists()]
     use_kernels(trial.kernels)
-    # Ray leaves every GPU visible to a trial that asked for none, so torch.cuda.is_available() says nothing here.
-    device = "cuda:0" if get_gpu_ids() else "cpu"
     for data_seed in dict.fromkeys(run.data_seed for run in todo):  # a point of a search has a run per order of the tokens, too
-        _train(trial, [run for run in todo if run.data_seed == data_seed], device)
+        _train(trial, [run for run in todo if run.data_seed == data_seed], report, device)
     if trial.source is not None:
         _evaluate(trial, runs, device)
-    tune.report({"progress": {run.run_id: 1.0 for run in runs}})
+    report({"progress": {run.run_id: 1.0 for run in runs}})
 
 
-def _train(trial: TrialConfig, runs: Sequence[RunConfig], device: str) -> None:
+def _train(trial: TrialConfig, runs: Sequence[RunConfig], report: Report, device: str) -> None:
     train, directory = runs[0].train, Path(trial.directory)
     stream = Stream(
         Path(trial.cache),
@@ -93,7 +102,7 @@ def _train(trial: TrialConfig, runs: Sequence[RunConfig], device: str) -> None:
         device=device,
     )
     files = RunFiles(directory)
-    on_step = _Reporter(files, trial.rungs)
+    on_step = _Reporter(files, trial.rungs, report)
     results = train_group(
         runs,
         stream,
@@ -134,11 +143,10 @@ def _source(config: str, device: str) -> ActivationSource:
 
 
 class _Reporter:
-    """Tells Tune how far each run is, every five seconds and at rungs, and keeps histories current for whoever reads the files."""
+    """Reports how far each run is, every five seconds and at rungs, and keeps histories current for whoever reads the files."""
 
-    def __init__(self, files: RunFiles, rungs: Sequence[float]) -> None:
-        self.files = files
-        self.rungs = rungs
+    def __init__(self, files: RunFiles, rungs: Sequence[float], report: Report) -> None:
+        self.files, self.rungs, self.report = files, rungs, report
         self.rows_written: dict[str, int] = {}
         self.last = time.monotonic()
 
@@ -153,7 +161,7 @@ class _Reporter:
                 self.files.write_history(run_id, learner.history)
                 self.rows_written[run_id] = rows
         at_rung = {} if rung is None else {"rung": rung, "node": provenance.node()}  # for the record of a run that is stopped
-        tune.report({"progress": {learner.run.run_id: learner.step / learner.run.n_steps for learner in learners}, **at_rung})
+        self.report({"progress": {learner.run.run_id: learner.step / learner.run.n_steps for learner in learners}, **at_rung})
 
     def _rung(self, learners: Sequence[Learner]) -> float | None:
         """The rung that the slowest run of the group has just reached."""

@@ -93,7 +93,6 @@ def in_process():
         patch.setattr(Cluster, "__exit__", lambda self, *error: None)
         patch.setattr("sweeps.execution.workers.WorkerPool", InProcessPool)
         patch.setattr("ray.get_gpu_ids", list)
-        patch.setattr("sae_core.trainable.get_gpu_ids", list)
         patch.setattr(TrainingStage, "_fit", fit)
         patch.setattr(TrainingStage, "_fit_search", fit_search)
         yield

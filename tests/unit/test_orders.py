@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from small_runs import run_of
 
-from sae_core import trainable
 from sae_core.activations import shards
 from sae_core.activations.synthetic import SyntheticSource
 from sae_core.config.run import RunConfig
@@ -24,8 +23,8 @@ def histories(directory: Path, cache: Path, *runs: RunConfig) -> list[str]:
 
 def test_each_order_of_a_trial_is_trained_as_if_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[dict[str, Any]] = []
-    monkeypatch.setattr(trainable.tune, "report", told.append)
-    monkeypatch.setattr(trainable, "get_gpu_ids", list)
+    monkeypatch.setattr("ray.tune.report", told.append)
+    monkeypatch.setattr("ray.get_gpu_ids", list)
     first = run_of("topk")
     other = first.model_copy(update={"data_seed": 7})
     source, cache = SyntheticSource(first.activations), tmp_path / "cache"

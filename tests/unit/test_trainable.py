@@ -23,8 +23,8 @@ from sae_core.training import loop as training
 def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What Tune was told."""
     told: list[dict[str, Any]] = []
-    monkeypatch.setattr(trainable.tune, "report", told.append)
-    monkeypatch.setattr(trainable, "get_gpu_ids", list)
+    monkeypatch.setattr("ray.tune.report", told.append)
+    monkeypatch.setattr("ray.get_gpu_ids", list)
     return told
 
 
@@ -77,7 +77,7 @@ def test_progress_and_histories_are_told_on_the_way(tmp_path: Path, reports: lis
         reports.append(told)
         seen.append(len(history.read_text().splitlines()))
 
-    monkeypatch.setattr(trainable.tune, "report", report)
+    monkeypatch.setattr("ray.tune.report", report)
     train_trial(trial(tmp_path, run))
     assert [told["progress"][run.run_id] for told in reports] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert seen == [1, 2, 3, 4, 4]
@@ -107,10 +107,10 @@ def test_a_stopped_trial_goes_on_from_its_checkpoint(
         if told["progress"][run.run_id] == 0.5:
             raise SystemExit
 
-    monkeypatch.setattr(trainable.tune, "report", stop)
+    monkeypatch.setattr("ray.tune.report", stop)
     with pytest.raises(SystemExit):
         train_trial(config)
-    monkeypatch.setattr(trainable.tune, "report", reports.append)
+    monkeypatch.setattr("ray.tune.report", reports.append)
     train_trial(config)
     assert [told["progress"][run.run_id] for told in reports] == pytest.approx([4 / 6, 5 / 6, 1, 1])
     assert record(tmp_path, run).status == "trained"
@@ -135,7 +135,7 @@ def test_rungs_are_told_once_each_with_the_history_on_disk(
         reports.append(told)
         rows.append(len(history.read_text().splitlines()))
 
-    monkeypatch.setattr(trainable.tune, "report", report)
+    monkeypatch.setattr("ray.tune.report", report)
     train_trial(trial(tmp_path, run, rungs=[0.3, 0.5]))
     assert [told for told in reports if "rung" in told] == [
         {"progress": {run.run_id: 0.3}, "rung": 0.3, "node": trainable.provenance.node()},
@@ -150,7 +150,7 @@ def test_a_trial_that_tune_stops_writes_no_record(tmp_path: Path, reports: list[
     def stop(told: dict[str, Any]) -> None:
         raise SystemExit
 
-    monkeypatch.setattr(trainable.tune, "report", stop)
+    monkeypatch.setattr("ray.tune.report", stop)
     with pytest.raises(SystemExit):
         train_trial(trial(tmp_path, run, rungs=[0.5]))
     assert not (tmp_path / "runs" / run.run_id / "record.json").exists()
@@ -177,7 +177,7 @@ def test_a_trial_trains_with_the_kernels_asked_for_and_says_so(
     tmp_path: Path, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, choice: Literal["fast", "reference"]
 ) -> None:
     used: list[bool] = []
-    monkeypatch.setattr(trainable.tune, "report", lambda told: used.append(has_fast_kernels(torch.zeros(1))))
+    monkeypatch.setattr("ray.tune.report", lambda told: used.append(has_fast_kernels(torch.zeros(1))))
     run = run_of("topk")
     with using_kernels("fast"):
         train_trial(trial(tmp_path, run, kernels=choice))
