@@ -17,7 +17,9 @@ from sae_core.validation import Tests, dict_of, is_number, is_text, is_whole, li
 SCHEMA_VERSION = 1
 
 Status = Literal["trained", "finished", "pruned", "failed"]
-STATUSES: tuple[str, ...] = get_args(Status)
+RunState = Literal["finished", "trained", "pruned", "failed", "missing"]
+"""The status of a run's record, or `missing` where there is none."""
+STATES: tuple[RunState, ...] = get_args(RunState)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ _FIELDS: Tests = {
     **dict.fromkeys(("seed", "schema_version"), is_whole),
     **dict.fromkeys(("metrics", "activation_facts"), dict_of(or_none(is_number))),
     **dict.fromkeys(("versions", "eval_versions"), dict_of(is_text)),
-    "status": lambda value: value in STATUSES,
+    "status": lambda value: value in get_args(Status),
     "config": lambda value: isinstance(value, dict),
     "metric_specs": list_of(_is_spec),
     "error": or_none(dict_of(is_text)),

@@ -117,32 +117,18 @@ def plan(
     """Say what `run` would do: every run, done or not, and what it takes. Nothing is started."""
     from sae_core import provenance
     from sweeps.definition.sweep import Sweep
-    from sweeps.planning import calibration
     from sweeps.planning.plan import lines, search_lines
     from sweeps.planning.plan import plan as make_plan
 
     sweep, n_slots = Sweep.from_yaml(definition, settings or []), slots or provenance.n_cores()
-    try:
-        costs, unknown = calibration.read(), ""
-    except ConfigError as error:
-        costs, unknown = None, f"\ntime        unknown: {error}"
-    told = lines(make_plan(sweep, results, n_slots, costs)) if sweep.search is None else search_lines(sweep, results, n_slots, costs)
-    typer.echo("\n".join(told) + unknown)
-
-
-@app.command()
-def calibrate() -> None:
-    """Measure this machine once, in about a minute and a half, so that `plan` can say how long a sweep takes. Leave it idle meanwhile."""
-    from sweeps.planning import calibration
-    from sweeps.planning.calibrate import calibrate as measure
-
-    made = measure(lambda text: typer.echo(text, err=True))
-    typer.echo(f"Calibration: {calibration.write(made)}")
+    told = lines(make_plan(sweep, results, n_slots)) if sweep.search is None else search_lines(sweep, results, n_slots)
+    typer.echo("\n".join(told))
 
 
 @app.command()
 def status(results: Annotated[Path, typer.Argument(help="A sweep's own directory, e.g. results/demo.")]) -> None:
     """List finished, failed and missing runs, with reasons."""
+    from sae_core.records import STATES
     from sweeps.storage.store import Store
 
     runs = Store(results).status()
@@ -150,7 +136,7 @@ def status(results: Annotated[Path, typer.Argument(help="A sweep's own directory
     for run in runs:
         typer.echo(f"{run.run_id:<{width}}  {run.state:<8}  {run.reason}".rstrip())
     states = [run.state for run in runs]
-    typer.echo(", ".join(f"{states.count(state)} {state}" for state in ("finished", "trained", "pruned", "failed", "missing")))
+    typer.echo(", ".join(f"{states.count(state)} {state}" for state in STATES))
 
 
 @app.command()

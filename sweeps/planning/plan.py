@@ -5,20 +5,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sae_core import provenance
-from sae_core.activations.language_model.model_work import model_work
-from sae_core.activations.language_model.source import CHUNK_WINDOWS, SHARD_TOKENS
-from sae_core.activations.shards import cache_directory, was_finished
 from sae_core.config.run import SOURCES, ActivationsConfig, RunConfig
-from sae_core.records import flat
+from sae_core.records import RunState, flat
 from sweeps.definition.local_data import demo_text_file, locate
 from sweeps.definition.sweep import Sweep
-from sweeps.planning.calibration import Calibration
-from sweeps.planning.forecast import Forecast, Text, forecast, forecast_search
 from sweeps.planning.grouping import Width, group_bytes, group_runs, lone_runs, n_parameters, training_flops
-from sweeps.storage.store import State, Store, may_recover
+from sweeps.storage.store import Store, may_recover
 
 _FLOAT_BYTES = 4
 
@@ -30,7 +24,7 @@ class PlannedRun:
     run_id: str
     setting: str
     """What it is, e.g. "jumprelu target_l0=16 lr=0.001 seed=0"."""
-    state: State
+    state: RunState
     tokens: int
     """Tokens it trains on: whole batches."""
     flops: float
@@ -60,8 +54,6 @@ class Plan:
     """Disk for the cached activations."""
     results_bytes: int
     """Disk for the exported SAEs."""
-    forecast: Forecast | None
-    """How long it will take; None without a calibration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,33 +63,14 @@ class _Activations:
     d_in: int
     n_bytes: int
     """Of the cached training activations."""
-    cached: bool
-    """Whether they are there already."""
-
-    def text(self, saes: Sequence[RunConfig]) -> Text:
-        """As a forecast needs it, with the runs that are to be evaluated."""
-        config: Any = self.config
-        work = model_work(config.model) if config.source == "language_model" else None
-        chunk_tokens = CHUNK_WINDOWS * config.model.context_size if work else 1  # other sources always have work for every slot
-        return Text(
-            d_in=self.d_in,
-            train_tokens=config.train_tokens,
-            eval_tokens=config.eval_tokens,
-            n_shards=-(-config.train_tokens // SHARD_TOKENS),
-            n_chunks=-(-config.eval_tokens // chunk_tokens),
-            cached=self.cached,
-            model=work,
-            saes=tuple(saes),
-        )
 
 
-def plan(sweep: Sweep, results: Path, n_slots: int, calibration: Calibration | None = None) -> Plan:
+def plan(sweep: Sweep, results: Path, n_slots: int) -> Plan:
     """What `launch` would do.
 
     Args:
         results: the directory in which the sweep's own one is, or would be.
         n_slots: groups that train at the same time.
-        calibration: what the machine costs; None: no time is predicted.
 
     Raises:
         ConfigError: the definition, the model, the text or the results directory is not as it must be.
@@ -113,16 +86,10 @@ def plan(sweep: Sweep, results: Path, n_slots: int, calibration: Calibration | N
 
     records = store.records()
     ids = [run.run_id for run in runs]
-    states: dict[str, State] = {run_id: records[run_id].status if run_id in records else "missing" for run_id in ids}
+    states: dict[str, RunState] = {run_id: records[run_id].status if run_id in records else "missing" for run_id in ids}
     to_do_ids = {run_id for run_id in ids if run_id not in records or may_recover(records[run_id])}
     to_do = [run for run, run_id in zip(runs, ids, strict=True) if run_id in to_do_ids]
     groups = _groups(sweep, to_do, d_in, n_slots)
-    to_evaluate = [run for run, run_id in zip(runs, ids, strict=True) if run_id in to_do_ids or states[run_id] == "trained"]
-    expected = None
-    if calibration:
-        texts = [found.text([run for run in to_evaluate if _key(run) == key]) for key, found in activations.items()]
-        left = [text for text in texts if text.saes]
-        expected = forecast(groups, left, d_in, calibration, n_slots, at_most=sweep.early_stopping is not None)
     number = {run.run_id: index for index, group in enumerate(groups, start=1) for run in group}
     return Plan(
         name=sweep.name,
@@ -146,7 +113,6 @@ def plan(sweep: Sweep, results: Path, n_slots: int, calibration: Calibration | N
         memory_bytes=max((group_bytes(group, d_in) for group in groups), default=0),
         activations_bytes=sum(found.n_bytes for found in activations.values()),
         results_bytes=sum(n_parameters(run, d_in(run)) * _FLOAT_BYTES for run in runs),
-        forecast=expected,
     )
 
 
@@ -194,16 +160,14 @@ def lines(plan: Plan) -> list[str]:
         f"training    {plan.flops:.1e} FLOPs in {plan.n_groups} groups on {plan.n_slots} slots",
         f"memory      {_size(plan.memory_bytes)} per slot for training, beside the program itself",
         f"disk        {_size(plan.activations_bytes)} for activations, {_size(plan.results_bytes)} for results",
-        *([f"time        {plan.forecast.line()}"] if plan.forecast else []),
     ]
 
 
-def search_lines(sweep: Sweep, results: Path, n_slots: int, calibration: Calibration | None = None) -> list[str]:
+def search_lines(sweep: Sweep, results: Path, n_slots: int) -> list[str]:
     """What `launch` would do for a search, as text.
 
     Args:
         n_slots: trials that are made at the same time.
-        calibration: what the machine costs; None: no time is predicted.
 
     Raises:
         ConfigError: the definition, the model, the text or the results directory is not as it must be.
@@ -214,15 +178,10 @@ def search_lines(sweep: Sweep, results: Path, n_slots: int, calibration: Calibra
     space, search = sweep.space(), sweep.search
     store = Store(results / sweep.name)
     store.check_ours(space.corners)
-    activations = _survey({"": space.activations}, store.activations)[""]
+    _survey({"": space.activations}, store.activations)
     study = Study(space, search, store.search)
     left, tokens, n_runs = study.n_left(), space.activations.train_tokens, space.axes.n_repeats
     objectives = ", ".join(f"{name} ({direction})" for name, direction in zip(search.objectives, study.directions, strict=True))
-    expected = None
-    if calibration:
-        trials = [[corner] * n_runs for corner in space.corners]
-        at_most = sweep.early_stopping is not None
-        expected = forecast_search(trials, left, activations.text(()), calibration, n_slots, at_most=at_most)
     return [
         f"Search {sweep.name}: {search.trials} trials, {left} to make. Results in {store.directory}",
         *(f"  {line}" for line in space.lines()),
@@ -230,7 +189,6 @@ def search_lines(sweep: Sweep, results: Path, n_slots: int, calibration: Calibra
         f"training    {n_runs} x {tokens:,} tokens per trial (seeds x tokens), {left * n_runs * tokens:,} tokens left",
         f"harvest     {tokens:,} training tokens, once for all trials",
         f"evaluation  {space.activations.eval_tokens:,} held-out tokens, in each trial",
-        *([f"time        {expected.line()}"] if expected else []),
     ]
 
 
@@ -258,6 +216,5 @@ def _survey(configs: dict[str, ActivationsConfig], cache: Path) -> dict[str, _Ac
             source = SOURCES[located.source](located)
             source.check()
             width = 4 if source.activations_dtype == "float32" else 2
-            cached = was_finished(cache_directory(cache, source.fingerprint()))
-            found[key] = _Activations(located, source.d_in, config.train_tokens * source.d_in * width, cached)
+            found[key] = _Activations(located, source.d_in, config.train_tokens * source.d_in * width)
     return found

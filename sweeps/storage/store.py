@@ -14,13 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sae_core import provenance
 from sae_core.config.run import RunConfig
 from sae_core.errors import ConfigError, DamagedFileError, border
 from sae_core.files import check_tensors, read_json, read_json_lines, write_json
-from sae_core.records import RunRecord, Status, flat
+from sae_core.records import RunRecord, RunState, Status, flat
 from sae_core.training.checkpoint import CHECKPOINT
 from sweeps.definition.sweep import Sweep
 from sweeps.storage.lock import locked
@@ -32,15 +32,13 @@ log = logging.getLogger(__name__)
 SCRATCH_PREFIX = ".ray-"
 """Of the directory that Ray Tune writes to during a launch."""
 
-State = Literal["finished", "trained", "pruned", "failed", "missing"]
-
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
     """Where one run of a sweep stands."""
 
     run_id: str
-    state: State
+    state: RunState
     reason: str
     """Why it is not finished; empty if it is."""
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from machine_costs import calibration
 from typer.testing import CliRunner
 
 from sae_core.errors import ConfigError
@@ -62,12 +61,6 @@ def launched(monkeypatch):
     module.launch = launch
     monkeypatch.setitem(sys.modules, "sweeps.execution.launcher", module)
     return module
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    """Not the calibration of whoever runs the tests."""
-    monkeypatch.setenv("SAE_SWEEP_CACHE", str(tmp_path / "cache"))
 
 
 def call(*arguments):
@@ -253,23 +246,6 @@ def test_plan_of_a_search(tmp_path):
     assert "Search small: 5 trials, 5 to make." in done.stdout
     assert "train.lr" in done.stdout and "0.001 to 0.01 (log)" in done.stdout
     assert not (tmp_path / "results").exists()
-
-
-def test_a_machine_is_calibrated_once_and_then_plan_says_how_long_it_takes(definition, tmp_path, monkeypatch):
-    def measure(note):
-        note("measuring")
-        return calibration()
-
-    unknown = call("plan", definition, "--results", tmp_path / "results")
-    assert unknown.exit_code == 0, unknown.output
-    assert "time        unknown: this machine must be calibrated to predict times, but got no " in unknown.stdout
-    monkeypatch.setattr("sweeps.planning.calibrate.calibrate", measure)
-    done = call("calibrate")
-    assert (done.exit_code, done.stderr) == (0, "measuring\n"), done.output
-    (file,) = (tmp_path / "cache").iterdir()
-    assert done.stdout == f"Calibration: {file}\n"
-    planned = call("plan", definition, "--results", tmp_path / "results", "--slots", 2)
-    assert "time        about " in planned.stdout and "(calibrated 2026-11-20 on this machine)" in planned.stdout
 
 
 def test_run_tells_what_early_stopping_saved_and_it_is_no_error(definition, launched, tmp_path):

@@ -1,12 +1,11 @@
 import pytest
-from machine_costs import STEP_SECONDS, calibration
 
 from sae_core.activations.synthetic import SyntheticSource
 from sae_core.errors import ConfigError
 from sae_core.records import RunRecord
 from sweeps.definition.local_data import demo_text_file
 from sweeps.definition.sweep import Sweep
-from sweeps.planning.plan import lines, plan, search_lines
+from sweeps.planning.plan import lines, plan
 from sweeps.storage.store import Store
 
 
@@ -175,35 +174,3 @@ def test_the_demo_text_made_for_the_check_is_thrown_away(tmp_path, monkeypatch):
     kept.touch()
     plan(sweep(), tmp_path, n_slots=1)
     assert seen[1] == tmp_path / ".activations"
-
-
-def test_the_time_of_a_calibrated_machine(tmp_path):
-    made = plan(sweep(), tmp_path, n_slots=1, calibration=calibration())
-    assert made.forecast is not None and plan(sweep(), tmp_path, n_slots=1).forecast is None
-    assert made.forecast.train == 2.0 + 5 * 19 * STEP_SECONDS
-    assert lines(made)[-1] == f"time        {made.forecast.line()}"
-    assert not made.forecast.at_most
-    assert plan(sweep(early_stopping={}), tmp_path, n_slots=1, calibration=calibration()).forecast.at_most
-
-
-def test_what_is_done_or_cached_takes_no_time(tmp_path):
-    store, runs = Store(tmp_path / "small"), sweep().runs()
-    store.begin(sweep(), runs)
-    for run in runs:
-        write_record(store, run, "trained" if run is runs[0] else "finished")
-    cache = store.activations / SyntheticSource(runs[0].activations).fingerprint()[:24]
-    cache.mkdir(parents=True)
-    (cache / "manifest.json").touch()
-    made = plan(sweep(), tmp_path, n_slots=1, calibration=calibration()).forecast
-    assert (made.harvest, made.train) == (0.0, 0.0)
-    assert made.evaluate == pytest.approx(2.5 + 1000 * 1e-8 * 32 * 64)
-
-
-def test_the_time_of_a_search(tmp_path):
-    search = sweep(
-        architectures={"topk": {"k": [2, 4]}}, train={"batch_size": 512, "lr": {"low": 1e-3, "high": 1e-2}}, search={"trials": 6}
-    )
-    assert not any(line.startswith("time") for line in search_lines(search, tmp_path, 2))
-    told = search_lines(search, tmp_path, 2, calibration())[-1]
-    # 6 trials of 19 steps in 2 slots: 28.5 s; 2 s start of trials, 0.5 of harvest and 2.5 s of the rest.
-    assert told.startswith("time        about 35 s on 2 slots: harvest 0:00, training 0:31, evaluation 0:00, start-up and report 0:02")
