@@ -6,7 +6,7 @@ Validators check and nothing else: no derived state, no files read. Derived valu
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -15,7 +15,6 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializeAsAny,
-    SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
 )
@@ -215,8 +214,8 @@ class RunConfig(Config):
     """Name -> checksum of the plugins that the result depends on, so that an edited plugin makes new runs."""
 
     @model_serializer(mode="wrap")
-    def _without_empty_plugins(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        content: dict[str, Any] = serialize(self)
+    def _without_empty_plugins(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        content = serialize(self)
         return {name: value for name, value in content.items() if name != "plugins" or value}
 
     @model_validator(mode="after")
