@@ -18,7 +18,8 @@ from rich.console import Console
 from analysis.pareto import L0_WINDOW, hypervolume
 from analysis.table import load_table
 from sae_core.config.run import RunConfig
-from sweeps.definition.sweep import EarlyStoppingConfig, Sweep
+from sweeps.definition.sections import EarlyStoppingConfig
+from sweeps.definition.sweep import Sweep
 from sweeps.execution.early_stopping import AtRung, at_rung, dominating
 from sweeps.execution.launcher import LaunchResult, launch
 from sweeps.storage.store import Store

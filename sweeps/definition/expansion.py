@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice, product
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -21,10 +21,8 @@ from sae_core.errors import ConfigError, UnknownNameError, border, reason_of
 from sweeps.definition.grid import Axis, FieldPath, Grid, points, read_axis, read_section
 from sweeps.definition.local_data import absolute
 from sweeps.definition.problems import Problems, collect, model_in, shown, unknown_key
+from sweeps.definition.sections import Definition
 from sweeps.definition.unread import check_read
-
-if TYPE_CHECKING:
-    from sweeps.definition.sweep import Sweep
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -57,7 +55,7 @@ class Axes:
         return self.n_repeats * sum(math.prod(len(axis.values) for axis in grid.values()) for grid in self.architectures.values())
 
 
-def read_axes(sweep: "Sweep", problems: Problems) -> Axes:
+def read_axes(sweep: Definition, problems: Problems) -> Axes:
     """The axes of every architecture: the common ones with those it overrides."""
     if not sweep.architectures:
         problems.add("architectures", "a sweep must have at least one architecture, but got {}. Add e.g. `topk: {k: [8, 16, 32]}`.")
@@ -97,7 +95,7 @@ def runs_of(axes: Axes, problems: Problems, most: int | None = None) -> list[Run
     return list(runs.values())
 
 
-def expand(sweep: "Sweep") -> list[RunConfig]:
+def expand(sweep: Definition) -> list[RunConfig]:
     """Every run of the grid that `sweep` is.
 
     Raises:
@@ -122,7 +120,7 @@ def check_number(n_runs: int, place: str, problems: Problems) -> None:
         problems.add(place, f"a sweep must have at most {MOST_RUNS:,} runs, but got {n_runs:,}. Shorten its axes, or use several sweeps.")
 
 
-def check_rungs(sweep: "Sweep", runs: Iterable[RunConfig], problems: Problems) -> None:
+def check_rungs(sweep: Definition, runs: Iterable[RunConfig], problems: Problems) -> None:
     """Early stopping may compare runs only once their sparsity is no longer on its way to what was asked."""
     if sweep.early_stopping is None:
         return
@@ -143,7 +141,7 @@ def check_rungs(sweep: "Sweep", runs: Iterable[RunConfig], problems: Problems) -
             )
 
 
-def _activation_axes(sweep: "Sweep", problems: Problems) -> Grid:
+def _activation_axes(sweep: Definition, problems: Problems) -> Grid:
     """Axes of `model` and `data`, or of `activations`."""
     given = [name for name in ("model", "data", "activations") if getattr(sweep, name) is not None]
     if given not in (["model", "data"], ["activations"]):
@@ -196,7 +194,7 @@ def _with_absolute_paths(axis: Axis, problems: Problems) -> Axis:
     return dataclasses.replace(axis, values=tuple(values))
 
 
-def _architecture_axes(sweep: "Sweep", name: str, own: Mapping[str, Any], problems: Problems) -> Grid:
+def _architecture_axes(sweep: Definition, name: str, own: Mapping[str, Any], problems: Problems) -> Grid:
     """Axes of `sae` and `train` for one architecture, with what it overrides."""
     config, place = ARCHITECTURES[name].Config, f"architectures.{name}"
     fields = [field for field in config.model_fields if field != "architecture"]

@@ -18,12 +18,11 @@ from sae_core.metrics import METRICS
 from sweeps.definition.expansion import MOST_RUNS, Axes, check_number, check_rungs, read_axes, runs_of
 from sweeps.definition.grid import Axis, Grid
 from sweeps.definition.problems import Problems, shown, unknown_key
+from sweeps.definition.sections import Definition, SearchConfig
 from sweeps.definition.unread import check_read
 
 if TYPE_CHECKING:
     from optuna import Trial
-
-    from sweeps.definition.sweep import SearchConfig, Sweep
 
 ARCHITECTURES = "architectures"
 """The parameter that says which architecture a point is of, where there are several."""
@@ -139,7 +138,7 @@ class Space:
         return [f"{place:<{width}}  {values}" for place, values in rows.items()]
 
 
-def space_of(sweep: "Sweep") -> Space:
+def space_of(sweep: Definition) -> Space:
     """The space of a definition with `search`.
 
     Raises:
@@ -166,7 +165,7 @@ def space_of(sweep: "Sweep") -> Space:
     return space
 
 
-def _check_points(space: Space, search: "SearchConfig", problems: Problems) -> None:
+def _check_points(space: Space, search: SearchConfig, problems: Problems) -> None:
     place, given = "search.points_to_evaluate", search.points_to_evaluate
     fixed = [space.fixed_point(point, problems) for point in given]
     if any(not point for point in given):

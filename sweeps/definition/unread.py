@@ -8,15 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sae_core.config.run import ARCHITECTURES, SOURCES, TrainConfig
 from sweeps.definition.grid import Axis, FieldPath, Grid
 from sweeps.definition.local_data import DEMO
 from sweeps.definition.problems import Problems, model_in, shown
-
-if TYPE_CHECKING:
-    from sweeps.definition.sweep import Sweep
+from sweeps.definition.sections import Definition
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ _RULES = (
 _WARM_UP = _Rule(("train", "sparsity_warm_up"), ("sae", "architecture"), _has_no_coefficient, "an architecture with a sparsity coefficient")
 
 
-def check_read(sweep: "Sweep", grids: Mapping[str, Grid], problems: Problems) -> None:
+def check_read(sweep: Definition, grids: Mapping[str, Grid], problems: Problems) -> None:
     """Note the fields that nothing reads."""
     _check_overridden(sweep, problems)
     # Early stopping waits for the sparsity warm-up, whatever the architecture.
@@ -87,7 +85,7 @@ def _default(path: FieldPath) -> Any:
     return model.model_fields[names[-1]].default
 
 
-def _check_overridden(sweep: "Sweep", problems: Problems) -> None:
+def _check_overridden(sweep: Definition, problems: Problems) -> None:
     """A common field must be that of some architecture."""
     own = [section or {} for section in sweep.architectures.values()]
     if not own:

@@ -22,7 +22,7 @@ from sae_core.config.run import ArchitectureConfig, RunConfig
 from sae_core.files import write_json, write_json_lines
 from sae_core.trainable import rung_step
 from sae_core.training.loop import steps_per_row
-from sweeps.definition.sweep import EarlyStoppingConfig
+from sweeps.definition.sections import EarlyStoppingConfig
 from sweeps.storage.store import Store, record_without_result
 
 WINDOW = 0.05

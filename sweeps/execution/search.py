@@ -29,8 +29,8 @@ from sae_core.records import RunRecord
 from sae_core.seeds import seed_of
 from sweeps.definition.grid import Axis
 from sweeps.definition.problems import Problems
+from sweeps.definition.sections import SearchConfig
 from sweeps.definition.space import ARCHITECTURES, Point, Space
-from sweeps.definition.sweep import SearchConfig
 from sweeps.storage.store import Store, may_recover
 from sweeps.storage.study_file import InOctaves, StudyFile
 

@@ -12,7 +12,7 @@ from sae_core.activations.shards import read_manifest
 from sae_core.config.run import RunConfig
 from sae_core.sparse.kernels.choice import Choice
 from sae_core.trainable import TrialConfig, train_trial
-from sweeps.definition.sweep import EarlyStoppingConfig
+from sweeps.definition.sections import EarlyStoppingConfig
 from sweeps.execution.cluster import Cluster
 from sweeps.execution.early_stopping import EarlyStopping
 from sweeps.execution.failures import reason_of_failure

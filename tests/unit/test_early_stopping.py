@@ -8,7 +8,8 @@ from small_runs import activations_config, run_of
 from sae_core.config.run import ARCHITECTURES, RunConfig, TrainConfig
 from sae_core.errors import ConfigError
 from sae_core.files import read_json_lines
-from sweeps.definition.sweep import EarlyStoppingConfig, Sweep
+from sweeps.definition.sections import EarlyStoppingConfig
+from sweeps.definition.sweep import Sweep
 from sweeps.execution.early_stopping import AtRung, EarlyStopping, at_rung, dominating
 from sweeps.storage.store import Store, record_without_result
 

@@ -8,7 +8,7 @@ from small_runs import run_of
 from sae_core.errors import ConfigError
 from sae_core.files import write_text
 from sae_core.records import RunRecord
-from sweeps.definition.sweep import WandbConfig
+from sweeps.definition.sections import WandbConfig
 from sweeps.execution.loggers.wandb import WandbSink
 from sweeps.storage.store import Store
 

@@ -11,7 +11,7 @@ from typing import Any
 from sae_core.config.run import RunConfig
 from sae_core.errors import ConfigError, border, reason_of
 from sae_core.records import RunRecord
-from sweeps.definition.sweep import WandbConfig
+from sweeps.definition.sections import WandbConfig
 from sweeps.storage.store import Store
 
 log = logging.getLogger(__name__)
