@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.stored import StoredSweep
+from analysis.results import StoredSweep
 from analysis.style import by_architecture, duration, label
 from sae_core.validation import at
 

@@ -16,14 +16,14 @@ import pandas as pd
 
 from analysis import facts, style
 from analysis.figures import Drawn, draw_plots, linked, page_color
+from analysis.findings import CHECKS, Check, place_of, warnings_of
 from analysis.pareto import END_TOLERANCE, L0_WINDOW
 from analysis.repeats import counted, counted_repeats, n_repeats, noun
 from analysis.report_rows import SHOWN, RunRow, run_rows, unfinished_rows
-from analysis.stored import StoredRun, StoredSweep, read_sweeps
+from analysis.results import StoredRun, StoredSweep, read_sweeps
 from analysis.summary import EXTRAPOLATED, Hypervolumes, Spread, at_matched_l0, compared_metrics, hypervolumes, left_out, matched_l0s
 from analysis.table import STATUSES, by_comparison, specs_of, table_of
 from analysis.titles import Title, titles
-from analysis.warnings import CHECKS, Check, place_of, warnings_of
 from sae_core.errors import ConfigError, reason_of
 from sae_core.files import write_text
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis.columns import ACTIVATION_FACTS, CONFIG_FIELDS, INTEGERS, PROVENANCE
-from analysis.stored import StoredRun
+from analysis.results import StoredRun
 from sae_core.validation import at, printable
 
 LONGEST_ERROR = 500

@@ -20,8 +20,8 @@ import pandas as pd
 from analysis.columns import COLUMNS, ENDING, INTEGERS, OF_A_REPEAT, OF_A_SETTING, PROVENANCE, TEXTS
 from analysis.definitions import asked_rates
 from analysis.inputs import check_columns
+from analysis.results import StoredRun, StoredSweep, read_sweeps
 from analysis.rows import comparison_hashes, row_of
-from analysis.stored import StoredRun, StoredSweep, read_sweeps
 from analysis.variants import variants
 from sae_core.errors import ConfigError, border
 from sae_core.files import write_text, written_whole

@@ -167,9 +167,9 @@ def verify(results: Results = Path("results")) -> None:
 
 def _tell(done: "LaunchResult") -> None:
     """The frontier, warnings and where the report is, then what did not work."""
+    from analysis.findings import warning_lines
     from analysis.summary import frontier_lines
     from analysis.table import load_table
-    from analysis.warnings import warning_lines
 
     if done.finished:
         table = load_table(done.directory)

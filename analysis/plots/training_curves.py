@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import style
 from analysis.plots import PLOTS, Plot
-from analysis.stored import read_history
+from analysis.results import read_history
 from analysis.thinning import MOST_CURVES, evenly
 from sae_core.errors import DamagedFileError
 from sae_core.validation import LARGEST, is_number

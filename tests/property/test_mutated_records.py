@@ -29,7 +29,7 @@ def content(file: Path) -> dict[str, Any]:
 @pytest.fixture(autouse=True, scope="module")
 def quiet() -> Iterator[None]:
     """Without a line per example about what is damaged."""
-    logger = logging.getLogger("analysis.stored")
+    logger = logging.getLogger("analysis.results")
     logger.setLevel(logging.ERROR)
     yield
     logger.setLevel(logging.NOTSET)

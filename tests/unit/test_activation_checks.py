@@ -6,8 +6,8 @@ import pytest
 from fake_results import metrics_at, record_of, write_sweep
 
 from analysis.activation_checks import no_better_than_guessing, sinks
+from analysis.findings import warning_lines
 from analysis.table import load_table
-from analysis.warnings import warning_lines
 from sae_core.records import RunRecord
 
 

@@ -9,10 +9,10 @@ import pytest
 from fake_results import metrics_at, realistic_records, record_of, write_sweep
 
 from analysis import common_window, hypervolume, interpolate_at_l0, pareto_front, write_table
+from analysis.findings import warning_lines
 from analysis.inputs import as_loaded, numbers
 from analysis.summary import frontier_lines
 from analysis.table import load_table, over_seeds
-from analysis.warnings import warning_lines
 from sae_core.errors import ConfigError
 
 

@@ -7,7 +7,7 @@ from fake_results import metrics_at, record_of, write_sweep
 
 from analysis.definitions import AskedRates, Definition, asked_rates, read_definitions
 from analysis.report import write_report
-from analysis.stored import read_sweeps
+from analysis.results import read_sweeps
 from sae_core.files import checksum_of, write_text
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_results import failed, metrics_at, record_of, write_run, write_sweep
 
-from analysis.stored import read_history, read_sweeps
+from analysis.results import read_history, read_sweeps
 from analysis.table import load_table
 from sae_core.errors import ConfigError, DamagedFileError
 from sae_core.files import write_json_lines

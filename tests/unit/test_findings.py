@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from fake_results import ARCHITECTURES, failed, metrics_at, record_of, target_record, write_sweep
 
+from analysis.findings import CHECKS, Warned, warning_lines, warnings_of
 from analysis.style import TERMINAL_WIDTH
 from analysis.table import load_table
-from analysis.warnings import CHECKS, Warned, warning_lines, warnings_of
 from sae_core.records import RunRecord
 
 
