@@ -4,6 +4,9 @@ A source is one file in this package: a config class and a class registered in S
 Shape letters: N tokens (special tokens excluded), P predicted positions, F features, d_in width of the activations.
 """
 
+import functools
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +18,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sae_core.activations.files import hash_files
 from sae_core.config.run import SOURCES, ActivationsConfig
+from sae_core.errors import ConfigError
+from sae_core.files import existing
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +77,57 @@ class EvalChunk:
 
 
 class ActivationSource(ABC):
-    """Makes the activations of one config. Everything is a function of the config: the same on every worker."""
+    """Makes the activations of one config. Everything is a function of the config: the same on every worker.
+
+    A source of your own is one file. Three methods are enough; the others have defaults, to be replaced where a source can do better:
+
+        class ArrayActivations(ActivationsConfig):
+            source: Literal["array"] = "array"
+            path: str  # of a .npy file, float32 [tokens, d_in], the held-out tokens last
+
+        @SOURCES.register("array")
+        class ArraySource(ActivationSource):
+            Config = ArrayActivations
+            path_fields = (("path",),)
+
+            @cached_property
+            def rows(self):
+                return numpy.load(self.config.path, mmap_mode="r")
+
+            @property
+            def d_in(self):
+                return self.rows.shape[1]
+
+            def shard(self, directory, index):
+                start, stop = self.train_span(index)
+                return torch.tensor(self.rows[start:stop])
+
+            def eval_chunk(self, directory, index, mean):
+                start, stop = self.eval_span(index)
+                first = self.config.train_tokens
+                return EvalChunk(torch.tensor(self.rows[first + start : first + stop], device=self.device))
+    """
 
     Config: ClassVar[type[ActivationsConfig]]
     offers: ClassVar[frozenset[str]] = frozenset()
     """Optional fields of `EvalChunk` that every held-out chunk has."""
+    path_fields: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Fields of `Config` that hold a local path, or a name where nothing has that path: `("path",)`, `("data", "dataset")`. In a definition
+    they may be relative; a source gets absolute ones."""
+    sections: ClassVar[tuple[str, ...]] = ()
+    """Fields of `Config` that are sections of a definition, in place of the section `activations`."""
+    format_version: ClassVar[int] = 1
+    """Raise it when the same config gives other activations: caches made before are then not used."""
 
     def __init__(self, config: Any, *, device: str = "cpu") -> None:
         """Nothing is read or loaded yet.
 
         Args:
             config: an instance of `Config`.
-            device: where a model runs, as torch names it; activations are handed out on the CPU, held-out chunks on `device`.
+            device: where a model runs, as torch names it; shards are returned on the CPU, held-out chunks on `device`.
         """
         self.config = config
         self.device = device
-
-    @property
-    def activations_dtype(self) -> str:
-        """Precision that shards are stored in: float32, float16 or bfloat16."""
-        return "float32"
 
     @property
     @abstractmethod
@@ -98,40 +135,12 @@ class ActivationSource(ABC):
         """Width of the activations."""
 
     @abstractmethod
-    def fingerprint(self) -> str:
-        """Hash of the content that decides the activations (weights, text, settings), cheap enough to compute at each launch."""
-
-    @abstractmethod
-    def check(self) -> None:
-        """Find what is wrong with the config before any work: missing files, unknown hook point, columns, splits.
-
-        Raises:
-            ConfigError: with every problem found, one a line.
-        """
-
-    @abstractmethod
-    def prepare(self, directory: Path) -> None:
-        """Do once what all shards need (tokenise the text) and leave it in `directory`; nothing where it is there already.
-
-        Raises:
-            ConfigError: there is too little text for the tokens asked.
-        """
-
-    @abstractmethod
-    def n_shards(self, directory: Path) -> int:
-        """Number of training shards, after `prepare`."""
-
-    @abstractmethod
     def shard(self, directory: Path, index: int) -> Float[Tensor, "N d_in"]:
-        """Training activations of one shard: a sample of the whole text, not a stretch of it; rows shuffled.
+        """Training activations of one shard: best a sample of the whole text, not a stretch of it; rows shuffled.
 
         Returns:
             float32, unscaled, on the CPU.
         """
-
-    @abstractmethod
-    def n_eval_chunks(self, directory: Path) -> int:
-        """Number of held-out chunks, after `prepare`."""
 
     @abstractmethod
     def eval_chunk(self, directory: Path, index: int, mean: Float[Tensor, " d_in"]) -> EvalChunk:
@@ -141,17 +150,97 @@ class ActivationSource(ABC):
             mean: mean training activation, for mean ablation.
         """
 
-    @abstractmethod
+    @property
+    def activations_dtype(self) -> str:
+        """Precision that shards are stored in: float32, float16 or bfloat16."""
+        return "float32"
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Disk for the stored activations of one token."""
+        return self.d_in * getattr(torch, self.activations_dtype).itemsize
+
+    @property
+    def flops_per_token(self) -> float:
+        """Floating-point operations that make the activations of one token; 0 where they are few or not known."""
+        return 0.0
+
+    @property
+    def shard_tokens(self) -> int:
+        """Tokens of a training shard, at most; the last one has fewer. Known before `prepare`."""
+        return 65_536
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Tokens of a held-out chunk, at most; the last one has fewer. Known before `prepare`."""
+        return 4_096
+
+    def fingerprint(self) -> str:
+        """Hash of the content that decides the activations (weights, text, settings), cheap enough to compute at each launch.
+
+        By default that of the config and of the files it names: moved files have the same one, edited files another.
+        """
+        content = self.config.model_dump()
+        hashes = [_take_hash(content, path) for path in self.path_fields]
+        text = self.config.model_dump_json() if not hashes else json.dumps([content, hashes], sort_keys=True)
+        return hashlib.sha256(f"{self.config.source} {self.format_version} {text}".encode()).hexdigest()
+
+    def check(self) -> None:
+        """Find what is wrong with the config before any work: missing files, unknown hook point, columns, splits.
+
+        Raises:
+            ConfigError: with every problem found, one a line.
+        """
+        names = {".".join(path): functools.reduce(getattr, path, self.config) for path in self.path_fields}
+        missing = {key: name for key, name in names.items() if name is not None and existing(name) is None}
+        if problems := [f"`{key}` must exist, but got {name!r}. Correct the path." for key, name in missing.items()]:
+            raise ConfigError("\n".join(problems))
+
+    def prepare(self, directory: Path) -> None:  # noqa: B027 - a default, not a missing decorator
+        """Do once what all shards need (tokenize the text) and leave it in `directory`; nothing where it is there already.
+
+        Raises:
+            ConfigError: there is too little text for the tokens requested.
+        """
+
+    def n_shards(self, directory: Path) -> int:
+        """Number of training shards, after `prepare`."""
+        return -(-self.config.train_tokens // self.shard_tokens)
+
+    def n_eval_chunks(self, directory: Path) -> int:
+        """Number of held-out chunks, after `prepare`."""
+        return -(-self.config.eval_tokens // self.chunk_tokens)
+
+    def train_span(self, index: int) -> tuple[int, int]:
+        """First training token of shard `index`, and the one after its last, where shards are stretches of `shard_tokens`."""
+        return index * self.shard_tokens, min((index + 1) * self.shard_tokens, self.config.train_tokens)
+
+    def eval_span(self, index: int) -> tuple[int, int]:
+        """First held-out token of chunk `index`, and the one after its last, where chunks are stretches of `chunk_tokens`."""
+        return index * self.chunk_tokens, min((index + 1) * self.chunk_tokens, self.config.eval_tokens)
+
     def eval_fingerprint(self, directory: Path) -> str:
         """Hash of the held-out tokens and of what makes their activations, after `prepare`."""
+        return self.fingerprint()
 
     def facts(self) -> dict[str, float]:
         """Numbers about the activations that go into every record, so that a reader can be warned: `d_vocab` of a language model."""
         return {}
 
     def export_metadata(self) -> dict[str, object]:
-        """What an exported SAE says about where it belongs: SAELens' metadata keys (`model_name`, `hook_name`, ...)."""
+        """Where an exported SAE belongs, in SAELens' metadata keys (`model_name`, `hook_name`, ...)."""
         return {}
+
+
+def _take_hash(content: dict[str, Any], field: Sequence[str]) -> str:
+    """Remove the file or directory that `field` names from a config's fields. Returns the hash of its content."""
+    *sections, last = field
+    for key in sections:
+        content = content[key]
+    if (name := content.pop(last)) is None:
+        return ""
+    path = Path(name)
+    return hash_files(sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path], path)
 
 
 def source_of(config: Mapping[str, Any], device: str = "cpu") -> ActivationSource:

@@ -17,7 +17,6 @@ covariance of the copula has blocks instead of a random low rank, and random dir
 Shape letters: N tokens, F features, d_in width of the activations.
 """
 
-import hashlib
 import math
 from functools import cached_property
 from pathlib import Path
@@ -33,10 +32,6 @@ from sae_core.config.run import SOURCES, ActivationsConfig, Count, Positive
 from sae_core.errors import ConfigError
 from sae_core.seeds import seed_of
 
-FORMAT_VERSION = 1
-"""Raise it when the same config gives other activations."""
-SHARD_TOKENS = 16_384
-CHUNK_TOKENS = 4_096
 MAGNITUDE_MEAN, MAGNITUDE_STD = 1.0, 0.3
 
 AtLeastTwo = Annotated[int, Field(ge=2)]
@@ -125,38 +120,21 @@ class SyntheticSource(ActivationSource):
 
     Config = SyntheticActivations
     offers = frozenset({"ground_truth"})
+    shard_tokens = 16_384
     config: SyntheticActivations
 
     @property
     def d_in(self) -> int:
         return self.config.d_in
 
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"synthetic {FORMAT_VERSION} {self.config.model_dump_json()}".encode()).hexdigest()
-
-    def check(self) -> None:
-        """Nothing can be wrong that the config does not refuse."""
-
-    def prepare(self, directory: Path) -> None:
-        """Nothing to do."""
-
-    def n_shards(self, directory: Path) -> int:
-        return -(-self.config.train_tokens // SHARD_TOKENS)
-
     def shard(self, directory: Path, index: int) -> Float[Tensor, "N d_in"]:
-        x, _ = self._tokens("train", index, min(SHARD_TOKENS, self.config.train_tokens - index * SHARD_TOKENS))
-        return x
-
-    def n_eval_chunks(self, directory: Path) -> int:
-        return -(-self.config.eval_tokens // CHUNK_TOKENS)
+        start, stop = self.train_span(index)
+        return self._tokens("train", index, stop - start)[0]
 
     def eval_chunk(self, directory: Path, index: int, mean: Float[Tensor, " d_in"]) -> EvalChunk:
-        x, active = self._tokens("heldout", index, min(CHUNK_TOKENS, self.config.eval_tokens - index * CHUNK_TOKENS))
-        truth = GroundTruth(self.features.to(self.device), active.to(self.device))
-        return EvalChunk(x.to(self.device), ground_truth=truth)
-
-    def eval_fingerprint(self, directory: Path) -> str:
-        return self.fingerprint()
+        start, stop = self.eval_span(index)
+        x, active = self._tokens("heldout", index, stop - start)
+        return EvalChunk(x.to(self.device), ground_truth=GroundTruth(self.features.to(self.device), active.to(self.device)))
 
     @cached_property
     def features(self) -> Float[Tensor, "F d_in"]:

@@ -72,6 +72,18 @@ def test_another_worker_makes_the_same(make: Callable[[], ActivationSource], pre
     assert source.eval_fingerprint(directory) == other.eval_fingerprint(directory)
 
 
+def test_shards_can_be_counted_before_anything_is_prepared(
+    make: Callable[[], ActivationSource], prepared: tuple[ActivationSource, Path]
+) -> None:
+    source, directory = make(), prepared[1]
+    sizes = [len(source.shard(directory, index)) for index in range(source.n_shards(directory))]
+    assert max(sizes) <= source.shard_tokens
+    assert len(sizes) == -(-source.config.train_tokens // source.shard_tokens)
+    assert -(-source.config.eval_tokens // source.chunk_tokens) == source.n_eval_chunks(directory)
+    assert source.bytes_per_token in (2 * source.d_in, 4 * source.d_in)
+    assert source.flops_per_token >= 0
+
+
 def test_held_out_rows_are_not_trained_on(prepared: tuple[ActivationSource, Path]) -> None:
     source, directory = prepared
     trained = {tuple(row) for row in source.shard(directory, 0)[:, :8].round(decimals=3).tolist()}

@@ -353,7 +353,7 @@ def test_the_same_tokens_in_longer_windows_are_another_comparison(tmp_path: Path
 
 def test_with_bos_the_hash_is_of_the_tokens(source: LanguageModelSource, directory: Path) -> None:
     content = {
-        "format": language_model.FORMAT_VERSION,
+        "format": LanguageModelSource.format_version,
         "model": language_model.bridge.content_hash(DEMO_MODEL),
         "hook_point": "blocks.2.hook_resid_post",
         "dtype": "float32",

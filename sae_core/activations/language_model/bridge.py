@@ -72,6 +72,14 @@ class Outline:
             )
         return found.width
 
+    def flops_below(self, hook_point: str) -> float:
+        """Floating-point operations per token of the blocks up to the hook point: two per weight."""
+        layer = HookPlace.of(hook_point).layer
+        blocks = () if layer is None else self.bridge.blocks[: layer + 1]
+        # Beside a fused projection, TransformerLens has its three parts.
+        weights = (weight for block in blocks for name, weight in block.named_parameters() if ".qkv." not in name)
+        return 2.0 * sum(weight.numel() for weight in weights)
+
     def check_runs(self) -> None:
         """Run the model without weights.
 

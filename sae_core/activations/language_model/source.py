@@ -32,8 +32,6 @@ from sae_core.seeds import seed_of
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 2
-"""Raise it when the same content gives other activations or another layout: caches made before are then not used."""
 SHARD_TOKENS = 65_536
 """Tokens in a training shard: 512 windows of 128."""
 MODEL_TOKENS = {"cpu": 4_096, "cuda": 32_768}
@@ -58,6 +56,9 @@ class LanguageModelSource(ActivationSource):
 
     Config = LanguageModelActivations
     offers = frozenset({"splice", "clean", "zero_ablated", "mean_ablated"})
+    path_fields = (("model", "name"), ("data", "dataset"))
+    sections = ("model", "data")
+    format_version = 2
     config: LanguageModelActivations
 
     @property
@@ -67,6 +68,19 @@ class LanguageModelSource(ActivationSource):
     @cached_property
     def d_in(self) -> int:
         return self._outline.d_in(self.config.model.hook_point)
+
+    @property
+    def flops_per_token(self) -> float:
+        return self._outline.flops_below(self.config.model.hook_point)
+
+    @property
+    def shard_tokens(self) -> int:
+        return self._shard_windows * self.config.model.context_size
+
+    @property
+    def chunk_tokens(self) -> int:
+        windows = CHUNK_LOGITS // (self.config.model.context_size * self._outline.d_vocab)
+        return min(max(1, windows), CHUNK_WINDOWS) * self.config.model.context_size
 
     def check(self) -> None:
         found, d_vocab = self._model_problems()
@@ -101,7 +115,7 @@ class LanguageModelSource(ActivationSource):
         config = self.config
         # Content stands for the names of model and data set, so that the hash does not depend on where they lie.
         content = {
-            "format": FORMAT_VERSION,
+            "format": self.format_version,
             "model": bridge.content_hash(config.model.name),
             "data": dataset.content_hash(config.data),
             "tokens": [config.train_tokens, config.eval_tokens],
@@ -114,7 +128,7 @@ class LanguageModelSource(ActivationSource):
         model = self.config.model
         heldout = self._windows(directory, "heldout")
         content = {
-            "format": FORMAT_VERSION,
+            "format": self.format_version,
             "model": bridge.content_hash(model.name),
             "hook_point": model.hook_point,
             "dtype": model.dtype,
@@ -133,8 +147,7 @@ class LanguageModelSource(ActivationSource):
             logger.warning("no token is special: `model.name` %r has no tokenizer that could say which are.", self.config.model.name)
         train, heldout = self._make_windows("train"), self._make_windows("heldout")
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of("windows")))
-        per_window = self.config.model.context_size * self._outline.d_vocab
-        chunk_windows = max(1, min(CHUNK_WINDOWS, CHUNK_LOGITS // per_window))
+        chunk_windows = self.chunk_tokens // self.config.model.context_size
         special_ids = torch.tensor(self._window_maker().special_ids, dtype=torch.int32)
         tensors = {"train": train[order], "heldout": heldout, "special_ids": special_ids}
         save_tensors(path, tensors, {"chunk_windows": str(chunk_windows)})
