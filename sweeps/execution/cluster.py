@@ -67,8 +67,6 @@ class Cluster:
 
     def __init__(self, *, address: str | None, cpus: int, gpus: float) -> None:
         self.address, self.cpus, self.gpus = address, cpus, gpus
-        self.keeps_workers = False
-        """Whether workers may wait, beside trials, for the next stage: they hold no GPU, and need none to be spread over nodes."""
         self._local: LocalRay | None = None
         self._ours = False
         _check_slot(cpus, gpus)
@@ -86,7 +84,6 @@ class Cluster:
 
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             self.n_slots = _slots(nodes, self.cpus, self.gpus)
-            self.keeps_workers = self.gpus == 0 and len(nodes) == 1
         except BaseException:
             self._stop()
             raise

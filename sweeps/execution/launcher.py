@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from sae_core.activations.shards import cache_directory, remove_damaged, was_finished
+from sae_core.activations.shards import cache_directory, remove_damaged
 from sae_core.config.run import SOURCES, ActivationsConfig, RunConfig
 from sae_core.errors import ConfigError, border
 from sae_core.sparse.kernels.choice import Choice
@@ -27,7 +27,7 @@ from sweeps.storage.store import Store, may_recover
 
 if TYPE_CHECKING:
     from sweeps.execution.search import Study
-    from sweeps.execution.workers import WorkerPools
+    from sweeps.execution.workers import WorkerPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +88,22 @@ def launch(
             todo = [one for one in inputs if (one.todo(store) if study is None else study.n_left())]
             with ExitStack() as until_report:
                 until_report.enter_context(leftovers.held(one.cache for one in todo))
-                pools = until_report.enter_context(_workers(cluster, todo, kernels))
-                if pools is not None:
-                    from sweeps.execution.training import TrainingStage  # takes a second, in which the workers load
+                pool = until_report.enter_context(_workers(cluster, todo, kernels))
+                if pool is not None:
+                    from sweeps.execution.training import TrainingStage
 
-                    _check(todo, pools, shown)
+                    _check(todo, pool, shown)
                 number = store.begin(sweep, runs)
                 leftovers.remove_temporary(store.directory)
                 _retry(runs, store, shown)
                 interrupted = False
-                if pools is None:
+                if pool is None:
                     shown.note(_nothing_left(runs, store))
                 else:
                     _remove_damaged_checkpoints(runs, store, shown)
                     facts = {"launch": number}
                     training = TrainingStage(store, cluster, shown, sink, facts, checkpoint_seconds, sweep.early_stopping, kernels)
-                    interrupted = not _finishes(lambda: run_stages(todo, store, pools, shown, sink, training, study), sink, cluster)
+                    interrupted = not _finishes(lambda: run_stages(todo, store, pool, shown, sink, training, study), sink, cluster)
                 with signals.held(interrupted) as late:
                     until_report.close()  # alone: Ray ends a process, with exit code 1, in which one of its references goes while it stops
                     _write_report(store, shown)
@@ -149,45 +149,34 @@ def _store(results: str | Path, name: str) -> Store:
 
 
 @contextmanager
-def _workers(cluster: Cluster, todo: Sequence[Input], kernels: Choice) -> Iterator["WorkerPools | None"]:
-    """Ray, and the workers of the first harvest, which begin to load; None, and nothing started, if nothing is to be done."""
+def _workers(cluster: Cluster, todo: Sequence[Input], kernels: Choice) -> Iterator["WorkerPool | None"]:
+    """Ray and its workers; None, and nothing started, if nothing is to be done."""
     if not todo:
         yield None
         return
     with cluster:
-        from sweeps.execution.workers import WorkerPools
+        from sweeps.execution.workers import WorkerPool
 
-        pools = WorkerPools(cluster, kernels)
+        pool = WorkerPool(cluster, kernels)
         try:
-            if first := _first_to_harvest(todo):
-                pools.load(first.source.config, first.cache)
-            yield pools
+            yield pool
         finally:
             if not cluster.died:  # then Ray does not answer
-                pools.close()
+                pool.close()
 
 
-def _first_to_harvest(inputs: Sequence[Input]) -> Input | None:
-    return next((one for one in inputs if not was_finished(one.cache)), None)
-
-
-def _check(inputs: Sequence[Input], pools: "WorkerPools", progress: SweepProgress) -> None:
-    """Look at models and texts, then tokenise: in a worker, where the libraries that this takes seconds to import are needed anyway.
-
-    One that loads already, for all inputs: the workers of a second one could wait for slots that the first one's hold. Meanwhile every
-    file in the caches is read, here, and removed if it is damaged.
+def _check(inputs: Sequence[Input], pool: "WorkerPool", progress: SweepProgress) -> None:
+    """Remove damaged files from the caches, then check models and texts and tokenize: in a worker, which needs the libraries anyway.
 
     Raises:
         ConfigError: with every problem found, one a line.
     """
     signals.check()
-    first = _first_to_harvest(inputs) or inputs[0]
     for one in inputs:
         if damaged := remove_damaged(one.cache):
             names = ", ".join(path.name for path in damaged)
             progress.note(f"activations: {names} in {one.cache} {'were' if len(damaged) > 1 else 'was'} damaged, and will be made again")
-    sources = [(one.source.config.model_dump(mode="json"), str(one.cache)) for one in inputs]
-    for one, facts in zip(inputs, pools.of(first.source.config, first.cache, 1).ask("prepare", sources), strict=True):
+    for one, facts in zip(inputs, pool.ask("prepare", [one.arguments for one in inputs]), strict=True):
         one.facts |= facts
 
 

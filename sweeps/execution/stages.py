@@ -15,7 +15,7 @@ from sweeps.storage.store import Store
 if TYPE_CHECKING:
     from sweeps.execution.search import Study
     from sweeps.execution.training import TrainingStage
-    from sweeps.execution.workers import WorkerPools
+    from sweeps.execution.workers import WorkerPool
 
 LARGE_OUTLIER_SHARE = 0.5
 """Part of the variance in a few rows from which on it is said: the loss is then about them."""
@@ -24,7 +24,7 @@ LARGE_OUTLIER_SHARE = 0.5
 def run_stages(
     inputs: list[Input],
     store: Store,
-    pools: "WorkerPools",
+    pool: "WorkerPool",
     progress: SweepProgress,
     sink: WandbSink | None,
     training: "TrainingStage",
@@ -33,17 +33,17 @@ def run_stages(
     """Do all that is missing of a sweep but its table and report."""
     done = {run_id for run_id, record in store.records().items() if record.status != "trained"}
     for one in inputs:
-        seconds = _harvest(one, pools, progress)
+        seconds = _harvest(one, pool, progress)
         store.note_stage("harvest", seconds)
+    pool.close()  # trials need the slots
     if study is None:
         runs = [(run, one) for one in inputs for run in one.runs]
         seconds = training.run([(run, one) for run, one in runs if store.read_record(run.run_id) is None])
         store.note_stage("train", seconds)
         for one in inputs:
-            seconds = _evaluate(one, store, pools, progress)
+            seconds = _evaluate(one, store, pool, progress)
             store.note_stage("evaluate", seconds)
     else:
-        pools.close()  # its trials evaluate by themselves
         study.open()
         seconds = training.search(study, inputs[0])
         store.note_stage("search", seconds)
@@ -53,7 +53,7 @@ def run_stages(
                 sink.finish(run, record)
 
 
-def _harvest(one: Input, pools: "WorkerPools", progress: SweepProgress) -> float:
+def _harvest(one: Input, pool: "WorkerPool", progress: SweepProgress) -> float:
     """Make the shards that are missing, on all slots. Returns seconds."""
     n_shards = one.source.n_shards(one.cache)
     missing = [index for index in range(n_shards) if not is_complete(one.cache, index)]
@@ -66,8 +66,7 @@ def _harvest(one: Input, pools: "WorkerPools", progress: SweepProgress) -> float
         progress.advance_to(tokens)
 
     if missing:
-        pools.of(one.source.config, one.cache, len(missing)).map("harvest", missing, done)
-    pools.rest()
+        pool.map("harvest", missing, done, *one.arguments)
     manifest = finish_harvest(one.source, one.cache)
     one.facts |= {"outlier_rows": manifest.outlier_rows, "outlier_share": manifest.outlier_share}
     if manifest.outlier_share > LARGE_OUTLIER_SHARE:
@@ -76,7 +75,7 @@ def _harvest(one: Input, pools: "WorkerPools", progress: SweepProgress) -> float
     return progress.end_stage(f"{manifest.n_tokens:,} tokens of width {manifest.d_in}{cached}")
 
 
-def _evaluate(one: Input, store: Store, pools: "WorkerPools", progress: SweepProgress) -> float:
+def _evaluate(one: Input, store: Store, pool: "WorkerPool", progress: SweepProgress) -> float:
     """Measure the trained runs on held-out text, all in one pass, and finish their records. Returns seconds."""
     records = {run.run_id: store.read_record(run.run_id) for run in one.runs}
     trained = {run_id: record for run_id, record in records.items() if record is not None and record.status == "trained"}
@@ -92,8 +91,7 @@ def _evaluate(one: Input, store: Store, pools: "WorkerPools", progress: SweepPro
             progress.advance_to(len(chunks), f"{len(chunks)} of {n_chunks} chunks")
 
         saes = {run_id: str(store.sae(run_id)) for run_id in trained}
-        pools.of(one.source.config, one.cache, n_chunks).map("evaluate", range(n_chunks), done, saes)
-        pools.rest()
+        pool.map("evaluate", range(n_chunks), done, *one.arguments, saes)
         values, n_tokens = combine(chunks)
         eval_hash = one.source.eval_fingerprint(one.cache)
         for run_id, record in trained.items():

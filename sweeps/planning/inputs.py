@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sae_core.activations.source import ActivationSource
 from sae_core.config.run import RunConfig
@@ -20,6 +21,11 @@ class Input:
     runs: list[RunConfig] = field(default_factory=list)
     facts: dict[str, float | None] = field(default_factory=dict)
     """For the records: `RunRecord.activation_facts`."""
+
+    @property
+    def arguments(self) -> tuple[dict[str, Any], str]:
+        """What the jobs of `sweeps.execution.workers.SourceWorker` take: the source's config, in JSON, and its cache."""
+        return self.source.config.model_dump(mode="json"), str(self.cache)
 
     def todo(self, store: Store) -> list[RunConfig]:
         """Runs without a finished record, or one of a failure that would happen again."""

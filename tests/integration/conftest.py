@@ -13,17 +13,11 @@ from sweeps.execution.progress import SweepProgress
 from sweeps.execution.training import TrainingStage
 
 
-class InProcessPool(sweeps.execution.workers.WorkerPool):
+class InProcessPool:
     """One worker, in this process."""
 
-    def __init__(self, config, cache, *, threads, kernels, resources, directory):
-        self.worker = sweeps.execution.workers.SourceWorker(config.model_dump(mode="json"), str(cache), threads, kernels)
-
-    def grow(self, n_workers):
-        pass
-
-    def load(self):
-        self.worker.load()
+    def __init__(self, cluster, kernels):
+        self.worker = sweeps.execution.workers.SourceWorker("cpu", 1, kernels)
 
     def ask(self, job, *arguments):
         return getattr(self.worker, job)(*arguments)
@@ -31,12 +25,6 @@ class InProcessPool(sweeps.execution.workers.WorkerPool):
     def map(self, job, indices, done, *arguments):
         for index in indices:
             done(getattr(self.worker, job)(index, *arguments))
-
-    def rest(self):
-        pass
-
-    def wake(self):
-        pass
 
     def close(self):
         pass
@@ -92,7 +80,6 @@ def in_process():
         patch.setattr(Cluster, "__enter__", lambda self: self)
         patch.setattr(Cluster, "__exit__", lambda self, *error: None)
         patch.setattr("sweeps.execution.workers.WorkerPool", InProcessPool)
-        patch.setattr("ray.get_gpu_ids", list)
         patch.setattr(TrainingStage, "_fit", fit)
         patch.setattr(TrainingStage, "_fit_search", fit_search)
         yield

@@ -6,7 +6,6 @@ from contextlib import suppress
 import pandas as pd
 import psutil
 import pytest
-import ray
 from long_sweep import sweep_of
 from small_sweep import result_of, results_of, times_written
 
@@ -65,21 +64,7 @@ def test_ray_runs_without_monitors(cluster):
     assert not any("monitor.py" in command or "dashboard.py" in command for command in commands)
 
 
-def test_a_worker_rests_until_it_is_woken(undisturbed, results):
-    run = sweep_of("undisturbed").runs()[0]
-    (cache,) = (results / ".activations").iterdir()
-    pool = WorkerPool(run.activations, cache, threads=1, kernels="fast", resources={"num_cpus": 0})
-    pool.grow(1)
-    assert pool.memory_bytes() > 0
-    pool.rest()
-    asked = pool.workers[0].memory_bytes.remote()
-    assert ray.wait([asked], timeout=1)[0] == []
-    pool.wake()
-    assert ray.wait([asked], timeout=30)[0] == [asked]
-    pool.close()
-
-
-def test_a_worker_that_dies_is_started_again(undisturbed, results):
+def test_a_worker_that_dies_is_started_again(cluster, undisturbed, results, monkeypatch):
     """With its SAEs, and its job is done anew."""
     run = sweep_of("undisturbed").runs()[0]
     (cache,) = (results / ".activations").iterdir()
@@ -91,12 +76,12 @@ def test_a_worker_that_dies_is_started_again(undisturbed, results):
         if len(answers) == 1:
             for process in psutil.Process().children(recursive=True):
                 with suppress(psutil.Error):
-                    if "SourceWorker" in " ".join(process.cmdline()):
+                    if "_RayWorker" in " ".join(process.cmdline()):
                         process.kill()
 
-    pool = WorkerPool(run.activations, cache, threads=1, kernels="fast", resources={"num_cpus": 1})
-    pool.grow(1)
-    pool.map("evaluate", [0, 0], kill_after_the_first, saes)
+    monkeypatch.setattr(cluster, "n_slots", 1)
+    pool = WorkerPool(cluster, "fast")
+    pool.map("evaluate", [0, 0], kill_after_the_first, run.activations.model_dump(mode="json"), str(cache), saes)
     pool.close()
     first, second = answers
     assert first.by_sae.keys() == second.by_sae.keys() == saes.keys()

@@ -140,13 +140,6 @@ def test_ray_that_runs_already_is_used_and_left_running(machine, ray):
     assert ray.running
 
 
-@pytest.mark.parametrize(("gpus", "nodes", "keeps"), [(0, 1, True), (0, 2, False), (1.0, 1, False)])
-def test_workers_are_kept_on_one_machine_without_gpus(ray, gpus, nodes, keeps):
-    ray.there = [{"CPU": 4.0, "GPU": 1.0}] * nodes
-    with Cluster(address="auto", cpus=1, gpus=gpus) as made:
-        assert made.keeps_workers is keeps
-
-
 def test_slots_of_a_cluster_lie_within_nodes(ray):
     # 3 cores and 1 GPU hold one slot of 2 cores, although the nodes together have 6 and 2.
     ray.there = [{"CPU": 3.0, "GPU": 1.0}, {"CPU": 3.0, "GPU": 1.0}, {}]

@@ -14,7 +14,6 @@ from sweeps.execution import launcher, stages
 from sweeps.execution import training as training_stage
 from sweeps.execution.cluster import Cluster
 from sweeps.execution.launcher import launch
-from sweeps.execution.workers import WorkerPools
 from sweeps.storage.store import Store
 
 
@@ -23,7 +22,6 @@ def no_ray(monkeypatch):
     """Ray is neither started nor stopped, and the report is not drawn."""
     monkeypatch.setattr(Cluster, "__enter__", lambda self: self)
     monkeypatch.setattr(Cluster, "__exit__", lambda self, *error: None)
-    monkeypatch.setattr(WorkerPools, "load", lambda *_: None)
     monkeypatch.setattr(launcher, "_write_report", lambda *_: None)
 
 
@@ -150,25 +148,6 @@ def test_what_is_not_possible_is_told_before_anything_is_written(tmp_path, work)
     with pytest.raises(ConfigError, match="but got 64"):
         launch(small_sweep(), results=tmp_path / "results", gpus_per_trial=64)
     assert not (tmp_path / "results").exists()
-
-
-def test_one_worker_that_loads_already_looks_at_all_models_and_texts(tmp_path, monkeypatch):
-    """A second pool could wait for slots that the first one holds."""
-    monkeypatch.setattr(launcher, "was_finished", lambda cache: cache == "a")
-    config = small_sweep().runs()[0].activations
-    inputs = [SimpleNamespace(source=SimpleNamespace(config=config), cache=name, facts={}) for name in ("a", "b", "c")]
-    monkeypatch.setattr(launcher, "remove_damaged", lambda cache: [])
-    asked = []
-
-    def of(config, cache, n_jobs):
-        return SimpleNamespace(ask=lambda job, sources: asked.append((cache, job, sources)) or [{"d_vocab": 7}] * len(sources))
-
-    launcher._check(inputs, SimpleNamespace(of=of), None)
-    assert asked == [("b", "prepare", [(config.model_dump(mode="json"), name) for name in ("a", "b", "c")])]
-    assert [one.facts for one in inputs] == [{"d_vocab": 7}] * 3
-    asked.clear()
-    launcher._check(inputs[:1], SimpleNamespace(of=of), None)
-    assert [cache for cache, *_ in asked] == ["a"]
 
 
 def test_importing_the_launcher_imports_nothing_of_models_or_wandb():
