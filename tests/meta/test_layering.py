@@ -1,6 +1,8 @@
 """The rules of the house, read off the source: who may import whom, and how long things may be. See docs/architecture.md."""
 
 import ast
+import graphlib
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,7 +17,9 @@ TESTS = [path.relative_to(ROOT) for path in sorted((ROOT / "tests").rglob("*.py"
 
 HEAVY = {"transformer_lens", "transformers", "datasets", "wandb"}
 """Slow to import and not needed by a training worker."""
-ANALYSIS_MAY_IMPORT = {"sae_core.records", "sae_core.registry", "sae_core.errors", "sae_core.files", "sae_core.validation"}
+ANALYSIS_MAY_IMPORT = {f"sae_core.{name}" for name in ("records", "registry", "errors", "files", "validation", "layout", "plugins")}
+PRIVATE = {"torch._subclasses.fake_tensor": "tensors without memory for a model's shapes: PyTorch has no public name for their mode"}
+"""Private modules of libraries, and why there is no public way."""
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 
@@ -32,6 +36,12 @@ def tree(path: Path) -> ast.Module:
     return ast.parse((ROOT / path).read_text())
 
 
+@cache
+def modules() -> dict[str, Path]:
+    """Our modules by name."""
+    return {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+
+
 def imports(path: Path) -> list[Import]:
     return list(_imports(tree(path), at_import=True))
 
@@ -42,9 +52,11 @@ def _imports(node: ast.AST, *, at_import: bool) -> Iterator[Import]:
             yield from (Import(alias.name, at_import) for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
             assert child.level == 0, "imports are absolute"
-            # `from sae_core import records` imports that module; `from sae_core.errors import ConfigError` imports sae_core.errors.
-            package = (child.module or "").split(".") == ["sae_core"]
-            yield from (Import(f"{child.module}.{alias.name}" if package else str(child.module), at_import) for alias in child.names)
+            for alias in (
+                child.names
+            ):  # `from sae_core import records` imports sae_core.records; `from sae_core.errors import border` sae_core.errors
+                inner = f"{child.module}.{alias.name}"
+                yield Import(inner if inner in modules() else str(child.module), at_import)
         else:
             inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) or _is_type_checking(child)
             yield from _imports(child, at_import=at_import and not inside)
@@ -65,7 +77,7 @@ def ids(path: Path) -> str:
 def test_imports_are_told_apart() -> None:
     source = """
 import a.b
-from sae_core.sae import saelens
+from sae_core.sae import base
 from sae_core.errors import ConfigError
 if TYPE_CHECKING:
     import only_checked
@@ -78,7 +90,7 @@ class C:
         import inside
 """
     found = list(_imports(ast.parse(source), at_import=True))
-    assert [module.module for module in found if module.at_import] == ["a.b", "sae_core.sae.saelens", "sae_core.errors", "at_top"]
+    assert [module.module for module in found if module.at_import] == ["a.b", "sae_core.sae.base", "sae_core.errors", "at_top"]
     assert [module.module for module in found if not module.at_import] == ["only_checked", "inside"]
 
 
@@ -97,6 +109,23 @@ def test_imports_stay_in_their_room(path: Path) -> None:
         foreign = {module for module in ours if top(module) != "analysis"}
         assert foreign <= ANALYSIS_MAY_IMPORT
         assert not {top(module.module) for module in found} & {"torch", "ray"}
+
+
+def test_no_circle_of_imports() -> None:
+    """Also none that is hidden inside functions or made for type checkers alone."""
+    graph = graphlib.TopologicalSorter(
+        {name: {found.module for found in imports(path)} & modules().keys() for name, path in modules().items()}
+    )
+    try:
+        graph.prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("path", FILES, ids=ids)
+def test_only_public_modules_of_libraries(path: Path) -> None:
+    private = {module.module for module in imports(path) if any(re.match(r"_[a-z]", part) for part in module.module.split("."))}
+    assert private <= PRIVATE.keys()
 
 
 @pytest.mark.parametrize("path", FILES, ids=ids)

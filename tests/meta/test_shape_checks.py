@@ -14,7 +14,7 @@ def test_arguments_are_checked() -> None:
 
 
 def test_results_are_checked() -> None:
-    with pytest.raises(TypeCheckError, match=r"parameters of sae_core\.sae\.LossTerms\.__init__"):
+    with pytest.raises(TypeCheckError, match=r"parameters of sae_core\.sae\.base\.LossTerms\.__init__"):
         LossTerms(torch.zeros(3), {}, torch.zeros(()), torch.zeros(4, dtype=torch.bool))
 
 

@@ -32,9 +32,7 @@ def test_modules_of_the_package_are_found_on_first_use(plugins: Registry[type]) 
 
 
 def test_an_unknown_name_says_how_to_add_one(plugins: Registry[type]) -> None:
-    with pytest.raises(
-        UnknownNameError, match=r"shape must be one of .*, but got 'sqare'\. Did you mean 'square'\? .* under `plugins`"
-    ):
+    with pytest.raises(UnknownNameError, match=r"shape must be one of .*, but got 'sqare'\. Did you mean 'square'\? .* under `plugins`"):
         plugins["sqare"]
 
 
