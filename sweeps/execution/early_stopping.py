@@ -167,9 +167,9 @@ class EarlyStopping(FIFOScheduler):
 
     def _prune(self, run: RunConfig, rung: float, reason: str, facts: Mapping[str, Any]) -> None:
         """Leave a record of a run that is stopped, and forget its checkpoint. Its trial waits for our answer and writes nothing."""
-        write_json(self.store.config_file(run.run_id), run.model_dump(mode="json"), checksum=False)
+        write_json(self.store.paths.run(run.run_id).config, run.model_dump(mode="json"), checksum=False)
         error = {"type": "StoppedEarly", "message": reason, "traceback": ""}
         tokens = rung_step(rung, run.n_steps) * run.train.batch_size
-        history = write_json_lines(self.store.history_file(run.run_id), self.store.read_history(run.run_id))
+        history = write_json_lines(self.store.paths.run(run.run_id).history, self.store.read_history(run.run_id))
         self.store.write_record(record_without_result(run, "pruned", error, train_tokens=tokens, history_checksum=history, **facts))
-        self.store.checkpoint_file(run.run_id).unlink(missing_ok=True)
+        self.store.paths.run(run.run_id).checkpoint.unlink(missing_ok=True)

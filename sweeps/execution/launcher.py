@@ -203,7 +203,7 @@ def _study(sweep: Sweep, store: Store) -> "Study | None":
         return None
     from sweeps.execution.search import Study
 
-    return Study(sweep.space(), sweep.search, store.search)
+    return Study(sweep.space(), sweep.search, store.paths.search)
 
 
 def _inputs(runs: Sequence[RunConfig], configs: Iterable[ActivationsConfig], store: Store) -> list[Input]:
@@ -216,10 +216,10 @@ def _inputs(runs: Sequence[RunConfig], configs: Iterable[ActivationsConfig], sto
     for config in configs:
         key = config.model_dump_json()
         if key not in by_config:
-            source = SOURCES[config.source](locate(config, store.activations))
+            source = SOURCES[config.source](locate(config, store.paths.activations))
             fingerprint = source.fingerprint()
             metadata = SOURCES[config.source](config).export_metadata()
-            by_config[key] = Input(source, cache_directory(store.activations, fingerprint), fingerprint, metadata)
+            by_config[key] = Input(source, cache_directory(store.paths.activations, fingerprint), fingerprint, metadata)
     for run in runs:
         by_config[run.activations.model_dump_json()].runs.append(run)
     store.check_hashes({run.run_id: one.activations_hash for one in by_config.values() for run in one.runs})
@@ -235,7 +235,7 @@ def _retry(runs: Sequence[RunConfig], store: Store, progress: SweepProgress) -> 
         if is_damaged:
             progress.note(f"train: the SAE of {run.run_id} was damaged before it was evaluated, so it is trained again")
         if is_damaged or (record is not None and may_recover(record)):
-            store.record_file(run.run_id).unlink()
+            store.paths.run(run.run_id).record.unlink()
 
 
 def _remove_damaged_checkpoints(runs: Sequence[RunConfig], store: Store, progress: SweepProgress) -> None:
@@ -247,7 +247,7 @@ def _nothing_left(runs: Sequence[RunConfig], store: Store) -> str:
     """Why nothing is trained; and if so, that there are only the records, as of a sweep that somebody committed."""
     text = f"train: nothing is left, all {len(runs)} runs have their record in {store.directory}"
     records = [store.read_record(run.run_id) for run in runs]
-    gone = sum(record is not None and record.status == "finished" and not store.sae(record.run_id).exists() for record in records)
+    gone = sum(record is not None and record.status == "finished" and not store.paths.run(record.run_id).sae.exists() for record in records)
     return f"{text}, {gone} of them without its SAE: delete their directories under runs/ to train them again" if gone else text
 
 
@@ -261,8 +261,8 @@ def _write_report(store: Store, progress: SweepProgress) -> None:
 
     write_table(load_table(store.directory), store.directory)
     if store.records():
-        write_report([store.directory], store.report)
-    progress.end_stage(str(store.report / "report.html"))
+        write_report([store.directory], store.paths.report)
+    progress.end_stage(str(store.paths.report / "report.html"))
 
 
 def _result(store: Store, runs: Sequence[RunConfig], interrupted: bool) -> LaunchResult:

@@ -90,7 +90,7 @@ def _evaluate(one: Input, store: Store, pool: "WorkerPool", progress: SweepProgr
             nodes.append(result[1])
             progress.advance_to(len(chunks), f"{len(chunks)} of {n_chunks} chunks")
 
-        saes = {run_id: str(store.sae(run_id)) for run_id in trained}
+        saes = {run_id: str(store.paths.run(run_id).sae) for run_id in trained}
         pool.map("evaluate", range(n_chunks), done, *one.arguments, saes)
         values, n_tokens = combine(chunks)
         eval_hash = one.source.eval_fingerprint(one.cache)

@@ -79,7 +79,7 @@ def plan(sweep: Sweep, results: Path, n_slots: int) -> Plan:
     store = Store(results / sweep.name)
     store.check_ours(runs)
     configs = {_key(run): run.activations for run in runs}
-    activations = _survey(configs, store.activations)
+    activations = _survey(configs, store.paths.activations)
 
     def d_in(run: RunConfig) -> int:
         return activations[_key(run)].d_in
@@ -178,8 +178,8 @@ def search_lines(sweep: Sweep, results: Path, n_slots: int) -> list[str]:
     space, search = sweep.space(), sweep.search
     store = Store(results / sweep.name)
     store.check_ours(space.corners)
-    _survey({"": space.activations}, store.activations)
-    study = Study(space, search, store.search)
+    _survey({"": space.activations}, store.paths.activations)
+    study = Study(space, search, store.paths.search)
     left, tokens, n_runs = study.n_left(), space.activations.train_tokens, space.axes.n_repeats
     objectives = ", ".join(f"{name} ({direction})" for name, direction in zip(search.objectives, study.directions, strict=True))
     return [

@@ -1,4 +1,4 @@
-"""What cannot be read is kept under another name, so that a launch can write in its place."""
+"""Keeps what cannot be read under another name, so that a launch can write in its place."""
 
 import logging
 import shutil
@@ -8,16 +8,9 @@ log = logging.getLogger(__name__)
 
 
 def set_aside(path: Path, reason: str) -> None:
-    """Rename a file or directory to `<name>.damaged`, over an earlier one of that name, and log one line that says so.
-
-    Args:
-        reason: what is wrong with it.
-    """
+    """Rename a file or directory to `<name>.damaged`, over an earlier one of that name, and log why."""
     aside = path.with_name(f"{path.name}.damaged")
-    if aside.is_dir() and not aside.is_symlink():
-        shutil.rmtree(aside)
-    else:
-        aside.unlink(missing_ok=True)
+    shutil.rmtree(aside) if aside.is_dir() and not aside.is_symlink() else aside.unlink(missing_ok=True)
     path.replace(aside)
     log.warning("%s was renamed to %s: %s", path, aside.name, reason.rstrip("."))
 

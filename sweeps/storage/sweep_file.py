@@ -1,31 +1,30 @@
 """sweep.json and the definitions of a sweep's launches: what no record can know.
 
-sweep.json          name, runs (asked for by the last launch), stages, launches, hardware, versions
-definition.yaml     of the last launch
-definitions/<n>.yaml    of launch n, counted from 1; `launches[n - 1]["definition"]` names the file of each, because launches with the
-                    same definition share one
+sweep.json              name, runs (requested by the last launch), stages, launches, hardware, versions
+definition.yaml         definition of the last launch
+definitions/<n>.yaml    definition of launch n, counted from 1; launches with the same definition share a file, which
+                        `launches[n - 1]["definition"]` names
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sae_core.config.run import RunConfig
 from sae_core.errors import DamagedFileError
-from sae_core.files import checksum_of, read_json, write_text, written_whole
-from sae_core.records import RunRecord
+from sae_core.files import checksum_of, read_json, write_text
+from sae_core.layout import SweepPaths
 from sae_core.validation import wrong_in_sweep
 from sweeps.storage.set_aside import make_room
 
-DEFINITIONS = "definitions"
 MOST_LAUNCHES = 10_000
-"""Higher numbers of launches, in files without a checksum, are not believed."""
+"""Higher launch numbers, in files without a checksum, are ignored."""
 
 
 def read_sweep_file(path: Path) -> dict[str, Any]:
-    """What sweep.json holds.
+    """Content of sweep.json.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -38,7 +37,7 @@ def read_sweep_file(path: Path) -> dict[str, Any]:
 
 
 def entry(run: RunConfig) -> dict[str, Any]:
-    """What sweep.json says about a run that was asked for."""
+    """A requested run as sweep.json holds it."""
     return {
         "run_id": run.run_id,
         "architecture": run.sae.architecture,
@@ -49,37 +48,36 @@ def entry(run: RunConfig) -> dict[str, Any]:
     }
 
 
-def launches_so_far(directory: Path, facts: Mapping[str, Any], records: Mapping[str, RunRecord]) -> list[dict[str, Any]]:
-    """The launches that sweep.json knows, and an entry for each that only a definition or a record still shows."""
-    launches = [dict(launch) for launch in facts.get("launches") or []]
-    numbers = [*_definitions(directory), *(record.launch or 0 for record in records.values())]
-    while len(launches) < max((number for number in numbers if number <= MOST_LAUNCHES), default=0):
-        launches.append({"started_at": None, "ended_at": None})
-    return launches
-
-
-def keep_definition(directory: Path, text: str, launches: list[dict[str, Any]]) -> None:
-    """Write the definition of a launch that begins, and append the launch to `launches`.
+def begin_launch(paths: SweepPaths, facts: Mapping[str, Any], numbers: Iterable[int], text: str) -> list[dict[str, Any]]:
+    """Write the definition of a launch that begins.
 
     Args:
-        launches: before it.
+        facts: content of sweep.json before it.
+        numbers: launches that records name; sweep.json may have lost them.
+        text: the definition.
+
+    Returns:
+        All launches, this one last; lost ones without times.
     """
-    folder, latest = directory / DEFINITIONS, directory / "definition.yaml"
-    make_room(folder, directory=True)
-    make_room(latest)
-    if latest.is_file() and not _definitions(directory):  # of an earlier version, which kept the last one only
-        launches[:] = launches or [{"started_at": None, "ended_at": None}]
-        name = f"{DEFINITIONS}/{len(launches)}.yaml"
-        with written_whole(directory / name) as temporary:
-            temporary.write_bytes(latest.read_bytes())
-        launches[-1]["definition"] = name
+    make_room(paths.definitions, directory=True)
+    make_room(paths.definition)
+    launches = [dict(launch) for launch in facts.get("launches") or []]
+    kept = _definitions(paths)
+    is_old = paths.definition.is_file() and not kept  # an earlier version kept the last definition only
+    n_launches = max(number for number in (int(is_old), *kept, *numbers) if number <= MOST_LAUNCHES)
+    launches += [{"started_at": None, "ended_at": None} for _ in range(n_launches - len(launches))]
+    if is_old:
+        paths.definitions.mkdir(parents=True, exist_ok=True)
+        paths.definition.replace(paths.definitions / f"{len(launches)}.yaml")
+        launches[-1]["definition"] = f"{paths.definitions.name}/{len(launches)}.yaml"
     number = len(launches) + 1
-    same = [n for n, file in _definitions(directory).items() if _text(file) == text]
-    name = f"{DEFINITIONS}/{max(same, default=number)}.yaml"
+    same = [n for n, file in kept.items() if file.read_bytes() == text.encode()]
+    file = paths.definitions / f"{max(same, default=number)}.yaml"
     if not same:
-        write_text(directory / name, text)
-    write_text(latest, f"# Definition of launch {number}. Those of all launches are in {DEFINITIONS}/.\n{text}")
-    launches.append({"started_at": now(), "ended_at": None, "definition": name, "definition_checksum": checksum_of(text.encode())})
+        write_text(file, text)
+    write_text(paths.definition, f"# Definition of launch {number}. Those of all launches are in {paths.definitions.name}/.\n{text}")
+    name = f"{paths.definitions.name}/{file.name}"
+    return [*launches, {"started_at": now(), "ended_at": None, "definition": name, "definition_checksum": checksum_of(text.encode())}]
 
 
 def now() -> str:
@@ -87,14 +85,6 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _definitions(directory: Path) -> dict[int, Path]:
-    files = (directory / DEFINITIONS).glob("*.yaml")
+def _definitions(paths: SweepPaths) -> dict[int, Path]:
+    files = paths.definitions.glob("*.yaml")
     return {int(file.stem): file for file in files if re.fullmatch(r"[1-9][0-9]{0,4}", file.stem) and file.is_file()}
-
-
-def _text(file: Path) -> str | None:
-    """Text of a definition; None where it cannot be read, so that it is no other's."""
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return None

@@ -112,4 +112,4 @@ def test_changed_text_under_the_same_name_is_refused(swept):
     finally:
         (here / "text.jsonl").write_text(original)
     assert done.exit_code == 2
-    assert "the model or the text changed under the same name. Start anew with `--set name=NAME` or `--results DIR`." in done.stderr
+    assert "the model or the text changed under the same name. Start a new sweep with `--set name=NAME` or `--results DIR`." in done.stderr

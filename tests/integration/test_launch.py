@@ -308,8 +308,8 @@ def test_a_damaged_checkpoint_costs_its_run_alone(results, progress):
     store = Store(results / "small")
     run_id = next(iter(records(results)))
     expected = results_of(results / "small")
-    store.record_file(run_id).unlink()
-    store.checkpoint_file(run_id).write_bytes(b"PK\x03\x04broken")
+    store.paths.run(run_id).record.unlink()
+    store.paths.run(run_id).checkpoint.write_bytes(b"PK\x03\x04broken")
     assert launch(small_sweep(), results=results, progress=progress).finished == 4
     assert results_of(results / "small") == expected
     assert f"train: the checkpoint of {run_id} was damaged, so it starts again from its first step" in progress.notes
@@ -320,7 +320,7 @@ def test_a_damaged_sae_that_was_not_evaluated_costs_its_run_alone(results, progr
     store, expected = Store(results / "small"), results_of(results / "small")
     run_id, record = next(iter(records(results).items()))
     store.write_record(RunRecord(**{**_fields(record), "status": "trained", "metrics": {}, "metric_specs": [], "eval_tokens": None}))
-    file = store.sae(run_id) / name
+    file = store.paths.run(run_id).sae / name
     content = bytearray(file.read_bytes())
     content[-40] ^= 1
     file.write_bytes(content)

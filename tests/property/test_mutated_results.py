@@ -96,7 +96,7 @@ def test_flipped_and_cut_bytes(name: str, data: st.DataObject) -> None:
         store = Store(directory)
         store.begin(sweep(), sweep().runs())
         store.write_record(record())
-        file = store.record_file(record().run_id) if name == "record.json" else directory / name
+        file = store.paths.run(record().run_id).record if name == "record.json" else directory / name
         content = bytearray(file.read_bytes())
         place = data.draw(st.integers(0, len(content) - 1))
         content[place] ^= data.draw(st.integers(1, 255))
@@ -140,7 +140,7 @@ def test_a_broken_journal_keeps_a_part_that_is_right(data: st.DataObject) -> Non
 def test_no_line_is_logged_twice(tmp_path: Path, caplog: Any) -> None:
     store = Store(tmp_path / "small")
     store.begin(sweep(), sweep().runs())
-    store.sweep_file.write_text("")
+    store.paths.facts.write_text("")
     again = Store(tmp_path / "small")
     with caplog.at_level(logging.WARNING):
         for _ in range(3):

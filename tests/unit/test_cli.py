@@ -113,7 +113,7 @@ def test_run_shows_the_frontier_and_where_the_report_is(definition, launched, tm
     done = call("run", definition)
     assert done.exit_code == 0, done.output
     assert "Pareto frontier" in done.stdout
-    assert f"Report: {store.report / 'report.html'}" in done.stdout
+    assert f"Report: {store.paths.report / 'report.html'}" in done.stdout
 
 
 def test_run_exits_with_1_when_a_run_failed_or_is_missing(definition, launched, tmp_path):
@@ -257,7 +257,7 @@ def test_run_tells_what_early_stopping_saved_and_it_is_no_error(definition, laun
 def test_status(tmp_path):
     store = finished(tmp_path)
     first, second = store.records()
-    store.record_file(second).unlink()
+    store.paths.run(second).record.unlink()
     done = call("status", store.directory)
     assert done.exit_code == 0
     assert sorted(done.stdout.splitlines()) == sorted(
@@ -274,8 +274,8 @@ def test_report(tmp_path):
     store = finished(tmp_path)
     done = call("report", store.directory)
     assert done.exit_code == 0, done.output
-    assert done.stdout == f"Report: {store.report / 'report.html'}\n"
-    assert (store.report / "report.html").is_file()
+    assert done.stdout == f"Report: {store.paths.report / 'report.html'}\n"
+    assert (store.paths.report / "report.html").is_file()
     done = call("report", store.directory, "--out", tmp_path / "elsewhere")
     assert (tmp_path / "elsewhere" / "report.html").is_file()
 

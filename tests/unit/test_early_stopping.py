@@ -138,8 +138,10 @@ def store(tmp_path):
 
 
 def write_history(store, run, error):
-    store.run(run.run_id).mkdir(parents=True, exist_ok=True)
-    store.history_file(run.run_id).write_text("".join(json.dumps(row) + "\n" for row in history(run.n_steps, lambda _: error, until=50)))
+    store.paths.run(run.run_id).directory.mkdir(parents=True, exist_ok=True)
+    store.paths.run(run.run_id).history.write_text(
+        "".join(json.dumps(row) + "\n" for row in history(run.n_steps, lambda _: error, until=50))
+    )
 
 
 def trial_of(run):
@@ -155,7 +157,7 @@ def test_a_stopped_run_leaves_a_record_and_no_checkpoint(store):
     scheduler = EarlyStopping(EarlyStoppingConfig(rungs=[0.5]), store, [])
     write_history(store, good, 1.0)
     write_history(store, bad, 2.0)
-    store.checkpoint_file(bad.run_id).touch()
+    store.paths.run(bad.run_id).checkpoint.touch()
     assert scheduler.on_trial_result(None, trial_of(good), {"rung": 0.5}) == "CONTINUE"
     assert scheduler.on_trial_result(None, trial_of(bad), {"progress/x": 0.4}) == "CONTINUE"
     assert scheduler.on_trial_result(None, trial_of(bad), {"rung": 0.5}) == "STOP"
@@ -163,9 +165,9 @@ def test_a_stopped_run_leaves_a_record_and_no_checkpoint(store):
     record = store.read_record(bad.run_id)
     assert (record.status, record.train_tokens, record.hardware) == ("pruned", 50 * 64, "a machine")
     assert record.error["message"] == f"dominated at 50% of its tokens by {good.run_id}, whose error is 1 at L0 8.0; its own 2 at L0 8.0"
-    assert json.loads(store.config_file(bad.run_id).read_text()) == bad.model_dump(mode="json")
-    assert read_json_lines(store.history_file(bad.run_id), record.history_checksum) == store.read_history(bad.run_id) != []
-    assert not store.checkpoint_file(bad.run_id).exists()
+    assert json.loads(store.paths.run(bad.run_id).config.read_text()) == bad.model_dump(mode="json")
+    assert read_json_lines(store.paths.run(bad.run_id).history, record.history_checksum) == store.read_history(bad.run_id) != []
+    assert not store.paths.run(bad.run_id).checkpoint.exists()
 
 
 def test_a_relaunch_knows_what_runs_showed_before(store):

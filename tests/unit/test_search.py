@@ -36,7 +36,7 @@ class Launch:
     def __init__(self, directory, sweep=None, **search):
         sweep = sweep or sweep_of(**search)
         self.store = Store(directory / "small")
-        self.study = Study(sweep.space(), sweep.search, self.store.search)
+        self.study = Study(sweep.space(), sweep.search, self.store.paths.search)
         self.store.begin(sweep, self.study.runs())
         self.study.open()
         self.search = SweepSearch(self.study, self.store, lambda runs: {"runs": [run.run_id for run in runs]})
@@ -239,7 +239,7 @@ def test_a_damaged_study_keeps_the_trials_before_the_damage(tmp_path, damage, ca
     damaged, n_kept = DAMAGE[damage]
     content = damaged(first.study.file.read_bytes())
     first.study.file.write_bytes(content)
-    study = Study(first.study.space, first.study.config, first.store.search)  # as `plan` does
+    study = Study(first.study.space, first.study.config, first.store.paths.search)  # as `plan` does
     assert len(study.trials()) == n_kept
     assert study.n_counted() <= n_kept
     assert first.study.file.read_bytes() == content
@@ -320,7 +320,9 @@ def test_optuna_itself_reads_the_journal(tmp_path):
 def test_another_space_is_another_study(tmp_path):
     Launch(tmp_path).trial()
     sweep = sweep_of()
-    other = Study(sweep.model_copy(update={"train": {"batch_size": 128, "lr": LR}}).space(), sweep.search, Store(tmp_path / "small").search)
+    other = Study(
+        sweep.model_copy(update={"train": {"batch_size": 128, "lr": LR}}).space(), sweep.search, Store(tmp_path / "small").paths.search
+    )
     assert (other.n_left(), other.runs()) == (4, [])
 
 

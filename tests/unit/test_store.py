@@ -17,12 +17,16 @@ def store(tmp_path):
 
 def test_layout(store, tmp_path):
     root = tmp_path / "results" / "small"
-    assert store.record_file("a") == root / "runs" / "a" / "record.json"
-    assert store.config_file("a") == root / "runs" / "a" / "config.json"
-    assert store.history_file("a") == root / "runs" / "a" / "history.jsonl"
-    assert store.sae("a") == root / "runs" / "a" / "sae"
-    assert store.activations == tmp_path / "results" / ".activations"
-    assert (store.table_csv, store.table_parquet, store.report) == (root / "table.csv", root / "table.parquet", root / "report")
+    assert store.paths.run("a").record == root / "runs" / "a" / "record.json"
+    assert store.paths.run("a").config == root / "runs" / "a" / "config.json"
+    assert store.paths.run("a").history == root / "runs" / "a" / "history.jsonl"
+    assert store.paths.run("a").sae == root / "runs" / "a" / "sae"
+    assert store.paths.activations == tmp_path / "results" / ".activations"
+    assert (store.paths.table_csv, store.paths.table_parquet, store.paths.report) == (
+        root / "table.csv",
+        root / "table.parquet",
+        root / "report",
+    )
 
 
 def test_paths_are_absolute(tmp_path, monkeypatch):
@@ -32,8 +36,8 @@ def test_paths_are_absolute(tmp_path, monkeypatch):
 
 def test_begin_writes_the_definition_and_what_was_asked(store):
     runs = begin(store, sweep())
-    assert [run.run_id for run in Sweep.from_yaml(store.definition_file).runs()] == [run.run_id for run in runs]
-    facts = json.loads(store.sweep_file.read_text())
+    assert [run.run_id for run in Sweep.from_yaml(store.paths.definition).runs()] == [run.run_id for run in runs]
+    facts = json.loads(store.paths.facts.read_text())
     assert set(facts) == {"name", "runs", "stages", "launches", "hardware", "versions", "checksum"}
     assert facts["name"] == "small"
     assert [entry["run_id"] for entry in facts["runs"]] == [run.run_id for run in runs]
@@ -66,8 +70,8 @@ def test_a_search_adds_runs_each_once(store):
 
 def test_history_of_a_run(store):
     assert store.read_history("a") == []
-    store.run("a").mkdir(parents=True)
-    store.history_file("a").write_text('{"step": 1, "l0": 2.0}\n{"step": 2, "l0": null}\n')
+    store.paths.run("a").directory.mkdir(parents=True)
+    store.paths.run("a").history.write_text('{"step": 1, "l0": 2.0}\n{"step": 2, "l0": null}\n')
     assert store.read_history("a") == [{"step": 1, "l0": 2.0}, {"step": 2, "l0": None}]
 
 
@@ -76,7 +80,7 @@ def test_status_tells_why(store):
     store.write_record(record(runs[0]))
     store.write_record(record(runs[1], status="trained"))
     store.write_record(record(runs[2], status="failed", error={"type": "DivergedError", "message": "loss is nan\nat step 3"}))
-    store.run(runs[3].run_id).mkdir(parents=True)
+    store.paths.run(runs[3].run_id).directory.mkdir(parents=True)
     stopped = {"type": "StoppedEarly", "message": "dominated at 10% of its tokens"}
     store.write_record(record(runs[5], status="pruned", error=stopped))
     assert [(status.run_id, status.state, status.reason) for status in store.status()] == [
@@ -155,7 +159,7 @@ def test_left_over_temporary_files_do_not_disturb(store):
     store.directory.mkdir(parents=True)
     (store.directory / ".definition.yaml.x1").write_text("name: sm")
     runs = begin(store, sweep())
-    run = store.run(runs[0].run_id)
+    run = store.paths.run(runs[0].run_id).directory
     run.mkdir(parents=True)
     (run / ".record.json.x2").write_text("{")
     (run / "record.json").write_text('{"run_id": "to')
@@ -168,7 +172,7 @@ def test_left_over_temporary_files_do_not_disturb(store):
 
 def test_killed_between_definition_and_sweep_json(store):
     store.directory.mkdir(parents=True)
-    store.definition_file.write_text(sweep().to_yaml())
+    store.paths.definition.write_text(sweep().to_yaml())
     assert store.status() == []
     assert len(begin(store, sweep())) == 2
 
@@ -194,7 +198,7 @@ def test_results_of_changed_activations_are_not_reused(store):
     store.write_record(record(first))
     store.write_record(record(second, status="failed", activations_hash="old"))
     store.check_hashes({first.run_id: "abc", second.run_id: "new"})
-    with pytest.raises(ConfigError, match=f"{first.run_id} has activations_hash='abc' and they are now 'new'.*Start anew"):
+    with pytest.raises(ConfigError, match=f"{first.run_id} has activations_hash='abc' and they are now 'new'.*Start a new sweep"):
         store.check_hashes({first.run_id: "new", second.run_id: "new"})
 
 
@@ -210,5 +214,5 @@ def test_a_record_is_read_again_when_its_file_changes(store):
     assert store.read_record(run.run_id) is first
     store.write_record(record(run))
     assert (first.status, store.read_record(run.run_id).status) == ("trained", "finished")
-    store.record_file(run.run_id).unlink()
+    store.paths.run(run.run_id).record.unlink()
     assert store.read_record(run.run_id) is None

@@ -41,7 +41,7 @@ DAMAGE = {
 def test_a_damaged_sweep_json_costs_what_it_held(store, damage, caplog):
     (run, _) = begin(store, sweep())
     store.write_record(record(run, launch=1))
-    store.sweep_file.write_bytes(DAMAGE[damage])
+    store.paths.facts.write_bytes(DAMAGE[damage])
     again = Store(store.directory)
     assert [(status.run_id, status.state) for status in again.status()] == [(run.run_id, "finished")]
     assert again.facts() == {}
@@ -59,10 +59,10 @@ def test_a_damaged_sweep_json_costs_what_it_held(store, damage, caplog):
 
 def test_what_is_in_the_place_of_a_file_is_set_aside(store, caplog):
     runs = begin(store, sweep(architectures={"topk": {"k": [1, 2, 4, 8, 16]}}))
-    store.sweep_file.unlink()
-    store.sweep_file.mkdir()
-    store.run("").mkdir()
-    directory, record_file, loop, other, empty = (store.run(run.run_id) for run in runs)
+    store.paths.facts.unlink()
+    store.paths.facts.mkdir()
+    store.paths.run("").directory.mkdir()
+    directory, record_file, loop, other, empty = (store.paths.run(run.run_id).directory for run in runs)
     directory.write_text("a file")
     (record_file / "record.json").mkdir(parents=True)
     loop.symlink_to(loop)
@@ -97,10 +97,10 @@ def test_runs_that_is_a_file(store):
 
 def test_a_history_that_is_not_the_one_of_the_record_is_left_out(store, caplog):
     (run, _) = begin(store, sweep())
-    checksum = write_json_lines(store.history_file(run.run_id), [{"step": 1, "l0": 2.0}])
+    checksum = write_json_lines(store.paths.run(run.run_id).history, [{"step": 1, "l0": 2.0}])
     store.write_record(record(run, history_checksum=checksum))
     assert store.read_history(run.run_id) == [{"step": 1, "l0": 2.0}]
-    store.history_file(run.run_id).write_text('{"step": 1, "l0": 3.0}\n')
+    store.paths.run(run.run_id).history.write_text('{"step": 1, "l0": 3.0}\n')
     assert [store.read_history(run.run_id) for _ in range(2)] == [[], []]
     assert [line.split(":")[0] for line in caplog.messages] == [f"the history of run {run.run_id} is left out"]
 
@@ -113,18 +113,18 @@ def test_every_definition_is_kept_and_named_by_its_launch(store):
     assert kept == ["definitions/1.yaml", "definitions/2.yaml", "definitions/1.yaml"]
     assert [(store.directory / name).read_text() for name in kept] == [one.to_yaml() for one in (narrow, wide, narrow)]
     assert sorted(path.name for path in (store.directory / "definitions").iterdir()) == ["1.yaml", "2.yaml"]
-    first, *rest = store.definition_file.read_text().splitlines()
+    first, *rest = store.paths.definition.read_text().splitlines()
     assert first == "# Definition of launch 3. Those of all launches are in definitions/."
     assert "\n".join(rest) + "\n" == narrow.to_yaml()
-    assert Sweep.from_yaml(store.definition_file) == narrow
+    assert Sweep.from_yaml(store.paths.definition) == narrow
 
 
 def test_the_definition_of_an_earlier_version_is_kept(store):
     begin(store, sweep())
     facts = store.facts()
     shutil.rmtree(store.directory / "definitions")
-    store.definition_file.write_text(sweep(seeds=[7]).to_yaml())
-    write_json(store.sweep_file, {**facts, "launches": [{"started_at": "then", "ended_at": None}] * 2})
+    store.paths.definition.write_text(sweep(seeds=[7]).to_yaml())
+    write_json(store.paths.facts, {**facts, "launches": [{"started_at": "then", "ended_at": None}] * 2})
     assert Store(store.directory).begin(sweep(), sweep().runs()) == 3
     launches = store.facts()["launches"]
     assert [launch.get("definition") for launch in launches] == [None, "definitions/2.yaml", "definitions/3.yaml"]
@@ -134,11 +134,11 @@ def test_the_definition_of_an_earlier_version_is_kept(store):
 def test_a_damaged_definition_disturbs_nobody(store):
     begin(store, sweep())
     (store.directory / "definitions" / "1.yaml").write_bytes(b"\xff")
-    store.definition_file.unlink()
-    store.definition_file.mkdir()
+    store.paths.definition.unlink()
+    store.paths.definition.mkdir()
     assert store.begin(sweep(), sweep().runs()) == 2
     assert store.facts()["launches"][1]["definition"] == "definitions/2.yaml"
-    assert store.definition_file.is_file()
+    assert store.paths.definition.is_file()
 
 
 def test_a_number_of_a_launch_that_cannot_be_is_not_believed(store):
@@ -149,7 +149,7 @@ def test_a_number_of_a_launch_that_cannot_be_is_not_believed(store):
 
 def test_damaged_checkpoints_are_removed_and_named(store):
     runs = begin(store, sweep(architectures={"topk": {"k": [1, 2, 4, 8]}}))
-    good, flipped, directory, _ = (store.checkpoint_file(run.run_id) for run in runs)
+    good, flipped, directory, _ = (store.paths.run(run.run_id).checkpoint for run in runs)
     for file in (good, flipped):
         save_tensors(file, {"x": torch.arange(100)})
     content = bytearray(flipped.read_bytes())

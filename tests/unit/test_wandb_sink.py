@@ -43,7 +43,7 @@ def store(tmp_path):
 
 def write_history(store, run, n_rows):
     rows = [{"step": step, "tokens": 64 * step, "loss": 1 / step, "l0": 4.0} for step in range(1, n_rows + 1)]
-    write_text(store.history_file(run.run_id), "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(store.paths.run(run.run_id).history, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def record_of(run, **fields):
