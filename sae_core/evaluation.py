@@ -20,8 +20,7 @@ from sae_core.metrics import METRICS, Observation
 from sae_core.metrics.metric import Sums
 from sae_core.records import RunRecord
 from sae_core.sae.base import SparseAutoencoder
-from sae_core.sparse.active import joined
-from sae_core.sparse.latents import Pattern
+from sae_core.sparse.active import ActiveLatents, joined
 
 ROWS = {"cpu": 2**9, "cuda": 2**15}
 """Tokens an SAE encodes at a time."""
@@ -53,8 +52,8 @@ def evaluate_chunk(chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], inde
         some = list(saes.items())[first : first + SPLICED_TOGETHER]
         found = [_reconstruct(sae, chunk.x) for _, sae in some]
         spliced = chunk.splice([x_hat for _, x_hat in found]) if chunk.splice else [None] * len(some)
-        for (run_id, sae), (pattern, x_hat), scores in zip(some, found, spliced, strict=True):
-            seen = Observation(chunk, pattern, x_hat, scores, sae.W_dec, index)
+        for (run_id, sae), (active, x_hat), scores in zip(some, found, spliced, strict=True):
+            seen = Observation(chunk, active, x_hat, scores, sae.W_dec, index)
             by_sae[run_id] = {name: {key: value.cpu() for key, value in metric.sums(seen).items()} for name, metric in metrics.items()}
     return ChunkSums(index, chunk.x.shape[0], by_sae)
 
@@ -79,10 +78,10 @@ def _check(chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], index: int) 
             raise ConfigError(f"SAE {name!r} cannot be measured: {error}") from error
 
 
-def _reconstruct(sae: SparseAutoencoder, x: Float[Tensor, "N d_in"]) -> tuple[Pattern, Float[Tensor, "N d_in"]]:
+def _reconstruct(sae: SparseAutoencoder, x: Float[Tensor, "N d_in"]) -> tuple[ActiveLatents, Float[Tensor, "N d_in"]]:
     """Which latents are active, and the reconstruction: some rows at a time, so that latents stay in a CPU's cache."""
-    patterns, x_hat = zip(*(sae.reconstruct_listed(rows) for rows in x.split(ROWS[x.device.type])), strict=True)
-    return joined(patterns), torch.cat(x_hat)
+    parts, x_hat = zip(*(sae.reconstruct_sparse(rows) for rows in x.split(ROWS[x.device.type])), strict=True)
+    return joined(parts), torch.cat(x_hat)
 
 
 def combine(chunks: Iterable[ChunkSums]) -> tuple[dict[str, dict[str, float | None]], int]:

@@ -39,5 +39,5 @@ def entries(draw: st.DrawFn) -> tuple[Tensor, Tensor, int, int]:
     n_source = draw(st.integers(1, 20))
     rows = draw(st.lists(st.sets(st.integers(0, n_source - 1)), min_size=1, max_size=6))
     offsets = torch.tensor([0, *map(len, rows)]).cumsum(0)
-    which = torch.tensor([each for row in rows for each in sorted(row)], dtype=torch.int64)
-    return offsets, which, n_source, draw(SEEDS)
+    indices = torch.tensor([each for row in rows for each in sorted(row)], dtype=torch.int64)
+    return offsets, indices, n_source, draw(SEEDS)

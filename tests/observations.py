@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sae_core.activations.source import EvalChunk, GroundTruth, NextToken
 from sae_core.metrics.metric import METRICS, Observation, Sums
-from sae_core.sparse.active import active_entries
+from sae_core.sparse.active import active_latents
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Evaluated:
     def observation(self, bare: bool = False, index: int = 0) -> Observation:
         """`bare`: without a language model or known features."""
         if bare:
-            return Observation(EvalChunk(self.x), active_entries(self.latents)[0], self.x_hat, None, self.W_dec, index)
+            return Observation(EvalChunk(self.x), active_latents(self.latents)[0], self.x_hat, None, self.W_dec, index)
         nothing = torch.zeros_like(self.kl)
         chunk = EvalChunk(
             self.x,
@@ -42,7 +42,7 @@ class Evaluated:
             mean_ablated=NextToken(self.ce_mean_ablated, nothing),
             ground_truth=GroundTruth(self.directions, self.active),
         )
-        return Observation(chunk, active_entries(self.latents)[0], self.x_hat, NextToken(self.ce_spliced, self.kl), self.W_dec, index)
+        return Observation(chunk, active_latents(self.latents)[0], self.x_hat, NextToken(self.ce_spliced, self.kl), self.W_dec, index)
 
 
 def made_up(n_tokens: int = 60, d_in: int = 5, d_sae: int = 12, *, error: float = 0.5, seed: int = 0) -> Evaluated:

@@ -18,11 +18,10 @@ from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
 from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError
 from sae_core.sae.base import SparseAutoencoder
-from sae_core.sparse.latents import Pattern
-from sae_core.sparse.topk import topk_batch
+from sae_core.sparse.active import ActiveLatents, topk_per_batch
 
 HINT_FACTOR = 0.9
-"""Entries above this fraction of the previous batch's threshold are looked at first. A matter of speed only."""
+"""Scores above this fraction of the previous batch's threshold are looked at first. A matter of speed only."""
 
 
 class BatchTopKFamilyConfig(TopKFamilyConfig):
@@ -52,11 +51,11 @@ class BatchTopKFamily(TopKFamily):
         super().__init__(config, d_in, generator=generator)
         self.register_buffer("threshold", torch.zeros(()))
 
-    def select(self, products: Float[Tensor, "B d_sae"], k: float) -> tuple[Pattern, Float[Tensor, " N"]]:
+    def select(self, products: Float[Tensor, "B d_sae"], k: float) -> tuple[ActiveLatents, Float[Tensor, " N"]]:
         n = max(1, int(k * len(products)))
-        pattern, values, smallest = topk_batch(products, self.b_enc, self.score_factors(), n, HINT_FACTOR * self.threshold)
+        active, values, smallest = topk_per_batch(products, self.b_enc, self.score_factors(), n, HINT_FACTOR * self.threshold)
         self.threshold.copy_(smallest)
-        return pattern, values
+        return active, values
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
         products = self.products(x)

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
 from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse, row_norms
-from sae_core.sparse.active import without_zeros
-from sae_core.sparse.entries import AllEntries, Entries, ListedEntries, encoder_products, entries_above
-from sae_core.sparse.latents import Pattern
+from sae_core.sparse.active import ActiveLatents, without_zeros
+from sae_core.sparse.pre_acts import DensePreActs, PreActs, SparsePreActs, encoder_products, pre_acts_above
 
 
 class GatedConfig(ArchitectureConfig):
@@ -50,27 +49,27 @@ class Gated(SparseAutoencoder):
         self.b_mag = nn.Parameter(torch.zeros(self.d_sae))
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        return self._gate_and_latents(AllEntries(encoder_products(x, self.b_dec, self.W_enc)))[1]
+        return self._gate_and_latents(DensePreActs(encoder_products(x, self.b_dec, self.W_enc)))[1]
 
-    def list_active(self, x: Float[Tensor, "B d_in"]) -> tuple[Pattern, Float[Tensor, " N"]]:
-        entries = entries_above(-self.b_gate, x, self.b_dec, self.W_enc, None)
-        if not isinstance(entries, ListedEntries):
-            return super().list_active(x)
-        return without_zeros(entries.pattern, self._gate_and_latents(entries)[1])
+    def encode_sparse(self, x: Float[Tensor, "B d_in"]) -> tuple[ActiveLatents, Float[Tensor, " N"]]:
+        pre_acts = pre_acts_above(-self.b_gate, x, self.b_dec, self.W_enc, None)
+        if not isinstance(pre_acts, SparsePreActs):
+            return super().encode_sparse(x)
+        return without_zeros(pre_acts.active, self._gate_and_latents(pre_acts)[1])
 
-    def _gate_and_latents(self, entries: Entries) -> tuple[Float[Tensor, "*E"], Float[Tensor, "*E"]]:
-        u = entries.pre_acts
-        gate = (u + entries.of_latent(self.b_gate)).relu()
-        magnitude = (u * entries.of_latent(self.r_mag).exp() + entries.of_latent(self.b_mag)).relu()
+    def _gate_and_latents(self, pre_acts: PreActs) -> tuple[Float[Tensor, "*E"], Float[Tensor, "*E"]]:
+        u = pre_acts.values
+        gate = (u + pre_acts.gather(self.b_gate)).relu()
+        magnitude = (u * pre_acts.gather(self.r_mag).exp() + pre_acts.gather(self.b_mag)).relu()
         return gate, magnitude * gate.detach().sign()
 
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
         # Where the gate is shut neither path has a gradient.
-        entries = entries_above(-self.b_gate.detach(), x, self.b_dec, self.W_enc, None)
-        gate, latents = self._gate_and_latents(entries)
+        pre_acts = pre_acts_above(-self.b_gate.detach(), x, self.b_dec, self.W_enc, None)
+        gate, latents = self._gate_and_latents(pre_acts)
         terms = {
-            "mse_loss": mse(entries.decode(latents, self.W_dec) + self.b_dec, x),
-            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * entries.weighted_mean(gate, row_norms(self.W_dec)),
-            "auxiliary_reconstruction_loss": mse(entries.decode(gate, self.W_dec) + self.b_dec, x),
+            "mse_loss": mse(pre_acts.decode(latents, self.W_dec) + self.b_dec, x),
+            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * pre_acts.weighted_mean(gate, row_norms(self.W_dec)),
+            "auxiliary_reconstruction_loss": mse(pre_acts.decode(gate, self.W_dec) + self.b_dec, x),
         }
-        return LossTerms.of(terms, entries, latents)
+        return LossTerms.of(terms, pre_acts, latents)

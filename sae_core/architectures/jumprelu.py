@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
 from sae_core.errors import ConfigError
 from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse, row_norms
-from sae_core.sparse.active import entries_where
-from sae_core.sparse.entries import AllEntries, Entries, encoder_products, entries_above
-from sae_core.sparse.latents import Pattern
+from sae_core.sparse.active import ActiveLatents, active_above
+from sae_core.sparse.pre_acts import DensePreActs, PreActs, encoder_products, pre_acts_above
 
 QUADRATIC_TIMES_L0 = 64.0
 """`coefficient_times_l0` of the quadratic loss: the loss is then 128 (L0 / target - 1)^2."""
@@ -107,8 +106,8 @@ class JumpReLU(SparseAutoencoder):
         pre_acts = self.pre_acts(x)
         return pre_acts * (pre_acts > self.threshold)
 
-    def list_active(self, x: Float[Tensor, "B d_in"]) -> tuple[Pattern, Float[Tensor, " N"]]:
-        return entries_where(encoder_products(x, self.b_dec, self.W_enc), self.b_enc, self.threshold)
+    def encode_sparse(self, x: Float[Tensor, "B d_in"]) -> tuple[ActiveLatents, Float[Tensor, " N"]]:
+        return active_above(encoder_products(x, self.b_dec, self.W_enc), self.b_enc, self.threshold)
 
     def lr_factors(self) -> dict[str, float]:
         return {"threshold": self.config.threshold_lr_factor}
@@ -122,39 +121,39 @@ class JumpReLU(SparseAutoencoder):
         cfg = self.config
         with torch.no_grad():
             self.threshold.clamp_(min=0)
-        entries = self._entries(x, ctx.dead)
-        threshold = entries.of_latent(self.threshold)
-        latents, active = _JumpReLU.apply(entries.pre_acts, threshold, cfg.bandwidth, cfg.ste_to_input)
+        pre_acts = self._pre_acts(x, ctx.dead)
+        threshold = pre_acts.gather(self.threshold)
+        latents, active = _JumpReLU.apply(pre_acts.values, threshold, cfg.bandwidth, cfg.ste_to_input)
         terms = {
-            "mse_loss": mse(entries.decode(latents, self.W_dec) + self.b_dec, x),
-            "l0_loss": cfg.l0_coefficient * ctx.sparsity_scale * self._sparsity(entries, latents, active),
+            "mse_loss": mse(pre_acts.decode(latents, self.W_dec) + self.b_dec, x),
+            "l0_loss": cfg.l0_coefficient * ctx.sparsity_scale * self._sparsity(pre_acts, latents, active),
         }
         if cfg.pre_act_loss_coefficient > 0:
-            terms["pre_act_loss"] = cfg.pre_act_loss_coefficient * self._pre_act_loss(entries, ctx.dead)
-        return LossTerms.of(terms, entries, latents)
+            terms["pre_act_loss"] = cfg.pre_act_loss_coefficient * self._pre_act_loss(pre_acts, ctx.dead)
+        return LossTerms.of(terms, pre_acts, latents)
 
-    def _entries(self, x: Tensor, dead: Tensor | None) -> Entries:
+    def _pre_acts(self, x: Tensor, dead: Tensor | None) -> PreActs:
         if dead is not None and self.config.pre_act_loss_coefficient > 0:  # a dead latent is far below its threshold
-            return AllEntries(self.pre_acts(x))
+            return DensePreActs(self.pre_acts(x))
         # Below the kernel a pre-activation is inactive, and moves no threshold.
-        return entries_above(self.threshold.detach() - self.config.bandwidth / 2, x, self.b_dec, self.W_enc, self.b_enc)
+        return pre_acts_above(self.threshold.detach() - self.config.bandwidth / 2, x, self.b_dec, self.W_enc, self.b_enc)
 
-    def _sparsity(self, entries: Entries, latents: Tensor, active: Tensor) -> Tensor:
+    def _sparsity(self, pre_acts: PreActs, latents: Tensor, active: Tensor) -> Tensor:
         if self.config.sparsity_loss == "tanh":
-            norms = entries.of_latent(row_norms(self.W_dec))
-            return entries.per_token(torch.tanh(self.config.tanh_scale * latents * norms)).mean()
-        l0 = entries.per_token(active)
+            norms = pre_acts.gather(row_norms(self.W_dec))
+            return pre_acts.per_token(torch.tanh(self.config.tanh_scale * latents * norms)).mean()
+        l0 = pre_acts.per_token(active)
         if self.config.sparsity_loss == "step":
             return l0.mean()
         target = self.config.target_l0
         assert target is not None, "the config is checked: a quadratic loss has a target"
         return (2 / target * (l0 - target) ** 2).mean()
 
-    def _pre_act_loss(self, entries: Entries, dead: Tensor | None) -> Tensor:
+    def _pre_act_loss(self, pre_acts: PreActs, dead: Tensor | None) -> Tensor:
         if dead is None:
-            return entries.pre_acts.new_zeros(())
-        below = (entries.of_latent(self.threshold) - entries.pre_acts).relu()
-        return entries.weighted_mean(below, dead * row_norms(self.W_dec))
+            return pre_acts.values.new_zeros(())
+        below = (pre_acts.gather(self.threshold) - pre_acts.values).relu()
+        return pre_acts.weighted_mean(below, dead * row_norms(self.W_dec))
 
 
 class _JumpReLU(torch.autograd.Function):

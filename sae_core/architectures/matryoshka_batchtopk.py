@@ -14,8 +14,7 @@ from sae_core.architectures.batchtopk import BatchTopKFamily, BatchTopKFamilyCon
 from sae_core.config.run import ARCHITECTURES, Count
 from sae_core.errors import ConfigError
 from sae_core.sae.base import mse
-from sae_core.sparse.entries import ListedEntries
-from sae_core.sparse.latents import sparse_decode
+from sae_core.sparse.pre_acts import SparsePreActs, sparse_decode
 
 DEFAULT_FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Prefixes of the paper, beside the whole width."""
@@ -60,11 +59,11 @@ class MatryoshkaBatchTopK(BatchTopKFamily):
     config: MatryoshkaBatchTopKConfig
 
     def reconstruction_terms(
-        self, entries: ListedEntries, latents: Float[Tensor, " N"], x: Float[Tensor, "B d_in"]
+        self, pre_acts: SparsePreActs, latents: Float[Tensor, " N"], x: Float[Tensor, "B d_in"]
     ) -> tuple[Float[Tensor, "B d_in"], dict[str, Tensor]]:
         """Decode ring by ring (the latents between two widths) and add up, so that every latent is decoded once."""
         widths = (*self.config.inner_widths, self.d_sae)
-        decoded = sparse_decode(latents, self.W_dec, entries.pattern.rings(widths))
+        decoded = sparse_decode(latents, self.W_dec, pre_acts.active.groups(widths))
         terms: dict[str, Tensor] = {}
         x_hat = self.b_dec.expand_as(x)
         for width, ring in zip(widths, decoded.view(len(x), len(widths), -1).unbind(1), strict=True):

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
 from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse, row_norms
-from sae_core.sparse.active import entries_where
-from sae_core.sparse.entries import encoder_products, entries_above
-from sae_core.sparse.latents import Pattern
+from sae_core.sparse.active import ActiveLatents, active_above
+from sae_core.sparse.pre_acts import encoder_products, pre_acts_above
 
 
 class StandardConfig(ArchitectureConfig):
@@ -48,14 +47,14 @@ class Standard(SparseAutoencoder):
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
         return (encoder_products(x, self.b_dec, self.W_enc) + self.b_enc).relu()
 
-    def list_active(self, x: Float[Tensor, "B d_in"]) -> tuple[Pattern, Float[Tensor, " N"]]:
-        return entries_where(encoder_products(x, self.b_dec, self.W_enc), self.b_enc, torch.zeros_like(self.b_enc))
+    def encode_sparse(self, x: Float[Tensor, "B d_in"]) -> tuple[ActiveLatents, Float[Tensor, " N"]]:
+        return active_above(encoder_products(x, self.b_dec, self.W_enc), self.b_enc, torch.zeros_like(self.b_enc))
 
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
-        entries = entries_above(torch.zeros_like(self.b_enc), x, self.b_dec, self.W_enc, self.b_enc)
-        latents = entries.pre_acts.relu()
+        pre_acts = pre_acts_above(torch.zeros_like(self.b_enc), x, self.b_dec, self.W_enc, self.b_enc)
+        latents = pre_acts.values.relu()
         terms = {
-            "mse_loss": mse(entries.decode(latents, self.W_dec) + self.b_dec, x),
-            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * entries.weighted_mean(latents, row_norms(self.W_dec)),
+            "mse_loss": mse(pre_acts.decode(latents, self.W_dec) + self.b_dec, x),
+            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * pre_acts.weighted_mean(latents, row_norms(self.W_dec)),
         }
-        return LossTerms.of(terms, entries, latents)
+        return LossTerms.of(terms, pre_acts, latents)

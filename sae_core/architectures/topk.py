@@ -10,9 +10,7 @@ from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
 from sae_core.config.run import ARCHITECTURES, Count
 from sae_core.errors import ConfigError
 from sae_core.sae.base import SparseAutoencoder
-from sae_core.sparse.active import without_zeros
-from sae_core.sparse.latents import Pattern
-from sae_core.sparse.topk import topk_rows
+from sae_core.sparse.active import ActiveLatents, topk_per_token, without_zeros
 
 
 class TopKConfig(TopKFamilyConfig):
@@ -46,16 +44,16 @@ class TopK(TopKFamily):
     saelens_architecture = "topk"
     config: TopKConfig
 
-    def select(self, products: Float[Tensor, "B d_sae"], k: float) -> tuple[Pattern, Float[Tensor, " N"]]:
-        return topk_rows(products, self.b_enc, self.score_factors(), round(k))
+    def select(self, products: Float[Tensor, "B d_sae"], k: float) -> tuple[ActiveLatents, Float[Tensor, " N"]]:
+        return topk_per_token(products, self.b_enc, self.score_factors(), round(k))
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
         products = self.products(x)
         return (products + self.b_enc).relu() * self.select(products, self.config.k)[0].mask()
 
-    def list_active(self, x: Float[Tensor, "B d_in"]) -> tuple[Pattern, Float[Tensor, " N"]]:
-        pattern, values = self.select(self.products(x), self.config.k)
-        return without_zeros(pattern, values.relu())
+    def encode_sparse(self, x: Float[Tensor, "B d_in"]) -> tuple[ActiveLatents, Float[Tensor, " N"]]:
+        active, values = self.select(self.products(x), self.config.k)
+        return without_zeros(active, values.relu())
 
     def to_inference(self) -> SparseAutoencoder:
         folded = TopK(self.config.model_copy(update={"rescale_acts_by_decoder_norm": False}), self.d_in)

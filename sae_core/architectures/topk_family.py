@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from sae_core.config.run import ArchitectureConfig, Fraction
 from sae_core.errors import ConfigError
 from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse
-from sae_core.sparse.entries import ListedEntries, encoder_products
-from sae_core.sparse.kernels.choice import has_fast_kernels
-from sae_core.sparse.latents import Pattern, pre_acts_at, sparse_decode
-from sae_core.sparse.topk import topk_rows
+from sae_core.sparse.active import ActiveLatents, topk_per_token
+from sae_core.sparse.kernels.choice import kernels_used
+from sae_core.sparse.pre_acts import SparsePreActs, encoder_products, pre_acts_at, sparse_decode
 
 FEW_WEIGHTS = 2**13
 """Decoder weights of dead latents up to which `_ErrorOfFew` is used: products so small gain nothing by bfloat16."""
@@ -103,8 +102,8 @@ class TopKFamily(SparseAutoencoder):
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
 
     @abstractmethod
-    def select(self, products: Float[Tensor, "B d_sae"], k: float) -> tuple[Pattern, Float[Tensor, " N"]]:
-        """The entries kept in training, chosen by score, about k a token, and their pre-activations. Without gradient.
+    def select(self, products: Float[Tensor, "B d_sae"], k: float) -> tuple[ActiveLatents, Float[Tensor, " N"]]:
+        """The latents kept in training, chosen by score, about k a token, and their pre-activations. Without gradient.
 
         Args:
             products: pre-activations without b_enc.
@@ -119,21 +118,21 @@ class TopKFamily(SparseAutoencoder):
         return self.W_dec.detach().norm(dim=1) if self.config.rescale_acts_by_decoder_norm else torch.ones_like(self.b_enc)
 
     def reconstruction_terms(
-        self, entries: ListedEntries, latents: Float[Tensor, " N"], x: Float[Tensor, "B d_in"]
+        self, pre_acts: SparsePreActs, latents: Float[Tensor, " N"], x: Float[Tensor, "B d_in"]
     ) -> tuple[Float[Tensor, "B d_in"], dict[str, Tensor]]:
         """x_hat of all latents, and the reconstruction terms of the loss."""
-        x_hat = entries.decode(latents, self.W_dec) + self.b_dec
+        x_hat = pre_acts.decode(latents, self.W_dec) + self.b_dec
         return x_hat, {"mse_loss": mse(x_hat, x)}
 
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
         with torch.no_grad():
-            pattern, values = self.select(self.products(x), self.config.k_at(ctx.progress))
-        entries = ListedEntries(pre_acts_at(pattern, values, x, self.b_dec, self.W_enc, self.b_enc), pattern)
-        latents = entries.pre_acts.relu()
-        x_hat, terms = self.reconstruction_terms(entries, latents, x)
+            active, values = self.select(self.products(x), self.config.k_at(ctx.progress))
+        pre_acts = SparsePreActs(pre_acts_at(active, values, x, self.b_dec, self.W_enc, self.b_enc), active)
+        latents = pre_acts.values.relu()
+        x_hat, terms = self.reconstruction_terms(pre_acts, latents, x)
         if ctx.dead is not None and self.config.auxk_coefficient > 0:
             terms["auxiliary_reconstruction_loss"] = self.config.auxk_coefficient * self.auxk_loss(x, (x - x_hat).detach(), ctx.dead)
-        return LossTerms.of(terms, entries, latents)
+        return LossTerms.of(terms, pre_acts, latents)
 
     def auxk_loss(self, x: Float[Tensor, "B d_in"], residual: Float[Tensor, "B d_in"], dead: Bool[Tensor, " d_sae"]) -> Float[Tensor, ""]:
         """Reconstruct the residual with the k_aux = d_in / 2 dead latents of largest score, per token.
@@ -145,7 +144,7 @@ class TopKFamily(SparseAutoencoder):
         """
         which = dead.nonzero().squeeze(1)
         n_dead, k_aux = len(which), max(self.d_in // 2, 1)
-        if n_dead <= k_aux and n_dead * self.d_in <= FEW_WEIGHTS and has_fast_kernels(x):
+        if n_dead <= k_aux and n_dead * self.d_in <= FEW_WEIGHTS and kernels_used(x.device) != "reference":
             error: Tensor = _ErrorOfFew.apply(x, residual, self.b_dec, self.W_enc, self.b_enc, self.W_dec, which)
             return error * (n_dead / k_aux / len(x))
         W_enc, b_enc, W_dec = self.W_enc.T.index_select(0, which).T, self.b_enc.index_select(0, which), self.W_dec.index_select(0, which)
@@ -153,8 +152,8 @@ class TopKFamily(SparseAutoencoder):
         if n_dead <= k_aux:
             e_hat = (products + b_enc) @ W_dec
         else:
-            pattern, values = topk_rows(products, b_enc, self.score_factors().index_select(0, which), k_aux)
-            e_hat = sparse_decode(pre_acts_at(pattern, values, x, self.b_dec, W_enc, b_enc), W_dec, pattern)
+            active, values = topk_per_token(products, b_enc, self.score_factors().index_select(0, which), k_aux)
+            e_hat = sparse_decode(pre_acts_at(active, values, x, self.b_dec, W_enc, b_enc), W_dec, active)
         return min(n_dead / k_aux, 1.0) * mse(e_hat, residual)
 
     @torch.no_grad()

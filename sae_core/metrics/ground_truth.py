@@ -69,7 +69,7 @@ class _Detection(Metric):
         if seen.feature_cosines is None or seen.chunk.ground_truth is None:
             return {}
         present, nearest = seen.chunk.ground_truth.active, seen.feature_cosines.argmax(dim=1)
-        latents, tokens = seen.pattern.indices, seen.pattern.tokens
+        latents, tokens = seen.active.indices, seen.active.tokens
         right = torch.bincount(latents[present[tokens, nearest[latents]]], minlength=nearest.numel()).double()
         times_present = present.double().sum(dim=0)[nearest]
         return {"true_positives": right, "false_positives": seen.times_active - right, "false_negatives": times_present - right}

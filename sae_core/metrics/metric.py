@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from sae_core.activations.source import EvalChunk, NextToken
 from sae_core.records import MetricSpec
 from sae_core.registry import Registry
-from sae_core.sparse.latents import Pattern
+from sae_core.sparse.active import ActiveLatents
 
 METRICS: Registry[type["Metric"]] = Registry("metric", "sae_core.metrics")
 
@@ -35,7 +35,7 @@ class Observation:
     """One SAE on one chunk of held-out text."""
 
     chunk: EvalChunk
-    pattern: Pattern
+    active: ActiveLatents
     """Latents that are not 0, in inference form."""
     x_hat: Float[Tensor, "N d_in"]
     spliced: NextToken | None
@@ -49,7 +49,7 @@ class Observation:
     @cached_property
     def times_active(self) -> Float[Tensor, " d_sae"]:
         """Tokens each latent is active on."""
-        return torch.bincount(self.pattern.indices, minlength=self.pattern.d_sae).double()
+        return torch.bincount(self.active.indices, minlength=self.active.d_sae).double()
 
     @property
     def squared_error(self) -> Float[Tensor, " N"]:

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from sae_core.config.run import ArchitectureConfig
 from sae_core.errors import ConfigError
 from sae_core.sae.normalization import Affine, Normalization, layer_norm
-from sae_core.sparse.active import active_entries
-from sae_core.sparse.entries import LISTED_FRACTION, Entries
-from sae_core.sparse.kernels.choice import lists_are_faster
-from sae_core.sparse.latents import Pattern, sparse_decode
+from sae_core.sparse.active import ActiveLatents, active_latents
+from sae_core.sparse.kernels.choice import sparse_is_faster
+from sae_core.sparse.pre_acts import SPARSE_FRACTION, PreActs, sparse_decode
 
 SEARCH_START_NORM = 0.1
 """Norm of the decoder rows until a search has found a better one."""
@@ -53,9 +52,9 @@ class LossTerms:
     """Latents active for at least one token of the batch."""
 
     @classmethod
-    def of(cls, terms: dict[str, Tensor], entries: Entries, latents: Float[Tensor, "*E"]) -> "LossTerms":
-        """Sum the terms; read sparsity off the latents at the entries of the batch."""
-        return cls(torch.stack(list(terms.values())).sum(), terms, *entries.sparsity(latents))
+    def of(cls, terms: dict[str, Tensor], pre_acts: PreActs, latents: Float[Tensor, "*E"]) -> "LossTerms":
+        """Sum the terms; read sparsity off the latents of the batch."""
+        return cls(torch.stack(list(terms.values())).sum(), terms, *pre_acts.sparsity(latents))
 
 
 class SparseAutoencoder(nn.Module, ABC):
@@ -157,20 +156,20 @@ class SparseAutoencoder(nn.Module, ABC):
 
     @final
     @torch.no_grad()
-    def reconstruct_listed(self, x: Float[Tensor, "B d_in"]) -> tuple[Pattern, Float[Tensor, "B d_in"]]:
+    def reconstruct_sparse(self, x: Float[Tensor, "B d_in"]) -> tuple[ActiveLatents, Float[Tensor, "B d_in"]]:
         """As `reconstruct`, with a list of the latents that are not 0 in place of all; they are decoded from it where that is faster."""
         y, in_units_of_x = self._normed(x)
-        if not lists_are_faster(x):
+        if not sparse_is_faster(x):
             latents = self.encode(y)
-            return active_entries(latents)[0], in_units_of_x(self.decode(latents))
-        pattern, values = self.list_active(y)
-        if values.numel() <= LISTED_FRACTION * len(x) * self.d_sae:
-            return pattern, in_units_of_x(sparse_decode(values, self.W_dec, pattern) + self.b_dec)
-        return pattern, in_units_of_x(self.decode(pattern.dense(values)))
+            return active_latents(latents)[0], in_units_of_x(self.decode(latents))
+        active, values = self.encode_sparse(y)
+        if values.numel() <= SPARSE_FRACTION * len(x) * self.d_sae:
+            return active, in_units_of_x(sparse_decode(values, self.W_dec, active) + self.b_dec)
+        return active, in_units_of_x(self.decode(active.dense(values)))
 
-    def list_active(self, x: Float[Tensor, "B d_in"]) -> tuple[Pattern, Float[Tensor, " N"]]:
+    def encode_sparse(self, x: Float[Tensor, "B d_in"]) -> tuple[ActiveLatents, Float[Tensor, " N"]]:
         """The latents of `encode` that are not 0, and where. Architectures that find them without the others override this."""
-        return active_entries(self.encode(x))
+        return active_latents(self.encode(x))
 
     def _normed(self, x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_in"], Callable[[Tensor], Tensor]]:
         """What `encode` takes for activations x, and what brings reconstructions of that back to the units of x."""

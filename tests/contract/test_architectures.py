@@ -16,9 +16,9 @@ from sae_core.architectures.topk_family import TopKFamily
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, NormalizeActivations, RunConfig
 from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
 from sae_core.sae.normalization import Affine, Normalization, layer_norm
-from sae_core.sparse import entries
+from sae_core.sparse import pre_acts
+from sae_core.sparse.active import ActiveLatents
 from sae_core.sparse.kernels.choice import using_kernels
-from sae_core.sparse.latents import Pattern
 from sae_core.training import initialization
 from sae_core.training import loop as training
 from sae_core.training.loop import Learner, TrainResult, train_group
@@ -116,12 +116,12 @@ class LossOf(nn.Module):
         return self.sae.loss(x, ctx).total
 
 
-def fixed_selection(sae: TopKFamily, x: Tensor) -> Callable[[Tensor, float], tuple[Pattern, Tensor]]:
+def fixed_selection(sae: TopKFamily, x: Tensor) -> Callable[[Tensor, float], tuple[ActiveLatents, Tensor]]:
     """A `select` that keeps the entries chosen now: which entries win is piecewise constant, and its jumps have no derivative."""
-    pattern = sae.select(sae.products(x), sae.config.sparsity_value)[0]
+    active = sae.select(sae.products(x), sae.config.sparsity_value)[0]
 
-    def select(products: Tensor, k: float) -> tuple[Pattern, Tensor]:
-        return pattern, (products + sae.b_enc)[pattern.tokens, pattern.indices].detach()
+    def select(products: Tensor, k: float) -> tuple[ActiveLatents, Tensor]:
+        return active, (products + sae.b_enc)[active.tokens, active.indices].detach()
 
     return select
 
@@ -130,8 +130,8 @@ def fixed_selection(sae: TopKFamily, x: Tensor) -> Callable[[Tensor, float], tup
 def float64(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What finite differences need: no rounding to float32, which losses do on purpose, and kernels that know float64."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    monkeypatch.setattr(entries, "lists_are_faster", lambda x: request.param == "list")
-    monkeypatch.setattr(entries, "LISTED_FRACTION", 1.0)
+    monkeypatch.setattr(pre_acts, "sparse_is_faster", lambda x: request.param == "list")
+    monkeypatch.setattr(pre_acts, "SPARSE_FRACTION", 1.0)
     torch.set_default_dtype(torch.float64)
     with using_kernels("reference"):
         yield

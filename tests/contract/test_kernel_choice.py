@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sae_core.config.run import ARCHITECTURES
 from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
-from sae_core.sparse.entries import LISTED_FRACTION, Entries, ListedEntries
 from sae_core.sparse.kernels.choice import Choice, using_kernels
+from sae_core.sparse.pre_acts import SPARSE_FRACTION, PreActs, SparsePreActs
 
 D_IN, D_SAE = 16, 96
 JUMPRELU = [
@@ -38,12 +38,12 @@ def sae_with(name: str, fields: dict[str, Any], few_active: bool) -> SparseAutoe
     return sae
 
 
-def step(sae: SparseAutoencoder, choice: Choice, autocast: bool = False) -> tuple[LossTerms, dict[str, Tensor], Entries]:
+def step(sae: SparseAutoencoder, choice: Choice, autocast: bool = False) -> tuple[LossTerms, dict[str, Tensor], PreActs]:
     """Loss and gradients of a batch for which some latents are dead, and the entries that the loss was computed on."""
     x = torch.randn(64, D_IN, generator=torch.Generator().manual_seed(1))
     dead = torch.zeros(D_SAE, dtype=torch.bool)
     dead[::9] = True
-    seen: list[Entries] = []
+    seen: list[PreActs] = []
     of = LossTerms.of
     with using_kernels(choice), pytest.MonkeyPatch.context() as patch:
         patch.setattr(LossTerms, "of", lambda terms, entries, latents: seen.append(entries) or of(terms, entries, latents))
@@ -64,8 +64,8 @@ def test_loss_and_gradients_are_the_same(name: str, fields: dict[str, Any], few_
     sae = sae_with(name, fields, few_active)
     fast, gradients, entries = step(sae, "fast")
     reference, expected, _ = step(sae, "reference")
-    assert isinstance(entries, ListedEntries) or not few_active
-    assert (float(fast.l0) < LISTED_FRACTION * D_SAE) == few_active
+    assert isinstance(entries, SparsePreActs) or not few_active
+    assert (float(fast.l0) < SPARSE_FRACTION * D_SAE) == few_active
     assert max(distances(fast.terms, reference.terms).values()) < 1e-4
     assert max(distances(gradients, expected).values()) < 1e-4 and expected.keys() == dict(sae.named_parameters()).keys()
     torch.testing.assert_close(fast.l0, reference.l0)

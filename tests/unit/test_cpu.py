@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kernel_inputs import DTYPES, KINDS, SEEDS, entries, largest, matrix, randn
 from torch import Tensor
 
-from sae_core.sparse.kernels import compiled, cpu, reference
+from sae_core.sparse.kernels import cpu, reference
 
 SHAPES = st.tuples(st.integers(0, 6), st.one_of(st.integers(1, 70), st.sampled_from([96, 128, 130])))
 
@@ -32,33 +32,7 @@ def test_entries_above(shape: tuple[int, int], dtype: torch.dtype, kind: str, se
     # Bounds that are values themselves, so that some entries are exactly at their bound.
     bound = products[0].float() + bias if seed % 2 and len(products) else torch.zeros(shape[1])
     for most in (products.numel(), int(fraction * products.numel())):
-        assert as_lists(cpu.entries_above(products, bias, bound, most)) == as_lists(reference.entries_above(products, bias, bound, most))
-
-
-@settings(max_examples=80)
-@given(SHAPES, KINDS, SEEDS, st.floats(0, 1.2))
-def test_largest_entries(shape: tuple[int, int], kind: str, seed: int, fraction: float) -> None:
-    listed = reference.entries_above(matrix(kind, shape, seed), torch.zeros(shape[1]), torch.full((shape[1],), -0.5), 10**6)
-    assert listed is not None
-    columns, values, offsets = listed
-    if not len(columns):
-        return
-    scores, n = values * randn(shape[1], seed=seed + 1).abs()[columns], max(1, int(fraction * len(columns)))
-    *kept, smallest = cpu.largest_entries(columns, values, offsets, scores, n)
-    *expected, expected_smallest = reference.largest_entries(columns, values, offsets, scores, n)
-    assert as_lists(tuple(kept)) == as_lists(tuple(expected)) and smallest == expected_smallest
-    assert len(kept[0]) >= min(n, len(columns))
-
-
-@pytest.mark.parametrize("decimals", [7, 3, 1])
-@pytest.mark.parametrize("n", [1, 40, 5_000, 12_000])
-def test_the_largest_of_many_entries(n: int, decimals: int) -> None:
-    # Rounded scores tie: with one decimal in hundreds.
-    scores = randn(2 * cpu.MANY, seed=n).abs().round(decimals=decimals)
-    columns, offsets = torch.arange(len(scores)) % 512, torch.arange(0, len(scores) + 1, 512)
-    assert as_lists(cpu.largest_entries(columns, scores, offsets, scores, n)) == as_lists(
-        reference.largest_entries(columns, scores, offsets, scores, n)
-    )
+        assert as_lists(cpu.values_above(products, bias, bound, most)) == as_lists(reference.values_above(products, bias, bound, most))
 
 
 @settings(max_examples=200)
@@ -81,8 +55,14 @@ def test_topk_rows_of_any_numbers(row: list[float], k: int) -> None:
     assert as_lists(cpu.topk_rows(products, neither, neither + 1, k)) == as_lists(largest(products, neither, neither + 1, k))
 
 
+def test_wide_rows() -> None:
+    products, neither = torch.cat([randn(3, 3000), randn(3, 3000, seed=1).round()]), torch.zeros(3000)
+    for k in (1, 32, 600, 2999, 3000):
+        assert as_lists(cpu.topk_rows(products, neither, neither + 1, k)) == as_lists(largest(products, neither, neither + 1, k))
+
+
 def test_what_the_row_before_was_like_changes_nothing() -> None:
-    # The search for the k-th largest starts where the last one ended: too high, too low, and at 0, which is no scale at all.
+    # Rows share memory.
     products = torch.cat([scale * randn(2, 50, seed=seed) for seed, scale in enumerate([0, 1, 1e30, 1e-30, 1, 1e-40, 0, 1e5])])
     neither = torch.zeros(50)
     for k in (1, 7, 49):
@@ -99,9 +79,7 @@ def test_rows_that_are_not_finite_neither_hang_nor_disturb_others(broken: float,
     finite = [1, 2, 3, 6, 7, 8]
     assert (columns[finite].tolist(), values[finite].tolist()) == as_lists(largest(products[finite], neither, neither + 1, 7))
     torch.testing.assert_close(values, products.gather(1, columns), rtol=0, atol=0, equal_nan=True)
-    assert as_lists(cpu.entries_above(products, neither, neither, 450)) == as_lists(
-        reference.entries_above(products, neither, neither, 450)
-    )
+    assert as_lists(cpu.values_above(products, neither, neither, 450)) == as_lists(reference.values_above(products, neither, neither, 450))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
@@ -114,17 +92,19 @@ def test_other_precisions_are_refused(dtype: torch.dtype) -> None:
 @settings(max_examples=60)
 @given(entries())
 def test_sort_columns(drawn: tuple[Tensor, Tensor, int, int]) -> None:
-    offsets, which, n_source, _ = drawn
-    assert as_lists(cpu.sort_columns(which, offsets, n_source)) == as_lists(reference.sort_columns(which, offsets, n_source))
+    offsets, indices, n_source, _ = drawn
+    assert as_lists(cpu.sort_columns(indices, offsets, n_source)) == as_lists(reference.sort_columns(indices, offsets, n_source))
 
 
 @settings(max_examples=80)
 @given(entries(), st.one_of(st.integers(1, 40), st.sampled_from([64, 79, 128, 131])))
 def test_sums_and_inner_products(drawn: tuple[Tensor, Tensor, int, int], d: int) -> None:
-    offsets, which, n_source, seed = drawn
-    source, weights, rows = randn(n_source, d, seed=seed), randn(len(which), seed=seed + 1), randn(len(offsets) - 1, d, seed=seed + 2)
-    torch.testing.assert_close(cpu.weighted_sums(offsets, which, weights, source), reference.weighted_sums(offsets, which, weights, source))
-    torch.testing.assert_close(cpu.dots(offsets, which, rows, source), reference.dots(offsets, which, rows, source))
+    offsets, indices, n_source, seed = drawn
+    source, weights, rows = randn(n_source, d, seed=seed), randn(len(indices), seed=seed + 1), randn(len(offsets) - 1, d, seed=seed + 2)
+    torch.testing.assert_close(
+        cpu.weighted_sums(offsets, indices, weights, source), reference.weighted_sums(offsets, indices, weights, source)
+    )
+    torch.testing.assert_close(cpu.dots(offsets, indices, rows, source), reference.dots(offsets, indices, rows, source))
 
 
 def on_threads(n: int, kernel: Callable[..., Any], *arguments: Any) -> Any:
@@ -136,17 +116,17 @@ def on_threads(n: int, kernel: Callable[..., Any], *arguments: Any) -> Any:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("n_rows", [2 * compiled.ROWS_PER_THREAD, 3 * compiled.ROWS_PER_THREAD + 7])
+@pytest.mark.parametrize("n_rows", [2 * cpu.ROWS_PER_THREAD, 3 * cpu.ROWS_PER_THREAD + 7])
 def test_the_number_of_threads_changes_nothing(n_rows: int) -> None:
     products, bias, factors = randn(n_rows, 40).round(decimals=1), randn(40, seed=1), randn(40, seed=2).abs()
     source = randn(40, 10, seed=4)
     columns, values = cpu.topk_rows(products, bias, factors, 5)
-    offsets, which, weights = torch.arange(0, 5 * n_rows + 1, 5), columns.flatten(), values.flatten()
+    offsets, indices, weights = torch.arange(0, 5 * n_rows + 1, 5), columns.flatten(), values.flatten()
     calls: list[tuple[Any, ...]] = [
-        (cpu.entries_above, products, bias, bias, products.numel()),
+        (cpu.values_above, products, bias, bias, products.numel()),
         (cpu.topk_rows, products, bias, factors, 5),
-        (lambda *given: (cpu.weighted_sums(*given),), offsets, which, weights, source),
-        (lambda *given: (cpu.dots(*given),), offsets, which, randn(n_rows, 10, seed=5), source),
+        (lambda *given: (cpu.weighted_sums(*given),), offsets, indices, weights, source),
+        (lambda *given: (cpu.dots(*given),), offsets, indices, randn(n_rows, 10, seed=5), source),
     ]
     for call in calls:
         alone = on_threads(1, *call)
@@ -155,12 +135,12 @@ def test_the_number_of_threads_changes_nothing(n_rows: int) -> None:
 
 def test_an_error_in_a_thread_is_raised() -> None:
     def fail_at_the_end(first: int, last: int) -> None:
-        if last == 2 * compiled.ROWS_PER_THREAD:
+        if last == 2 * cpu.ROWS_PER_THREAD:
             raise ValueError(f"row {last}")
 
     torch.set_num_threads(2)
     try:
-        with pytest.raises(ValueError, match=f"row {2 * compiled.ROWS_PER_THREAD}"):
-            compiled.over_rows(fail_at_the_end, 2 * compiled.ROWS_PER_THREAD)
+        with pytest.raises(ValueError, match=f"row {2 * cpu.ROWS_PER_THREAD}"):
+            cpu.over_rows(fail_at_the_end, 2 * cpu.ROWS_PER_THREAD)
     finally:
         torch.set_num_threads(1)

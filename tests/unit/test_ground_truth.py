@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sae_core.activations.source import EvalChunk, GroundTruth
 from sae_core.metrics import METRICS, Observation
-from sae_core.sparse.active import active_entries
+from sae_core.sparse.active import active_latents
 
 NAMES = ("mcc", "uniqueness", "feature_precision", "feature_recall", "feature_f1")
 
@@ -18,7 +18,7 @@ def measured(name: str, W_dec: Tensor, directions: Tensor, fired: Tensor | None 
     truth = GroundTruth(directions, torch.zeros(1, len(directions), dtype=torch.bool) if active is None else active)
     x = torch.zeros(len(latents), W_dec.shape[1])
     metric = METRICS[name]()
-    found = metric.value(metric.sums(Observation(EvalChunk(x, ground_truth=truth), active_entries(latents)[0], x, None, W_dec)), len(x))
+    found = metric.value(metric.sums(Observation(EvalChunk(x, ground_truth=truth), active_latents(latents)[0], x, None, W_dec)), len(x))
     assert found is not None
     return found
 

@@ -6,7 +6,7 @@ import torch
 from sae_core.activations.source import EvalChunk, NextToken
 from sae_core.metrics import METRICS, Observation
 from sae_core.metrics.metric import Sums
-from sae_core.sparse.active import active_entries
+from sae_core.sparse.active import active_latents
 
 NAMES = ["ce_loss_clean", "ce_loss_spliced", "ce_loss_zero_ablated", "ce_loss_mean_ablated", "delta_ce", "ce_loss_recovered", "kl"]
 
@@ -19,7 +19,7 @@ def sums(name: str, clean: list[float], spliced: list[float], zero: list[float],
 
     x = torch.zeros(len(kl), 2)
     chunk = EvalChunk(x, clean=next_token(clean), zero_ablated=next_token(zero), mean_ablated=next_token([z - 1 for z in zero]))
-    return METRICS[name]().sums(Observation(chunk, active_entries(torch.zeros(len(kl), 3))[0], x, next_token(spliced), torch.zeros(3, 2)))
+    return METRICS[name]().sums(Observation(chunk, active_latents(torch.zeros(len(kl), 3))[0], x, next_token(spliced), torch.zeros(3, 2)))
 
 
 def value(name: str) -> float | None:
@@ -50,7 +50,7 @@ def test_by_hand(name: str, expected: float) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_without_a_language_model_there_is_no_value(name: str) -> None:
     metric, x = METRICS[name](), torch.zeros(3, 2)
-    assert metric.value(metric.sums(Observation(EvalChunk(x), active_entries(torch.zeros(3, 3))[0], x, None, torch.zeros(3, 2))), 3) is None
+    assert metric.value(metric.sums(Observation(EvalChunk(x), active_latents(torch.zeros(3, 3))[0], x, None, torch.zeros(3, 2))), 3) is None
 
 
 def test_nothing_is_recovered_where_nothing_was_lost() -> None:

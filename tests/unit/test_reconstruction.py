@@ -5,7 +5,7 @@ import torch
 
 from sae_core.activations.source import EvalChunk
 from sae_core.metrics import METRICS, Observation
-from sae_core.sparse.active import active_entries
+from sae_core.sparse.active import active_latents
 
 # Errors (1, 0), (0, -1): squared 1 and 1. Mean of x (2, 1), deviations (1, 2) and (-1, -2): variance 10.
 X = [[3.0, 3.0], [1.0, -1.0]]
@@ -14,7 +14,7 @@ X_HAT = [[2.0, 3.0], [1.0, 0.0]]
 
 def value(name: str, x: list[list[float]], x_hat: list[list[float]]) -> float | None:
     metric = METRICS[name]()
-    inactive, _ = active_entries(torch.zeros(len(x), 4))
+    inactive, _ = active_latents(torch.zeros(len(x), 4))
     seen = Observation(EvalChunk(torch.tensor(x)), inactive, torch.tensor(x_hat), None, torch.zeros(4, len(x[0])))
     return metric.value(metric.sums(seen), len(x))
 

@@ -14,7 +14,7 @@ SOURCE = torch.tensor([[1.0, 2.0], [10.0, 20.0]])
 
 def test_entries_above_their_columns_bound() -> None:
     # 3 is at its bound, not above it; -1 is above a negative one.
-    found = reference.entries_above(PRODUCTS, BIAS, torch.tensor([3.0, 1.0, -0.5]), 6)
+    found = reference.values_above(PRODUCTS, BIAS, torch.tensor([3.0, 1.0, -0.5]), 6)
     assert found is not None
     columns, values, offsets = found
     assert columns.tolist() == [2, 1, 2] and values.tolist() == [5, 2, 0] and offsets.tolist() == [0, 1, 3]
@@ -22,7 +22,7 @@ def test_entries_above_their_columns_bound() -> None:
 
 @pytest.mark.parametrize(("most", "listed"), [(2, False), (3, True)])
 def test_more_entries_than_wanted_are_not_listed(most: int, listed: bool) -> None:
-    assert (reference.entries_above(PRODUCTS, BIAS, torch.zeros(3), most) is not None) == listed
+    assert (reference.values_above(PRODUCTS, BIAS, torch.zeros(3), most) is not None) == listed
 
 
 def test_topk_rows_keeps_the_largest_scores_and_gives_values() -> None:
@@ -34,7 +34,7 @@ def test_topk_rows_keeps_the_largest_scores_and_gives_values() -> None:
 def test_bfloat16_products_are_added_up_in_float32() -> None:
     products, bias = torch.tensor([[256.0]], dtype=torch.bfloat16), torch.tensor([0.25])  # 256.25 is no bfloat16
     assert reference.topk_rows(products, bias, torch.ones(1), 1)[1].tolist() == [[256.25]]
-    found = reference.entries_above(products, bias, torch.tensor([256.0]), 1)
+    found = reference.values_above(products, bias, torch.tensor([256.0]), 1)
     assert found is not None and found[1].tolist() == [256.25]
 
 

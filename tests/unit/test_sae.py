@@ -11,7 +11,7 @@ from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError
 from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse, row_norms
 from sae_core.sae.normalization import Affine, LayerNorm, layer_norm
-from sae_core.sparse.entries import AllEntries
+from sae_core.sparse.pre_acts import DensePreActs
 
 
 def test_initial_weights() -> None:
@@ -126,7 +126,7 @@ def test_own_gradients_are_those_of_pytorch() -> None:
 
 def test_loss_terms_read_sparsity_off_latents() -> None:
     latents = torch.tensor([[1.0, 0.0, -2.0], [0.0, 0.0, 3.0]])
-    loss = LossTerms.of({"mse_loss": torch.tensor(2.0), "l1_loss": torch.tensor(0.5)}, AllEntries(latents), latents)
+    loss = LossTerms.of({"mse_loss": torch.tensor(2.0), "l1_loss": torch.tensor(0.5)}, DensePreActs(latents), latents)
     assert float(loss.total) == 2.5 and float(loss.l0) == 1.5
     assert loss.active.tolist() == [True, False, True]
 

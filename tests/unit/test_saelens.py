@@ -16,7 +16,7 @@ from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError, UnknownNameError
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sae.saelens import load, save
-from sae_core.sparse.latents import Pattern
+from sae_core.sparse.active import ActiveLatents
 
 COMMON = {
     "d_in": 12,
@@ -264,7 +264,7 @@ def test_an_architecture_that_only_we_know_keeps_its_fields(tmp_path: Path, monk
         Config = OfOurs
         config: OfOurs
 
-        def select(self, products: Tensor, k: float) -> tuple[Pattern, Tensor]:
+        def select(self, products: Tensor, k: float) -> tuple[ActiveLatents, Tensor]:
             raise NotImplementedError
 
         def encode(self, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 
 from sae_core.activations.source import EvalChunk
 from sae_core.metrics import METRICS, Observation
-from sae_core.sparse.active import active_entries
+from sae_core.sparse.active import active_latents
 
 LATENTS = torch.tensor([[1.0, 0.0, 0.0, -2.0], [0.5, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
 
@@ -12,7 +12,7 @@ LATENTS = torch.tensor([[1.0, 0.0, 0.0, -2.0], [0.5, 0.0, 0.0, 0.0], [0.0, 0.0, 
 def value(name: str, latents: torch.Tensor) -> float | None:
     metric = METRICS[name]()
     x = torch.ones(len(latents), 2)
-    seen = Observation(EvalChunk(x), active_entries(latents)[0], x, None, torch.zeros(latents.shape[1], x.shape[1]))
+    seen = Observation(EvalChunk(x), active_latents(latents)[0], x, None, torch.zeros(latents.shape[1], x.shape[1]))
     return metric.value(metric.sums(seen), len(latents))
 
 

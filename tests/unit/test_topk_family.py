@@ -43,8 +43,8 @@ def test_pre_activations_and_scores() -> None:
 def test_what_is_selected_are_pre_activations(name: str) -> None:
     sae, x = random_sae(name, k=3), torch.randn(16, 12)
     assert isinstance(sae, TopKFamily)
-    pattern, values = sae.select(sae.products(x), 3)
-    torch.testing.assert_close(values, pre_acts_of(sae, x).detach()[pattern.tokens, pattern.indices])
+    active, values = sae.select(sae.products(x), 3)
+    torch.testing.assert_close(values, pre_acts_of(sae, x).detach()[active.tokens, active.indices])
     assert values.numel() == 3 * 16 and not values.requires_grad
 
 

@@ -14,7 +14,7 @@ from sae_core.activations import shards
 from sae_core.activations.synthetic import SyntheticSource
 from sae_core.config.run import RunConfig
 from sae_core.records import RunRecord
-from sae_core.sparse.kernels.choice import has_fast_kernels, using_kernels
+from sae_core.sparse.kernels.choice import kernels_used, using_kernels
 from sae_core.trainable import TrialConfig, train_trial
 from sae_core.training import loop as training
 
@@ -176,10 +176,10 @@ def test_a_trial_with_a_source_evaluates_what_it_trained(tmp_path: Path, reports
 def test_a_trial_trains_with_the_kernels_asked_for_and_says_so(
     tmp_path: Path, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, choice: Literal["fast", "reference"]
 ) -> None:
-    used: list[bool] = []
-    monkeypatch.setattr("ray.tune.report", lambda told: used.append(has_fast_kernels(torch.zeros(1))))
+    used: list[str] = []
+    monkeypatch.setattr("ray.tune.report", lambda told: used.append(kernels_used(torch.device("cpu"))))
     run = run_of("topk")
     with using_kernels("fast"):
         train_trial(trial(tmp_path, run, kernels=choice))
-    assert set(used) == {choice == "fast"}
+    assert set(used) == {"cpu" if choice == "fast" else "reference"}
     assert record(tmp_path, run).kernels == choice

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from sae_core.activations.language_model.hooked_model import CleanRun, HookedModel
 from sae_core.activations.source import NextToken
-from sae_core.sparse.logits import logsumexp
 
 RUN_TOKENS = {"cpu": 2**12, "cuda": 2**15}
 """Tokens the model runs on at a time, up to the unembedding."""
@@ -142,7 +141,7 @@ class SplicedText:
         """For some positions at a time: logits, that of the next token, and logsumexp of the logits."""
         for some, ids in zip(h.split(self._positions), next_tokens[:, None].split(self._positions), strict=True):
             logits = self._unembedding.logits(some) if self._unembedding else some
-            yield logits, logits.gather(-1, ids).squeeze(-1), logsumexp(logits)
+            yield logits, logits.gather(-1, ids).squeeze(-1), logits.logsumexp(-1)
 
 
 def _rows(values: Float[Tensor, "W T D"], kept: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:

@@ -36,15 +36,15 @@ def test_listed_is_as_all(name: str, few_active: bool, layer_norm: bool) -> None
         LayerNorm().build_into(sae)
     x = torch.randn(50, D_IN, generator=torch.Generator().manual_seed(1))
     latents, x_hat = sae.reconstruct(x)
-    pattern, listed_x_hat = sae.reconstruct_listed(x)
-    assert torch.equal(pattern.mask(), latents != 0)
-    assert 0 < float(pattern.mask().float().mean()) < 1
+    active, listed_x_hat = sae.reconstruct_sparse(x)
+    assert torch.equal(active.mask(), latents != 0)
+    assert 0 < float(active.mask().float().mean()) < 1
     torch.testing.assert_close(listed_x_hat, x_hat, rtol=1e-5, atol=1e-5)
 
 
 def test_listed_latents_are_those_of_encode(name: str, few_active: bool) -> None:
     sae = inference_form(name, few_active)
     x = torch.randn(50, D_IN, generator=torch.Generator().manual_seed(2))
-    pattern, values = sae.list_active(x)
-    torch.testing.assert_close(pattern.dense(values), sae.encode(x), rtol=1e-5, atol=1e-6)
+    active, values = sae.encode_sparse(x)
+    torch.testing.assert_close(active.dense(values), sae.encode(x), rtol=1e-5, atol=1e-6)
     assert bool((values != 0).all())
