@@ -1,0 +1,42 @@
+"""What a definition may name: ready definitions, and what is registered, plugins included."""
+
+import importlib.resources
+import inspect
+from collections.abc import Iterator, Mapping
+
+from sae_core import plugins
+
+
+def listing() -> Iterator[str]:
+    """The lines of `sae-sweep list`: each kind, then its names with what they are and the plugin they come from."""
+    yield from _section("definitions", {name: (text, "") for name, text in _definitions().items()})
+    for kind, registry in _registries().items():
+        yield from _section(kind, {name: (_first_sentence(entry), ", ".join(plugins.checksums_of([entry]))) for name, entry in registry.items()})
+    yield from _section("plugins", {plugin.name: (plugin.location, f"checksum {plugin.checksum[:12]}") for plugin in plugins.loaded()})
+
+
+def _section(kind: str, rows: Mapping[str, tuple[str, str]]) -> Iterator[str]:
+    if rows:
+        width = max(map(len, rows))
+        yield f"{kind}:"
+        yield from (f"  {name:<{width}}  {text}{f' [{origin}]' if origin else ''}" for name, (text, origin) in rows.items())
+
+
+def _registries() -> dict[str, Mapping[str, object]]:
+    from analysis.plots import PLOTS
+    from sae_core.config import ARCHITECTURES, SOURCES
+    from sae_core.metrics import METRICS
+    from sweeps.samplers import SAMPLERS
+
+    return {"architectures": ARCHITECTURES, "sources": SOURCES, "metrics": METRICS, "samplers": SAMPLERS, "plots": PLOTS}
+
+
+def _definitions() -> dict[str, str]:
+    """Name -> first comment of each ready definition."""
+    directory = importlib.resources.files("sweeps").joinpath("definitions")
+    files = sorted((file for file in directory.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
+    return {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8").split("\n")[0].removeprefix("# ") for file in files}
+
+
+def _first_sentence(entry: object) -> str:
+    return (inspect.getdoc(entry) or "").partition("\n")[0]
