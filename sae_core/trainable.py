@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from sae_core import provenance
+from sae_core import plugins, provenance
 from sae_core.activations.shards import read_manifest
 from sae_core.activations.source import ActivationSource, source_of
 from sae_core.activations.stream import Stream
@@ -55,6 +55,8 @@ class TrialConfig:
     """For the records; see `RunFiles.finish`."""
     rungs: list[float] = field(default_factory=list)
     """Fractions of the steps at which to ask whether to go on."""
+    plugins: dict[str, str] = field(default_factory=dict)
+    """Plugins to import first: location -> checksum."""
     source: dict[str, Any] | None = None
     """ActivationsConfig, as JSON, to evaluate the SAEs with at the end; None: another stage does."""
 
@@ -81,6 +83,7 @@ def run_trial(trial: TrialConfig, report: Report, device: str) -> None:
         report: called with how far each run is, from time to time, at rungs and at the end. Where the trial is to stop at a rung it does
             not return; whoever decided that has written the records.
     """
+    plugins.load_same(trial.plugins)
     directory = Path(trial.directory)
     runs = [RunConfig.model_validate(run) for run in trial.runs]
     todo = [run for run in runs if not (directory / run.run_id / "record.json").exists()]
@@ -129,7 +132,7 @@ def _evaluate(trial: TrialConfig, runs: Sequence[RunConfig], device: str) -> Non
     source = _source(json.dumps(trial.source), device)
     saes = {run_id: SparseAutoencoder.from_pretrained(directory / run_id / "sae").to(device) for run_id in trained}
     values, n_tokens = evaluate(saes, source, cache, torch.tensor(read_manifest(cache).mean))
-    eval_hash = source.eval_fingerprint(cache)
+    eval_hash = source.eval_hash(cache)
     for run_id, record in trained.items():
         finished = evaluated(record, values[run_id], n_tokens, eval_hash)
         where = {f"eval_{name}": value for name, value in provenance.node().items()}

@@ -11,7 +11,9 @@ def listing() -> Iterator[str]:
     """The lines of `sae-sweep list`: each kind, then its names with what they are and the plugin they come from."""
     yield from _section("definitions", {name: (text, "") for name, text in _definitions().items()})
     for kind, registry in _registries().items():
-        yield from _section(kind, {name: (_first_sentence(entry), ", ".join(plugins.checksums_of([entry]))) for name, entry in registry.items()})
+        yield from _section(
+            kind, {name: (_first_sentence(entry), ", ".join(plugins.checksums_of([entry]))) for name, entry in registry.items()}
+        )
     yield from _section("plugins", {plugin.name: (plugin.location, f"checksum {plugin.checksum[:12]}") for plugin in plugins.loaded()})
 
 

@@ -226,7 +226,7 @@ def finish(source: ActivationSource, directory: Path) -> Manifest:
         scale=math.sqrt(len(x_sum)) / mean_norm,
         mean=(x_sum / n_tokens).tolist(),
         shard_tokens=[shard.n_tokens for shard in stats],
-        activations_hash=source.fingerprint(),
+        activations_hash=source.activations_hash(),
         outlier_rows=sum(shard.outlier_rows for shard in stats),
         outlier_share=sum(shard.outlier_variance for shard in stats) / variance if variance else 0.0,
     )

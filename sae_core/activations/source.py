@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sae_core import plugins
 from sae_core.activations.files import hash_files
 from sae_core.config.run import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError
@@ -184,6 +185,20 @@ class ActivationSource(ABC):
         hashes = [_take_hash(content, path) for path in self.path_fields]
         text = self.config.model_dump_json() if not hashes else json.dumps([content, hashes], sort_keys=True)
         return hashlib.sha256(f"{self.config.source} {self.format_version} {text}".encode()).hexdigest()
+
+    @final
+    def activations_hash(self) -> str:
+        """`fingerprint`, and for a source from a plugin the plugin's checksum: an edited source harvests again."""
+        return self._with_plugin(self.fingerprint())
+
+    @final
+    def eval_hash(self, directory: Path) -> str:
+        """`eval_fingerprint`, as `activations_hash`."""
+        return self._with_plugin(self.eval_fingerprint(directory))
+
+    def _with_plugin(self, fingerprint: str) -> str:
+        checksums = plugins.checksums_of([type(self)])
+        return hashlib.sha256(json.dumps([fingerprint, checksums]).encode()).hexdigest() if checksums else fingerprint
 
     def check(self) -> None:
         """Find what is wrong with the config before any work: missing files, unknown hook point, columns, splits.

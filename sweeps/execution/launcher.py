@@ -217,7 +217,7 @@ def _inputs(runs: Sequence[RunConfig], configs: Iterable[ActivationsConfig], sto
         key = config.model_dump_json()
         if key not in by_config:
             source = SOURCES[config.source](locate(config, store.paths.activations))
-            fingerprint = source.fingerprint()
+            fingerprint = source.activations_hash()
             metadata = SOURCES[config.source](config).export_metadata()
             by_config[key] = Input(source, cache_directory(store.paths.activations, fingerprint), fingerprint, metadata)
     for run in runs:

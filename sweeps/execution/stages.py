@@ -93,7 +93,7 @@ def _evaluate(one: Input, store: Store, pool: "WorkerPool", progress: SweepProgr
         saes = {run_id: str(store.paths.run(run_id).sae) for run_id in trained}
         pool.map("evaluate", range(n_chunks), done, *one.arguments, saes)
         values, n_tokens = combine(chunks)
-        eval_hash = one.source.eval_fingerprint(one.cache)
+        eval_hash = one.source.eval_hash(one.cache)
         for run_id, record in trained.items():
             finished = evaluated(record, values[run_id], n_tokens, eval_hash)
             store.write_record(dataclasses.replace(finished, **_where(nodes)))

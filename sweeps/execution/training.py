@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from sae_core import provenance
+from sae_core import plugins, provenance
 from sae_core.activations.shards import read_manifest
 from sae_core.config.run import RunConfig
 from sae_core.sparse.kernels.choice import Choice
@@ -108,6 +108,7 @@ class TrainingStage:
     def _trial(self, group: Sequence[RunConfig], one: "Input") -> TrialConfig:
         return TrialConfig(
             runs=[run.model_dump(mode="json") for run in group],
+            plugins=plugins.checksums(),
             cache=str(one.cache),
             directory=str(self.store.directory / "runs"),
             checkpoint_seconds=self.checkpoint_seconds,

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sae_core import provenance
+from sae_core import plugins, provenance
 from sae_core.activations.source import ActivationSource, source_of
 from sae_core.errors import ConfigError
 from sae_core.sparse.kernels.choice import Choice, use_kernels
@@ -153,16 +153,17 @@ class WorkerPool:
         import ray
 
         actor = ray.remote(_RayWorker).options(max_restarts=RESTARTS, max_task_retries=RESTARTS, **self.cluster.actor)
-        self.workers += [actor.remote(self.cluster.cpus, self.kernels) for _ in range(n_workers - len(self.workers))]
+        self.workers += [actor.remote(self.cluster.cpus, self.kernels, plugins.checksums()) for _ in range(n_workers - len(self.workers))]
 
 
 class _RayWorker(SourceWorker):
     """A `SourceWorker` as an actor, on the device that Ray gave it. Ray leaves every GPU visible to an actor that asked for none."""
 
-    def __init__(self, threads: int, kernels: Choice) -> None:
+    def __init__(self, threads: int, kernels: Choice, checksums: Mapping[str, str]) -> None:
         import ray
 
         super().__init__("cuda:0" if ray.get_gpu_ids() else "cpu", threads, kernels)
+        plugins.load_same(checksums)
 
 
 def _result(ref: Any) -> Any:
