@@ -8,11 +8,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 # SAELens, for benchmarks side by side, has an environment of its own: it wants other versions than we do.
 PEERS := benchmarks/.peers
 PEERS_PYTHON ?= $(PEERS)/bin/python
-BENCHMARKS := steps growth sweep harvest evaluation overhead one_more
-# Two measure stages of a finished sweep: that of the third.
-OPTIONS_sweep := --keep results/bench
-OPTIONS_harvest := --results results/bench/demo
-OPTIONS_evaluation := --results results/bench/demo
+BENCHMARKS := steps growth sweep
 
 .PHONY: demo test check golden bench bench-peers clean
 
@@ -31,7 +27,7 @@ golden: $(INSTALLED_DEV)  ## rewrite the golden losses; say why in CHANGELOG.md
 	$(BIN)/python -m tests.golden.record
 
 bench: $(INSTALLED)  ## every speed benchmark, under 20 minutes on 2 cores; beside SAELens where `make bench-peers` installed it
-	set -e; $(foreach name,$(BENCHMARKS),echo "== $(name)"; PEERS_PYTHON=$(PEERS_PYTHON) $(BIN)/python benchmarks/$(name).py $(OPTIONS_$(name));)
+	set -e; $(foreach name,$(BENCHMARKS),echo "== $(name)"; PEERS_PYTHON=$(PEERS_PYTHON) $(BIN)/python benchmarks/$(name).py;)
 
 bench-peers: $(PEERS)/.installed
 

@@ -3,14 +3,12 @@ import sys
 from contextlib import nullcontext
 
 import growth
-import overhead
 import pytest
 import torch
 from growth import BASE, STEPS, Size, read_csv, write_csv
 from growth_figure import PANELS, Point, draw, last_growth
 from measuring import Spread, fastest, ratio, write_result
 from our_steps import Steps
-from overhead import Program, Round, span, watch
 from step_inputs import SHIFTED, activations, initial_state, save, sparse_state
 from steps import ARCHITECTURES, ratios
 from sweep import for_all_steps
@@ -156,27 +154,3 @@ def test_a_peer_that_is_not_there_is_none(monkeypatch, tmp_path):
 def test_the_same_activations_every_time():
     first, again = (activations(16, 32, l0=4, n_tokens=64)[0] for _ in range(2))
     assert torch.equal(first, again)
-
-
-def test_overhead_is_what_slots_do_not_train():
-    # Both train 20 s a slot; the bare program takes 3 s to start and 1 s in which one slot waits for the other, the launch 9 s more.
-    bare = Program(seconds=24.0, stage=21.0, trained=20.0, busy=1.0)
-    launch = Program(seconds=40.0, stage=25.0, trained=20.0, busy=0.8)
-    one = Round(launch, bare, work={"harvest": 5.0, "report": 2.0})
-    assert one.growing == pytest.approx(0.25)
-    assert one.fixed(with_imports=False) == pytest.approx(40 - 7 - 24 - 0.25 * 20)
-    assert one.fixed(with_imports=True) == pytest.approx(40 - 7 - 21 - 0.25 * 20)
-
-
-def test_a_program_is_watched_while_it_trains(monkeypatch):
-    monkeypatch.setattr(overhead, "_stolen", lambda: 0.0)  # else the stage is shorter by what the host takes just now
-    slot = "import sys, time\nwhile time.process_time() < 0.6: pass  # a slot\ntime.sleep(0.4)"
-    program = (
-        "import subprocess, sys\nsys.stderr.write('train: begins\\n')\nsys.stderr.flush()\n"
-        "subprocess.run([sys.executable, '-c', sys.argv[1]])\nsys.stderr.write('train: done\\n')"
-    )
-    made, lines = watch([sys.executable, "-c", program, slot], "# a slot")
-    assert span(lines, "train: ")[1] - span(lines, "train: ")[0] == pytest.approx(made.stage)
-    assert 0 < made.trained < made.stage < made.seconds
-    with pytest.raises(RuntimeError, match="got exit code 3"):
-        watch([sys.executable, "-c", "raise SystemExit(3)"], "# a slot")
