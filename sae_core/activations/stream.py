@@ -19,9 +19,9 @@ from torch import Tensor
 
 from sae_core.activations.files import open_tensors
 from sae_core.activations.shards import read_manifest, shard_path
-from sae_core.config.run import NormalizeActivations
+from sae_core.config.run import NORMALIZATIONS
 from sae_core.errors import ConfigError
-from sae_core.sae.normalization import Normalization, normalization_of
+from sae_core.sae.normalization import Normalization
 from sae_core.seeds import seed_of
 
 
@@ -74,10 +74,10 @@ class _ShuffledStream(ABC):
     def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
         """Rows of one shard, unscaled, in any precision, on the CPU."""
 
-    def _normalize(self, name: NormalizeActivations, scale: float) -> None:
+    def _normalize(self, name: str, scale: float) -> None:
         """Set `normalization`; statistics are of the first rows in the order of the shards."""
         shards = (self._shard(index) for index in range(len(self._shard_tokens)))
-        self.normalization = normalization_of(name, scale=scale, shards=shards).to(self._device)
+        self.normalization = NORMALIZATIONS[name](scale, shards).to(self._device)
 
     def batches(self, start: int = 0) -> Iterator[Float[Tensor, "B d_in"]]:
         """Normalised float32 batches without end, from batch `start` on: the same ones as if the earlier had been read."""
@@ -128,7 +128,7 @@ class Stream(_ShuffledStream):
         *,
         batch_size: int,
         data_seed: int = 0,
-        normalize_activations: NormalizeActivations = "expected_norm",
+        normalize_activations: str = "expected_norm",
         device: str | torch.device = "cpu",
     ) -> None:
         manifest = read_manifest(directory)
@@ -164,7 +164,7 @@ class TensorStream(_ShuffledStream):
         *,
         batch_size: int,
         data_seed: int = 0,
-        normalize_activations: NormalizeActivations = "expected_norm",
+        normalize_activations: str = "expected_norm",
         device: str | torch.device = "cpu",
     ) -> None:
         if x.ndim != 2 or x.is_complex():

@@ -28,8 +28,6 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Tokens = Annotated[int, Field(ge=1, le=10**13)]
 """More are a mistake, and would not be cached anywhere."""
-NormalizeActivations = Literal["expected_norm", "none", "layer_norm", "whitening"]
-"""Names of the normalisations in `normalization.py`."""
 
 
 class Config(BaseModel):
@@ -129,6 +127,10 @@ SOURCES: Registry[Any] = Registry("activation source", "sae_core.activations")
 """Source name -> ActivationSource subclass (its config class is `.Config`)."""
 
 
+NORMALIZATIONS: Registry[Any] = Registry("normalization of activations", "sae_core.sae")
+"""Value of `normalize_activations` -> function that makes the normalization; see `sae.normalization`."""
+
+
 def _by_name(registry: Registry[Any], key: str) -> BeforeValidator:
     """A validator that turns a mapping into the config class its `key` names."""
 
@@ -140,6 +142,11 @@ def _by_name(registry: Registry[Any], key: str) -> BeforeValidator:
         return registry[value[key]].Config.model_validate(dict(value))
 
     return BeforeValidator(parse)
+
+
+def _registered(name: str) -> str:
+    NORMALIZATIONS[name]  # raises where there is none
+    return name
 
 
 class TrainConfig(Config):
@@ -172,7 +179,7 @@ class TrainConfig(Config):
     adam_eps: Positive = 1e-8
     max_grad_norm: Positive | None = 1.0
     """Gradients with a larger norm, over all parameters of the run, are scaled down to it."""
-    normalize_activations: NormalizeActivations = "expected_norm"
+    normalize_activations: Annotated[str, AfterValidator(_registered)] = "expected_norm"
     """Units that training works in: x times one scalar so that E||x|| = sqrt(d_in); x as it is; each token with mean 0 and standard
     deviation 1; or all tokens with mean 0 and covariance 1 (ZCA). Coefficients and thresholds are in these units."""
     dead_after_tokens: Count = 10_000_000
@@ -256,9 +263,7 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _lr_factors_name_parameters(self) -> Self:
         if self.train.lr_factors:
-            from sae_core.training.optim import parameter_names
-
-            known = parameter_names(self.sae.architecture)
+            known = ARCHITECTURES[self.sae.architecture].parameter_names()
             for name in sorted(self.train.lr_factors.keys() - set(known)):
                 what = f"`lr_factors`: a parameter of {self.sae.architecture!r}"
                 raise UnknownNameError.of(what, name, known, "Correct it, or give it under the architectures that have it.")

@@ -14,10 +14,12 @@ from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from sae_core.config.run import ArchitectureConfig
-from sae_core.errors import ConfigError
+from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
+from sae_core.errors import ConfigError, border
+from sae_core.sae import saelens_files
 from sae_core.sae.normalization import Affine, Normalization, layer_norm
 from sae_core.sparse.active import ActiveLatents, active_latents
 from sae_core.sparse.kernels.choice import sparse_is_faster
@@ -188,6 +190,12 @@ class SparseAutoencoder(nn.Module, ABC):
         values = {name: parameter.detach() for name, parameter in fresh.named_parameters() if name != "b_dec"}
         return {name: value.to(self.W_dec.device) for name, value in values.items() if value.shape == (self.d_sae,)}
 
+    @classmethod
+    def parameter_names(cls) -> tuple[str, ...]:
+        """Names of the parameters, the keys of `lr_factors`. They do not depend on the config."""
+        with torch.device("meta"):
+            return tuple(name for name, _ in cls(cls.Config.example(8, 16), 8).named_parameters())
+
     def lr_factors(self) -> dict[str, float]:
         """Parameters whose learning rate differs from the common one: name -> factor."""
         return {}
@@ -205,19 +213,15 @@ class SparseAutoencoder(nn.Module, ABC):
 
     @torch.no_grad()
     def fold(self, normalization: Normalization) -> None:
-        """Make an SAE for activations x out of one trained on y = (x - mean) @ M: same latents, x_hat in the units of x. In place.
+        """Make an SAE for activations x out of one trained on y = normalization(x): same latents, x_hat in the units of x. In place.
 
-        W_enc <- M @ W_enc, W_dec <- W_dec @ M^-1, b_dec <- b_dec @ M^-1 + mean; biases and thresholds of latents stay.
-
-        Raises:
-            ConfigError: the normalisation is not the same affine map for every token, so that no weights do what it does.
+        Affine, y = (x - mean) @ M: W_enc <- M @ W_enc, W_dec <- W_dec @ M^-1, b_dec <- b_dec @ M^-1 + mean; biases and thresholds of
+        latents stay. Layer norm is another map for each token, which no weights do: it stays with the SAE at run time.
         """
-        if self.layer_norm or not isinstance(normalization, Affine):
-            raise ConfigError(
-                "a normalisation must be one affine map for all tokens to be folded into weights, but got "
-                f"normalize_activations={normalization.name!r} for an SAE with layer_norm={self.layer_norm}: layer norm divides each token "
-                "by its own standard deviation. Keep it at run time, as `normalization.build_into(sae)` does."
-            )
+        assert not self.layer_norm, "layer norm comes first of all: nothing can be folded in after it"
+        if not isinstance(normalization, Affine):
+            self.layer_norm = True
+            return
         self.W_enc.copy_(normalization.map_encoder(self.W_enc))
         self.W_dec.copy_(normalization.map_decoder(self.W_dec))
         self.b_dec.copy_(normalization.map_decoder(self.b_dec[None])[0])
@@ -229,17 +233,57 @@ class SparseAutoencoder(nn.Module, ABC):
         return {}
 
     def save_pretrained(self, directory: str | Path, metadata: dict[str, Any] | None = None) -> None:
-        """Write cfg.json and sae_weights.safetensors, which SAELens' `SAE.load_from_disk` reads. See `saelens.save`."""
-        from sae_core.sae import saelens
+        """Write cfg.json and sae_weights.safetensors, which SAELens' `SAE.load_from_disk` reads; it needs to apply nothing more.
 
-        saelens.save(self, Path(directory), metadata or {})
+        Args:
+            metadata: `model_name`, `hook_name`, `context_size`, ... and anything else worth keeping.
+
+        Raises:
+            ConfigError: the SAE is in a training form that SAELens does not know, or a weight is not finite.
+        """
+        architecture = self.saelens_architecture or self.config.architecture
+        if architecture != self.config.architecture:
+            raise ConfigError(
+                f"an SAE must be in inference form to be saved, but got architecture={self.config.architecture!r}. "
+                "Save what its `to_inference()` returns."
+            )
+        self.check_finite()
+        normalize_activations = "layer_norm" if self.layer_norm else "none"
+        cfg = {"architecture": architecture, "d_in": self.d_in, "d_sae": self.d_sae, "normalize_activations": normalize_activations}
+        saelens_files.write(Path(directory), {**cfg, **self.saelens_fields()}, self.state_dict(), metadata or {})
 
     @staticmethod
     def from_pretrained(directory: str | Path) -> "SparseAutoencoder":
-        """Load an SAE in inference form from a directory written by `save_pretrained` or by SAELens. See `saelens.load`."""
-        from sae_core.sae import saelens
+        """Load an SAE in inference form from a directory written by `save_pretrained` or by SAELens of any version.
 
-        return saelens.load(directory)
+        Raises:
+            ConfigError: files are missing, damaged, or say something that is not known here. Nothing else is raised.
+        """
+        with border(
+            f"an SAE must be a directory with {saelens_files.CFG} and {saelens_files.WEIGHTS} as SAELens writes them, but got "
+            f"{saelens_files.shown(str(directory))}",
+            "Correct the path, put back a copy (`git lfs pull`, where files are pointers of Git LFS), or export the SAE again.",
+        ):
+            ours = {name: cls.Config.model_fields for name, cls in ARCHITECTURES.items() if cls.saelens_architecture is None}
+            stored = saelens_files.read(Path(directory), ours)
+            cls = ARCHITECTURES[stored.architecture]
+            try:
+                config = cls.Config.model_validate(stored.fields)
+            except ValidationError as error:
+                wrong = [f"`{'.'.join(map(str, one['loc']))}`={saelens_files.shown(one['input'])}: {one['msg']}" for one in error.errors()]
+                raise ConfigError(f"fields of an SAE's cfg.json must be valid, but got {'; '.join(wrong)} in {str(directory)!r}.") from error
+            with torch.device("meta"):
+                sae: SparseAutoencoder = cls(config, stored.d_in)
+            wanted, found = ({name: list(tensor.shape) for name, tensor in some.items()} for some in (sae.state_dict(), stored.tensors))
+            if found != wanted:
+                raise ConfigError(
+                    f"tensors of an SAE of architecture {stored.architecture!r} must have the shapes {wanted}, but got {found} in "
+                    f"{str(directory)!r}. Put back a copy, or export the SAE again."
+                )
+            sae.load_state_dict(stored.tensors, assign=True)
+            sae.layer_norm = stored.layer_norm
+            sae.float().eval().check_finite()
+            return sae
 
 
 def _draw_rows(rows: Float[Tensor, "d_sae d_in"], config: ArchitectureConfig, generator: torch.Generator | None) -> Tensor:

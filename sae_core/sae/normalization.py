@@ -1,28 +1,25 @@
 """Normalization of activations: from x, in the units of the model, to y, the units that training works in.
 
+One function per name of `train.normalize_activations` makes it from the scale that gives E||x|| = sqrt(d_in), and from the activations.
+
     expected_norm   y = s * x, one scalar s, so that E||y|| = sqrt(d_in)                  affine
     none            y = x                                                                 affine
     whitening       y = (x - mean) @ C^-1/2: mean 0 and (but for shrinkage) covariance 1  affine
     layer_norm      y = (x - m) / (std + 1e-5), m and std those of the token's own x      not affine
 
-What is affine is folded into the weights of a finished SAE, which then takes x itself. What is not stays with it at run time.
+`SparseAutoencoder.fold` makes an SAE for x out of one trained on y: an affine map goes into its weights, layer norm stays at run time.
 Shape letters: B tokens in a batch, N rows, d_in width of the activations.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_core.config.run import NormalizeActivations
+from sae_core.config.run import NORMALIZATIONS
 from sae_core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from sae_core.sae.base import SparseAutoencoder
 
 WHITENING_TOKENS = 65_536
 """Training tokens, the first of the cache, that mean and covariance are estimated on."""
@@ -33,29 +30,11 @@ LAYER_NORM_EPS = 1e-5
 _CHUNK_TOKENS = 8_192
 
 
-class Normalization(ABC):
-    """A map of activations, and what becomes of it when an SAE is finished."""
-
-    name: NormalizeActivations
-
-    @abstractmethod
-    def __call__(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_in"]:
-        """y, the units of training."""
-
-    def to(self, device: torch.device) -> "Normalization":
-        """The same on another device."""
-        return self
-
-    @abstractmethod
-    def build_into(self, sae: "SparseAutoencoder") -> None:
-        """Make an SAE for activations x out of one trained on y, in place: same latents, x_hat in the units of x."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class Affine(Normalization):
-    """y = (x - mean) @ matrix. A number for `matrix` stands for that multiple of the identity."""
+class Affine:
+    """y = (x - mean) @ matrix, the same for every token. A number for `matrix` stands for that multiple of the identity."""
 
-    name: NormalizeActivations
+    name: str
     matrix: float | Float[Tensor, "d_in d_in"]
     """Symmetric."""
     inverse: float | Float[Tensor, "d_in d_in"]
@@ -67,31 +46,33 @@ class Affine(Normalization):
         return centred @ self.matrix if isinstance(self.matrix, Tensor) else centred * self.matrix
 
     def to(self, device: torch.device) -> "Affine":
-        matrix, inverse = (t.to(device) if isinstance(t, Tensor) else t for t in (self.matrix, self.inverse))
-        return Affine(self.name, matrix, inverse, None if self.mean is None else self.mean.to(device))
+        matrix, inverse, mean = (t.to(device) if isinstance(t, Tensor) else t for t in (self.matrix, self.inverse, self.mean))
+        return Affine(self.name, matrix, inverse, mean)
 
     def map_encoder(self, W_enc: Float[Tensor, "d_in d_sae"]) -> Float[Tensor, "d_in d_sae"]:
-        """matrix @ W_enc: encoder weights for activations that are not normalised."""
+        """matrix @ W_enc: encoder weights for activations that are not normalized."""
         return (self.matrix.double() @ W_enc.double()).float() if isinstance(self.matrix, Tensor) else self.matrix * W_enc
 
     def map_decoder(self, rows: Float[Tensor, "N d_in"]) -> Float[Tensor, "N d_in"]:
         """rows @ inverse: decoder rows in the units of the model."""
         return (rows.double() @ self.inverse.double()).float() if isinstance(self.inverse, Tensor) else rows * self.inverse
 
-    def build_into(self, sae: "SparseAutoencoder") -> None:
-        sae.fold(self)
 
-
-class LayerNorm(Normalization):
+class LayerNorm:
     """Each token by itself, as SAELens' `layer_norm`."""
 
-    name: NormalizeActivations = "layer_norm"
+    name: str = "layer_norm"
 
     def __call__(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_in"]:
         return layer_norm(x)[0]
 
-    def build_into(self, sae: "SparseAutoencoder") -> None:
-        sae.layer_norm = True
+    def to(self, device: torch.device) -> "LayerNorm":
+        return self
+
+
+Normalization = Affine | LayerNorm
+Shards = Iterable[Float[Tensor, "_ d_in"]]
+"""Training activations, unscaled, on the CPU; read only where statistics are needed."""
 
 
 def layer_norm(x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_in"], Float[Tensor, "B 1"], Float[Tensor, "B 1"]]:
@@ -106,8 +87,24 @@ def layer_norm(x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_in"], Flo
     return centred / (std + LAYER_NORM_EPS), mean, std
 
 
+@NORMALIZATIONS.register("expected_norm")
+def expected_norm(scale: float, shards: Shards) -> Affine:
+    return Affine("expected_norm", scale, 1 / scale)
+
+
+@NORMALIZATIONS.register("none")
+def unchanged(scale: float, shards: Shards) -> Affine:
+    return Affine("none", 1.0, 1.0)
+
+
+@NORMALIZATIONS.register("layer_norm")
+def per_token(scale: float, shards: Shards) -> LayerNorm:
+    return LayerNorm()
+
+
+@NORMALIZATIONS.register("whitening")
 @torch.no_grad()
-def whitening(shards: Iterable[Float[Tensor, "_ d_in"]]) -> Affine:
+def whitening(scale: float, shards: Shards) -> Affine:
     """ZCA whitening by the mean and covariance C of the first `WHITENING_TOKENS` rows; of all there are, if fewer.
 
     The matrix is the inverse square root of (1 - SHRINKAGE) * C + SHRINKAGE * trace(C) / d_in * I: of all matrices that whiten, the one
@@ -138,18 +135,3 @@ def whitening(shards: Iterable[Float[Tensor, "_ d_in"]]) -> Affine:
     eigenvalues, vectors = torch.linalg.eigh(shrunk)
     matrix, inverse = ((vectors * scale) @ vectors.T for scale in (eigenvalues.rsqrt(), eigenvalues.sqrt()))
     return Affine("whitening", matrix.float(), inverse.float(), mean.float())
-
-
-def normalization_of(name: NormalizeActivations, *, scale: float, shards: Iterable[Float[Tensor, "_ d_in"]]) -> Normalization:
-    """The normalisation that a config names.
-
-    Args:
-        scale: factor that makes E||x|| = sqrt(d_in).
-        shards: training activations, unscaled, on the CPU; read only where statistics are needed.
-    """
-    if name == "layer_norm":
-        return LayerNorm()
-    if name == "whitening":
-        return whitening(shards)
-    factor = scale if name == "expected_norm" else 1.0
-    return Affine(name, factor, 1 / factor)

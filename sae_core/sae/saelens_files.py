@@ -1,35 +1,43 @@
-"""What a `cfg.json` of SAELens, of any age, and the tensors beside it say, in terms of our architectures. Plain data; no SAE is imported.
+"""SAELens' files, `cfg.json` and `sae_weights.safetensors`, as plain data: what is written, and what files of any age mean to us.
 
 A key that is absent means what it meant when the file was written. What a key changes is undone exactly, folded into the weights, or
-refused by name; a key that is not known is refused, too, because it could change what the SAE computes.
-Formats: sae-lens 2 to 6.54.12. Versions below 6 put training settings and the model beside the fields that compute; from 6 on the latter
-are alone, and the rest lies in `metadata`.
-Letters: d = d_in, m = d_sae.
+refused by name; a key that is not known is refused too, because it could change what the SAE computes.
+Format facts: sae-lens 2 to 6.54.12. Versions below 6 put training settings and the model beside the fields that compute; from 6 on the
+latter are alone, and the rest lies in `metadata`. 6.54.12 reads `dtype`, `architecture` and `metadata.sae_lens_version` as mandatory, and
+tensor names exactly; it ignores the checksums that both files carry.
 """
 
 import reprlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sae_core.errors import ConfigError
+from sae_core.activations.files import load_tensors, save_tensors
+from sae_core.errors import ConfigError, UnknownNameError
+from sae_core.files import read_json, write_json
 
-SAELENS_FIELDS: dict[str, tuple[str, ...]] = {
-    "standard": (),
-    "gated": (),
-    "jumprelu": (),
-    "topk": ("k", "rescale_acts_by_decoder_norm"),
+CFG = "cfg.json"
+WEIGHTS = "sae_weights.safetensors"
+FORMAT_VERSION = "6.54.12"
+"""SAELens version whose format is written; below 6.0.0 its loader drops the metadata."""
+SAELENS_FIELDS: dict[str, tuple[str, ...]] = {"standard": (), "gated": (), "jumprelu": (), "topk": ("k",)}
+"""Architectures that SAELens and we know -> fields of their configs that inference needs, beside `d_sae`."""
+
+_VALUES: dict[str, tuple[Any, ...]] = {
+    "normalize_activations": ("none", "layer_norm", None, False),
+    "reshape_activations": ("none", "hook_z"),  # our activations are flat already
+    "noise_scale": (0, 0.0, None),
+    "dtype": tuple(f"{prefix}{name}" for prefix in ("", "torch.") for name in ("float32", "float64", "float16", "bfloat16")),
+    "apply_b_dec_to_input": (True, False),
+    "finetuning_scaling_factor": (False, True, None),
+    "rescale_acts_by_decoder_norm": (False, True),
 }
-"""Architectures that SAELens and we know -> fields that they need at inference beside `d_sae`."""
-
-_DTYPES = tuple(f"{prefix}{name}" for prefix in ("", "torch.") for name in ("float32", "float64", "float16", "bfloat16"))
-_READ = """
-    architecture d_in d_sae apply_b_dec_to_input normalize_activations reshape_activations finetuning_scaling_factor noise_scale
-    dtype activation_fn activation_fn_str activation_fn_kwargs hook_name hook_point hook_name_out metadata sae_lens_version
-"""
+"""Keys that decide what an SAE computes -> values that are read; the first is what an absent key means."""
+_OTHER_KEYS = "architecture d_in d_sae activation_fn activation_fn_str activation_fn_kwargs hook_name hook_point hook_name_out metadata sae_lens_version"
 _NOT_COMPUTING = """
     device act_store_device llm_device model_name model_class_name model_kwargs model_from_pretrained_kwargs hook_layer hook_eval
     hook_head_index hook_head_index_out hook_point_layer hook_point_eval hook_point_head_index hf_hook_name hf_hook_name_out
@@ -52,252 +60,147 @@ _NOT_COMPUTING = """
     eval_every_n_wandb_logs n_eval_batches n_eval_seqs eval_batch_size_prompts
 """
 """Keys of SAELens' versions that do not change what a finished SAE computes: about model, data and file; about training."""
-_CORRECT = "Correct it, or export the SAE again."
 
 _short = reprlib.Repr()
 _short.maxlevel, _short.maxstring, _short.maxother = 3, 100, 100
 
 
-def shown(value: Any) -> str:
-    """A value of a file in a message: one line, and not a long one."""
-    return _short.repr(value)
-
-
 @dataclass(frozen=True, slots=True)
-class Description:
-    """What a cfg.json says."""
+class StoredSAE:
+    """An SAE in inference form as its files describe it, in terms of our architectures: it subtracts b_dec and scales nothing."""
 
     architecture: str
-    """Name here."""
     fields: dict[str, Any]
     """Of the architecture's config, not validated."""
     d_in: int
-    d_sae: int
     layer_norm: bool
-    subtracts_b_dec: bool
-    """From the input of the encoder."""
-    scales_latents: bool
-    """By a factor each before they are decoded."""
-
-    @property
-    def is_saelens(self) -> bool:
-        """Whether SAELens knows the architecture."""
-        return self.architecture in SAELENS_FIELDS
+    tensors: dict[str, Tensor]
+    """Float32; names and shapes are not validated."""
 
 
-class _Cfg:
-    """A cfg.json in reading: its content, and everything that is wrong with it, one line each."""
-
-    def __init__(self, content: Mapping[str, Any], path: str) -> None:
-        self.content = content
-        self.path = path
-        self.problems: list[str] = []
-        self.is_old = self._is_old()
-
-    def __getitem__(self, key: str) -> Any:
-        return self.content.get(key)
-
-    def refuse(self, key: str, rule: str, remedy: str = _CORRECT) -> None:
-        got = f"{key}={shown(self[key])}" if key in self.content else "none"
-        self.problems.append(f"`{key}` of an SAE's cfg.json must {rule}, but got {got} in {self.path}. {remedy}")
-
-    def raise_problems(self) -> None:
-        if self.problems:
-            raise ConfigError("\n".join(self.problems))
-
-    def one_of(self, key: str, default: Any, *allowed: Any, remedy: str = _CORRECT) -> Any:
-        """The value of a key; `default` where it is absent or refused."""
-        value = self.content.get(key, default)
-        if any(type(value) is type(other) and value == other for other in (default, *allowed)):
-            return value
-        self.refuse(key, f"be one of {sorted({default, *allowed}, key=str)}", remedy)
-        return default
-
-    def size(self, key: str) -> int:
-        if type(self[key]) is not int or self[key] < 1:
-            self.refuse(key, "be a whole number of at least 1")
-            return 1
-        return int(self[key])
-
-    def _is_old(self) -> bool:
-        """Whether a version below 6 wrote it; earlier ones did not say which."""
-        if self["metadata"] is not None and not isinstance(self["metadata"], Mapping):
-            self.refuse("metadata", "be an object")
-            return False
-        version = self["sae_lens_version"] or (self["metadata"] or {}).get("sae_lens_version")
-        if version is None:
-            return True
-        major = version.split(".")[0] if isinstance(version, str) else ""
-        if not (major.isascii() and major.isdigit()):
-            self.problems.append(
-                f"`sae_lens_version` must be a version such as '6.0.0', but got {shown(version)} in {self.path}. {_CORRECT}"
-            )
-            return False
-        return int(major) < 6
-
-
-def describe(content: Mapping[str, Any], path: str, fields_of: Callable[[str], Collection[str]]) -> Description:
-    """Read a cfg.json.
+def write(directory: Path, cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write an SAE in inference form, float32.
 
     Args:
-        path: what messages call the file.
-        fields_of: names of the fields of an architecture's config, for those that SAELens does not know; refuses an unknown name.
-
-    Raises:
-        ConfigError: with everything that is wrong, one line each.
+        cfg: `architecture`, `d_in`, `d_sae`, `normalize_activations` and the fields of the architecture.
+        metadata: `model_name`, `hook_name`, `context_size`, ... and anything else worth keeping; SAELens accepts any key.
     """
-    cfg = _Cfg(content, path)
-    d_in, d_sae = cfg.size("d_in"), cfg.size("d_sae")
-    architecture, k = _architecture(cfg)
-    cfg.raise_problems()  # what follows from them is no problem of its own
-    own = SAELENS_FIELDS.get(architecture)
-    if own is None:
-        own = tuple(fields_of(architecture))
-    fields = {key: content[key] for key in own if key in content} | {"d_sae": d_sae} | ({} if k is None else {"k": k})
-    if architecture == "topk":
-        _check_topk(cfg, fields, d_sae)
-    normalize_activations = cfg.one_of(
-        "normalize_activations",
-        "none",
-        "layer_norm",
-        *(None, False),
-        remedy="Other normalisations are folded into the weights when SAELens finishes training; do that and write 'none'.",
-    )
-    cfg.one_of("reshape_activations", "none", "hook_z")  # our activations are flat already
-    cfg.one_of("noise_scale", 0, 0.0, None)
-    cfg.one_of("dtype", "float32", *_DTYPES)
-    subtracts_b_dec = cfg.one_of("apply_b_dec_to_input", True, False)
-    scales_latents = bool(cfg.one_of("finetuning_scaling_factor", False, True, None))
-    if not subtracts_b_dec and architecture not in SAELENS_FIELDS:
-        cfg.refuse("apply_b_dec_to_input", f"be true for the architecture {architecture!r}")
-    if scales_latents and (architecture not in SAELENS_FIELDS or fields.get("rescale_acts_by_decoder_norm")):
-        cfg.refuse("finetuning_scaling_factor", f"be false for the architecture {architecture!r} (topk: where latents are rescaled)")
-    _check_hooks(cfg)
-    _check_keys(cfg, own)
-    cfg.raise_problems()
-    return Description(architecture, fields, d_in, d_sae, normalize_activations == "layer_norm", subtracts_b_dec, scales_latents)
-
-
-def _architecture(cfg: _Cfg) -> tuple[str, Any]:
-    """Name here, and k where it lies elsewhere than under `k`."""
-    architecture = cfg.content.get("architecture", "standard" if cfg.is_old else None)
-    if not isinstance(architecture, str):
-        cfg.refuse("architecture", "be a name")
-        return "standard", None
-    names = {str(cfg[key]): key for key in ("activation_fn", "activation_fn_str") if key in cfg.content}
-    kwargs = cfg.content.get("activation_fn_kwargs", {})
-    if len(names) > 1:
-        cfg.refuse("activation_fn", f"agree with activation_fn_str={shown(cfg['activation_fn_str'])}")
-    function, key = next(iter(names.items()), ("relu", "activation_fn"))
-    if cfg.is_old and (function == "topk" or architecture == "topk") and function in ("topk", "relu") and kwargs:
-        if architecture not in ("standard", "topk"):
-            cfg.refuse(key, f"be 'relu' for the architecture {architecture!r}")
-        elif not isinstance(kwargs, Mapping) or kwargs.keys() != {"k"} or cfg.content.get("k", kwargs["k"]) != kwargs["k"]:
-            cfg.refuse("activation_fn_kwargs", f"hold `k` alone, equal to any `k` beside it (k={shown(cfg['k'])})")
-        else:
-            return "topk", kwargs["k"]
-    elif function != "relu" and not (function == architecture == "topk" and cfg.is_old):
-        cfg.refuse(key, "be 'relu', or 'topk' with its `k` in a file of SAELens below 6")
-    elif kwargs not in ({}, None):
-        cfg.refuse("activation_fn_kwargs", "be empty for the function 'relu'")
-    return architecture, None
-
-
-def _check_topk(cfg: _Cfg, fields: Mapping[str, Any], d_sae: int) -> None:
-    k, rescales = fields.get("k"), fields.get("rescale_acts_by_decoder_norm", False)
-    if type(k) is not int or not 1 <= k <= d_sae:
-        got = f"k={shown(k)}" if "k" in fields else "none"
-        cfg.problems.append(f"`k` must be a whole number from 1 to d_sae={shown(d_sae)}, but got {got} in {cfg.path}. {_CORRECT}")
-    if not isinstance(rescales, bool):
-        cfg.refuse("rescale_acts_by_decoder_norm", "be true or false")
-
-
-def _check_hooks(cfg: _Cfg) -> None:
-    """What an SAE reconstructs is what it reads; other than that it is a transcoder."""
-    metadata = cfg["metadata"] if isinstance(cfg["metadata"], Mapping) else {}
-    read = {
-        content.get(key) for content in (cfg.content, metadata) for key in ("hook_name", "hook_point") if isinstance(content.get(key), str)
+    common = {
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        # SAELens flattens (heads, d_head) itself, when told to; our activations are flat already.
+        "reshape_activations": "hook_z" if str(metadata.get("hook_name", "")).endswith("hook_z") else "none",
     }
-    for content in (cfg.content, metadata):
-        if content.get("hook_name_out") is not None and content["hook_name_out"] not in read:
-            got = f"hook_name_out={shown(content['hook_name_out'])} beside {shown(sorted(read))}"
-            cfg.problems.append(
-                f"`hook_name_out` must be the hook that the SAE reads, but got {got} in {cfg.path}. Transcoders are not read."
-            )
+    directory.mkdir(parents=True, exist_ok=True)
+    save_tensors(directory / WEIGHTS, {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()})
+    write_json(directory / CFG, {**common, **cfg, "metadata": {"sae_lens_version": FORMAT_VERSION, **metadata}})
 
 
-def _check_keys(cfg: _Cfg, own: Collection[str]) -> None:
-    known = {*_READ.split(), *_NOT_COMPUTING.split(), *own}
-    for key in cfg.content:
-        if key not in known:
-            got = f"{shown(key)}: {shown(cfg[key])}"
-            remedy = "If it does not change what the SAE computes, move it into `metadata`."
-            cfg.problems.append(f"keys of an SAE's cfg.json must be known, but got {got} in {cfg.path}. {remedy}")
-
-
-def checked_tensors(
-    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], about: Description, path: str
-) -> dict[str, Tensor]:
-    """The tensors of a file in float32, if they are what the architecture needs.
+def read(directory: Path, ours: Mapping[str, Collection[str]]) -> StoredSAE:
+    """Read what `write` or SAELens wrote.
 
     Args:
-        shapes: of the architecture's tensors.
+        ours: architectures that SAELens does not know -> the fields of their configs.
 
     Raises:
-        ConfigError: with everything that is wrong, one line each.
+        ConfigError: the files say something that is not known here, with everything that is wrong, one line each.
+        Exception: whatever reading what is not such a file raises.
     """
-    named, shapes = dict(tensors), dict(shapes)
-    if about.architecture == "jumprelu" and "log_threshold" in named and "threshold" not in named:
-        shapes["log_threshold"] = shapes.pop("threshold")
-    factors = [name for name in ("scaling_factor", "finetuning_scaling_factor") if name in named][:1]
-    if about.is_saelens and (factors or about.scales_latents):
-        shapes[factors[0] if factors else "scaling_factor"] = (about.d_sae,)
-    problems = [f"must hold a tensor {name!r} of shape {list(shapes[name])}, but has none" for name in sorted(shapes.keys() - named.keys())]
-    problems += [
-        f"must hold no other tensors than {sorted(shapes)}, but has {shown(name)}" for name in sorted(named.keys() - shapes.keys())
-    ]
-    problems += [problem for name in sorted(shapes.keys() & named.keys()) if (problem := _problem(name, named[name], shapes[name]))]
-    if not problems and factors and not about.scales_latents and not bool((named[factors[0]] == 1).all()):
-        problems.append(f"must hold a {factors[0]} of ones where `finetuning_scaling_factor` is false, but it has others")
+    cfg, tensors = read_json(directory / CFG), load_tensors(directory / WEIGHTS)[0]
+    value = {key: cfg.get(key, values[0]) for key, values in _VALUES.items()}
+    architecture, fields = _architecture(cfg, {**SAELENS_FIELDS, **ours})
+    problems = _problems(cfg, architecture, fields)
+    if broken := [name for name, tensor in tensors.items() if not (tensor.is_floating_point() and bool(tensor.float().isfinite().all()))]:
+        problems.append(f"tensors of an SAE must be finite floating-point numbers, in float32 too, but got others in {broken}")
+    scales = bool(value["finetuning_scaling_factor"])
+    factors = [tensors.pop(name) for name in ("scaling_factor", "finetuning_scaling_factor") if name in tensors][:1]
+    if scales != bool(factors) and not (factors and bool((factors[0] == 1).all())):
+        problems.append(f"`finetuning_scaling_factor` must say whether there is a scaling factor other than 1, but got {scales}")
     if problems:
-        what = f"an SAE's weights of architecture {about.architecture!r}"
-        raise ConfigError("\n".join(f"{what} {problem}, in {path}. Put back a copy, or export the SAE again." for problem in problems))
-    return {name: tensor.float() for name, tensor in named.items()}
+        raise ConfigError("\n".join(f"{problem}, in {str(directory)!r}. Put back a copy, or export the SAE again." for problem in problems))
+    folded = _fold(
+        {name: tensor.float() for name, tensor in tensors.items()},
+        factor=factors[0].float() if factors else None,
+        add_b_dec=not value["apply_b_dec_to_input"],
+        rescale=architecture == "topk" and value["rescale_acts_by_decoder_norm"],
+    )
+    return StoredSAE(architecture, fields, cfg["d_in"], value["normalize_activations"] == "layer_norm", folded)
 
 
-def _problem(name: str, tensor: Tensor, shape: tuple[int, ...]) -> str | None:
-    if tuple(tensor.shape) != shape:
-        transposed = ", its transpose" if tuple(tensor.shape) == shape[::-1] else ""
-        return f"must hold {name!r} of shape {list(shape)}, but it has {list(tensor.shape)}{transposed}"
-    if not tensor.is_floating_point():
-        return f"must hold {name!r} in a floating-point precision, but it has {tensor.dtype}"
-    broken = tensor.numel() - int(tensor.float().isfinite().sum())
-    return f"must hold finite numbers, but {broken} of {tensor.numel()} in {name!r} are not (in float32)" if broken else None
+def _architecture(cfg: Mapping[str, Any], known: Mapping[str, Collection[str]]) -> tuple[str, dict[str, Any]]:
+    """Name here, and the fields of its config."""
+    version = cfg.get("sae_lens_version") or (cfg.get("metadata") or {}).get("sae_lens_version")
+    is_old = version is None or int(version.split(".")[0]) < 6  # earlier versions did not say which they were
+    architecture = cfg.get("architecture", "standard" if is_old else None)
+    functions = {cfg[key] for key in ("activation_fn", "activation_fn_str") if key in cfg} or {"relu"}
+    kwargs = cfg.get("activation_fn_kwargs") or {}
+    is_topk = is_old and "topk" in (architecture, *functions) and architecture in ("standard", "topk")
+    if is_topk and kwargs.keys() == {"k"} and cfg.get("k", kwargs["k"]) == kwargs["k"] and functions in ({"topk"}, {"relu"}):
+        architecture = "topk"
+    elif kwargs or functions != ({"topk"} if is_old and architecture == "topk" and "relu" not in functions else {"relu"}):
+        raise ConfigError(
+            "`activation_fn` of an SAE's cfg.json must be 'relu', or 'topk' with the `k` of the SAE in a file of SAELens below 6, but got "
+            f"{shown(sorted(functions))} with {shown(kwargs)} for architecture={shown(architecture)}. Correct it, or export the SAE again."
+        )
+    if architecture not in known:
+        raise UnknownNameError.of(
+            "`architecture` of an SAE's cfg.json", str(architecture), known, "Export the inference form; transcoders and others are not read."
+        )
+    content = {**kwargs, **cfg}
+    fields = {key: content[key] for key in known[architecture] if key in content} | {"d_sae": cfg["d_sae"]}
+    return architecture, fields | ({"rescale_acts_by_decoder_norm": False} if architecture == "topk" else {})
 
 
-def folded(tensors: Mapping[str, Tensor], about: Description) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and fields of the equivalent SAE that subtracts b_dec, scales nothing, and selects by pre-activations alone.
+def _problems(cfg: Mapping[str, Any], architecture: str, fields: Collection[str]) -> list[str]:
+    """What is said that is not read."""
+    problems = [
+        f"`{key}` of an SAE's cfg.json must be one of {list(values)}, but got {key}={shown(cfg[key])}"
+        for key, values in _VALUES.items()
+        if key in cfg and not any(type(cfg[key]) is type(value) and cfg[key] == value for value in values)
+    ]
+    of_others = {"rescale_acts_by_decoder_norm"} - set(fields)
+    known = {*_VALUES, *_OTHER_KEYS.split(), *_NOT_COMPUTING.split(), *fields} - of_others
+    problems += [
+        f"keys of an SAE's cfg.json must be known or lie in `metadata`, but got {shown(key)}: {shown(cfg[key])}" for key in cfg if key not in known
+    ]
+    may_scale = architecture in SAELENS_FIELDS and not cfg.get("rescale_acts_by_decoder_norm")
+    if cfg.get("finetuning_scaling_factor") and not may_scale:
+        problems.append(f"`finetuning_scaling_factor` must be false for the architecture {architecture!r}, or where latents are rescaled")
+    if cfg.get("apply_b_dec_to_input") is False and architecture not in SAELENS_FIELDS:
+        problems.append(f"`apply_b_dec_to_input` must be true for the architecture {architecture!r}, but got False")
+    content = {**(cfg.get("metadata") or {}), **cfg}
+    read_at = [content.get(key) for key in ("hook_name", "hook_point")]
+    if (out := content.get("hook_name_out")) is not None and out not in read_at:  # else it is a transcoder
+        problems.append(f"`hook_name_out` must be the hook that the SAE reads, but got {shown(out)} beside {shown(read_at)}")
+    return problems
+
+
+def _fold(tensors: dict[str, Tensor], *, factor: Tensor | None, add_b_dec: bool, rescale: bool) -> dict[str, Tensor]:
+    """Tensors of the equivalent SAE that subtracts b_dec, scales nothing, and selects by pre-activations alone.
 
     Factors of latents f: W_dec <- f W_dec, latents as they were. b_dec that is not subtracted: b <- b + b_dec W_enc for every bias b of
     pre-activations. Rescaling by n = ||W_dec_i||: W_enc n, b_enc n, W_dec / n. Thresholds below 0 let nothing more through than 0, since
     SAELens applies a ReLU as well. Sums in float64.
     """
-    new, fields = dict(tensors), dict(about.fields)
-    for name in ("scaling_factor", "finetuning_scaling_factor"):
-        if (factor := new.pop(name, None)) is not None:
-            new["W_dec"] = new["W_dec"] * factor[:, None]
-    if (log_threshold := new.pop("log_threshold", None)) is not None:
-        new["threshold"] = log_threshold.exp()
-    if not about.subtracts_b_dec:
+    new = dict(tensors)
+    if factor is not None:
+        new["W_dec"] = new["W_dec"] * factor[:, None]
+    if "log_threshold" in new:
+        new["threshold"] = new.pop("log_threshold").exp()
+    if "threshold" in new:
+        new["threshold"] = new["threshold"].clamp(min=0)
+    if add_b_dec:
         shift = new["b_dec"].double() @ new["W_enc"].double()
         shifts = {"b_enc": shift} if "b_enc" in new else {"b_gate": shift, "b_mag": shift * new["r_mag"].double().exp()}
         new |= {name: (new[name].double() + shift).float() for name, shift in shifts.items()}
-    if about.architecture == "topk" and fields.get("rescale_acts_by_decoder_norm"):
+    if rescale:
         norms = new["W_dec"].norm(dim=1)
         new |= {"W_enc": new["W_enc"] * norms, "b_enc": new["b_enc"] * norms}
         new["W_dec"] = new["W_dec"] / torch.where(norms > 0, norms, 1.0)[:, None]
-    if about.architecture == "topk":
-        fields["rescale_acts_by_decoder_norm"] = False
-    if about.architecture == "jumprelu":
-        new["threshold"] = new["threshold"].clamp(min=0)
-    return new, fields
+    return new
+
+
+def shown(value: Any) -> str:
+    """A value of a file in a message: one line, and not a long one."""
+    return _short.repr(value)

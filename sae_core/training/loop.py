@@ -8,7 +8,7 @@ reason; the others go on.
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,10 +21,11 @@ from torch import Tensor
 from sae_core.activations.stream import ActivationStream
 from sae_core.config.run import ARCHITECTURES, RunConfig
 from sae_core.errors import ConfigError
+from sae_core.layout import RunPaths
 from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
 from sae_core.sae.normalization import Normalization
 from sae_core.seeds import seed_of
-from sae_core.training.checkpoint import RunFiles
+from sae_core.training.checkpoint import read_checkpoint, write_checkpoint
 from sae_core.training.initialization import Sample, initialize, needs_sample
 from sae_core.training.optim import Adam, lr_factor
 from sae_core.training.resampling import resample
@@ -66,7 +67,7 @@ class TrainResult:
     sae: SparseAutoencoder | None
     """In training form and normalised units; None for a failed run."""
     normalization: Normalization
-    """What the stream applies to activations; `normalization.build_into(sae.to_inference())` makes an SAE that needs it no more."""
+    """What the stream applies to activations."""
     history: list[dict[str, float | None]]
     seconds: float
     """Time spent in this run's own steps."""
@@ -74,6 +75,18 @@ class TrainResult:
     """The sparsity parameter, as adjusted in training where a target L0 was asked for."""
     error: dict[str, str] | None = None
     """For failed runs: `type`, `message`, `traceback`."""
+
+    def exported(self) -> SparseAutoencoder:
+        """The SAE to measure and save: in inference form, for activations that are not normalized. A copy.
+
+        Raises:
+            ConfigError: the run failed.
+        """
+        if self.sae is None:
+            raise ConfigError(f"a run must have ended well to be exported, but run {self.run.run_id} failed: {self.error}")
+        sae = self.sae.to_inference()
+        sae.fold(self.normalization)
+        return sae
 
 
 class DivergedError(RuntimeError):
@@ -109,6 +122,23 @@ class Learner:
         sum_of_norms, target = torch.zeros((), device=device), run.sae.target_l0
         controller = L0Controller.start(target, run.n_steps, run.train, device) if run.sae.controls_l0 and target else None
         return cls(run, sae, optimizer, tokens, sum_of_norms, controller)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a checkpoint keeps: tensors, which are those in use, by name, e.g. "optimizer/exp_avg/W_dec"; and facts."""
+        parts = {
+            "sae/": self.sae.state_dict(),
+            "optimizer/": self.optimizer.state(),
+            "controller/": self.controller.state() if self.controller else {},
+            "": {"tokens_since_active": self.tokens_since_active, "sum_of_norms": self.sum_of_norms},
+        }
+        tensors = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()}
+        return tensors, {"step": self.step, "history": self.history, "seconds": self.seconds}
+
+    def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Resume from what `state` returned."""
+        for name, tensor in self.state()[0].items():
+            tensor.copy_(tensors[name])
+        self.step, self.history, self.seconds = facts["step"], facts["history"], facts["seconds"]
 
     @property
     def done(self) -> bool:
@@ -241,12 +271,11 @@ def train_group(
     device = torch.device(device)
     _check_normalisation(runs, stream)
     learners = [Learner.start(run, stream.d_in, device) for run in runs]
-    files = RunFiles(directory) if directory is not None else None
-    if files:
-        for learner in learners:
-            files.resume(learner)
+    for learner in learners if directory else ():
+        if found := read_checkpoint(RunPaths(directory / learner.run.run_id).checkpoint, like=learner.state()[0]):
+            learner.restore(*found)
     _initialize(learners, stream)
-    _train(learners, stream, files, checkpoint_seconds, batches_at_a_time, on_step)
+    _train(learners, stream, directory, checkpoint_seconds, batches_at_a_time, on_step)
     for learner in learners:
         if learner.error is None:
             learner.calibrate(stream.batches(0))
@@ -279,7 +308,7 @@ def _initialize(learners: Sequence[Learner], stream: ActivationStream) -> None:
 def _train(
     learners: Sequence[Learner],
     stream: ActivationStream,
-    files: RunFiles | None,
+    directory: Path | None,
     checkpoint_seconds: float,
     batches_at_a_time: int,
     on_step: Callable[[Sequence[Learner]], Any] | None,
@@ -297,10 +326,10 @@ def _train(
                         learner.train_step(x)
                     except Exception as error:  # the boundary of a run: whatever broke it is its own record
                         learner.fail(error)
-        if files and time.monotonic() - last_checkpoint >= checkpoint_seconds:
+        if directory and time.monotonic() - last_checkpoint >= checkpoint_seconds:
             for learner in active:
                 if learner.error is None:  # else a resumed run could take its broken weights for a result
-                    files.checkpoint(learner)
+                    write_checkpoint(RunPaths(directory / learner.run.run_id).checkpoint, *learner.state())
             last_checkpoint = time.monotonic()
         if on_step:
             on_step(learners)

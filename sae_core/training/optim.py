@@ -1,14 +1,13 @@
 """Optimizer and learning-rate schedules. Schedules are pure functions of the step, so resuming needs no scheduler state."""
 
 import math
-from functools import cache
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_core.config.run import ARCHITECTURES, TrainConfig
+from sae_core.config.run import TrainConfig
 from sae_core.config.spans import steps_of
 from sae_core.sae.base import SparseAutoencoder
 
@@ -34,15 +33,6 @@ def lr_factor(step: int, n_steps: int, config: TrainConfig) -> float:
     phase = 1.0 if progress == 1.0 else (progress * cycles) % 1.0
     cosine = config.lr_min_factor + (1 - config.lr_min_factor) * (1 + math.cos(math.pi * phase)) / 2
     return ramp * cosine
-
-
-@cache
-def parameter_names(architecture: str) -> tuple[str, ...]:
-    """Names of an architecture's parameters, the keys of `lr_factors`. They do not depend on its config."""
-    cls = ARCHITECTURES[architecture]
-    with torch.device("meta"):
-        sae = cls(cls.Config.example(8, 16), 8)
-    return tuple(name for name, _ in sae.named_parameters())
 
 
 class Adam:
@@ -108,16 +98,10 @@ class Adam:
         self.exp_avg[name][index] = 0
         self.exp_avg_sq[name][index] = 0
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {"n_steps": self.n_steps, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        self.n_steps.copy_(state["n_steps"])
-        for name in self.parameters:
-            self.exp_avg[name].copy_(state["exp_avg"][name])
-            self.exp_avg_sq[name].copy_(state["exp_avg_sq"][name])
+    def state(self) -> dict[str, Tensor]:
+        """The tensors that a checkpoint keeps."""
+        moments = {"exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
+        return {"n_steps": self.n_steps} | {f"{kind}/{name}": tensor for kind, of in moments.items() for name, tensor in of.items()}
 
 
 def _row_by_row(tensor: Tensor) -> Tensor:

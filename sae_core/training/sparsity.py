@@ -84,9 +84,5 @@ class L0Controller:
         return self.log_factor.exp()
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps."""
+        """The tensors that a checkpoint keeps."""
         return {"log_factor": self.log_factor, "mean_log_l0": self.mean_log_l0}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from a checkpoint."""
-        self.log_factor, self.mean_log_l0 = state["log_factor"].clone(), state["mean_log_l0"].clone()
