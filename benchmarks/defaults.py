@@ -109,20 +109,13 @@ def groups(runs: Sequence[RunConfig]) -> Iterator[list[RunConfig]]:
 
 
 def train_and_measure(runs: list[RunConfig], results: Path, field: str) -> list[Row]:
-    """A row per run.
-
-    Raises:
-        RuntimeError: a run diverged.
-    """
+    """A row per run."""
     torch.set_num_threads(1)
     source, cache = activations_of(runs[0], results)
     stream = Stream(cache, batch_size=runs[0].train.batch_size, data_seed=runs[0].data_seed)
     saes = {}
     for result in train_group(runs, stream, batches_at_a_time=batches_at_a_time(runs, stream.d_in)):
-        if result.sae is None:
-            raise RuntimeError(f"every run must come to its end, but got {result.run.run_id} with {result.error}.")
-        saes[result.run.run_id] = result.sae.to_inference()
-        result.normalization.build_into(saes[result.run.run_id])
+        saes[result.run.run_id] = result.exported()
     metrics, _ = evaluate(saes, source, cache, torch.tensor(shards.read_manifest(cache).mean))
     return [row_of(run, field) | {name: metrics[run.run_id][name] for name in KEPT if name in metrics[run.run_id]} for run in runs]
 

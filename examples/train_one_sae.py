@@ -29,12 +29,8 @@ run = RunConfig(
 )
 stream = TensorStream(x, batch_size=run.train.batch_size, data_seed=run.data_seed)
 result = train_run(run, stream)
-if result.sae is None:
-    raise SystemExit(str(result.error))
-
-# Training works in normalised units, where E||x|| = sqrt(d_in); the SAE to keep is the inference form, in the units of x.
-sae = result.sae.to_inference()
-result.normalization.build_into(sae)
+# Training works in normalized units, where E||x|| = sqrt(d_in); the SAE to keep is the inference form, in the units of x.
+sae = result.exported()
 metrics, n_tokens = combine([evaluate_chunk(EvalChunk(held_out), {run.run_id: sae})])
 values = metrics[run.run_id]
 print(f"{n_tokens} held-out tokens: L0 {values['l0']:.2f}, FVU {values['fvu']:.4f}, dead {values['dead_fraction']:.1%}")

@@ -24,10 +24,12 @@ from sae_core.activations.source import ActivationSource, source_of
 from sae_core.activations.stream import Stream
 from sae_core.config.run import RunConfig
 from sae_core.evaluation import evaluate, evaluated
+from sae_core.files import write_json_lines
+from sae_core.layout import RunPaths
 from sae_core.records import RunRecord
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.kernels.choice import Choice, use_kernels
-from sae_core.training.checkpoint import RunFiles
+from sae_core.training.export import write_result
 from sae_core.training.loop import Learner, batches_at_a_time, train_group
 
 REPORT_SECONDS = 5.0
@@ -50,9 +52,9 @@ class TrialConfig:
     kernels: Choice = "fast"
     """See `sparse.kernels`."""
     metadata: dict[str, Any] = field(default_factory=dict)
-    """For the exported cfg.json; see `RunFiles.finish`."""
+    """For the exported cfg.json; see `training.export`."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """For the records; see `RunFiles.finish`."""
+    """For the records; see `training.export`."""
     rungs: list[float] = field(default_factory=list)
     """Fractions of the steps at which to ask whether to go on."""
     plugins: dict[str, str] = field(default_factory=dict)
@@ -86,7 +88,7 @@ def run_trial(trial: TrialConfig, report: Report, device: str) -> None:
     plugins.load_same(trial.plugins)
     directory = Path(trial.directory)
     runs = [RunConfig.model_validate(run) for run in trial.runs]
-    todo = [run for run in runs if not (directory / run.run_id / "record.json").exists()]
+    todo = [run for run in runs if not RunPaths(directory / run.run_id).record.exists()]
     use_kernels(trial.kernels)
     for data_seed in dict.fromkeys(run.data_seed for run in todo):  # a point of a search has a run per order of the tokens, too
         _train(trial, [run for run in todo if run.data_seed == data_seed], report, device)
@@ -104,8 +106,6 @@ def _train(trial: TrialConfig, runs: Sequence[RunConfig], report: Report, device
         normalize_activations=train.normalize_activations,
         device=device,
     )
-    files = RunFiles(directory)
-    on_step = _Reporter(files, trial.rungs, report)
     results = train_group(
         runs,
         stream,
@@ -113,30 +113,29 @@ def _train(trial: TrialConfig, runs: Sequence[RunConfig], report: Report, device
         directory=directory,
         checkpoint_seconds=trial.checkpoint_seconds,
         batches_at_a_time=batches_at_a_time(runs, stream.d_in) if device == "cpu" and not trial.rungs else 1,  # a GPU is sent batches ahead
-        on_step=on_step,
+        on_step=_Reporter(directory, trial.rungs, report),
     )
     for result in results:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        files.finish(
-            result, metadata=trial.metadata, facts={**trial.facts, **provenance.node(), "kernels": trial.kernels, "finished_at": now}
-        )
+        facts = {**trial.facts, **provenance.node(), "kernels": trial.kernels, "finished_at": now}
+        write_result(result, RunPaths(directory / result.run.run_id), metadata=trial.metadata, facts=facts)
 
 
 def _evaluate(trial: TrialConfig, runs: Sequence[RunConfig], device: str) -> None:
     """Measure the exported SAEs of the runs that are trained, on all held-out text, and finish their records."""
-    cache, directory = Path(trial.cache), Path(trial.directory)
-    records = {run.run_id: RunRecord.read(directory / run.run_id / "record.json") for run in runs}
+    cache, paths = Path(trial.cache), {run.run_id: RunPaths(Path(trial.directory) / run.run_id) for run in runs}
+    records = {run_id: RunRecord.read(of.record) for run_id, of in paths.items()}
     trained = {run_id: record for run_id, record in records.items() if record.status == "trained"}
     if not trained:
         return
     source = _source(json.dumps(trial.source), device)
-    saes = {run_id: SparseAutoencoder.from_pretrained(directory / run_id / "sae").to(device) for run_id in trained}
+    saes = {run_id: SparseAutoencoder.from_pretrained(paths[run_id].sae).to(device) for run_id in trained}
     values, n_tokens = evaluate(saes, source, cache, torch.tensor(read_manifest(cache).mean))
     eval_hash = source.eval_hash(cache)
     for run_id, record in trained.items():
         finished = evaluated(record, values[run_id], n_tokens, eval_hash)
         where = {f"eval_{name}": value for name, value in provenance.node().items()}
-        dataclasses.replace(finished, **where).write(directory / run_id / "record.json")
+        dataclasses.replace(finished, **where).write(paths[run_id].record)
 
 
 @lru_cache(maxsize=1)
@@ -148,8 +147,8 @@ def _source(config: str, device: str) -> ActivationSource:
 class _Reporter:
     """Reports how far each run is, every five seconds and at rungs, and keeps histories current for whoever reads the files."""
 
-    def __init__(self, files: RunFiles, rungs: Sequence[float], report: Report) -> None:
-        self.files, self.rungs, self.report = files, rungs, report
+    def __init__(self, directory: Path, rungs: Sequence[float], report: Report) -> None:
+        self.directory, self.rungs, self.report = directory, rungs, report
         self.rows_written: dict[str, int] = {}
         self.last = time.monotonic()
 
@@ -161,7 +160,7 @@ class _Reporter:
         for learner in learners:
             run_id, rows = learner.run.run_id, len(learner.history)
             if rows > self.rows_written.get(run_id, 0):
-                self.files.write_history(run_id, learner.history)
+                write_json_lines(RunPaths(self.directory / run_id).history, learner.history)
                 self.rows_written[run_id] = rows
         at_rung = {} if rung is None else {"rung": rung, "node": provenance.node()}  # for the record of a run that is stopped
         self.report({"progress": {learner.run.run_id: learner.step / learner.run.n_steps for learner in learners}, **at_rung})

@@ -271,7 +271,9 @@ class SparseAutoencoder(nn.Module, ABC):
                 config = cls.Config.model_validate(stored.fields)
             except ValidationError as error:
                 wrong = [f"`{'.'.join(map(str, one['loc']))}`={saelens_files.shown(one['input'])}: {one['msg']}" for one in error.errors()]
-                raise ConfigError(f"fields of an SAE's cfg.json must be valid, but got {'; '.join(wrong)} in {str(directory)!r}.") from error
+                raise ConfigError(
+                    f"fields of an SAE's cfg.json must be valid, but got {'; '.join(wrong)} in {str(directory)!r}."
+                ) from error
             with torch.device("meta"):
                 sae: SparseAutoencoder = cls(config, stored.d_in)
             wanted, found = ({name: list(tensor.shape) for name, tensor in some.items()} for some in (sae.state_dict(), stored.tensors))

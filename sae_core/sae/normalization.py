@@ -46,8 +46,8 @@ class Affine:
         return centred @ self.matrix if isinstance(self.matrix, Tensor) else centred * self.matrix
 
     def to(self, device: torch.device) -> "Affine":
-        matrix, inverse, mean = (t.to(device) if isinstance(t, Tensor) else t for t in (self.matrix, self.inverse, self.mean))
-        return Affine(self.name, matrix, inverse, mean)
+        matrix, inverse = (t.to(device) if isinstance(t, Tensor) else t for t in (self.matrix, self.inverse))
+        return Affine(self.name, matrix, inverse, None if self.mean is None else self.mean.to(device))
 
     def map_encoder(self, W_enc: Float[Tensor, "d_in d_sae"]) -> Float[Tensor, "d_in d_sae"]:
         """matrix @ W_enc: encoder weights for activations that are not normalized."""

@@ -37,8 +37,10 @@ _VALUES: dict[str, tuple[Any, ...]] = {
     "rescale_acts_by_decoder_norm": (False, True),
 }
 """Keys that decide what an SAE computes -> values that are read; the first is what an absent key means."""
-_OTHER_KEYS = "architecture d_in d_sae activation_fn activation_fn_str activation_fn_kwargs hook_name hook_point hook_name_out metadata sae_lens_version"
-_NOT_COMPUTING = """
+_OTHER_KEYS = """
+    architecture d_in d_sae activation_fn activation_fn_str activation_fn_kwargs hook_name hook_point hook_name_out metadata
+    sae_lens_version
+
     device act_store_device llm_device model_name model_class_name model_kwargs model_from_pretrained_kwargs hook_layer hook_eval
     hook_head_index hook_head_index_out hook_point_layer hook_point_eval hook_point_head_index hf_hook_name hf_hook_name_out
     neuronpedia_id sae_lens_training_version dataset_path dataset_name dataset_trust_remote_code is_dataset_tokenized streaming
@@ -59,7 +61,7 @@ _NOT_COMPUTING = """
     log_activations_store_to_wandb log_optimizer_state_to_wandb wandb_project wandb_id wandb_entity wandb_log_frequency run_name
     eval_every_n_wandb_logs n_eval_batches n_eval_seqs eval_batch_size_prompts
 """
-"""Keys of SAELens' versions that do not change what a finished SAE computes: about model, data and file; about training."""
+"""Keys of SAELens' versions that are read elsewhere, or do not change what a finished SAE computes: model, data and file; training."""
 
 _short = reprlib.Repr()
 _short.maxlevel, _short.maxstring, _short.maxother = 3, 100, 100
@@ -145,7 +147,10 @@ def _architecture(cfg: Mapping[str, Any], known: Mapping[str, Collection[str]]) 
         )
     if architecture not in known:
         raise UnknownNameError.of(
-            "`architecture` of an SAE's cfg.json", str(architecture), known, "Export the inference form; transcoders and others are not read."
+            "`architecture` of an SAE's cfg.json",
+            str(architecture),
+            known,
+            "Export the inference form; transcoders and others are not read.",
         )
     content = {**kwargs, **cfg}
     fields = {key: content[key] for key in known[architecture] if key in content} | {"d_sae": cfg["d_sae"]}
@@ -160,9 +165,11 @@ def _problems(cfg: Mapping[str, Any], architecture: str, fields: Collection[str]
         if key in cfg and not any(type(cfg[key]) is type(value) and cfg[key] == value for value in values)
     ]
     of_others = {"rescale_acts_by_decoder_norm"} - set(fields)
-    known = {*_VALUES, *_OTHER_KEYS.split(), *_NOT_COMPUTING.split(), *fields} - of_others
+    known = {*_VALUES, *_OTHER_KEYS.split(), *fields} - of_others
     problems += [
-        f"keys of an SAE's cfg.json must be known or lie in `metadata`, but got {shown(key)}: {shown(cfg[key])}" for key in cfg if key not in known
+        f"keys of an SAE's cfg.json must be known or lie in `metadata`, but got {shown(key)}: {shown(cfg[key])}"
+        for key in cfg
+        if key not in known
     ]
     may_scale = architecture in SAELENS_FIELDS and not cfg.get("rescale_acts_by_decoder_norm")
     if cfg.get("finetuning_scaling_factor") and not may_scale:

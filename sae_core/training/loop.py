@@ -271,8 +271,8 @@ def train_group(
     device = torch.device(device)
     _check_normalisation(runs, stream)
     learners = [Learner.start(run, stream.d_in, device) for run in runs]
-    for learner in learners if directory else ():
-        if found := read_checkpoint(RunPaths(directory / learner.run.run_id).checkpoint, like=learner.state()[0]):
+    for learner in learners:
+        if directory and (found := read_checkpoint(RunPaths(directory / learner.run.run_id).checkpoint, like=learner.state()[0])):
             learner.restore(*found)
     _initialize(learners, stream)
     _train(learners, stream, directory, checkpoint_seconds, batches_at_a_time, on_step)

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import saelens_folders
@@ -15,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_runs import run_of, stream_of, tokens
 
-from sae_core.config.run import ARCHITECTURES, NormalizeActivations
+from sae_core.config.run import ARCHITECTURES, NORMALIZATIONS
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.training.loop import train_group
 
@@ -28,9 +27,7 @@ def export(directory: Path, normalize_activations: str) -> list[str]:
     runs = [run_of(name, n_steps=60, batch_size=128, normalize_activations=normalize_activations) for name in known]
     names = [f"{name}-{normalize_activations}" for name in known]
     for name, result in zip(names, train_group(runs, stream_of(runs[0])), strict=True):
-        assert result.sae is not None
-        inference = result.sae.to_inference()
-        result.normalization.build_into(inference)
+        inference = result.exported()
         inference.save_pretrained(directory / name, {"model_name": "synthetic", "hook_name": "x"})
     return names
 
@@ -48,7 +45,7 @@ def outputs_of_saelens(directory: Path, x: torch.Tensor) -> dict[str, torch.Tens
 
 @pytest.mark.skipif(SAELENS_PYTHON is None, reason="SAELENS_PYTHON is not set")
 def test_saelens_computes_what_we_compute(tmp_path: Path) -> None:
-    names = [name for normalize_activations in get_args(NormalizeActivations) for name in export(tmp_path, normalize_activations)]
+    names = [name for normalize_activations in NORMALIZATIONS for name in export(tmp_path, normalize_activations)]
     x = tokens(512)
     theirs = outputs_of_saelens(tmp_path, x)
     for name in names:

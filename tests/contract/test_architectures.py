@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sae_core.architectures.topk_family import TopKFamily
-from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, NormalizeActivations, RunConfig
+from sae_core.config.run import ARCHITECTURES, NORMALIZATIONS, ArchitectureConfig, RunConfig
 from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
 from sae_core.sae.normalization import Affine, Normalization, layer_norm
 from sae_core.sparse import pre_acts
@@ -163,7 +162,7 @@ def test_inference_on_a_token_ignores_the_rest_of_the_batch(name: str) -> None:
     torch.testing.assert_close(sae.encode(x[:1])[0], sae.encode(x)[0])
 
 
-@pytest.mark.parametrize("normalize_activations", get_args(NormalizeActivations))
+@pytest.mark.parametrize("normalize_activations", NORMALIZATIONS)
 def test_inference_form_normalisation_and_files_keep_the_outputs(name: str, normalize_activations: str, tmp_path: Path) -> None:
     result, x = trained(normalize_activations)[name], tokens(256)
     assert result.sae is not None
@@ -173,7 +172,7 @@ def test_inference_form_normalisation_and_files_keep_the_outputs(name: str, norm
         inference = result.sae.to_inference()
         latents, y_hat = inference.reconstruct(y)
         torch.testing.assert_close(y_hat, result.sae(y), rtol=1e-4, atol=1e-5)
-        result.normalization.build_into(inference)
+        inference.fold(result.normalization)
         torch.testing.assert_close(inference.reconstruct(x)[0], latents, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(inference(x), in_units_of(x, y_hat, result.normalization), rtol=1e-4, atol=1e-5)
         inference.save_pretrained(tmp_path / "sae", {"model_name": "synthetic"})

@@ -33,7 +33,7 @@ def inference_form(name: str, few_active: bool) -> SparseAutoencoder:
 def test_listed_is_as_all(name: str, few_active: bool, layer_norm: bool) -> None:
     sae = inference_form(name, few_active)
     if layer_norm:
-        LayerNorm().build_into(sae)
+        sae.fold(LayerNorm())
     x = torch.randn(50, D_IN, generator=torch.Generator().manual_seed(1))
     latents, x_hat = sae.reconstruct(x)
     active, listed_x_hat = sae.reconstruct_sparse(x)

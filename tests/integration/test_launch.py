@@ -14,7 +14,6 @@ from sae_core import provenance
 from sae_core.activations.synthetic import SyntheticSource
 from sae_core.records import RunRecord
 from sae_core.sae.base import SparseAutoencoder
-from sae_core.training.checkpoint import RunFiles
 from sae_core.training.loop import Learner
 from sweeps.execution.cluster import Cluster
 from sweeps.execution.launcher import launch
@@ -283,8 +282,7 @@ def test_a_run_does_not_depend_on_its_group(tmp_path, finished, monkeypatch):
 
 def test_checkpoints_are_written_as_often_as_asked(tmp_path, monkeypatch):
     written = []
-    checkpoint = RunFiles.checkpoint
-    monkeypatch.setattr(RunFiles, "checkpoint", lambda files, learner: (written.append(learner.step), checkpoint(files, learner)))
+    monkeypatch.setattr("sae_core.training.loop.write_checkpoint", lambda path, tensors, facts: written.append(facts["step"]))
     sweep = small_sweep(architectures={"topk": {"k": 2}})
     assert launch(sweep, results=tmp_path, checkpoint_seconds=0).finished == 1
     assert written == list(range(1, 79))

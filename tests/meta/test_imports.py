@@ -20,7 +20,7 @@ def test_training_loads_nothing_heavy() -> None:
     code = """
 import sae_core
 seen.append(loaded())
-import sae_core.training.loop, sae_core.evaluation, sae_core.sae.saelens
+import sae_core.training.loop, sae_core.evaluation
 from sae_core.config.run import ARCHITECTURES, SOURCES
 from sae_core.metrics import METRICS
 assert len(ARCHITECTURES) and len(METRICS) and len(SOURCES)

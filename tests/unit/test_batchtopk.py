@@ -113,9 +113,7 @@ def test_without_rescaling_the_inference_form_keeps_its_rows() -> None:
 def test_inference_l0_is_k_after_any_number_of_steps(name: str, n_steps: int) -> None:
     run = run_of(ARCHITECTURES[name].Config(d_sae=64, k=8.0), n_steps=n_steps, batch_size=256, lr=3e-3)
     result = train_run(run, stream_of(run, 8192))
-    assert result.sae is not None
-    inference = result.sae.to_inference()
-    result.normalization.build_into(inference)
+    inference = result.exported()
     with torch.no_grad():
         l0 = (inference.encode(heldout(4096)) != 0).sum(dim=1).float().mean().item()
     assert l0 == pytest.approx(8, rel=0.05)

@@ -109,9 +109,7 @@ def test_a_source_is_evaluated_on_all_its_held_out_chunks(tmp_path: Path) -> Non
     saes: dict[str, SparseAutoencoder] = {}
     for name in ("standard", "topk"):
         result = train_run(run_of(name, n_steps=60, lr=3e-3), stream_of(run_of(name)))
-        assert result.sae is not None
-        saes[name] = result.sae.to_inference()
-        result.normalization.build_into(saes[name])
+        saes[name] = result.exported()
     values, n_tokens = evaluate(saes, source, tmp_path, torch.zeros(D_IN))
     assert n_tokens == 6000 and values.keys() == saes.keys()
     for found in values.values():

@@ -1,14 +1,12 @@
-from typing import get_args
-
 import pytest
 import torch
 from small_runs import D_IN, tokens
 from torch import Tensor
 
-from sae_core.config.run import NormalizeActivations
+from sae_core.config.run import NORMALIZATIONS
 from sae_core.errors import ConfigError
 from sae_core.sae import normalization
-from sae_core.sae.normalization import SHRINKAGE, Affine, LayerNorm, layer_norm, normalization_of, whitening
+from sae_core.sae.normalization import SHRINKAGE, Affine, LayerNorm, layer_norm, whitening
 
 
 def spread(n: int = 5_000, d_in: int = 6) -> Tensor:
@@ -25,10 +23,10 @@ def test_affine_by_hand() -> None:
     assert Affine("expected_norm", 3.0, 1 / 3)(torch.tensor([[2.0, 3.0]])).tolist() == [[6.0, 9.0]]
 
 
-@pytest.mark.parametrize("name", get_args(NormalizeActivations))
-def test_every_name_has_a_normalisation(name: NormalizeActivations) -> None:
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+def test_every_name_has_a_normalisation(name: str) -> None:
     x = tokens(1_000)
-    found = normalization_of(name, scale=3.0, shards=[x])
+    found = NORMALIZATIONS[name](3.0, [x])
     assert found.name == found.to(torch.device("cpu")).name == name
     y = found(x)
     torch.testing.assert_close(y, {"expected_norm": 3 * x, "none": x}.get(name, y))
@@ -38,7 +36,7 @@ def test_every_name_has_a_normalisation(name: NormalizeActivations) -> None:
 
 def test_whitened_activations_have_no_mean_and_no_correlations() -> None:
     x = tokens(20_000)
-    y = whitening([x])(x)
+    y = whitening(1.0, [x])(x)
     torch.testing.assert_close(y.mean(dim=0), torch.zeros(D_IN), rtol=0, atol=1e-4)
     torch.testing.assert_close(y.T.cov(correction=0), torch.eye(D_IN), rtol=0, atol=0.02)
 
@@ -46,7 +44,7 @@ def test_whitened_activations_have_no_mean_and_no_correlations() -> None:
 def test_whitening_shrinks_variances_towards_their_mean() -> None:
     # Variances 4 and 0 along the axes, so 2 on average.
     x = torch.tensor([[2.0, 1.0], [-2.0, 1.0]])
-    found = whitening([x])
+    found = whitening(1.0, [x])
     expected = torch.tensor([(1 - SHRINKAGE) * 4 + SHRINKAGE * 2, SHRINKAGE * 2]).rsqrt().diag()
     torch.testing.assert_close(found.matrix, expected)
     assert found.mean is not None and found.mean.tolist() == [0.0, 1.0]
@@ -54,7 +52,7 @@ def test_whitening_shrinks_variances_towards_their_mean() -> None:
 
 def test_whitening_is_symmetric_and_can_be_undone() -> None:
     x = spread()
-    found = whitening([x])
+    found = whitening(1.0, [x])
     assert isinstance(found.matrix, Tensor) and found.mean is not None
     torch.testing.assert_close(found.matrix, found.matrix.T)
     torch.testing.assert_close(found.map_decoder(found(x)) + found.mean, x, rtol=1e-4, atol=1e-2)
@@ -62,7 +60,7 @@ def test_whitening_is_symmetric_and_can_be_undone() -> None:
 
 def test_whitening_does_not_depend_on_how_rows_are_cut_into_shards() -> None:
     x = tokens(4_000)
-    one, other = whitening([x]), whitening([x[:1], x[1:3_000], x[3_000:]])
+    one, other = whitening(1.0, [x]), whitening(1.0, [x[:1], x[1:3_000], x[3_000:]])
     torch.testing.assert_close(one.matrix, other.matrix)
     torch.testing.assert_close(one.mean, other.mean)
 
@@ -76,13 +74,13 @@ def test_only_the_first_rows_count(monkeypatch: pytest.MonkeyPatch) -> None:
             read.append(len(shard))
             yield shard
 
-    assert torch.equal(whitening(shards()).matrix, whitening([x[:60], x[60:100]]).matrix)
+    assert torch.equal(whitening(1.0, shards()).matrix, whitening(1.0, [x[:60], x[60:100]]).matrix)
     assert read == [60, 90]
 
 
 def test_activations_that_do_not_vary_cannot_be_whitened() -> None:
     with pytest.raises(ConfigError, match="must vary to be whitened, but got variance=0 over n_tokens=8"):
-        whitening([torch.ones(8, 4)])
+        whitening(1.0, [torch.ones(8, 4)])
 
 
 def test_layer_norm_by_hand() -> None:

@@ -1,6 +1,5 @@
 import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,9 +14,9 @@ from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
 from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError, UnknownNameError
 from sae_core.sae.base import SparseAutoencoder
-from sae_core.sae.saelens import load, save
 from sae_core.sparse.active import ActiveLatents
 
+load = SparseAutoencoder.from_pretrained
 COMMON = {
     "d_in": 12,
     "d_sae": 40,
@@ -37,7 +36,7 @@ TENSORS = {
 
 
 def exported(directory: Path, name: str = "standard") -> Path:
-    save(random_sae(name).to_inference(), directory, {"model_name": "demo"})
+    random_sae(name).to_inference().save_pretrained(directory, {"model_name": "demo"})
     return directory
 
 
@@ -81,7 +80,7 @@ def test_files_have_saelens_keys_and_tensors(tmp_path: Path, name: str, saved_as
 
 def test_a_training_form_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must be in inference form to be saved, but got architecture='batchtopk'"):
-        save(random_sae("batchtopk"), tmp_path / "sae", {})
+        random_sae("batchtopk").save_pretrained(tmp_path / "sae", {})
     assert not (tmp_path / "sae").exists()
 
 
@@ -103,30 +102,20 @@ def test_files_in_other_precisions_become_float32(tmp_path: Path, dtype: torch.d
 @pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
 def test_both_files_must_be_there(tmp_path: Path, name: str) -> None:
     (exported(tmp_path) / name).unlink()
-    with pytest.raises(ConfigError, match=f"must hold cfg.json and sae_weights.safetensors, but '{tmp_path}' has no {name}"):
+    with pytest.raises(ConfigError, match=rf"must be a directory with cfg.json and sae_weights.safetensors .* No such file.*{name}"):
         load(tmp_path)
 
 
-@pytest.mark.parametrize("path", ["nowhere", "~nosuchuser/sae", "a\x00b", "\ud800"])
-def test_the_directory_must_exist(path: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(f"an SAE must be a directory, but got {path!r}, which does not exist")):
-        SparseAutoencoder.from_pretrained(path)
-
-
-def test_a_file_is_no_directory(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"must be a directory, but got '.*cfg\.json', which is a file\. Give the directory"):
-        load(exported(tmp_path) / "cfg.json")
-
-
-def test_what_the_system_refuses_is_one_message() -> None:
-    with pytest.raises(ConfigError, match=r"^an SAE directory must hold .* but got 'xxx.*File name too long.* export the SAE again\.$"):
-        load("x" * 5_000)
+@pytest.mark.parametrize("path", ["nowhere", "a\x00b", "\ud800", "x" * 5_000, __file__])
+def test_what_is_no_directory_of_an_sae_is_one_message(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"^(an SAE must be a directory with|a file must be as it was written, but) .*\.$"):
+        load(path)
 
 
 @pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
-def test_git_lfs_pointers_are_named(tmp_path: Path, name: str) -> None:
+def test_git_lfs_pointers_are_damaged_files(tmp_path: Path, name: str) -> None:
     (exported(tmp_path) / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-    with pytest.raises(ConfigError, match=f"'{tmp_path}/{name}' is a Git LFS pointer. Run `git lfs pull`"):
+    with pytest.raises(ConfigError, match=f"'{tmp_path}/{name}' is damaged"):
         load(tmp_path)
 
 
@@ -149,7 +138,7 @@ def test_a_cfg_that_is_no_object_is_refused(tmp_path: Path, content: bytes, reas
 def test_a_cfg_that_was_changed_is_refused_and_says_what_to_do(tmp_path: Path) -> None:
     path = exported(tmp_path, "topk") / "cfg.json"
     path.write_text(path.read_text().replace('"k": 5', '"k": 4'))
-    with pytest.raises(ConfigError, match=rf"'{path}' is damaged: .*checksum does not match.* on purpose, remove its key `checksum`\.$"):
+    with pytest.raises(ConfigError, match=rf"'{path}' is damaged: .*checksum does not match"):
         load(tmp_path)
     cfg = json.loads(path.read_text())
     del cfg["checksum"]
@@ -162,46 +151,45 @@ def test_a_cfg_that_was_changed_is_refused_and_says_what_to_do(tmp_path: Path) -
 def test_weights_that_are_cut_off_are_refused(tmp_path: Path, keep: int) -> None:
     path = exported(tmp_path) / "sae_weights.safetensors"
     os.truncate(path, keep if keep >= 0 else path.stat().st_size + keep)
-    with pytest.raises(ConfigError, match=f"'{path}' is damaged: .*Put back a copy or export the SAE again"):
+    with pytest.raises(ConfigError, match=f"'{path}' is damaged"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize("key", ["architecture", "d_in", "d_sae"])
 def test_keys_must_be_there(tmp_path: Path, key: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^`{key}` of an SAE's cfg.json must .* but got none in '{tmp_path}/cfg.json'"):
+    with pytest.raises(ConfigError, match=f"{key}|'None'"):
         load(changed_cfg(tmp_path, key))
 
 
 def test_unknown_architectures_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UnknownNameError,
-        match=r"of an SAE's cfg.json must be one of .* but got 'transcoder'.*Transcoders and others",
+        match=r"of an SAE's cfg.json must be one of .* but got 'transcoder'.*transcoders and others",
     ):
         load(changed_cfg(tmp_path, architecture="transcoder"))
 
 
 @pytest.mark.parametrize("name", ["batchtopk", "matryoshka_batchtopk"])
 def test_training_forms_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=f"in inference form to be loaded, but got architecture='{name}'.* at inference it is 'jumprelu'"):
+    with pytest.raises(UnknownNameError, match=f"but got '{name}'.* Export the inference form"):
         load(changed_cfg(tmp_path, architecture=name))
 
 
 def test_layer_norm_is_named_and_comes_back(tmp_path: Path) -> None:
     sae = random_sae("standard")
     sae.layer_norm = True
-    save(sae, tmp_path, {})
+    sae.save_pretrained(tmp_path, {})
     assert json.loads((tmp_path / "cfg.json").read_text())["normalize_activations"] == "layer_norm"
     loaded, x = load(tmp_path), 3 + 2 * torch.randn(5, 12)
     assert loaded.layer_norm and torch.equal(loaded(x), sae(x))
     assert not torch.equal(loaded(x), loaded.decode(loaded.encode(x)))
 
 
-@pytest.mark.parametrize(("d_in", "d_sae"), [(13, 40), (12, 41), (40, 12), (2**70, 40), (12, 10**400)])
-def test_sizes_must_be_those_of_the_tensors(tmp_path: Path, d_in: int, d_sae: int) -> None:
-    with pytest.raises(
-        ConfigError, match=rf"'W_dec' .* got one of shape \[40, 12\] in .* and d_sae={str(d_sae)[:9]}.*d_in={str(d_in)[:9]}"
-    ):
+@pytest.mark.parametrize(("d_in", "d_sae"), [(13, 40), (12, 41), (40, 12), (2**70, 40), (12, 10**400), (True, 40), (12, "40"), (0, 40)])
+def test_sizes_must_be_those_of_the_tensors(tmp_path: Path, d_in: Any, d_sae: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
         load(changed_cfg(tmp_path, d_in=d_in, d_sae=d_sae))
+    assert str(tmp_path) in str(caught.value) and len(str(caught.value)) < 1_000
 
 
 def broken(tensor: Tensor, value: float) -> Tensor:
@@ -211,26 +199,19 @@ def broken(tensor: Tensor, value: float) -> Tensor:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: {k: v for k, v in t.items() if k != "b_enc"}, r"must hold a tensor 'b_enc' of shape \[40\], but has none"),
-        (lambda t: {k: v for k, v in t.items() if k != "W_dec"}, r"'W_dec' of an SAE must .* got none in"),
-        (lambda t: t | {"W_skip": torch.zeros(12, 12)}, r"no other tensors than \['W_dec', 'W_enc', 'b_dec', 'b_enc'\], but has 'W_skip'"),
-        (lambda t: t | {"W_enc": t["W_enc"].T}, r"'W_enc' of shape \[12, 40\], but it has \[40, 12\], its transpose"),
-        (lambda t: t | {"b_dec": t["b_dec"][None]}, r"'b_dec' of shape \[12\], but it has \[1, 12\]"),
-        (lambda t: t | {"b_enc": t["b_enc"].int()}, r"'b_enc' in a floating-point precision, but it has torch\.int32"),
-        (lambda t: t | {"b_enc": broken(t["b_enc"], torch.nan)}, r"finite numbers, but 1 of 40 in 'b_enc' are not"),
-        (lambda t: t | {"W_enc": broken(t["W_enc"], -torch.inf)}, r"finite numbers, but 40 of 480 in 'W_enc' are not"),
-        (lambda t: t | {"W_dec": broken(t["W_dec"].double(), 1e300)}, r"finite numbers, but 12 of 480 in 'W_dec' are not \(in float32\)"),
+        (lambda t: {k: v for k, v in t.items() if k != "b_enc"}, r"have the shapes \{.*'b_enc': \[40\].*\}, but got \{"),
+        (lambda t: t | {"W_skip": torch.zeros(12, 12)}, r"but got .*'W_skip': \[12, 12\]"),
+        (lambda t: t | {"W_enc": t["W_enc"].T}, r"'W_enc': \[12, 40\].*, but got .*'W_enc': \[40, 12\]"),
+        (lambda t: t | {"b_dec": t["b_dec"][None]}, r"but got .*'b_dec': \[1, 12\]"),
+        (lambda t: t | {"b_enc": t["b_enc"].int()}, r"floating-point numbers, .* but got others in \['b_enc'\]"),
+        (lambda t: t | {"b_enc": broken(t["b_enc"], torch.nan)}, r"finite .* but got others in \['b_enc'\]"),
+        (lambda t: t | {"W_dec": broken(t["W_dec"].double(), 1e300)}, r"in float32 too, but got others in \['W_dec'\]"),
     ],
 )
 def test_tensors_must_fit(tmp_path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         load(changed_weights(tmp_path, change))
-    assert f"'{tmp_path}/sae_weights.safetensors'" in str(caught.value)
-
-
-def test_all_that_is_wrong_with_the_tensors_is_said_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"(?s)architecture 'gated' must hold a tensor 'b_gate'.*'b_mag'.*'r_mag'.*but has 'b_enc'"):
-        load(changed_cfg(tmp_path, architecture="gated"))
+    assert f"'{tmp_path}'" in str(caught.value)
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
@@ -238,13 +219,13 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     with torch.no_grad():
         sae.W_enc[3, 5] = torch.nan
     with pytest.raises(ConfigError, match=r"weights of an SAE must be finite, but got \{'W_enc': 1\} numbers that are not"):
-        save(sae, tmp_path / "sae", {})
+        sae.save_pretrained(tmp_path / "sae", {})
     assert not (tmp_path / "sae").exists()
 
 
 def test_a_topk_in_training_form_comes_back_with_its_norms_folded(tmp_path: Path) -> None:
     sae, x = random_sae("topk"), torch.randn(9, 12)
-    save(sae, tmp_path, {})
+    sae.save_pretrained(tmp_path, {})
     loaded = load(tmp_path)
     assert json.loads((tmp_path / "cfg.json").read_text())["rescale_acts_by_decoder_norm"] is True
     assert loaded.config == sae.to_inference().config
@@ -275,7 +256,7 @@ def test_an_architecture_that_only_we_know_keeps_its_fields(tmp_path: Path, monk
 
     monkeypatch.setitem(ARCHITECTURES._entries, "ours", Ours)
     sae, x = Ours(OfOurs(d_sae=40, k=3, alpha=2.5), 12), torch.randn(3, 12)
-    save(sae, tmp_path, {})
+    sae.save_pretrained(tmp_path, {})
     loaded = load(tmp_path)
     assert loaded.config == sae.config
     torch.testing.assert_close(loaded(x), sae(x))
@@ -283,5 +264,5 @@ def test_an_architecture_that_only_we_know_keeps_its_fields(tmp_path: Path, monk
     cfg = json.loads((tmp_path / "cfg.json").read_text())
     del cfg["checksum"], cfg["k"]
     (tmp_path / "cfg.json").write_text(json.dumps(cfg | {"alpha": "2.5"}))
-    with pytest.raises(ConfigError, match=r"(?s)^`k` .*cfg.json': Field required\.\n`alpha` .* but got '2\.5' in .*valid number\.$"):
+    with pytest.raises(ConfigError, match=r"must be valid, but got `k`=.*: Field required; `alpha`='2\.5': .*valid number in"):
         load(tmp_path)

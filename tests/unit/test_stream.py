@@ -3,7 +3,6 @@ import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ import torch
 from sae_core.activations.shards import finish, harvest
 from sae_core.activations.stream import ActivationStream, Stream, TensorStream, shuffled_rows
 from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
-from sae_core.config.run import NormalizeActivations
+from sae_core.config.run import NORMALIZATIONS
 from sae_core.errors import ConfigError
 from sae_core.sae.normalization import Affine
 
@@ -103,7 +102,7 @@ def test_tensor_stream_scale_and_mean_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", ["none", "layer_norm", "whitening"])
-def test_batches_are_normalised_as_asked(cache: Path, name: NormalizeActivations) -> None:
+def test_batches_are_normalised_as_asked(cache: Path, name: str) -> None:
     plain, stream = (Stream(cache, batch_size=500, normalize_activations=asked) for asked in ("none", name))
     assert stream.normalization.name == name
     assert torch.equal(first(stream, 3), stream.normalization(first(plain, 3)))
@@ -133,9 +132,9 @@ def test_empty_streams_are_refused(n_rows: int, batch_size: int, value: str) -> 
         TensorStream(torch.zeros(n_rows, 2), batch_size=batch_size)
 
 
-@pytest.mark.parametrize("name", get_args(NormalizeActivations))
+@pytest.mark.parametrize("name", NORMALIZATIONS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-def test_activations_in_any_precision_become_float32(dtype: torch.dtype, name: NormalizeActivations) -> None:
+def test_activations_in_any_precision_become_float32(dtype: torch.dtype, name: str) -> None:
     x = torch.randn(100, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
     stream, same = (TensorStream(y, batch_size=10, normalize_activations=name) for y in (x, x.float()))
     assert first(stream, 3).dtype == stream.mean.dtype == torch.float32

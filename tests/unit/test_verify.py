@@ -10,7 +10,6 @@ from sae_core.activations.shards import write_shard
 from sae_core.errors import ConfigError
 from sae_core.files import checksum_of, write_json, write_json_lines, write_text
 from sae_core.records import RunRecord
-from sae_core.training.checkpoint import CHECKPOINT
 from sweeps.storage.verify import verify
 
 ACTIVATIONS = activations_config(100)
@@ -27,7 +26,7 @@ def results(tmp_path):
     checksum = write_json_lines(directory / "history.jsonl", [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}])
     record = RunRecord(run.run_id, "finished", run.model_dump(mode="json"), "topk", "k", 4.0, 0, history_checksum=checksum)
     record.write(directory / "record.json")
-    save_tensors(directory / CHECKPOINT, {"x": torch.randn(8)})
+    save_tensors(directory / "checkpoint.safetensors", {"x": torch.randn(8)})
     random_sae("topk").eval().save_pretrained(directory / "sae")
     return tmp_path
 
