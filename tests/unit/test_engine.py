@@ -156,6 +156,6 @@ def test_logits_are_a_product_of_what_enters_the_unembedding(bridge: Any) -> Non
 
 def test_a_bias_of_the_unembedding_counts() -> None:
     bridge = load()
-    bridge.unembed.original_component.bias.copy_(torch.randn(4096, generator=torch.Generator().manual_seed(0)))
+    bridge.unembed.original_component.bias.data.copy_(torch.randn(4096, generator=torch.Generator().manual_seed(0)))
     unembedding = HookedModel(bridge, "blocks.2.hook_resid_post").unembedding
     assert unembedding is not None and unembedding.bias is not None

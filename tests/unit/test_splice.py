@@ -122,7 +122,7 @@ def test_ablations_equal_plain_runs(model: HookedModel, text: SplicedText, token
 def test_without_an_unembedding_of_its_own_the_model_computes_logits(with_bias: bool, tokens: torch.Tensor) -> None:
     model = HookedModel(load_model(ModelConfig(name=DEMO_MODEL, hook_point=HOOK_POINT)), HOOK_POINT)
     if with_bias:
-        model._bridge.unembed.original_component.bias.copy_(torch.randn(4096, generator=torch.Generator().manual_seed(0)))
+        model._bridge.unembed.original_component.bias.data.copy_(torch.randn(4096, generator=torch.Generator().manual_seed(0)))
     fast = SplicedText(model, tokens, tokens != 0)
     assert model.unembedding is not None and (model.unembedding.bias is not None) == with_bias
     model.unembedding = None  # as for a model with capped logits, or in half precision
