@@ -83,6 +83,11 @@ class TopKFamilyConfig(ArchitectureConfig):
         return self.k_start + (k - self.k_start) * way if self.k_schedule == "linear" else self.k_start * (k / self.k_start) ** way
 
     @property
+    def schedule_end(self) -> float:
+        """Where `k` is reached."""
+        return 0.0 if self.k_start is None else self.k_cold_start + self.k_anneal
+
+    @property
     def controls_l0(self) -> bool:
         """k is the L0: there is nothing to adjust."""
         return False

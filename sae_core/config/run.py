@@ -91,6 +91,11 @@ class ArchitectureConfig(Config):
         return min(l0, float(self.d_sae))
 
     @property
+    def schedule_end(self) -> float:
+        """Fraction of the run at which the sparsity is that of its end, where the architecture has a schedule of its own."""
+        return 0.0
+
+    @property
     def controls_l0(self) -> bool:
         """Whether the sparsity coefficient is adjusted in training to reach `target_l0`."""
         return self.target_l0 is not None

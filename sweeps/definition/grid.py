@@ -40,17 +40,15 @@ class Range(Config):
 
     @model_validator(mode="after")
     def _ends_are_in_order(self) -> Self:
-        if not self.low < self.high or (self.log and self.low <= 0):
-            rule = "0 < low < high with `log: true`" if self.log else "low < high"
+        least = 1 / _LARGEST if self.log else -_LARGEST
+        if not least <= self.low < self.high <= _LARGEST:
+            rule = f"{least:g} <= low < high <= {_LARGEST:g}{' with `log: true`' if self.log else ''}"
             raise ConfigError(f"`low` must satisfy {rule}, but got low={self.low:g} and high={self.high:g}. Correct them.")
-        if max(abs(self.low), abs(self.high), 1 / self.low if self.log else 0) > _LARGEST:
-            rule = f"at most {_LARGEST:g} in size, and `low` at least {1 / _LARGEST:g} with `log: true`"
-            raise ConfigError(f"`high` must be {rule}, but got low={self.low:g} and high={self.high:g}. Correct them.")
-        if self.step is not None and (self.log or not 0 < self.step <= self.high - self.low):
-            rule = f"but got step={self.step:g}, low={self.low:g}, high={self.high:g} and log={self.log}"
-            raise ConfigError(f"`step` must be above 0, at most high - low, and without `log`, {rule}. Correct it or leave it out.")
-        if self.step is not None and (self.high - self.low) / self.step > _MOST_STEPS:
-            raise ConfigError(f"`step` must be taken at most {_MOST_STEPS:,} times, but got step={self.step:g}. Raise it or leave it out.")
+        width = self.high - self.low
+        if self.step is not None and (self.log or not width / _MOST_STEPS <= self.step <= width):
+            rule = f"at most high - low, at least a {_MOST_STEPS:,}th of that, and without `log`"
+            given = f"step={self.step:g}, low={self.low:g}, high={self.high:g} and log={self.log}"
+            raise ConfigError(f"`step` must be {rule}, but got {given}. Correct it or leave it out.")
         return self
 
     @property
@@ -69,10 +67,8 @@ class Range(Config):
 
     def takes(self, number: float | int) -> bool:
         """Whether a number lies in the range and, with `step`, on one of its steps."""
-        if not self.low <= number <= self.last:
-            return False
-        if self.step is None:
-            return True
+        if self.step is None or not self.low <= number <= self.last:
+            return self.low <= number <= self.last
         steps = (_exact(number) - _exact(self.low)) / _exact(self.step)
         return abs(steps - round(steps)) < _TOLERANCE
 
@@ -110,22 +106,12 @@ class Axis:
         """Whether a search decides it."""
         return self.range is not None or len(self.values) > 1
 
-    def fixed(self, value: Any) -> "Axis":
-        """This field at one value."""
-        return Axis(self.place, (value,))
-
 
 Grid = dict[FieldPath, Axis]
 
 
 def read_section(
-    section: Mapping[str, Any],
-    model: type[BaseModel],
-    *,
-    path: FieldPath,
-    place: str,
-    problems: Problems,
-    known: Sequence[str] | None = None,
+    section: Mapping[str, Any], model: type[BaseModel], path: FieldPath, place: str, problems: Problems, known: Sequence[str] | None = None
 ) -> Grid:
     """Axes of one section.
 
@@ -135,67 +121,41 @@ def read_section(
         path: path of the section in `RunConfig`.
         place: path of the section in the definition, for messages.
         problems: gets what is wrong: unknown keys, empty axes, repeated values.
-        known: the fields that may be given here; all of the model's if None.
+        known: keys that a message lists; the model's fields if None.
     """
-    fields = model.model_fields
-    known = list(fields) if known is None else known
     grid: Grid = {}
     for key, value in section.items():
         if problems.enough:
             break
-        if key not in known:
-            problems.add(place, unknown_key(key, known))
+        if key not in model.model_fields:
+            problems.add(place, unknown_key(key, known or model.model_fields))
             continue
-        annotation, here = fields[key].annotation, f"{place}.{key}"
+        annotation, here = model.model_fields[key].annotation, f"{place}.{key}"
         inner = model_in(annotation)
         if inner is not None and isinstance(value, Mapping) and not _is_range(value):
-            grid |= read_section(value, inner, path=(*path, key), place=here, problems=problems)
+            grid |= read_section(value, inner, (*path, key), here, problems)
         else:
-            grid[*path, key] = read_axis(value, annotation, place=here, problems=problems)
+            grid[*path, key] = read_axis(value, annotation, here, problems)
     return grid
 
 
-def read_axis(value: Any, annotation: Any, *, place: str, problems: Problems) -> Axis:
+def read_axis(value: Any, annotation: Any, place: str, problems: Problems) -> Axis:
     """The axis a field's value stands for; `annotation` is the field's own type."""
     if _is_range(value):
         return _range_axis(value, annotation, place, problems)
     sequence = _sequence_in(annotation)
-    if not _is_axis(value, sequence):
+    if not isinstance(value, list) or (sequence and not any(item is None or isinstance(item, list) for item in value)):
         return Axis(place, (_as(sequence, value),))
     if not value:
-        problems.add(place, f"an axis must list at least one value, but got {place.rsplit('.', 1)[-1]}=[]. Add one or leave the field out.")
+        problems.add(place, f"an axis must list at least one value, but got {place.rpartition('.')[2]}=[]. Add one or leave the field out.")
     values: dict[Any, Any] = {}
     for item in value:
-        item = _as(sequence, item)
-        key = _look_up(item)
+        # Equal values are one, also 1 and 1.0.
+        key = repr(item) if isinstance(item, list | dict) else item
         if key in values:
             problems.add(place, f"an axis must list each value once, but got {shown(item)} twice. Remove one.")
-        values.setdefault(key, item)
+        values.setdefault(key, _as(sequence, item))
     return Axis(place, tuple(values.values()))
-
-
-def _look_up(item: Any) -> Any:
-    """What equal values have in common, also 1 and 1.0: the value, or its text where that cannot be looked up."""
-    try:
-        hash(item)
-    except TypeError:
-        return repr(item)
-    return item
-
-
-def _is_range(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value.keys() & {"low", "high"})
-
-
-def _range_axis(value: Mapping[str, Any], annotation: Any, place: str, problems: Problems) -> Axis:
-    try:
-        found = Range.model_validate(dict(value))
-    except ValidationError as error:
-        collect(error, Range, problems, lambda path: ".".join((place, *path[:1])))
-        return Axis(place, ())
-    # An L0 is a count, although targets need not be whole.
-    whole = found.whole and (place.endswith("target_l0") or not _takes_fractions(annotation))
-    return Axis(place, found.between(whole=whole), found, whole)
 
 
 def points(grid: Grid, part: str) -> Iterator[dict[str, Any]]:
@@ -211,15 +171,24 @@ def points(grid: Grid, part: str) -> Iterator[dict[str, Any]]:
         yield nested
 
 
-def _is_axis(value: Any, sequence: type | None) -> bool:
-    if not isinstance(value, list | tuple):
-        return False
-    return sequence is None or any(item is None or isinstance(item, list | tuple) for item in value)
+def _is_range(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value.keys() & {"low", "high"})
+
+
+def _range_axis(value: Mapping[str, Any], annotation: Any, place: str, problems: Problems) -> Axis:
+    try:
+        found = Range.model_validate(dict(value))
+    except ValidationError as error:
+        collect(error, problems, lambda path: ".".join((place, *path[:1])), Range)
+        return Axis(place, ())
+    # An L0 is a count, although targets need not be whole.
+    whole = found.whole and (place.endswith("target_l0") or not _takes_fractions(annotation))
+    return Axis(place, found.between(whole=whole), found, whole)
 
 
 def _as(sequence: type | None, value: Any) -> Any:
     """YAML has only lists, strict configs want tuples."""
-    return sequence(value) if sequence is not None and isinstance(value, list | tuple) else value
+    return sequence(value) if sequence is not None and isinstance(value, list) else value
 
 
 def _sequence_in(annotation: Any) -> type | None:

@@ -1,8 +1,4 @@
-"""What a definition may consist of: mappings with text as keys, lists, text, numbers, true and false, and nothing.
-
-Checked before anything else looks at a definition, so that the rest of the program may walk through it, copy it, hash it and print it:
-a definition whose aliases stand for a billion values is refused before they are counted out.
-"""
+"""The one border of definitions: whatever a file or Python gives becomes dicts, lists and scalars that the rest may hash and print."""
 
 import unicodedata
 from collections.abc import Mapping
@@ -10,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from sae_core.errors import ConfigError
 from sweeps.definition.problems import Problems, shown
 
 DEEPEST = 20
@@ -19,65 +16,63 @@ MOST_VALUES = 300_000
 LONGEST_TEXT = 4_096
 """Characters of a name, a path or another text."""
 LARGEST_WHOLE = 2**63 - 1
-_NOT_TEXT = {"Cc": "a control character", "Cs": "a lone surrogate, half of a character", "Zl": "a line separator", "Zp": "a line separator"}
-"""Unicode categories that names, paths and columns cannot have: files, hashes and messages are lines of UTF-8."""
 
 
-def check_plain(content: Any, problems: Problems) -> None:
-    """Note what `content` holds that no definition can, each with its place."""
-    left: list[tuple[Any, tuple[str, ...]]] = [(content, ())]
-    n_values = 0
-    while left and not problems.enough:
-        value, path = left.pop()
+def plain(content: Any) -> Any:
+    """A copy of `content` made of dicts, lists and scalars; what the key `<<` holds is merged into the section that it is in.
+
+    Raises:
+        ConfigError: with every value that a definition cannot hold, one per line.
+    """
+    problems, n_values = Problems(), 0
+
+    def copied(value: Any, place: str, depth: int) -> Any:
+        nonlocal n_values
         n_values += 1
-        if n_values > MOST_VALUES:
-            problems.add("", f"a definition must hold at most {MOST_VALUES:,} values, but got more (aliases count each time). Shorten it.")
-            return
-        if len(path) > DEEPEST:
-            place = _place(path[:3])
-            problems.add(place, f"sections and lists must be at most {DEEPEST} deep, but got more in `{place}`. Write it flat.")
-            return
+        if n_values > MOST_VALUES or depth > DEEPEST:
+            limits = f"at most {MOST_VALUES:,} values (aliases count each time), {DEEPEST} levels deep"
+            raise ConfigError(f"a definition must hold {limits}, but got more in {shown(place)}. Shorten it.")
         if isinstance(value, Mapping):
-            for key in value:
-                _check_key(key, path, problems)
-            left += [(value[key], (*path, key)) for key in reversed(list(value)) if isinstance(key, str)]
-        elif isinstance(value, list | tuple):
-            # An item is at the place of its list: `train.lr`.
-            left += [(item, (*path, "")) for item in reversed(value)]
-        else:
-            _check_scalar(value, path, problems)
+            section = {}
+            for key, inner in value.items():
+                if not isinstance(key, str) or _reason(key):
+                    problems.add(place, f"keys must be text of one line, but got {shown(key)}. Put it in quotes, or correct it.")
+                elif not problems.enough:
+                    section[key] = copied(inner, f"{place}.{key}" if place else key, depth + 1)
+            return _merged(section, place, problems) if "<<" in section else section
+        if isinstance(value, list | tuple):
+            return [copied(item, place, depth + 1) for item in value]
+        if reason := _reason(value):
+            name = place.rpartition(".")[2] or "a definition"
+            problems.add(place, f"`{name}` must be {reason}, but got {name}={shown(value)}. Correct it.")
+        return value
+
+    result = copied(content, "", 0)
+    problems.raise_any()
+    return result
 
 
-def _check_key(key: Any, path: tuple[str, ...], problems: Problems) -> None:
-    if not isinstance(key, str):
-        problems.add(_place(path), f"keys must be text, but got {shown(key)} ({type(key).__name__}). Put it in quotes, or correct it.")
-    elif reason := _not_text(key):
-        problems.add(_place(path), f"keys must be text, but got {shown(key)}, which {reason}. Correct it.")
-
-
-def _check_scalar(value: Any, path: tuple[str, ...], problems: Problems) -> None:
-    place = _place(path)
-    name = place.rpartition(".")[2] or "a definition"
-    if value is None or isinstance(value, bool | float | BaseModel):
-        return  # that a number is finite is a rule of its field
+def _reason(value: Any) -> str:
+    """What a scalar that no definition can hold must be; empty for others. That a number is finite is a rule of its field."""
+    if isinstance(value, str):
+        if len(value) > LONGEST_TEXT:
+            return f"text of at most {LONGEST_TEXT:,} characters"
+        # Control characters, lone surrogates, line separators: files, hashes and messages are lines of UTF-8.
+        strange = not value.isprintable() and {"Cc", "Cs", "Zl", "Zp"} & {unicodedata.category(char) for char in value}
+        return "printable text of one line" if strange else ""
     if isinstance(value, int):
-        if not -LARGEST_WHOLE <= value <= LARGEST_WHOLE:
-            problems.add(place, f"`{name}` must be at most 2^63 - 1 in size, but got {name}={shown(value)}. Lower it.")
-    elif isinstance(value, str):
-        if reason := _not_text(value):
-            problems.add(place, f"`{name}` must be text, but got {name}={shown(value)}, which {reason}. Correct it.")
-    else:
-        kinds = "text, numbers, true, false, null, lists and mappings"
-        problems.add(place, f"`{name}` must be made of {kinds}, but got {name}={shown(value)} ({type(value).__name__}). Correct it.")
+        return "" if abs(value) <= LARGEST_WHOLE else "at most 2^63 - 1 in size"
+    is_scalar = value is None or isinstance(value, float | BaseModel)
+    return "" if is_scalar else "text, a number, true, false, null, a list or a section"
 
 
-def _not_text(text: str) -> str:
-    """Why something is no text of one line that UTF-8 can hold; empty if it is."""
-    if len(text) > LONGEST_TEXT:
-        return f"has {len(text):,} characters, more than {LONGEST_TEXT:,}"
-    found = next((kind for char in text if not char.isprintable() and (kind := _NOT_TEXT.get(unicodedata.category(char)))), "")
-    return f"holds {found}" if found else ""
-
-
-def _place(path: tuple[str, ...]) -> str:
-    return ".".join(part for part in path if part)
+def _merged(section: dict[str, Any], place: str, problems: Problems) -> dict[str, Any]:
+    """The section with those under `<<` merged in: own keys win, then the first of them."""
+    sources = section.pop("<<")
+    merged: dict[str, Any] = {}
+    for source in reversed(sources if isinstance(sources, list) else [sources]):
+        if isinstance(source, dict):
+            merged |= source
+        else:
+            problems.add(place, f"`<<` must be given a section or a list of sections, but got {shown(source)}. Correct it.")
+    return merged | section

@@ -1,4 +1,4 @@
-"""What is wrong with a definition, in the house style: `<place>: <rule>, but got <value>. <remedy>.`, one line each."""
+"""What is wrong with a definition: `<place>: <rule>, but got <value>. <remedy>.`, one line per problem."""
 
 import difflib
 import re
@@ -13,8 +13,7 @@ from sae_core.errors import ConfigError
 
 _LONGEST_VALUE = 80
 _LONGEST_LINE = 1_500
-_REMEDY = 300
-"""Characters at the end of a line that is too long which are kept: the remedy."""
+_LONGEST_REMEDY = 300
 MOST_PROBLEMS = 100
 """Lines of an error."""
 
@@ -26,9 +25,12 @@ class Problems:
         self._lines: dict[str, None] = {}
 
     def add(self, place: str, message: str) -> None:
-        """Note a problem at `place`, e.g. "architectures.topk.k"."""
-        for line in message.splitlines():
-            self._lines[_shortened(printable(f"{place}: {line}" if place else line))] = None
+        """Note a problem at `place`, e.g. "architectures.topk.k". Of a line that is too long the start and the remedy are kept."""
+        for text in message.splitlines():
+            line = printable(f"{place}: {text}" if place else text)
+            if len(line) > _LONGEST_LINE:
+                line = f"{line[: _LONGEST_LINE - _LONGEST_REMEDY]} ... {line[-_LONGEST_REMEDY:]}"
+            self._lines[line] = None
 
     def __bool__(self) -> bool:
         return bool(self._lines)
@@ -38,11 +40,15 @@ class Problems:
         """Whether there are more than one error lists: no need to look for others."""
         return len(self._lines) > MOST_PROBLEMS
 
-    def error(self) -> ConfigError:
-        """All of them in one error, one per line; of very many, the first ones."""
-        lines = list(self._lines)
-        more = [f"... and more than {MOST_PROBLEMS} problems in all. Correct these first."] if self.enough else []
-        return ConfigError("\n".join([*lines[:MOST_PROBLEMS], *more]))
+    def raise_any(self) -> None:
+        """Raise all of them as one error.
+
+        Raises:
+            ConfigError: one problem per line; of very many, the first ones.
+        """
+        if self._lines:
+            more = [f"... and more than {MOST_PROBLEMS} problems in all. Correct these first."] if self.enough else []
+            raise ConfigError("\n".join([*list(self._lines)[:MOST_PROBLEMS], *more]))
 
 
 def printable(text: str) -> str:
@@ -61,28 +67,23 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
-def _shortened(line: str) -> str:
-    """A line without its middle where it is too long: what it is about and the remedy stay."""
-    return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - _REMEDY]} ... {line[-_REMEDY:]}"
-
-
 def unknown_key(key: str, known: Iterable[str], hint: str = "") -> str:
-    """The message for a key that nothing reads, with the nearest known one.
+    """The message about a key that nothing reads, with the nearest known one.
 
     Args:
         hint: a further sentence.
     """
     names = sorted(known)
-    close = difflib.get_close_matches(str(key)[:_LONGEST_VALUE], names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(key[:_LONGEST_VALUE], names, n=1, cutoff=0.5)
     meant = f" Did you mean {close[0]!r}?" if close else ""
-    return f"config keys must be known, but got {shown(key)}.{meant}{' ' if hint else ''}{hint} Known keys here: {names}."
+    return f"unknown key {shown(key)}.{meant}{hint and f' {hint}'} Known keys here: {names}."
 
 
-def collect(error: ValidationError, model: type[BaseModel], problems: Problems, place_of: Callable[[tuple[str, ...]], str]) -> None:
+def collect(error: ValidationError, problems: Problems, place_of: Callable[[tuple[str, ...]], str], model: type[BaseModel]) -> None:
     """Add what pydantic found in data for `model` to `problems`.
 
     Args:
-        place_of: turns the path of a field (empty for the whole) into the place in the definition to look at.
+        place_of: path of a field (empty for the whole) -> place in the definition.
     """
     for detail in error.errors(include_url=False):
         if problems.enough:
@@ -94,10 +95,10 @@ def collect(error: ValidationError, model: type[BaseModel], problems: Problems, 
             named = re.match(r"`(\w+)`", message)
             problems.add(place_of(path or ((named.group(1),) if named else ())), message)
         elif detail["type"] == "extra_forbidden":
-            problems.add(place_of(path[:-1]), unknown_key(path[-1], fields_at(model, path[:-1])))
+            problems.add(place_of(path[:-1]), unknown_key(path[-1], _fields_at(model, path[:-1])))
         else:
             place = place_of(path)
-            problems.add(place, _message(detail, place))
+            problems.add(place, _message(detail, place.rpartition(".")[2]))
 
 
 def model_in(annotation: Any) -> type[BaseModel] | None:
@@ -106,36 +107,29 @@ def model_in(annotation: Any) -> type[BaseModel] | None:
     return next((part for part in candidates if isinstance(part, type) and issubclass(part, BaseModel)), None)
 
 
-def fields_at(model: type[BaseModel], path: tuple[str, ...]) -> list[str]:
-    """Names of the fields of the config found at `path` inside `model`."""
+def _fields_at(model: type[BaseModel], path: tuple[str, ...]) -> list[str]:
     for name in path:
-        inner = model_in(model.model_fields[name].annotation)
-        assert inner is not None, f"{model=} {path=}"
-        model = inner
+        model = model_in(model.model_fields[name].annotation) or model
     return list(model.model_fields)
 
 
-def _message(detail: ErrorDetails, place: str) -> str:
-    name, value = place.rsplit(".", 1)[-1], detail["input"]
+def _message(detail: ErrorDetails, name: str) -> str:
     if detail["type"] == "missing":
         return f"`{name}` must be given, but is missing. Add it."
     rule = detail["msg"].partition(" or instance of ")[0].replace("Input should ", "must ").replace("dictionary", "mapping")
     rule = rule if rule.startswith("must ") else f"must hold: {rule[0].lower()}{rule[1:]}"
-    return f"`{name}` {rule}, but got {name}={shown(value)}. {_remedy(detail)}"
+    return f"`{name}` {rule}, but got {name}={shown(detail['input'])}. {_remedy(detail)}"
 
 
 def _remedy(detail: ErrorDetails) -> str:
     kind, value = detail["type"], detail["input"]
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", str(detail["ctx"]["expected"]))
-        close = difflib.get_close_matches(value[:_LONGEST_VALUE], choices, n=1) if isinstance(value, str) else []
+        close = difflib.get_close_matches(str(value)[:_LONGEST_VALUE], choices, n=1)
         return f"Did you mean {close[0]!r}?" if close else "Choose one of them."
     if kind == "int_type" and isinstance(value, float) and value.is_integer():
         return f"Write {int(value)}."
-    for prefix, remedy in _REMEDIES.items():
-        if kind.startswith(prefix):
-            return remedy
-    return "Correct it."
+    return next((remedy for prefix, remedy in _REMEDIES.items() if kind.startswith(prefix)), "Correct it.")
 
 
 _REMEDIES = {
@@ -151,3 +145,4 @@ _REMEDIES = {
     "dict": "Write `{key: value, ...}`.",
     "model": "Write `{key: value, ...}`.",
 }
+"""Start of the type of a pydantic error -> what to do."""

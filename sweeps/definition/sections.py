@@ -5,17 +5,17 @@ fields when the grid is expanded.
 """
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from sae_core import plugins
 from sae_core.config.run import Config, Count
-from sae_core.errors import ConfigError
-from sweeps.definition.plain import check_plain
+from sae_core.errors import ConfigError, UnknownNameError, border
+from sweeps.definition.plain import plain
 from sweeps.definition.problems import Problems, collect, shown
-
-_LONGEST_NAME = 255
-"""Bytes of a file name."""
+from sweeps.samplers import SAMPLERS
 
 
 class WandbConfig(Config):
@@ -27,18 +27,25 @@ class WandbConfig(Config):
 
 
 class SearchConfig(Config):
-    """Runs proposed one after another by Optuna, from what the earlier ones gave, instead of a grid."""
+    """Runs proposed one after another by Optuna, from the results of earlier ones, instead of a grid."""
 
     trials: Count
     """Points tried, of all launches together. Each trains one run per seed and per order of the tokens."""
-    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
-    """Who proposes: tree-structured Parzen estimators, a genetic algorithm, or chance."""
+    sampler: str = "tpe"
+    """Name of the sampler: tpe, nsga2, random, or one of a plugin."""
     objectives: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["l0", "fvu"])
     """Held-out metrics to trade off, each in the direction it has; means over seeds and orders."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Decides the proposals."""
     points_to_evaluate: list[dict[str, Any]] = Field(default_factory=list)
     """Points tried first: place in the definition -> value, e.g. {architectures: topk, train.lr: 4e-3}; what is left out is proposed."""
+
+    @field_validator("sampler")
+    @classmethod
+    def _sampler_exists(cls, sampler: str) -> str:
+        if sampler not in SAMPLERS:
+            raise UnknownNameError.of("sampler", sampler, SAMPLERS)
+        return sampler
 
 
 class EarlyStoppingConfig(Config):
@@ -47,7 +54,7 @@ class EarlyStoppingConfig(Config):
     rungs: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)] = Field(default_factory=lambda: [0.1, 0.3])
     """Fractions of a run's steps at which it is compared."""
     reduction_factor: Annotated[float, Field(gt=1)] = 3.0
-    """The best 1/reduction_factor of the runs compared with each other go on in any case."""
+    """The best 1/reduction_factor of the runs compared with each other continue in any case."""
     l0_band: Annotated[float, Field(gt=1)] = 1.5
     """Runs are compared with each other where the L0 asked for, or else the coefficients, differ by at most this factor."""
 
@@ -60,14 +67,12 @@ class EarlyStoppingConfig(Config):
 
 
 class Definition(Config):
-    """The sections of a sweep's definition, as they are given. In them a list is an axis of the grid.
-
-    Raises:
-        ConfigError: an unknown section, or one of the wrong type. The fields inside are checked by `runs`.
-    """
+    """The sections of a sweep's definition. In them a list is an axis of the grid."""
 
     name: str
     """Names the results directory."""
+    plugins: list[str] = Field(default_factory=list)
+    """Modules (`my_package.my_sae`) and files (`./my_sae.py`) that register architectures, metrics, sources, ...; imported first."""
     model: dict[str, Any] | None = None
     """Which language model, and where in it: `name`, `hook_point`, `context_size`, ..."""
     data: dict[str, Any] | None = None
@@ -94,27 +99,35 @@ class Definition(Config):
 
     def __init__(self, **fields: Any) -> None:
         # Python callers get the same errors as those who write YAML, not pydantic's own.
+        content = plain(fields)
+        plugins.load(locate_plugins(content, Path.cwd()))  # before any registry is asked for a name
         problems = Problems()
-        check_plain(fields, problems)
-        if problems:
-            raise problems.error()
         try:
-            super().__init__(**fields)
+            super().__init__(**content)
         except ValidationError as error:
-            collect(error, type(self), problems, lambda path: ".".join(part for part in path if not part.isdigit()))
-            raise problems.error() from None
+            collect(error, problems, lambda path: ".".join(part for part in path if not part.isdigit()), type(self))
+        problems.raise_any()
 
     @field_validator("name")
     @classmethod
     def _names_a_directory(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", name):
             raise ConfigError(
-                f"`name` must start with a letter or digit and go on with those, '.', '_' or '-', because it names the results directory, "
-                f"but got name={shown(name)}. Choose another."
-            )
-        if len(name) > _LONGEST_NAME:
-            raise ConfigError(
-                f"`name` must have at most {_LONGEST_NAME} characters, because it names a directory, "
-                f"but got {len(name)}: name={shown(name)}. Shorten it."
+                "`name` must be 1 to 255 letters, digits, '.', '_' and '-' and start with a letter or digit, because it names the results "
+                f"directory, but got name={shown(name)}. Choose another."
             )
         return name
+
+
+def locate_plugins(content: dict[str, Any], directory: Path) -> list[str]:
+    """Make the paths among a definition's plugins absolute; they are relative to `directory`.
+
+    Returns:
+        The plugins; none where they are not a list of text, which validation reports.
+    """
+    given = content.get("plugins")
+    if not isinstance(given, list) or not all(isinstance(location, str) for location in given):
+        return []
+    with border(f"plugins must be modules or files, but got {shown(given)}", "Correct `plugins`."):
+        content["plugins"] = [plugins.absolute(location, directory) for location in given]
+    return content["plugins"]

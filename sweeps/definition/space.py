@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 from sae_core.config.run import SOURCES, ActivationsConfig, RunConfig
 from sae_core.errors import UnknownNameError
 from sae_core.metrics import METRICS
-from sweeps.definition.expansion import MOST_RUNS, Axes, check_number, check_rungs, read_axes, runs_of
-from sweeps.definition.grid import Axis, Grid
+from sweeps.definition.expansion import MOST_RUNS, Axes, check_number, check_read, check_rungs, read_axes, runs_of
+from sweeps.definition.grid import Axis
 from sweeps.definition.problems import Problems, shown, unknown_key
 from sweeps.definition.sections import Definition, SearchConfig
-from sweeps.definition.unread import check_read
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -57,7 +56,7 @@ class Space:
         return axes[0] if all(axis is not None for axis in axes) else None
 
     def level(self, axis: Axis, turn: int) -> Any:
-        """A value of an axis in the words of Optuna, such that successive turns spread over all of it."""
+        """A value of an axis as Optuna takes it, such that successive turns spread over all of it."""
         if axis.range is None:
             return _label(axis.values[turn % len(axis.values)])
         return axis.range.at(turn * GOLDEN_RATIO % 1, whole=axis.whole)
@@ -87,14 +86,13 @@ class Space:
             KeyError: a parameter is missing.
         """
         architecture = point.get(ARCHITECTURES, next(iter(self.axes.architectures)))
-        grid: Grid = {}
-        for path, axis in self.axes.architectures[architecture].items():
-            value = _value(axis, point[axis.place]) if axis.is_searched else axis.values[0]
-            grid[path] = axis.fixed(value)
+        grid = {
+            path: Axis(axis.place, (_value(axis, point[axis.place]),)) if axis.is_searched else axis
+            for path, axis in self.axes.architectures[architecture].items()
+        }
         problems = Problems()
         runs = runs_of(dataclasses.replace(self.axes, architectures={architecture: grid}), problems)
-        if problems:
-            raise problems.error()
+        problems.raise_any()
         return runs
 
     def identity(self, objectives: Sequence[str]) -> str:
@@ -108,25 +106,22 @@ class Space:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     def fixed_point(self, given: Mapping[str, Any], problems: Problems) -> Point:
-        """A point of the definition, whole or in part, in the words of Optuna."""
-        place = "search.points_to_evaluate"
-        names = list(self.axes.architectures)
+        """A point of the definition, complete or in part, as Optuna takes it."""
+        place, names = "search.points_to_evaluate", list(self.axes.architectures)
         asked = given.get(ARCHITECTURES)
         if ARCHITECTURES in given and (asked not in names or len(names) == 1):
             rule = f"must be one of {names}" if len(names) > 1 else "must be left out where there is only one"
             problems.add(place, f"`architectures` {rule}, but got {asked!r}. Correct it.")
             return {}
-        known = {key: axis for name in ([asked] if asked else names) for key, axis in self.parameters(name).items()}
+        axes = {key: axis for name in ([asked] if asked else names) for key, axis in self.parameters(name).items()}
         point = {ARCHITECTURES: asked} if asked else {}
         for key, value in given.items():
-            if key == ARCHITECTURES:
-                continue
-            if key not in known:
-                problems.add(place, unknown_key(key, known))
-            elif not _contains(known[key], value):
-                problems.add(place, f"`{key}` must lie in {_shown(known[key])}, but got {key}={shown(value)}. Correct it.")
-            else:
-                point[key] = _label(value) if known[key].range is None else value
+            if key not in axes and key != ARCHITECTURES:
+                problems.add(place, unknown_key(key, axes))
+            elif key in axes and not _contains(axes[key], value):
+                problems.add(place, f"`{key}` must lie in {_shown(axes[key])}, but got {key}={shown(value)}. Correct it.")
+            elif key in axes:
+                point[key] = _label(value) if axes[key].range is None else value
         return point
 
     def lines(self) -> list[str]:
@@ -138,30 +133,30 @@ class Space:
         return [f"{place:<{width}}  {values}" for place, values in rows.items()]
 
 
-def space_of(sweep: Definition) -> Space:
+def space_of(definition: Definition) -> Space:
     """The space of a definition with `search`.
 
     Raises:
-        ConfigError: all problems, one a line.
+        ConfigError: all problems, one per line.
     """
-    assert sweep.search is not None, f"{sweep.search=}"
+    search = definition.search
+    assert search is not None, f"{definition=}"
     problems = Problems()
-    axes = read_axes(sweep, problems)
+    axes = read_axes(definition, problems)
     for axis in axes.activations.values():
         if axis.is_searched:
             problems.add(axis.place, f"a search must have one stream of activations, but got {shown(axis.values)}. Choose one value.")
-    check_read(sweep, axes.architectures, problems)
-    check_number(sweep.search.trials * axes.n_repeats, "search", problems)
+    check_read(axes, problems)
+    check_number(search.trials * axes.n_repeats, "search", problems)
     corners = runs_of(axes, problems, MOST_CHECKED) if axes.n_repeats <= MOST_RUNS else []
-    check_rungs(sweep, corners, problems)
-    _check_objectives(sweep.search.objectives, corners, problems)
+    check_rungs(definition, corners, problems)
+    _check_objectives(search.objectives, axes.source, problems)
+    problems.raise_any()
     space = Space(axes, tuple(corners))
-    if not problems:
-        if not any(space.parameters(name) for name in axes.architectures) and len(axes.architectures) == 1:
-            problems.add("search", "a search must have something to decide, but got only fixed fields. Add a range or a list.")
-        _check_points(space, sweep.search, problems)
-    if problems:
-        raise problems.error()
+    if not any(space.parameters(name) for name in axes.architectures) and len(axes.architectures) == 1:
+        problems.add("search", "a search must have something to decide, but got only fixed fields. Add a range or a list.")
+    _check_points(space, search, problems)
+    problems.raise_any()
     return space
 
 
@@ -179,9 +174,8 @@ def _check_points(space: Space, search: SearchConfig, problems: Problems) -> Non
         )
 
 
-def _check_objectives(objectives: Sequence[str], corners: Sequence[RunConfig], problems: Problems) -> None:
+def _check_objectives(objectives: Sequence[str], source: str, problems: Problems) -> None:
     place = "search.objectives"
-    sources = {run.activations.source for run in corners}
     if len(set(objectives)) < len(objectives):
         problems.add(place, f"`objectives` must be listed once each, but got {list(objectives)}. Remove one.")
     for name in objectives:
@@ -190,15 +184,13 @@ def _check_objectives(objectives: Sequence[str], corners: Sequence[RunConfig], p
         elif METRICS[name].spec.direction == "none":
             ranked = [other for other in METRICS if METRICS[other].spec.direction != "none"]
             problems.add(place, f"an objective must have a better end, but got {name!r}. Choose among {ranked}.")
-        elif (needs := METRICS[name].needs) is not None:
-            for source in sorted(one for one in sources if needs not in SOURCES[one].offers):
-                problems.add(
-                    place, f"an objective must be a metric of the source of activations, but got {name!r} for {source!r}. Choose another."
-                )
+        elif source and (needs := METRICS[name].needs) is not None and needs not in SOURCES[source].offers:
+            rule = "an objective must be a metric of the source of activations"
+            problems.add(place, f"{rule}, but got {name!r} for {source!r}. Choose another.")
 
 
 def _label(value: Any) -> Any:
-    """A choice in a form that Optuna can store: lists as JSON."""
+    """A choice as Optuna can store it: lists as JSON."""
     return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
 
 

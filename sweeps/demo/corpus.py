@@ -7,11 +7,15 @@ other versions give a slightly different text, hence another hash of the activat
 import hashlib
 import importlib.metadata
 import importlib.resources
+import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from sae_core.errors import ConfigError
-from sae_core.files import written_whole
+from sae_core.errors import ConfigError, DamagedFileError
+from sae_core.files import read_json, write_json, written_whole
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("matplotlib", "networkx", "numpy", "optuna", "pandas", "sympy")
 """Distributions whose source is the text."""
@@ -24,6 +28,33 @@ HELD_OUT_ONE_IN = 10
 def model_directory() -> Path:
     """The demo's language model, in Hugging Face layout."""
     return Path(str(importlib.resources.files("sweeps.demo"))) / "code-4l"
+
+
+def demo_text_file(cache: Path) -> Path:
+    """Where the demo's text is, once written: other versions of the packages are another file."""
+    # A package that is missing is found, and reported, when the text is written.
+    installed = {found.name.lower(): found.version for package in PACKAGES for found in importlib.metadata.distributions(name=package)}
+    versions = " ".join(f"{name}=={installed.get(name, '')}" for name in PACKAGES)
+    return cache.absolute() / f"demo-text-{hashlib.sha256(versions.encode()).hexdigest()[:12]}.parquet"
+
+
+def demo_text(cache: Path) -> Path:
+    """The demo's text in `cache`, written where it does not exist or is not what was written."""
+    path = demo_text_file(cache)
+    checksum = path.with_suffix(".json")
+    if path.exists():
+        with suppress(FileNotFoundError, DamagedFileError):
+            if read_json(checksum).get("sha256") == _digest(path):
+                return path
+        logger.warning("the demo's text %s is not what was written: it is written again.", path)
+    write_corpus(path)
+    write_json(checksum, {"sha256": _digest(path)})
+    return path
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_corpus(path: Path) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from sae_core import provenance
 from sae_core.config.run import SOURCES, ActivationsConfig, RunConfig
 from sae_core.records import RunState, flat
-from sweeps.definition.local_data import demo_text_file, locate
+from sweeps.definition.local_data import locate
 from sweeps.definition.sweep import Sweep
+from sweeps.demo.corpus import demo_text_file
 from sweeps.planning.grouping import Width, group_bytes, group_runs, lone_runs, n_parameters, training_flops
 from sweeps.storage.store import Store, may_recover
 

@@ -50,11 +50,11 @@ def refused(done, tmp_path, *parts):
 @pytest.mark.parametrize(
     ("settings", "parts"),
     [
-        (["optimizer=adam"], ["config keys must be known, but got 'optimizer'.", "Known keys here: ["]),
-        (["train.learning_rate=1"], ["train: config keys must be known, but got 'learning_rate'.", "'lr'"]),
-        (["sae.dsae=64"], ["sae: config keys must be known, but got 'dsae'. Did you mean 'd_sae'?"]),
-        (["activations.train_token=1"], ["activations: config keys must be known, but got 'train_token'. Did you mean 'train_tokens'?"]),
-        (["architectures.topk.ks=4"], ["architectures.topk: config keys must be known, but got 'ks'. Did you mean 'k'?"]),
+        (["optimizer=adam"], ["unknown key 'optimizer'.", "Known keys here: ["]),
+        (["train.learning_rate=1"], ["train: unknown key 'learning_rate'.", "'lr'"]),
+        (["sae.dsae=64"], ["sae: unknown key 'dsae'. Did you mean 'd_sae'?"]),
+        (["activations.train_token=1"], ["activations: unknown key 'train_token'. Did you mean 'train_tokens'?"]),
+        (["architectures.topk.ks=4"], ["architectures.topk: unknown key 'ks'. Did you mean 'k'?"]),
         (["architectures.top_k.k=4"], ["architecture must be one of", "but got 'top_k'. Did you mean 'topk'?"]),
         (["activations.source=synthetc"], ["activation source must be one of", "but got 'synthetc'. Did you mean 'synthetic'?"]),
         (["architectures.topk.k=[4, 65]"], ["`k` must satisfy 1 <= k <= d_sae, but got k=65 and d_sae=64. Lower"]),

@@ -1,9 +1,11 @@
+import json
+
 import pytest
 import yaml
 
 import sweeps
 from sae_core.errors import ConfigError, UnknownNameError
-from sweeps.definition.sweep import Sweep, _ready
+from sweeps.definition.sweep import Sweep, ready, write_template
 
 SMALL = {
     "name": "small",
@@ -24,7 +26,7 @@ def test_from_yaml_file(tmp_path):
     assert sweep == Sweep(**{**SMALL, "name": "other", "train": {"lr": 0.001}})
 
 
-@pytest.mark.parametrize("name", _ready())
+@pytest.mark.parametrize("name", ready())
 def test_every_ready_definition_is_valid(name):
     sweep = Sweep.from_yaml(name)
     assert sweep.name == name
@@ -65,6 +67,52 @@ def test_a_written_definition_leaves_out_what_was_not_given():
     assert yaml.safe_load(Sweep(**SMALL).to_yaml()) == SMALL
 
 
+def test_plugins_are_files_beside_the_definition(tmp_path, monkeypatch):
+    """They register before names are looked up, and the written definition finds them from anywhere."""
+    (tmp_path / "mine").mkdir()
+    plugin = tmp_path / "mine" / "my_sampler.py"
+    plugin.write_text("from sweeps.samplers import SAMPLERS\n\n\n@SAMPLERS.register('mine')\ndef mine(seed, n_trials):\n    pass\n")
+    definition = tmp_path / "mine" / "a.yaml"
+    definition.write_text(yaml.safe_dump({**SMALL, "plugins": ["./my_sampler.py"], "search": {"trials": 3, "sampler": "mine"}}))
+    sweep = Sweep.from_yaml(definition)
+    assert sweep.plugins == [str(plugin)] == yaml.safe_load(sweep.to_yaml())["plugins"]
+    monkeypatch.chdir(tmp_path)
+    assert Sweep.from_dict(SMALL, ["plugins=[mine/my_sampler.py]"]).plugins == [str(plugin)]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("a.py", "plugins: `plugins` must be a valid list, but got plugins='a.py'."),
+        ([3], "plugins: `plugins` must be a valid string, but got plugins=3."),
+        (["./gone.py"], "a plugin must be importable, but got '"),
+        (["no_such_module_of_mine"], "a plugin must be importable, but got 'no_such_module_of_mine'"),
+        (["~nosuchuser/a.py"], "plugins must be modules or files, but got ['~nosuchuser/a.py']: RuntimeError"),
+    ],
+)
+def test_plugins_that_cannot_be_imported(value, message):
+    with pytest.raises(ConfigError) as error:
+        Sweep(**SMALL, plugins=value)
+    assert message in str(error.value)
+
+
+def test_a_template_is_a_definition_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_template(tmp_path / "mine.yaml")
+    sweep = Sweep.from_yaml("mine.yaml")
+    assert sweep.name == "mine"
+    assert len(sweep.runs()) == 12
+    with pytest.raises(ConfigError, match=r"must be written to a new file, but got '.*mine\.yaml'"):
+        write_template(tmp_path / "mine.yaml")
+
+
+def test_toml_and_json_files(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(SMALL))
+    assert Sweep.from_yaml(tmp_path / "a.json") == Sweep(**SMALL)
+    (tmp_path / "a.toml").write_text('name = "a"\n[activations]\nsource = "synthetic"\n[architectures]\ntopk = {k = [8, 16]}\n')
+    assert Sweep.from_yaml(tmp_path / "a.toml").architectures == {"topk": {"k": [8, 16]}}
+
+
 def test_unknown_ready_definition():
     with pytest.raises(UnknownNameError, match=r"definition must be one of \[.*'demo'.*\], but got 'dmo'\. Did you mean 'demo'\?"):
         Sweep.from_yaml("dmo")
@@ -85,21 +133,21 @@ def test_a_file_that_is_not_text(tmp_path):
 @pytest.mark.parametrize("text", ["- a\n- b\n", "", "just text"])
 def test_a_file_that_is_not_a_mapping(tmp_path, text):
     (tmp_path / "a.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=r"a\.yaml: a definition must be a mapping of sections, but got "):
+    with pytest.raises(ConfigError, match="a definition must be a mapping of sections, but got "):
         Sweep.from_yaml(tmp_path / "a.yaml")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\xef\xbb\xbfname: a\n1: b\n", "keys must be text, but got 1 (int). Put it in quotes, or correct it."),
+        (b"\xef\xbb\xbfname: a\n1: b\n", "a.yaml: keys must be text of one line, but got 1. Put it in quotes, or correct it."),
         ("name: é".encode("latin-1"), "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xe9 in position 6: unexpected end of data."),
-        (b"a: &a [*a]", "a: sections and lists must be at most 20 deep, but got more in `a`. Write it flat."),
-        (b"#" * 5_000_000, "a definition must have at most 1,000,000 characters, but got 4,000,001. Shorten it."),
+        (b"a: &a [*a]", "at most 300,000 values (aliases count each time), 20 levels deep, but got more in 'a'. Shorten it."),
+        (b"#" * 5_000_000, "a definition must have at most 1,000,000 characters, but got more. Shorten it."),
         (
             b"a: &a [1, 1, 1, 1, 1, 1, 1]\n"
             + b"".join(b"%c: &%c [%b]\n" % (c, c, b", ".join([b"*%c" % (c - 1)] * 7)) for c in b"bcdefghijk"),
-            "a definition must hold at most 300,000 values, but got more (aliases count each time). Shorten it.",
+            "at most 300,000 values (aliases count each time), 20 levels deep, but got more in 'g'. Shorten it.",
         ),
     ],
 )
@@ -118,8 +166,8 @@ def test_files_that_no_definition_can_be(tmp_path, content, message):
         ("x" * 5_000, f"a definition must be a readable text file, but '{'x' * 79}... is not: "),
         ("\udcff.yaml", r"a definition file must exist, but '\\udcff.yaml' is missing."),
         ("a\x00b.yaml", r"a definition file must exist, but 'a\\x00b.yaml' is missing."),
-        ("/dev/zero", "a definition must be a file, but '/dev/zero' is a directory or a device."),
-        (".", "a definition must be a file, but '.' is a directory or a device."),
+        ("/dev/zero", "/dev/zero: a definition must have at most 1,000,000 characters"),
+        (".", "a definition must be a readable text file, but '.' is not: [Errno 21] Is a directory"),
     ],
 )
 def test_paths_that_are_no_definition(path, message):
@@ -135,15 +183,15 @@ def test_paths_that_are_no_definition(path, message):
         ([1], [], "a definition must be a mapping of sections, but got [1]."),
         (SMALL, "name=a", "overrides must be a list of key=value, but got 'name=a'. Write e.g."),
         (SMALL, [3], "overrides must be a list of key=value, but got [3]."),
-        ({**SMALL, 3: 4}, [], "keys must be text, but got 3 (int)."),
+        ({**SMALL, 3: 4}, [], "keys must be text of one line, but got 3."),
         (
             {**SMALL, "train": {"lr": {1e-3}}},
             [],
-            "train.lr: `lr` must be made of text, numbers, true, false, null, lists and mappings, but got",
+            "train.lr: `lr` must be text, a number, true, false, null, a list or a section, but got",
         ),
         ({**SMALL, "seeds": [10**400]}, [], "seeds: `seeds` must be at most 2^63 - 1 in size, but got seeds=1000"),
         ({**SMALL, "seeds": [10**9_000]}, [], "seeds: `seeds` must be at most 2^63 - 1 in size, but got seeds=int (Exceeds the limit"),
-        (SMALL, ["a." * 30 + "b=1"], "a.a.a: sections and lists must be at most 20 deep"),
+        (SMALL, ["a." * 30 + "b=1"], "a definition must hold at most 300,000 values (aliases count each time), 20 levels deep"),
     ],
 )
 def test_content_from_python_that_no_definition_can_have(definition, overrides, message):
@@ -155,15 +203,21 @@ def test_content_from_python_that_no_definition_can_have(definition, overrides, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "a" * 256}, "name: `name` must have at most 255 characters, because it names a directory, but got 256: name='aaa"),
-        ({"name": "a\x00"}, r"name: `name` must be text, but got name='a\x00', which holds a control character. Correct it."),
-        ({"name": "\ud800"}, r"name: `name` must be text, but got name='\ud800', which holds a lone surrogate, half of a character."),
-        ({"model": {"name": "a\u2028"}}, r"model.name: `name` must be text, but got name='a\u2028', which holds a line separator."),
-        ({"model": {"\ud800": 1}}, r"model: keys must be text, but got '\ud800', which holds a lone surrogate"),
-        ({"model": {"name": "a" * 5_000}}, "which has 5,000 characters, more than 4,096."),
+        ({"name": "a" * 256}, "name: `name` must be 1 to 255 letters, digits, '.', '_' and '-'"),
+        (
+            {"name": "a\x00"},
+            r"name: `name` must be printable text of one line, but got name='a\x00'.",
+        ),
+        ({"name": "\ud800"}, r"printable text of one line, but got name='\ud800'. Correct it."),
+        (
+            {"model": {"name": "a\u2028"}},
+            r"model.name: `name` must be printable text of one line, but got name='a\u2028'.",
+        ),
+        ({"model": {"\ud800": 1}}, r"model: keys must be text of one line, but got '\ud800'."),
+        ({"model": {"name": "a" * 5_000}}, "model.name: `name` must be text of at most 4,096 characters, but got name='aaa"),
         ({"seeds": [1.0]}, "seeds: `seeds` must be a valid integer, but got seeds=1.0. Write 1."),
-        ({"train": [0] * 300_000}, "a definition must hold at most 300,000 values, but got more"),
-        ({"architecture": {}}, "config keys must be known, but got 'architecture'. Did you mean 'architectures'?"),
+        ({"train": [0] * 300_000}, "at most 300,000 values (aliases count each time), 20 levels deep, but got more in 'train'"),
+        ({"architecture": {}}, "unknown key 'architecture'. Did you mean 'architectures'?"),
         ({"name": "a/b"}, "because it names the results directory, but got name='a/b'. Choose another."),
         ({"name": ".activations"}, "but got name='.activations'"),
         ({"name": 3}, "name: `name` must be a valid string, but got name=3."),
@@ -175,7 +229,7 @@ def test_content_from_python_that_no_definition_can_have(definition, overrides, 
             {"wandb": {"mode": "onlin"}},
             "wandb.mode: `mode` must be 'offline', 'online' or 'disabled', but got mode='onlin'. Did you mean 'online'?",
         ),
-        ({"wandb": {"team": "a"}}, "wandb: config keys must be known, but got 'team'."),
+        ({"wandb": {"team": "a"}}, "wandb: unknown key 'team'."),
     ],
 )
 def test_bad_sections(changes, message):

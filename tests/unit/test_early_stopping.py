@@ -217,8 +217,12 @@ def sweep(**changes):
         ({"early_stopping": {"l0_band": 1.0}}, "`l0_band` must be greater than 1, but got l0_band=1.0"),
         ({"early_stopping": {"reduction_factor": 1}}, "`reduction_factor` must be greater than 1, but got reduction_factor=1"),
         (
-            {"early_stopping": {}, "train": {"batch_size": 100, "sparsity_warm_up": 0.2}},
-            r"but got rungs=\[0\.1, 0\.3\] where the sparsity of 'topk' settles at 0\.2 of the run",
+            {
+                "early_stopping": {},
+                "train": {"batch_size": 100, "sparsity_warm_up": 0.2},
+                "architectures": {"gated": {"l1_coefficient": 1}},
+            },
+            r"but got rungs=\[0\.1, 0\.3\] where the sparsity of 'gated' settles at 0\.2 of the run",
         ),
         (
             {"early_stopping": {}, "architectures": {"topk": {"k": 4, "k_start": 16, "k_anneal": 0.3}}},

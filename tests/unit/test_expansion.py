@@ -110,18 +110,17 @@ def test_another_source():
         ({"architectures": {}}, "architectures: a sweep must have at least one architecture, but got {}."),
         (
             {"architectures": {"standard": {"k": [8, 16], "l1_coefficient": 1}}},
-            "architectures.standard: config keys must be known, but got 'k'. The sparsity of 'standard' is set by `l1_coefficient`.",
+            "architectures.standard: unknown key 'k'. The sparsity of 'standard' is set by `l1_coefficient`.",
         ),
         (
             {"sae": {"d_sae": 64, "k": [8]}, "architectures": {"topk": {}, "gated": {"l1_coefficient": 1}}},
-            "sae: config keys must be known, but got 'k'. A common field must belong to every architecture. "
-            "The sparsity of 'gated' is set by `l1_coefficient`.",
+            "sae: unknown key 'k'. A common field must belong to every architecture. The sparsity of 'gated' is set by `l1_coefficient`.",
         ),
-        ({"train": {"lrr": 1}}, "train: config keys must be known, but got 'lrr'. Did you mean 'lr'?"),
-        ({"model": {**BASE["model"], "hook": "a"}}, "model: config keys must be known, but got 'hook'. Did you mean 'hook_point'?"),
+        ({"train": {"lrr": 1}}, "train: unknown key 'lrr'. Did you mean 'lr'?"),
+        ({"model": {**BASE["model"], "hook": "a"}}, "model: unknown key 'hook'. Did you mean 'hook_point'?"),
         (
             {"data": {**BASE["data"], "train_token": 1}},
-            "data: config keys must be known, but got 'train_token'. Did you mean 'train_tokens'?",
+            "data: unknown key 'train_token'. Did you mean 'train_tokens'?",
         ),
         (
             {"data": {**BASE["data"], "train_tokens": 0}},
@@ -289,3 +288,58 @@ def test_rungs_at_the_same_step():
         "early_stopping.rungs: rungs must be different steps before the last, but got rungs=[0.3, 0.300001], "
         "which are the steps [14, 14] of 48. Raise or remove some."
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"target_l0": [4, 8], "sae": {"d_sae": 64, "target_l0": 16}, "architectures": {"topk": {}}},
+            "sae.target_l0: `target_l0` must be given once for all architectures, but got 16 beside `target_l0: [4, 8]`.",
+        ),
+        (
+            {"train": {"lr_min_factor": 0.05}},
+            "train.lr_min_factor: `lr_min_factor` must come with a cosine `lr_schedule`, or it has no effect, but got lr_min_factor=0.05 "
+            "and lr_schedule='constant'. Remove it.",
+        ),
+        ({"train": {"n_restarts": 3, "lr_schedule": "cosine"}}, "but got n_restarts=3 and lr_schedule='cosine'."),
+        (
+            {"train": {"n_restarts": [1, 2], "lr_schedule": ["cosine", "cosine_restarts"]}},
+            "train.n_restarts: `n_restarts` must come with `lr_schedule: cosine_restarts`, or it has no effect, but got n_restarts=[1, 2]",
+        ),
+        (
+            {"architectures": {"topk": {"k": 8, "sparsity_warm_up": 0.1}, "gated": {"l1_coefficient": 1}}},
+            "architectures.topk.sparsity_warm_up: `sparsity_warm_up` must come with an architecture with a sparsity coefficient",
+        ),
+        ({"train": {"sparsity_warm_up": 0.1}}, "but got sparsity_warm_up=0.1 and architecture='topk'."),
+        ({"search": {"trials": 2}, "train": {"n_restarts": 5}}, "but got n_restarts=5 and lr_schedule='constant'."),
+    ],
+)
+def test_fields_without_an_effect(changes, message):
+    sweep = Sweep(**{**BASE, **changes})
+    with pytest.raises(ConfigError) as error:
+        sweep.space() if sweep.search else sweep.runs()
+    (line,) = str(error.value).splitlines()
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train": {"lr": 1e-3}, "architectures": {"topk": {"k": 8, "lr": 2e-3}}},  # overridden everywhere, which does no harm
+        {"train": {"lr_min_factor": 0.05, "lr_schedule": ["constant", "cosine"]}},  # the cosine reads it
+        {"train": {"lr_min_factor": 0.1}},  # what it would be anyway
+        {"train": {"sparsity_warm_up": 0.1}, "architectures": {"topk": {"k": 8}, "gated": {"l1_coefficient": 1}}},
+        {"target_l0": 4, "architectures": {"topk": {"target_l0": 8}, "gated": {}}},
+        {"target_l0": 4, "sae": {"d_sae": 64, "target_l0": None}, "architectures": {"topk": {}}},
+    ],
+)
+def test_fields_with_an_effect(changes):
+    assert runs(**changes)
+
+
+def test_rungs_lie_after_the_schedule_of_an_architecture():
+    architectures = {"topk": {"k": 8, "k_start": 32, "k_anneal": 0.4}}
+    (line,) = problems(early_stopping={"rungs": [0.3, 0.6]}, architectures=architectures)
+    assert "but got rungs=[0.3, 0.6] where the sparsity of 'topk' settles at 0.4 of the run." in line
+    assert runs(early_stopping={"rungs": [0.01, 0.6]}, architectures={"topk": {"k": 8}}, data={**BASE["data"], "train_tokens": 1_000_000})

@@ -1,31 +1,27 @@
-import sys
 import types
 from pathlib import Path
 
 import pytest
 
 from sae_core.activations.language_model.source import LanguageModelActivations
-from sae_core.config.run import ActivationsConfig
+from sae_core.activations.synthetic import SyntheticActivations
 from sae_core.errors import ConfigError
 from sweeps.definition.local_data import absolute, locate
+from sweeps.demo import corpus
 
 
 @pytest.fixture
-def corpus(monkeypatch):
-    """A stand-in for the demo's corpus, which takes seconds to write."""
-    module = types.ModuleType("sweeps.demo.corpus")
-    module.PACKAGES = ("numpy",)
-    module.written = []
-    module.model_directory = lambda: Path("/demo/model")
+def written(monkeypatch):
+    """Files that the demo's text was written to, by a stand-in: the text takes seconds."""
+    files = []
 
     def write_corpus(path):
         path.parent.mkdir(exist_ok=True)
         path.write_text("text")
-        module.written.append(path)
+        files.append(path)
 
-    module.write_corpus = write_corpus
-    monkeypatch.setitem(sys.modules, "sweeps.demo.corpus", module)
-    return module
+    monkeypatch.setattr(corpus, "write_corpus", write_corpus)
+    return files
 
 
 def activations(model="demo", dataset="demo"):
@@ -84,7 +80,7 @@ def test_a_link_keeps_the_name_that_says_its_format(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "no hash", "bad hash"])
-def test_a_damaged_demo_text_is_written_again(corpus, tmp_path, caplog, damage):
+def test_a_damaged_demo_text_is_written_again(written, tmp_path, caplog, damage):
     path = Path(locate(activations(), tmp_path).data.dataset)
     if damage in ("changed", "cut"):
         path.write_text("texx" if damage == "changed" else "te")
@@ -93,26 +89,26 @@ def test_a_damaged_demo_text_is_written_again(corpus, tmp_path, caplog, damage):
     else:
         path.with_suffix(".json").write_text("{")
     locate(activations(), tmp_path)
-    assert (path.read_text(), len(corpus.written)) == ("text", 2)
+    assert (path.read_text(), len(written)) == ("text", 2)
     assert f"the demo's text {path} is not what was written" in caplog.text
     locate(activations(), tmp_path)
-    assert len(corpus.written) == 2
+    assert len(written) == 2
 
 
-def test_locate_puts_in_the_demo(corpus, tmp_path):
+def test_locate_puts_in_the_demo(written, tmp_path):
     located = locate(activations(), tmp_path / "cache")
-    assert located.model.name == "/demo/model"
+    assert located.model.name == str(corpus.model_directory())
     assert located.model.hook_point == "blocks.0.hook_resid_post"
     assert Path(located.data.dataset).is_file()
     assert Path(located.data.dataset).name.startswith("demo-text-")
 
 
-def test_the_corpus_is_written_once(corpus, tmp_path):
+def test_the_corpus_is_written_once(written, tmp_path):
     assert locate(activations(), tmp_path) == locate(activations(), tmp_path)
-    assert len(corpus.written) == 1
+    assert len(written) == 1
 
 
-def test_another_version_of_a_package_is_another_corpus(corpus, tmp_path, monkeypatch):
+def test_another_version_of_a_package_is_another_corpus(written, tmp_path, monkeypatch):
     first = locate(activations(), tmp_path)
     monkeypatch.setattr("importlib.metadata.distributions", lambda name: [types.SimpleNamespace(name=name, version="0.0.0")])
     assert locate(activations(), tmp_path).data.dataset != first.data.dataset
@@ -121,5 +117,5 @@ def test_another_version_of_a_package_is_another_corpus(corpus, tmp_path, monkey
 def test_other_models_and_sources_stay(tmp_path):
     mine = activations(model="gpt2", dataset="owner/text")
     assert locate(mine, tmp_path) == mine
-    other = ActivationsConfig(source="other", train_tokens=1, eval_tokens=1)
+    other = SyntheticActivations(source="synthetic", train_tokens=1, eval_tokens=1)
     assert locate(other, tmp_path) is other

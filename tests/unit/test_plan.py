@@ -3,8 +3,8 @@ import pytest
 from sae_core.activations.synthetic import SyntheticSource
 from sae_core.errors import ConfigError
 from sae_core.records import RunRecord
-from sweeps.definition.local_data import demo_text_file
 from sweeps.definition.sweep import Sweep
+from sweeps.demo.corpus import demo_text_file
 from sweeps.planning.plan import lines, plan
 from sweeps.storage.store import Store
 

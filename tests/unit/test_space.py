@@ -126,18 +126,21 @@ def test_identity_is_that_of_what_can_be_tried():
             "architectures.topk.k: `k` must satisfy 1 <= k <= d_sae, but got k=40",
         ),
         ({"architectures": {"topk": {"k": {"low": 2.0, "high": 9.0}}}}, "architectures.topk.k: `k` must be a valid integer, but got k=2.0"),
-        ({"train": {"lr": {"low": 3e-2, "high": 1e-3}}}, "train.lr.low: `low` must satisfy low < high, but got low=0.03 and high=0.001."),
-        ({"train": {"lr": {"low": 0, "high": 1e-3, "log": True}}}, "but got low=0 and high=0.001."),
-        ({"train": {"lr": {"low": 1e-3, "high": 2e-3, "step": 1}}}, "train.lr.step: `step` must be above 0, at most high - low"),
-        ({"train": {"lr": {"low": 1e-3}}}, "train.lr.high: `high` must be given, but is missing."),
-        ({"train": {"lr": {"low": 1e-3, "high": 1e-2, "lgo": True}}}, "train.lr: config keys must be known, but got 'lgo'."),
-        ({"train": {"lr": {"low": 1e-3, "high": 1e101}}}, "train.lr.high: `high` must be at most 1e+100 in size, and `low`"),
-        ({"train": {"lr": {"low": 1e-101, "high": 1, "log": True}}}, "but got low=1e-101 and high=1."),
-        ({"train": {"lr": {"low": 0, "high": 1, "step": 1e-12}}}, "`step` must be taken at most 1,000,000,000 times, but got step=1e-12."),
         (
-            {"train": {"lr": {"low": 0, "high": 1, "step": 0}}},
-            "`step` must be above 0, at most high - low, and without `log`, but got step=0",
+            {"train": {"lr": {"low": 3e-2, "high": 1e-3}}},
+            "low < high <= 1e+100, but got low=0.03 and high=0.001.",
         ),
+        ({"train": {"lr": {"low": 0, "high": 1e-3, "log": True}}}, "but got low=0 and high=0.001."),
+        ({"train": {"lr": {"low": 1e-3, "high": 2e-3, "step": 1}}}, "train.lr.step: `step` must be at most high - low"),
+        ({"train": {"lr": {"low": 1e-3}}}, "train.lr.high: `high` must be given, but is missing."),
+        ({"train": {"lr": {"low": 1e-3, "high": 1e-2, "lgo": True}}}, "train.lr: unknown key 'lgo'."),
+        ({"train": {"lr": {"low": 1e-3, "high": 1e101}}}, "but got low=0.001 and high=1e+101."),
+        ({"train": {"lr": {"low": 1e-101, "high": 1, "log": True}}}, "but got low=1e-101 and high=1."),
+        (
+            {"train": {"lr": {"low": 0, "high": 1, "step": 1e-12}}},
+            "at least a 1,000,000,000th of that, and without",
+        ),
+        ({"train": {"lr": {"low": 0, "high": 1, "step": 0}}}, "and without `log`, but got step=0"),
         ({"search": {"trials": 200_000}}, "search: a sweep must have at most 100,000 runs, but got 200,000."),
         ({"search": {"trials": 20_000}, "seeds": [0, 1, 2], "data_seed": [0, 1]}, "100,000 runs, but got 120,000."),
         (
@@ -163,7 +166,7 @@ def test_identity_is_that_of_what_can_be_tried():
             "search: a search must have something to decide, but got only fixed fields.",
         ),
         (
-            {"early_stopping": {"rungs": [0.05, 0.5]}},
+            {"early_stopping": {"rungs": [0.05, 0.5]}, "architectures": {"jumprelu": {}}, "target_l0": 8},
             "early_stopping.rungs: rungs must lie after the sparsity warm-up, but got rungs=[0.05, 0.5]",
         ),
     ],
@@ -175,14 +178,14 @@ def test_what_bad_spaces_get(changes, message):
 @pytest.mark.parametrize(
     ("point", "message"),
     [
-        ({"train.lrr": 1e-3}, "search.points_to_evaluate: config keys must be known, but got 'train.lrr'. Did you mean 'train.lr'?"),
+        ({"train.lrr": 1e-3}, "search.points_to_evaluate: unknown key 'train.lrr'. Did you mean 'train.lr'?"),
         ({"train.lr": 1}, "search.points_to_evaluate: `train.lr` must lie in 0.001 to 0.03 (log), but got train.lr=1."),
         ({"architectures.topk.k": 2.5}, "`architectures.topk.k` must lie in 2 to 16, but got architectures.topk.k=2.5."),
         ({"sae.d_sae": 48}, "`sae.d_sae` must lie in 32, 64, but got sae.d_sae=48."),
         ({"architectures": "gated"}, "`architectures` must be one of ['topk', 'matryoshka_batchtopk'], but got 'gated'."),
         (
             {"architectures": "topk", "architectures.matryoshka_batchtopk.matryoshka_widths": [8]},
-            "but got 'architectures.matryoshka_batchtopk.",
+            "unknown key 'architectures.matryoshka_batchtopk.",
         ),
     ],
 )
