@@ -27,7 +27,7 @@ from rich.table import Table
 from worker import MISSING_PEER, Worker, peers_python
 
 from sae_core import provenance
-from sae_core.activations.language_model.documents import documents
+from sae_core.activations.language_model.dataset import documents
 from sae_core.config.run import RunConfig
 from sweeps.definition.local_data import locate
 from sweeps.definition.sweep import Sweep

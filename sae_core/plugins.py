@@ -96,8 +96,13 @@ def checksums() -> dict[str, str]:
 
 def checksums_of(entries: Iterable[object]) -> dict[str, str]:
     """Name -> checksum of the plugins that define these classes or functions."""
+    return {plugin.name: plugin.checksum for plugin in defining(entries)}
+
+
+def defining(entries: Iterable[object]) -> list[Plugin]:
+    """The plugins that define these classes or functions."""
     homes = {str(Path(file).resolve()) for entry in entries if (file := getattr(sys.modules.get(entry.__module__), "__file__", None))}
-    return {plugin.name: plugin.checksum for plugin in loaded() if homes & plugin.files}
+    return [plugin for plugin in loaded() if homes & plugin.files]
 
 
 def _load(location: str) -> None:

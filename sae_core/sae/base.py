@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
 from sae_core.errors import ConfigError, border
+from sae_core.plugins import defining
+from sae_core.plugins import load as load_plugins
 from sae_core.sae import saelens_files
 from sae_core.sae.normalization import Affine, Normalization, layer_norm
 from sae_core.sparse.active import ActiveLatents, active_latents
@@ -250,11 +252,16 @@ class SparseAutoencoder(nn.Module, ABC):
         self.check_finite()
         normalize_activations = "layer_norm" if self.layer_norm else "none"
         cfg = {"architecture": architecture, "d_in": self.d_in, "d_sae": self.d_sae, "normalize_activations": normalize_activations}
-        saelens_files.write(Path(directory), {**cfg, **self.saelens_fields()}, self.state_dict(), metadata or {})
+        origin = [plugin.location for plugin in defining([type(self)])]
+        metadata = {**(metadata or {}), **({"plugins": origin} if origin else {})}
+        saelens_files.write(Path(directory), {**cfg, **self.saelens_fields()}, self.state_dict(), metadata)
 
     @staticmethod
-    def from_pretrained(directory: str | Path) -> "SparseAutoencoder":
+    def from_pretrained(directory: str | Path, plugins: Iterable[str] = ()) -> "SparseAutoencoder":
         """Load an SAE in inference form from a directory written by `save_pretrained` or by SAELens of any version.
+
+        Args:
+            plugins: modules or files to import first. Those that cfg.json names are imported where its architecture is unknown.
 
         Raises:
             ConfigError: files are missing, damaged, or say something that is not known here. Nothing else is raised.
@@ -264,6 +271,7 @@ class SparseAutoencoder(nn.Module, ABC):
             f"{saelens_files.shown(str(directory))}",
             "Correct the path, put back a copy (`git lfs pull`, where files are pointers of Git LFS), or export the SAE again.",
         ):
+            load_plugins([*plugins, *saelens_files.plugins_needed(Path(directory), ARCHITECTURES)])
             ours = {name: cls.Config.model_fields for name, cls in ARCHITECTURES.items() if cls.saelens_architecture is None}
             stored = saelens_files.read(Path(directory), ours)
             cls = ARCHITECTURES[stored.architecture]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sae_core import plugins
 from sae_core.activations.files import load_tensors, save_tensors
 from sae_core.errors import ConfigError, UnknownNameError
 from sae_core.files import read_json, write_json
@@ -128,6 +129,26 @@ def read(directory: Path, ours: Mapping[str, Collection[str]]) -> StoredSAE:
         rescale=architecture == "topk" and value["rescale_acts_by_decoder_norm"],
     )
     return StoredSAE(architecture, fields, cfg["d_in"], value["normalize_activations"] == "layer_norm", folded)
+
+
+def plugins_needed(directory: Path, known: Collection[str]) -> list[str]:
+    """Plugins that cfg.json names, where its architecture is none of `known` and none of SAELens'.
+
+    Raises:
+        ConfigError: one is a file in the SAE's own directory, so that it may have come with a download.
+    """
+    cfg = read_json(directory / CFG)
+    metadata = cfg.get("metadata")
+    if cfg.get("architecture") in {*known, *SAELENS_FIELDS} or not isinstance(metadata, dict):
+        return []
+    needed = [location for location in metadata.get("plugins") or () if isinstance(location, str)]
+    for location in needed:
+        if plugins.is_file(location) and Path(location).resolve().is_relative_to(directory.resolve()):
+            raise ConfigError(
+                f"a plugin that an SAE's cfg.json names must lie elsewhere, but got {location!r}, which is not imported unless you name "
+                "it. Read it first; then give `from_pretrained(..., plugins=[...])`."
+            )
+    return needed
 
 
 def _architecture(cfg: Mapping[str, Any], known: Mapping[str, Collection[str]]) -> tuple[str, dict[str, Any]]:

@@ -1,11 +1,13 @@
 """SAELens itself loads what we export, and computes the same; so do we with what it and other programs wrote.
 
-Runs where SAELENS_PYTHON names a Python with sae-lens (6.54.12), which needs an environment of its own: other versions than ours.
+Runs where sae-lens is installed beside us (`pip install sae-sweep sae-lens`), or in the Python that SAELENS_PYTHON names.
 """
 
+import importlib.util
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,9 @@ from sae_core.config.run import ARCHITECTURES, NORMALIZATIONS
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.training.loop import train_group
 
-SAELENS_PYTHON = os.environ.get("SAELENS_PYTHON")
+SAELENS_PYTHON = os.environ.get("SAELENS_PYTHON") or (sys.executable if importlib.util.find_spec("sae_lens") else None)
+
+pytestmark = pytest.mark.skipif(SAELENS_PYTHON is None, reason="sae-lens is not installed, and SAELENS_PYTHON is not set")
 
 
 def export(directory: Path, normalize_activations: str) -> list[str]:
@@ -43,7 +47,6 @@ def outputs_of_saelens(directory: Path, x: torch.Tensor) -> dict[str, torch.Tens
     return load_file(directory / "outputs.safetensors")
 
 
-@pytest.mark.skipif(SAELENS_PYTHON is None, reason="SAELENS_PYTHON is not set")
 def test_saelens_computes_what_we_compute(tmp_path: Path) -> None:
     names = [name for normalize_activations in NORMALIZATIONS for name in export(tmp_path, normalize_activations)]
     x = tokens(512)
@@ -56,7 +59,6 @@ def test_saelens_computes_what_we_compute(tmp_path: Path) -> None:
             torch.testing.assert_close(theirs[f"{name}/x_hat"], x_hat, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.skipif(SAELENS_PYTHON is None, reason="SAELENS_PYTHON is not set")
 def test_we_compute_what_saelens_computes_of_other_programs_files(tmp_path: Path) -> None:
     for name, (cfg, tensors) in saelens_folders.foreign().items():
         saelens_folders.write(tmp_path / name, cfg, tensors)

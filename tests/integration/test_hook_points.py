@@ -7,9 +7,9 @@ import pytest
 import torch
 from tiny_model import DEMO_MODEL, random_model
 
-from sae_core.activations.language_model import bridge as bridge_module
-from sae_core.activations.language_model.bridge import ModelConfig, load_model, outline
-from sae_core.activations.language_model.hooked_model import HookedModel
+from sae_core.activations.language_model.engine import HookedModel
+from sae_core.activations.language_model.loading import ModelConfig, load_model
+from sae_core.activations.language_model.model_spec import model_spec
 from sae_core.activations.language_model.splice import SplicedText
 from sae_core.errors import ConfigError
 
@@ -18,12 +18,10 @@ LEAST_ACCEPTED = {"demo": 40, "gpt_neo": 40, "gpt_neox": 38, "gemma2": 46}
 
 
 @pytest.mark.parametrize("family", LEAST_ACCEPTED)
-def test_a_hook_point_that_passes_the_check_can_be_read_spliced_and_scored(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hook_point_that_passes_the_check_can_be_read_spliced_and_scored(family: str, tmp_path: Path) -> None:
     monkeypatch.setattr(bridge_module, "MOST_PROBES", 1)  # what else could be chosen is not looked for: this is a third of the time
     name = DEMO_MODEL if family == "demo" else random_model(tmp_path, family)
-    found, bridge = outline(name), load_model(ModelConfig(name=name, hook_point="hook_embed"))
+    found, bridge = model_spec(name), load_model(ModelConfig(name=name, hook_point="hook_embed"))
     accepted = 0
     for hook_point in found.hook_points:
         if hook_point.startswith("blocks.") and not hook_point.startswith("blocks.1."):

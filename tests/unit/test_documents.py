@@ -9,9 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
-from sae_core.activations.language_model import documents as module
-from sae_core.activations.language_model.dataset import DataConfig
-from sae_core.activations.language_model.documents import Document, Part, documents, problems
+from sae_core.activations.language_model import dataset as module
+from sae_core.activations.language_model.dataset import DataConfig, Document, Part, documents, problems
 from sae_core.errors import ConfigError
 
 SHARED = {"train_split": "train", "eval_split": "train"}
@@ -47,20 +46,20 @@ def same(found: list[Document], rows: list[dict[str, str]]) -> bool:
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ([5, -100], "got 'ids' with -100 in row 2.*labels with -100"),
+        ([5, -100], "got 'ids' with -100 \\(int\\) in row 2"),
         ([1.0, 2.0], r"got 'ids' with 1.0 \(float\) in row 2"),
         ([True, False], r"got 'ids' with True \(bool\) in row 2"),
         ([1, None], r"got 'ids' with None \(NoneType\) in row 2"),
         (["1"], r"got 'ids' with '1' \(str\) in row 2"),
-        (7, "got 'ids' with int in row 2"),
-        ({"a": 1}, "got 'ids' with dict in row 2"),
+        (7, r"got 'ids' with 7 \(int\) in row 2"),
+        ({"a": 1}, r"got 'ids' with .* \(dict\) in row 2"),
         ([[1, [2]]], r"got 'ids' with \[2\] \(list\) in row 2"),
-        ([2**70], f"got 'ids' with {2**70}"),
+        ([2**70], r"got 'ids' with 1180.* \(int\) in row 2"),
     ],
 )
 def test_what_is_no_token_id_is_refused(tmp_path: Path, ids: Any, message: str) -> None:
     path = write(tmp_path / "a.jsonl", [{"ids": [1, 2]}, {"ids": ids}])
-    with pytest.raises(ConfigError, match=f"`data.tokens_column` must hold lists of token ids, but {message}"):
+    with pytest.raises(ConfigError, match=f"`data.tokens_column` must hold lists of token ids, .*but {message}"):
         all_of(path, tokens_column="ids")
 
 
@@ -130,7 +129,7 @@ def test_a_split_column_of_any_type(tmp_path: Path, values: list[Any], names: li
         if name != names[0]:
             assert found == [f"{value} {index}" for index in range(3)]
     problem = problems(config(path))[0]
-    assert "but got 'train'" in problem and names[0] in problem and "values of the file's column 'split'; rename it" in problem
+    assert "but got 'train'" in problem and names[0] in problem and "values of the file's column 'split', if it has one" in problem
 
 
 def test_a_single_document_is_cut(tmp_path: Path) -> None:
@@ -151,7 +150,7 @@ def test_few_documents_that_the_hash_parts_are_not_cut(tmp_path: Path) -> None:
 # Files and directories
 
 
-@pytest.mark.parametrize("name", ["run[1]", "100% #1 ?*", "a b", "ünï", "zip::x", "{a,b}", "[!x]"])
+@pytest.mark.parametrize("name", ["run[1]", "100% #1 ?*", "a b", "ünï", "{a,b}", "[!x]"])
 @pytest.mark.parametrize("kind", ["file", "directory", "saved"])
 def test_a_path_is_no_pattern(tmp_path: Path, name: str, kind: str) -> None:
     directory, rows = tmp_path / name, texts(40)

@@ -194,67 +194,29 @@ def broken_model(directory: Path, name: str, index: tuple[int, ...], value: floa
     return str(directory)
 
 
-def token_of_later_window(directory: Path, part: str) -> tuple[int, int, int]:
-    """A token that is not in the first window of a part, and the first place where it is: window and position."""
-    windows = load_file(directory / "tokens.safetensors")[part]
-    for token in windows.unique().tolist():
-        window, position = (windows == token).nonzero()[0].tolist()
-        if window > 0:
-            return token, window, position
-    raise AssertionError(f"all tokens are in the first window of {part=}")
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_activations_that_are_not_finite_are_blamed_with_their_place(
-    source: LanguageModelSource, directory: Path, tmp_path: Path, value: float
+@pytest.mark.parametrize(
+    ("weight", "index", "value", "fields", "what"),
+    [
+        ("transformer.wte.weight", (slice(None), 5), float("inf"), {"hook_point": "hook_embed"}, "activations"),
+        ("transformer.h.1.mlp.c_proj.bias", (3,), 1e5, {"dtype": "float16"}, "activations"),
+        ("transformer.ln_f.weight", (3,), float("nan"), {}, "logits"),  # of the activations nothing is wrong
+    ],
+    ids=["weights", "precision", "above the hook point"],
+)
+@pytest.mark.usefixtures("source")
+def test_values_that_are_not_finite_are_blamed_on_the_model(
+    directory: Path, tmp_path: Path, weight: str, index: tuple[int, ...], value: float, fields: dict[str, str], what: str
 ) -> None:
-    token, window, position = token_of_later_window(directory, "train")
-    name = broken_model(tmp_path / "model", "transformer.wte.weight", (token, 5), value)
-    other = LanguageModelSource(language_model_config(directory, name=name, hook_point="hook_embed"))
+    name = broken_model(tmp_path / "model", weight, index, value)
+    broken = LanguageModelSource(language_model_config(directory, name=name, **fields))
+    remedy = "Set `model.dtype: float32`: float16 may be too narrow" if fields.get("dtype") else "Check the weights of the model"
+    with pytest.raises(ConfigError, match=rf"{what} .* must be finite, but got (nan|inf) .* training window.* of '{name}'\. {remedy}"):
+        broken.shard(directory, 0)
+    what = "cross-entropies" if what == "logits" else what
     with pytest.raises(
-        ConfigError,
-        match=rf"activations must be finite, but got {value} in training window {window}, position {position}, at hook_embed of '{name}'",
+        ConfigError, match=rf"{what} .* must be finite, but got (nan|inf) .* in held-out windows 0 to 7.* of '{name}'\. {remedy}"
     ):
-        other.shard(directory, 0)
-    token, window, position = token_of_later_window(directory, "heldout")
-    name = broken_model(tmp_path / "other", "transformer.wte.weight", (token, 5), value)
-    other = LanguageModelSource(language_model_config(directory, name=name, hook_point="hook_embed"))
-    with pytest.raises(ConfigError, match=rf"in held-out window {window}, position {position}, .*Check the model's weights"):
-        other.eval_chunk(directory, 0, torch.zeros(128))
-
-
-def test_activations_of_zero_are_blamed(source: LanguageModelSource, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = LanguageModelSource(language_model_config(directory))
-    monkeypatch.setattr(other._model, "read", lambda tokens: torch.zeros(*tokens.shape, 128))
-    with pytest.raises(
-        ConfigError, match=r"activations must not all be 0, but got 0 in each of \d+ rows from training window 0 on, at blocks\.2"
-    ):
-        other.shard(directory, 0)
-
-
-def test_logits_that_are_not_finite_name_the_model(source: LanguageModelSource, directory: Path, tmp_path: Path) -> None:
-    name = broken_model(tmp_path / "model", "transformer.ln_f.weight", (3,), float("nan"))
-    other = LanguageModelSource(language_model_config(directory, name=name))
-    with pytest.raises(
-        ConfigError, match=f"logits .* must be finite, but got nan at position 0 of the first training window, from '{name}'"
-    ):
-        other.shard(directory, 0)  # of the activations nothing is wrong
-    with pytest.raises(
-        ConfigError, match=f"logits .* must be finite, but got a cross-entropy of nan at .* held-out windows 0 to 7, from '{name}'. Check"
-    ):
-        other.eval_chunk(directory, 0, torch.zeros(128))
-
-
-def test_a_model_that_is_too_large_for_float16_is_told_so(source: LanguageModelSource, directory: Path, tmp_path: Path) -> None:
-    name = broken_model(tmp_path / "model", "transformer.h.1.mlp.c_proj.bias", (3,), 1e5)
-    config = {"name": name, "dtype": "float16"}
-    with pytest.raises(
-        ConfigError, match=r"but got nan in training window 0, position 1, .*Set `model\.dtype: float32`: float16 may be too narrow"
-    ):
-        LanguageModelSource(language_model_config(directory, **config)).shard(directory, 0)
-    below = LanguageModelSource(language_model_config(directory, **config, hook_point="blocks.0.hook_resid_post"))
-    with pytest.raises(ConfigError, match=f"cross-entropy of nan .*'{name}'. Set `model.dtype: float32`"):
-        below.eval_chunk(directory, 0, torch.zeros(128))
+        broken.eval_chunk(directory, 0, torch.zeros(128))
 
 
 def test_activations_in_float64_are_cast(source: LanguageModelSource, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,7 +316,7 @@ def test_the_same_tokens_in_longer_windows_are_another_comparison(tmp_path: Path
 def test_with_bos_the_hash_is_of_the_tokens(source: LanguageModelSource, directory: Path) -> None:
     content = {
         "format": LanguageModelSource.format_version,
-        "model": language_model.bridge.content_hash(DEMO_MODEL),
+        "model": language_model.loading.content_hash(DEMO_MODEL),
         "hook_point": "blocks.2.hook_resid_post",
         "dtype": "float32",
         "heldout": hashlib.sha256(load_file(directory / "tokens.safetensors")["heldout"].long().numpy().tobytes()).hexdigest(),

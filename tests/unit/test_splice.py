@@ -4,8 +4,8 @@ from tiny_model import DEMO_MODEL
 from torch.nn.functional import cross_entropy, kl_div
 
 from sae_core.activations.language_model import splice
-from sae_core.activations.language_model.bridge import ModelConfig, load_model
-from sae_core.activations.language_model.hooked_model import HookedModel
+from sae_core.activations.language_model.engine import HookedModel
+from sae_core.activations.language_model.loading import ModelConfig, load_model
 from sae_core.activations.language_model.splice import SplicedText
 from sae_core.activations.source import NextToken
 
@@ -122,10 +122,10 @@ def test_ablations_equal_plain_runs(model: HookedModel, text: SplicedText, token
 def test_without_an_unembedding_of_its_own_the_model_computes_logits(with_bias: bool, tokens: torch.Tensor) -> None:
     model = HookedModel(load_model(ModelConfig(name=DEMO_MODEL, hook_point=HOOK_POINT)), HOOK_POINT)
     if with_bias:
-        model._bridge.unembed.original_component.bias.copy_(torch.randn(4096, generator=torch.Generator().manual_seed(0)))
+        model._bridge.unembed.original_component.bias.data.copy_(torch.randn(4096, generator=torch.Generator().manual_seed(0)))
     fast = SplicedText(model, tokens, tokens != 0)
-    assert model._unembedding is not None and (model._unembedding.bias is not None) == with_bias
-    model._unembedding = None  # as for a model with capped logits, or in half precision
+    assert model.unembedding is not None and (model.unembedding.bias is not None) == with_bias
+    model.unembedding = None  # as for a model with capped logits, or in half precision
     plain = SplicedText(model, tokens, tokens != 0)
     other = fast.x * 0.7 + 0.1
     assert torch.allclose(plain.clean.ce, fast.clean.ce, atol=1e-5)

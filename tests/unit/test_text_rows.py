@@ -110,7 +110,7 @@ def test_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:
         ('{"text": "a"}\n{"text": \n', "line 2 is not JSON"),
         ('{"text": "a"}\n\n"b"\n', "line 3 holds str, not an object"),
         ('[{"text": "a"}, 5]', "element 2 holds int, not an object"),
-        ("3\n", "line 1 holds int, not an object"),
+        ("3\n", "element 1 holds int, not an object"),
         ("not JSON", "Expecting value"),
     ],
 )
@@ -129,5 +129,5 @@ def test_a_pointer_of_git_lfs_is_no_text(tmp_path: Path) -> None:
 
 def test_a_link_to_nothing_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").symlink_to(tmp_path / "gone.jsonl")
-    with pytest.raises(ValueError, match=r"a\.jsonl' is a link to a file that does not exist"):
+    with pytest.raises(ValueError, match=r"a\.jsonl' is a link to a file that does not exist, or no file"):
         list(read_rows(tmp_path / "a.jsonl"))

@@ -1,23 +1,45 @@
-"""Documents from a dataset: a local file, a local directory or a name on the Hugging Face Hub.
+"""Documents from a dataset: a local file, a local directory or a name on the Hugging Face Hub; and what is wrong with them.
 
-Splits are those of the dataset; in a local file with a `split` column, that column's values.
+Splits are those of the dataset; in a local file with a `split` column, that column's values. Where one split serves for training and
+evaluation, a tenth of its documents, chosen by a hash of their content, is held out; where that leaves nothing for one of the two, as of a
+single document, the last tenth of each document is.
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 from sae_core.activations.files import hash_files, is_hub_name
-from sae_core.activations.language_model.folders import files_of_splits, files_read, is_saved_dataset, other_splits, saved_splits
-from sae_core.activations.language_model.rows import COMPRESSIONS, FILE_FORMATS, ROWS_AT_A_TIME, Row, file_format, read_rows
+from sae_core.activations.language_model.rows import (
+    COMPRESSIONS,
+    FILE_FORMATS,
+    ROWS_AT_A_TIME,
+    Row,
+    Rows,
+    file_format,
+    files_of_splits,
+    files_read,
+    is_saved_dataset,
+    read_rows,
+)
 from sae_core.config.run import Config
-from sae_core.errors import ConfigError, border
+from sae_core.errors import ConfigError, UnknownNameError, border
 from sae_core.files import existing
+
+Document = str | list[int]
+Part = Literal["train", "heldout"]
+
+HELD_OUT_ONE_IN = 10
+"""One in this many documents is held out where one split serves both parts."""
+CHECKED_ROWS = 256
+"""Rows of each split whose column is checked before anything starts."""
 
 
 class DataConfig(Config):
@@ -29,7 +51,7 @@ class DataConfig(Config):
     """Name of the subset ("configuration") where the dataset has several."""
     text_column: str = "text"
     tokens_column: str | None = None
-    """Column of token ids, for text that is tokenised already; takes the place of `text_column`."""
+    """Column of token ids, for text that is tokenized already; takes the place of `text_column`."""
     train_split: str = "train"
     eval_split: str = "heldout"
     """May equal `train_split`: then a tenth of its documents is held out."""
@@ -46,76 +68,71 @@ class DataConfig(Config):
         return self.tokens_column or self.text_column
 
 
-@runtime_checkable
-class Split(Protocol):
-    """Rows that can be read again and again."""
-
-    def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
-        """The rows in order; of these columns at least, all by default."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Files:
-    """Rows of local files."""
-
-    files: tuple[Path, ...]
-    split: str | None = None
-    """Value of the column `split`, as text, that rows must have; None: all rows."""
-
-    def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
-        wanted = [*columns, *(["split"] if self.split is not None else [])] if columns else None
-        rows = chain.from_iterable(read_rows(file, wanted) for file in self.files)
-        return (row for row in rows if _name(row.get("split")) == self.split) if self.split is not None else rows
-
-
-@dataclass(frozen=True, slots=True)
-class _Library:
-    """Rows of a dataset of the datasets library."""
-
-    dataset: Any
-
-    def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
-        dataset = self.dataset.with_format(None)  # whatever format it was saved in: tensors and arrays are lists again
-        if columns is None:
-            yield from dataset
-            return
-        for batch in dataset.select_columns(list(columns)).iter(batch_size=ROWS_AT_A_TIME):
-            yield from (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
-
-
-def open_splits(config: DataConfig, *, streaming: bool) -> Mapping[str, Split]:
-    """Split name -> its rows.
-
-    Args:
-        streaming: whether a Hub dataset is read as it comes, or all of it now.
+def documents(config: DataConfig, part: Part) -> Iterator[Document]:
+    """The documents of one part, in the dataset's order; empty ones are left out.
 
     Raises:
-        ConfigError: there is no such file, directory or Hub dataset, or it cannot be read.
+        ConfigError: the split or column is not there, or a row cannot be read.
     """
-    path = local_path(config.dataset)
-    with reading(config):
-        if path is not None and path.is_file():
-            return _splits_of_file(path, config)
-        if path is not None and is_saved_dataset(path):
-            return {name: _Library(rows) for name, rows in saved_splits(path).items()}
+    if wrong := problems(config):
+        raise ConfigError("\n".join(wrong))
+    rows = _open_splits(config, streaming=config.streaming)[config.train_split if part == "train" else config.eval_split]
+    if config.train_split != config.eval_split:
+        yield from _documents(config, rows)
+    elif _both_parts_have_some(_documents(config, rows)):
+        yield from (document for document in _documents(config, rows) if _is_held_out(document) == (part == "heldout"))
+    else:
+        for document in _documents(config, rows):
+            n_train = len(document) * (HELD_OUT_ONE_IN - 1) // HELD_OUT_ONE_IN
+            if piece := document[:n_train] if part == "train" else document[n_train:]:
+                yield piece
+
+
+def problems(config: DataConfig, d_vocab: int | None = None) -> list[str]:
+    """What is wrong with the dataset, splits and column requested; the first rows of each split are read.
+
+    Args:
+        d_vocab: size of the model's vocabulary, where it is known.
+    """
+    try:
+        splits = _open_splits(config, streaming=True)
+    except ConfigError as error:
+        return [str(error)]
+    wanted = {"`data.train_split`": config.train_split, "`data.eval_split`": config.eval_split}
+    found = [str(_unknown_split(config, key, name, splits)) for key, name in wanted.items() if name not in splits]
+    for name in [name for name in dict.fromkeys(wanted.values()) if name in splits] or list(splits)[:1]:
+        try:
+            with _reading(config):
+                _check_column(config, name, splits[name], d_vocab)
+        except ConfigError as error:
+            return [*found, str(error)]
+    return found
+
+
+def content_hash(config: DataConfig) -> str:
+    """Hash of the files that a local dataset is read from; what identifies the version of a Hub dataset.
+
+    Raises:
+        ConfigError: there is no such dataset.
+    """
+    path = _local_path(config.dataset)
+    with _reading(config):
         if path is not None:
-            files = files_of_splits(path, config.subset)
-            if files is None:
-                return {name: _Library(rows) for name, rows in other_splits(path, config.subset).items()}
-            return {name: _Files(tuple(some)) for name, some in files.items()}
+            return hash_files([path] if path.is_file() else files_read(path, config.subset), root=path)
         import datasets
 
-        return {
-            str(name): _Library(rows) for name, rows in datasets.load_dataset(config.dataset, config.subset, streaming=streaming).items()
-        }
+        return str(datasets.load_dataset_builder(config.dataset, config.subset).hash)
 
 
-def is_split_column(split: Split) -> bool:
-    """Whether a split is the rows of a file whose column `split` has some value."""
-    return isinstance(split, _Files) and split.split is not None
+def too_large_id(config: DataConfig, largest: int, d_vocab: int) -> ConfigError:
+    """The error of a token id that the model does not have."""
+    return ConfigError(
+        f"token ids must be < {d_vocab}, the model's vocabulary, but got {largest} in `{config.column}` of {config.dataset}. "
+        "Use text tokenized for this model, or `data.text_column`."
+    )
 
 
-def local_path(name: str) -> Path | None:
+def _local_path(name: str) -> Path | None:
     """The local file or directory of this name; None: a name on the Hub.
 
     Raises:
@@ -128,9 +145,9 @@ def local_path(name: str) -> Path | None:
     return None
 
 
-def reading(config: DataConfig) -> AbstractContextManager[None]:
+def _reading(config: DataConfig) -> AbstractContextManager[None]:
     """Whatever libraries raise while they read becomes one ConfigError."""
-    if local_path(config.dataset) is not None:
+    if _local_path(config.dataset) is not None:
         must, remedy = "a readable local file or directory", "Check that it is complete, and its layout (docs/definition.md)."
     else:
         must = "a readable local file or directory or a reachable Hugging Face Hub dataset"
@@ -138,38 +155,143 @@ def reading(config: DataConfig) -> AbstractContextManager[None]:
     return border(f"`data.dataset` must be {must}, but got {config.dataset!r}", remedy)
 
 
-def _splits_of_file(path: Path, config: DataConfig) -> Mapping[str, Split]:
+def _open_splits(config: DataConfig, *, streaming: bool) -> Mapping[str, Rows]:
+    """Split name -> its rows.
+
+    Args:
+        streaming: whether a Hub dataset is read as it comes, or all of it now.
+
+    Raises:
+        ConfigError: there is no such file, directory or Hub dataset, or it cannot be read.
+    """
+    path = _local_path(config.dataset)
+    with _reading(config):
+        if path is not None and path.is_file():
+            return _splits_of_file(path, config)
+        import datasets
+
+        if path is None:
+            splits = datasets.load_dataset(config.dataset, config.subset, streaming=streaming)
+        elif is_saved_dataset(path):
+            saved = datasets.load_from_disk(str(path))
+            splits = saved if isinstance(saved, dict) else {"train": saved}
+        else:
+            files = files_of_splits(path, config.subset)
+            if all(file_format(file) for names in files.values() for file in names):
+                return {name: partial(_rows_of_files, names) for name, names in files.items()}
+            splits = datasets.load_dataset(str(path), config.subset, streaming=True)  # formats that only the library reads
+        return {str(name): partial(_rows_of_dataset, dataset) for name, dataset in splits.items()}
+
+
+def _splits_of_file(path: Path, config: DataConfig) -> Mapping[str, Rows]:
     if file_format(path) is None:
         raise ConfigError(
             f"`data.dataset` must be one of {list(FILE_FORMATS)} files, text also compressed as one of {list(COMPRESSIONS)}, but got "
             f"{config.dataset!r}. Convert it."
         )
-    everything = _Files((path,))
-    if not any("split" in row for row in islice(everything.rows(), 1)):
-        return {"train": everything}
+    if not any("split" in row for row in islice(read_rows(path), 1)):
+        return {"train": partial(_rows_of_files, [path])}
     wanted, found = {config.train_split, config.eval_split}, set()
-    for row in everything.rows(["split"]):
-        found.add(_name(row.get("split")))
+    for row in read_rows(path, ["split"]):
+        found.add(_split_name(row))
         if wanted <= found:
             break
-    return {name: _Files((path,), name) for name in found}
+    return {name: partial(_rows_of_files, [path], split=name) for name in found}
 
 
-def _name(value: Any) -> str:
-    """A value of a `split` column as it is written in a definition: true, null, 3."""
+def _split_name(row: Row) -> str:
+    """The value of the `split` column as it is written in a definition: true, null, 3."""
+    value = row.get("split")
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def content_hash(config: DataConfig) -> str:
-    """Hash of the files that a local dataset is read from; what identifies the version of a Hub dataset.
+def _rows_of_files(files: Sequence[Path], columns: Sequence[str] | None, split: str | None = None) -> Iterator[Row]:
+    wanted = None if columns is None else [*columns, *(["split"] if split is not None else [])]
+    rows = chain.from_iterable(read_rows(file, wanted) for file in files)
+    return (row for row in rows if split is None or _split_name(row) == split)
+
+
+def _rows_of_dataset(dataset: Any, columns: Sequence[str] | None) -> Iterator[Row]:
+    dataset = dataset.with_format(None)  # whatever format it was saved in: tensors and arrays are lists again
+    if columns is None:
+        yield from dataset
+        return
+    for batch in dataset.select_columns(list(columns)).iter(batch_size=ROWS_AT_A_TIME):
+        yield from (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
+
+
+def _unknown_split(config: DataConfig, key: str, name: str, splits: Iterable[str]) -> UnknownNameError:
+    path, remedy = _local_path(config.dataset), ""
+    if key == "`data.eval_split`":
+        remedy = f"Or set it to {config.train_split!r}: where both splits are the same, a tenth of the documents is held out."
+    if path is not None and path.is_file():
+        remedy += " The names are the values of the file's column 'split', if it has one."
+    return UnknownNameError.of(key, name, splits, remedy.strip())
+
+
+def _check_column(config: DataConfig, name: str, rows: Rows, d_vocab: int | None) -> None:
+    """Read the first rows of a split.
 
     Raises:
-        ConfigError: there is no such dataset.
+        ConfigError: there are none, or they have no such column, or one of another kind.
     """
-    path = local_path(config.dataset)
-    with reading(config):
-        if path is not None:
-            return hash_files([path] if path.is_file() else files_read(path, config.subset), root=path)
-        import datasets
+    first = next(iter(rows(None)), None)
+    if first is None:
+        raise ConfigError(f"splits of `data.dataset` must have rows, but got none in {name!r} of {config.dataset!r}. Choose another split.")
+    head = list(islice(rows([config.column] if config.column in first else None), CHECKED_ROWS))
+    if not any(config.column in row for row in head):
+        raise UnknownNameError.of("`data.tokens_column`" if config.tokens_column else "`data.text_column`", config.column, first)
+    try:
+        found = [document for number, row in enumerate(head, start=1) for document in _documents_of(config, row, number)]
+    except ConfigError as error:
+        raise ConfigError(f"{error} Columns are {sorted(first)}.") from error
+    largest = max((max(ids) for ids in found if isinstance(ids, list)), default=0)
+    if d_vocab is not None and largest >= d_vocab:
+        raise too_large_id(config, largest, d_vocab)
 
-        return str(datasets.load_dataset_builder(config.dataset, config.subset).hash)
+
+def _documents(config: DataConfig, rows: Rows) -> Iterator[Document]:
+    with _reading(config):
+        for number, row in enumerate(rows([config.column]), start=1):
+            yield from _documents_of(config, row, number)
+
+
+def _documents_of(config: DataConfig, row: Row, number: int) -> Iterator[Document]:
+    """The document of a row, or of each list in a row of lists; none where it is empty."""
+    value = row.get(config.column)
+    if value is None or (isinstance(value, str | list) and not value):
+        return
+    if not config.tokens_column:
+        if not isinstance(value, str):
+            got = f"{config.column!r} with {type(value).__name__} in row {number}"
+            raise ConfigError(
+                f"`data.text_column` must hold text (for token ids use `data.tokens_column`), but got {got}. Choose another column."
+            )
+        # Half a surrogate pair that stands alone becomes U+FFFD: no tokenizer takes it.
+        yield value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    elif isinstance(value, list) and isinstance(value[0], list):
+        for inner in value:
+            yield from _documents_of(config, {config.column: inner}, number)
+    else:
+        yield _checked_ids(config, value, number)
+
+
+def _checked_ids(config: DataConfig, value: Any, number: int) -> list[int]:
+    wrong = [one for one in value if type(one) is not int or not 0 <= one < 2**31] if isinstance(value, list) else [value]
+    if wrong:
+        raise ConfigError(
+            "`data.tokens_column` must hold lists of token ids, which are integers from 0 on (labels with -100 are none), but got "
+            f"{config.column!r} with {reprlib.repr(wrong[0])} ({type(wrong[0]).__name__}) in row {number}. Choose another column."
+        )
+    return list(value)
+
+
+def _both_parts_have_some(found: Iterator[Document]) -> bool:
+    """Whether the hash holds out some of these documents, and not all."""
+    first = next(found, None)
+    return first is None or any(_is_held_out(document) != _is_held_out(first) for document in found)
+
+
+def _is_held_out(document: Document) -> bool:
+    content = document if isinstance(document, str) else json.dumps(document)
+    return int(hashlib.sha256(content.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0

@@ -8,7 +8,8 @@ Shape letters: W windows, T positions in a window, N tokens that are not special
 import hashlib
 import json
 import logging
-from functools import cached_property, partial
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +18,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_core.activations.files import open_tensors, save_tensors
-from sae_core.activations.language_model import bridge, dataset, documents, loading
-from sae_core.activations.language_model.bridge import ModelConfig
-from sae_core.activations.language_model.dataset import DataConfig
-from sae_core.activations.language_model.documents import Part
-from sae_core.activations.language_model.hooked_model import HookedModel
-from sae_core.activations.language_model.sound import check_activations, check_logits, check_predictions
+from sae_core.activations.language_model import dataset, loading
+from sae_core.activations.language_model.dataset import DataConfig, Part
+from sae_core.activations.language_model.engine import HookedModel
+from sae_core.activations.language_model.loading import ModelConfig
+from sae_core.activations.language_model.model_spec import ModelSpec, model_spec
 from sae_core.activations.language_model.splice import SplicedText
 from sae_core.activations.language_model.text import WindowMaker
 from sae_core.activations.source import ActivationSource, EvalChunk
@@ -67,11 +67,11 @@ class LanguageModelSource(ActivationSource):
 
     @cached_property
     def d_in(self) -> int:
-        return self._outline.d_in(self.config.model.hook_point)
+        return self._spec.d_in(self.config.model.hook_point)
 
     @property
     def flops_per_token(self) -> float:
-        return self._outline.flops_below(self.config.model.hook_point)
+        return self._spec.flops_below(self.config.model.hook_point)
 
     @property
     def shard_tokens(self) -> int:
@@ -79,44 +79,47 @@ class LanguageModelSource(ActivationSource):
 
     @property
     def chunk_tokens(self) -> int:
-        windows = CHUNK_LOGITS // (self.config.model.context_size * self._outline.d_vocab)
+        windows = CHUNK_LOGITS // (self.config.model.context_size * self._spec.d_vocab)
         return min(max(1, windows), CHUNK_WINDOWS) * self.config.model.context_size
 
     def check(self) -> None:
-        found, d_vocab = self._model_problems()
-        found += documents.problems(self.config.data, d_vocab)
-        if found:
-            raise ConfigError("\n".join(found))
+        problems: list[str] = []
 
-    def _model_problems(self) -> tuple[list[str], int | None]:
-        """What is wrong with the model, and the size of its vocabulary where that is known."""
+        def collect(*requirements: Callable[[], object]) -> None:
+            for requirement in requirements:
+                try:
+                    requirement()
+                except ConfigError as error:
+                    problems.append(str(error))
+
+        collect(lambda: self._spec)
+        d_vocab = None
+        if not problems:
+            d_vocab = self._spec.d_vocab
+            collect(self._check_context, lambda: self.d_in, self._window_maker, self._check_weights)
+        problems += dataset.problems(self.config.data, d_vocab)
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+    def _check_context(self) -> None:
         model = self.config.model
-        found: list[str] = []
-        try:
-            n_ctx = self._outline.n_ctx
-        except ConfigError as error:
-            return [str(error)], None
-        if model.context_size > n_ctx:
-            found.append(
-                f"`model.context_size` must be <= {n_ctx}, the positions that {model.name} has, but got {model.context_size}. Lower it."
+        if model.context_size > (n_ctx := self._spec.n_ctx):
+            raise ConfigError(
+                f"`model.context_size` must be <= {n_ctx}, the positions of {model.name}, but got {model.context_size}. Lower it."
             )
-        weights = partial(loading.check_weights, model.name, self._outline.bridge.original_model)
-        for requirement in (lambda: self.d_in, self._window_maker, weights):
-            try:
-                requirement()
-            except ConfigError as error:
-                found.append(str(error))
-        return found, self._outline.d_vocab
+
+    def _check_weights(self) -> None:
+        loading.check_weights(self.config.model.name, self._spec.bridge.original_model)
 
     def facts(self) -> dict[str, float]:
-        return {"d_vocab": float(self._outline.d_vocab)}
+        return {"d_vocab": float(self._spec.d_vocab)}
 
     def fingerprint(self) -> str:
         config = self.config
         # Content stands for the names of model and data set, so that the hash does not depend on where they lie.
         content = {
             "format": self.format_version,
-            "model": bridge.content_hash(config.model.name),
+            "model": loading.content_hash(config.model.name),
             "data": dataset.content_hash(config.data),
             "tokens": [config.train_tokens, config.eval_tokens],
             "model_fields": config.model.model_dump(exclude={"name"}),
@@ -129,7 +132,7 @@ class LanguageModelSource(ActivationSource):
         heldout = self._windows(directory, "heldout")
         content = {
             "format": self.format_version,
-            "model": bridge.content_hash(model.name),
+            "model": loading.content_hash(model.name),
             "hook_point": model.hook_point,
             "dtype": model.dtype,
             "heldout": hashlib.sha256(heldout.numpy().tobytes()).hexdigest(),
@@ -162,7 +165,7 @@ class LanguageModelSource(ActivationSource):
         tokenizer = loading.tokenizer_or_none(model.name)
         if tokenizer is None and not data.tokens_column:
             raise ConfigError(
-                f"text needs a tokenizer, but got none in `model.name` {model.name!r}. Add its files, or give text that is tokenised: "
+                f"text needs a tokenizer, but got none in `model.name` {model.name!r}. Add its files, or give text that is tokenized: "
                 "`data.tokens_column`."
             )
         special = tuple(sorted(set(tokenizer.all_special_ids))) if tokenizer is not None and data.exclude_special_tokens else ()
@@ -177,15 +180,15 @@ class LanguageModelSource(ActivationSource):
         data, maker = self.config.data, self._window_maker()
         key, split = ("train_tokens", data.train_split) if part == "train" else ("eval_tokens", data.eval_split)
         asked = getattr(self.config, key)
-        windows = maker.windows(documents.documents(data, part), asked)
+        windows = maker.windows(dataset.documents(data, part), asked)
         there = int(_keep(windows, torch.tensor(maker.special_ids, dtype=torch.int32)).sum())
         if there < asked:
             raise ConfigError(
                 f"`data.{key}` must be at most the {there} tokens that split {split!r} of {data.dataset} has in whole windows of "
                 f"{self.config.model.context_size} (special tokens excluded), but got {asked}. Lower `data.{key}` or give more text."
             )
-        if int(windows.max()) >= self._outline.d_vocab:
-            raise documents.too_large_id(data, int(windows.max()), self._outline.d_vocab)
+        if int(windows.max()) >= self._spec.d_vocab:
+            raise dataset.too_large_id(data, int(windows.max()), self._spec.d_vocab)
         return windows
 
     def n_shards(self, directory: Path) -> int:
@@ -206,9 +209,9 @@ class LanguageModelSource(ActivationSource):
             for some, some_keep in zip(tokens.split(at_a_time), keep.split(at_a_time), strict=True)
         ]
         x = torch.cat(rows)
-        check_activations(x, keep, self.config.model, "training", start)
+        self._check_finite("activations", x, f"training windows {start} to {start + len(tokens) - 1}")
         if index == 0:  # what is wrong above the hook point is found before anything is trained
-            check_logits(self._model.run(tokens[:1].to(self.device))[1], self.config.model)
+            self._check_finite("logits", self._model.run(tokens[:1].to(self.device))[1], "the first training window")
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed_of("shard", index)))
         return torch.nn.functional.embedding(order, x)  # whole rows: twice as fast as x[order]
 
@@ -220,9 +223,26 @@ class LanguageModelSource(ActivationSource):
         tokens = self._windows(directory, "heldout", start, start + _chunk_windows(directory))
         keep = _keep(tokens, self._special_ids(directory))
         text = SplicedText(self._model, tokens.to(self.device), keep.to(self.device))
-        check_activations(text.x, keep, self.config.model, "held-out", start)
-        check_predictions(text.clean, self.config.model, f"held-out windows {start} to {start + len(tokens) - 1}")
+        where = f"held-out windows {start} to {start + len(tokens) - 1}"
+        self._check_finite("activations", text.x, where)
+        self._check_finite("cross-entropies", text.clean.ce, where)
         return EvalChunk(text.x, text.splice, text.clean, text.zero_ablated(), text.mean_ablated(mean))
+
+    def _check_finite(self, what: str, values: Tensor, where: str) -> None:
+        """Make sure of it, or blame the model.
+
+        Raises:
+            ConfigError: a value is NaN or infinite.
+        """
+        if bool(values.sum(dtype=torch.float64).isfinite()):  # in float64 it is finite if and only if every value is
+            return
+        model = self.config.model
+        value, n_broken = float(values[~values.isfinite()][0]), int((~values.isfinite()).sum())
+        too_narrow = f"Set `model.dtype: float32`: {model.dtype} may be too narrow for this model."
+        raise ConfigError(
+            f"{what} of the language model must be finite, but got {value} among {n_broken} of {values.numel()} values in {where}, at "
+            f"{model.hook_point} of {model.name!r}. {too_narrow if model.dtype != 'float32' else 'Check the weights of the model.'}"
+        )
 
     def export_metadata(self) -> dict[str, object]:
         model, data = self.config.model, self.config.data
@@ -239,12 +259,12 @@ class LanguageModelSource(ActivationSource):
         }
 
     @cached_property
-    def _outline(self) -> bridge.Outline:
-        return bridge.outline(self.config.model.name)
+    def _spec(self) -> ModelSpec:
+        return model_spec(self.config.model.name)
 
     @cached_property
     def _model(self) -> HookedModel:
-        return HookedModel(bridge.load_model(self.config.model, device=self.device), self.config.model.hook_point)
+        return HookedModel(loading.load_model(self.config.model, device=self.device), self.config.model.hook_point)
 
     def _n_windows(self, directory: Path, part: Part) -> int:
         with open_tensors(_tokens_path(directory)) as file:

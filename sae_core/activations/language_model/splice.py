@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_core.activations.language_model.hooked_model import CleanRun, HookedModel
+from sae_core.activations.language_model.engine import CleanRun, HookedModel
 from sae_core.activations.source import NextToken
 
 RUN_TOKENS = {"cpu": 2**12, "cuda": 2**15}
@@ -58,7 +58,7 @@ class SplicedText:
     @torch.no_grad()
     def __init__(self, model: HookedModel, tokens: Int[Tensor, "W T"], keep: Bool[Tensor, "W T"]) -> None:
         self._model = model
-        self._unembedding = model.unembedding(tokens[:1])
+        self._unembedding = model.unembedding
         device, length = tokens.device.type, tokens.shape[1]
         self._positions = max(PART_POSITIONS, PART_LOGITS[device] // model.d_vocab)
         n_windows = RUN_TOKENS[device] // length if self._unembedding else RUN_LOGITS[device] // (length * model.d_vocab)

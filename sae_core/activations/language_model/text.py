@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sae_core.activations.language_model.documents import Document
+from sae_core.activations.language_model.dataset import Document
 from sae_core.errors import ConfigError, border
 
 LENGTH_AT_A_TIME = 2**20

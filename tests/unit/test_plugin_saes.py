@@ -1,0 +1,86 @@
+"""SAEs of an architecture that a plugin registers: saved with the plugin's name, loaded in another process that knows nothing of it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sae_core.errors import ConfigError
+from sae_core.sae import SparseAutoencoder
+
+PLUGIN = """
+from typing import Annotated, ClassVar, Literal
+from pydantic import Field
+from sae_core.config import ARCHITECTURES, ArchitectureConfig
+from sae_core.sae import LossTerms, SparseAutoencoder, mse
+
+class AbsConfig(ArchitectureConfig):
+    sparsity_parameter: ClassVar[str] = "l1_coefficient"
+    architecture: Literal["abs"] = "abs"
+    l1_coefficient: Annotated[float, Field(ge=0)] = 1.0
+
+@ARCHITECTURES.register("abs")
+class Abs(SparseAutoencoder):
+    Config = AbsConfig
+    def encode(self, x):
+        return ((x - self.b_dec) @ self.W_enc).abs()
+    def loss(self, x, ctx):
+        latents = self.encode(x)
+        l1_loss = self.config.l1_coefficient * ctx.sparsity_scale * latents.sum(-1).mean()
+        terms = {"mse_loss": mse(self.decode(latents), x), "l1_loss": l1_loss}
+        return LossTerms.of(terms, latents)
+"""
+SAVE = """
+import sys
+from sae_core import plugins
+from sae_core.config import ARCHITECTURES
+plugins.load([sys.argv[1]])
+cls = ARCHITECTURES["abs"]
+cls(cls.Config(d_sae=8), 4).eval().save_pretrained(sys.argv[2])
+"""
+LOAD = """
+import sys
+from sae_core.sae import SparseAutoencoder
+sys.stdout.write(SparseAutoencoder.from_pretrained(sys.argv[1]).config.architecture)
+"""
+
+
+def python(script: str, *arguments: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The plugin, and the directory of an SAE."""
+    directory = tmp_path_factory.mktemp("plugin")
+    plugin = directory / "abs_sae.py"
+    plugin.write_text(PLUGIN)
+    python(SAVE, plugin, directory / "sae")
+    return plugin, directory / "sae"
+
+
+def test_another_process_imports_what_the_files_name(saved: tuple[Path, Path]) -> None:
+    plugin, sae = saved
+    assert json.loads((sae / "cfg.json").read_text())["metadata"]["plugins"] == [str(plugin)]
+    assert python(LOAD, sae) == "abs"
+
+
+def test_code_beside_the_weights_is_not_imported(saved: tuple[Path, Path], tmp_path: Path) -> None:
+    evil = tmp_path / "evil.py"
+    evil.write_text("raise AssertionError")
+    cfg = {"architecture": "evil", "d_in": 4, "d_sae": 8, "metadata": {"plugins": [str(evil)]}}
+    (tmp_path / "cfg.json").write_text(json.dumps(cfg))
+    (tmp_path / "sae_weights.safetensors").write_bytes((saved[1] / "sae_weights.safetensors").read_bytes())
+    with pytest.raises(ConfigError, match=r"must lie elsewhere, but got '.*evil\.py', which is not imported unless"):
+        SparseAutoencoder.from_pretrained(tmp_path)
+
+
+def test_a_plugin_that_is_gone_is_named(tmp_path: Path) -> None:
+    cfg = {"architecture": "gone", "d_in": 4, "d_sae": 8, "metadata": {"plugins": ["no_such_module"]}}
+    (tmp_path / "cfg.json").write_text(json.dumps(cfg))
+    with pytest.raises(ConfigError, match="a plugin must be importable, but got 'no_such_module'"):
+        SparseAutoencoder.from_pretrained(tmp_path)
