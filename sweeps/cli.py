@@ -112,17 +112,21 @@ def plan(
     definition: Definition,
     settings: Settings = None,
     results: Results = Path("results"),
-    slots: Annotated[int | None, typer.Option(metavar="N", min=1, help="Trials side by side; default: this machine's cores.")] = None,
+    slots: Annotated[int | None, typer.Option(metavar="N", min=1, help="Trials side by side; default: as many as fit here.")] = None,
+    cpus_per_trial: Annotated[int, typer.Option(metavar="N", min=1, help="Cores of a trial.")] = 1,
+    gpus_per_trial: Annotated[float, typer.Option(metavar="X", min=0, help="GPUs of a trial; a fraction shares one.")] = 0.0,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Predict the time from a few training steps of each setting, taken now: about a minute.")
+    ] = False,
 ) -> None:
-    """Say what `run` would do: every run, done or not, and what it takes. Nothing is started."""
-    from sae_core import provenance
+    """Show what `run` would do: every run, done or not, and what it takes. Nothing is started."""
     from sweeps.definition.sweep import Sweep
-    from sweeps.planning.plan import lines, search_lines
+    from sweeps.execution.cluster import Cluster
     from sweeps.planning.plan import plan as make_plan
 
-    sweep, n_slots = Sweep.from_yaml(definition, settings or []), slots or provenance.n_cores()
-    told = lines(make_plan(sweep, results, n_slots)) if sweep.search is None else search_lines(sweep, results, n_slots)
-    typer.echo("\n".join(told))
+    sweep, device = Sweep.from_yaml(definition, settings or []), "cuda:0" if gpus_per_trial else "cpu"
+    n_slots = slots or Cluster(address=None, cpus=cpus_per_trial, gpus=gpus_per_trial).n_slots
+    typer.echo("\n".join(make_plan(sweep, results, n_slots, measure=measure, device=device).lines()))
 
 
 @app.command()

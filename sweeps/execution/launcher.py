@@ -11,18 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from sae_core.activations.shards import cache_directory, remove_damaged
-from sae_core.config.run import SOURCES, ActivationsConfig, RunConfig
+from sae_core.activations.shards import remove_damaged
+from sae_core.config.run import ActivationsConfig, RunConfig
 from sae_core.errors import ConfigError, border
 from sae_core.sparse.kernels.choice import Choice
-from sweeps.definition.local_data import locate
 from sweeps.definition.sweep import Sweep
 from sweeps.execution import leftovers, signals
 from sweeps.execution.cluster import Cluster
 from sweeps.execution.loggers.wandb import WandbSink
 from sweeps.execution.progress import SweepProgress
 from sweeps.execution.stages import run_stages
-from sweeps.planning.inputs import Input
+from sweeps.planning.inputs import SharedActivations, shared_activations
 from sweeps.storage.store import Store, may_recover
 
 if TYPE_CHECKING:
@@ -149,7 +148,7 @@ def _store(results: str | Path, name: str) -> Store:
 
 
 @contextmanager
-def _workers(cluster: Cluster, todo: Sequence[Input], kernels: Choice) -> Iterator["WorkerPool | None"]:
+def _workers(cluster: Cluster, todo: Sequence[SharedActivations], kernels: Choice) -> Iterator["WorkerPool | None"]:
     """Ray and its workers; None, and nothing started, if nothing is to be done."""
     if not todo:
         yield None
@@ -165,7 +164,7 @@ def _workers(cluster: Cluster, todo: Sequence[Input], kernels: Choice) -> Iterat
                 pool.close()
 
 
-def _check(inputs: Sequence[Input], pool: "WorkerPool", progress: SweepProgress) -> None:
+def _check(inputs: Sequence[SharedActivations], pool: "WorkerPool", progress: SweepProgress) -> None:
     """Remove damaged files from the caches, then check models and texts and tokenize: in a worker, which needs the libraries anyway.
 
     Raises:
@@ -206,24 +205,15 @@ def _study(sweep: Sweep, store: Store) -> "Study | None":
     return Study(sweep.space(), sweep.search, store.paths.search)
 
 
-def _inputs(runs: Sequence[RunConfig], configs: Iterable[ActivationsConfig], store: Store) -> list[Input]:
+def _inputs(runs: Sequence[RunConfig], configs: Iterable[ActivationsConfig], store: Store) -> list[SharedActivations]:
     """The activations of the sweep, each with its runs and its place in the cache.
 
     Raises:
         ConfigError: model or text are not there, or changed since records were made.
     """
-    by_config: dict[str, Input] = {}
-    for config in configs:
-        key = config.model_dump_json()
-        if key not in by_config:
-            source = SOURCES[config.source](locate(config, store.paths.activations))
-            fingerprint = source.activations_hash()
-            metadata = SOURCES[config.source](config).export_metadata()
-            by_config[key] = Input(source, cache_directory(store.paths.activations, fingerprint), fingerprint, metadata)
-    for run in runs:
-        by_config[run.activations.model_dump_json()].runs.append(run)
-    store.check_hashes({run.run_id: one.activations_hash for one in by_config.values() for run in one.runs})
-    return list(by_config.values())
+    inputs = shared_activations(configs, runs, store.paths.activations)
+    store.check_hashes({run.run_id: one.activations_hash for one in inputs for run in one.runs})
+    return inputs
 
 
 def _retry(runs: Sequence[RunConfig], store: Store, progress: SweepProgress) -> None:

@@ -9,7 +9,7 @@ from sae_core.activations.shards import finish as finish_harvest
 from sae_core.evaluation import ChunkSums, combine, evaluated
 from sweeps.execution.loggers.wandb import WandbSink
 from sweeps.execution.progress import SweepProgress
-from sweeps.planning.inputs import Input
+from sweeps.planning.inputs import SharedActivations
 from sweeps.storage.store import Store
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ LARGE_OUTLIER_SHARE = 0.5
 
 
 def run_stages(
-    inputs: list[Input],
+    inputs: list[SharedActivations],
     store: Store,
     pool: "WorkerPool",
     progress: SweepProgress,
@@ -53,7 +53,7 @@ def run_stages(
                 sink.finish(run, record)
 
 
-def _harvest(one: Input, pool: "WorkerPool", progress: SweepProgress) -> float:
+def _harvest(one: SharedActivations, pool: "WorkerPool", progress: SweepProgress) -> float:
     """Make the shards that are missing, on all slots. Returns seconds."""
     n_shards = one.source.n_shards(one.cache)
     missing = [index for index in range(n_shards) if not is_complete(one.cache, index)]
@@ -75,7 +75,7 @@ def _harvest(one: Input, pool: "WorkerPool", progress: SweepProgress) -> float:
     return progress.end_stage(f"{manifest.n_tokens:,} tokens of width {manifest.d_in}{cached}")
 
 
-def _evaluate(one: Input, store: Store, pool: "WorkerPool", progress: SweepProgress) -> float:
+def _evaluate(one: SharedActivations, store: Store, pool: "WorkerPool", progress: SweepProgress) -> float:
     """Measure the trained runs on held-out text, all in one pass, and finish their records. Returns seconds."""
     records = {run.run_id: store.read_record(run.run_id) for run in one.runs}
     trained = {run_id: record for run_id, record in records.items() if record is not None and record.status == "trained"}

@@ -24,7 +24,7 @@ from sweeps.storage.store import SCRATCH_PREFIX, Store, record_without_result
 
 if TYPE_CHECKING:
     from sweeps.execution.search import Study, SweepSearch
-    from sweeps.planning.inputs import Input
+    from sweeps.planning.inputs import SharedActivations
 
 RETRIES = 2
 """Times a trial whose process or node died is started again; its runs go on from their checkpoints."""
@@ -55,7 +55,7 @@ class TrainingStage:
         self.facts, self.checkpoint_seconds, self.early_stopping, self.kernels = facts, checkpoint_seconds, early_stopping, kernels
         self.scheduler: EarlyStopping | None = None
 
-    def run(self, work: Sequence[tuple[RunConfig, "Input"]]) -> float:
+    def run(self, work: Sequence[tuple[RunConfig, "SharedActivations"]]) -> float:
         """Train until every run has a record. Returns seconds.
 
         Raises:
@@ -71,7 +71,7 @@ class TrainingStage:
                 self._fit(trials, scratch, _Watcher([run for run, _ in work], self.progress, self.store, self.sink))
         return self.progress.end_stage(f"{len(work)} SAEs, {total:,} tokens{self._exceptions([run for run, _ in work])}")
 
-    def search(self, study: "Study", one: "Input") -> float:
+    def search(self, study: "Study", one: "SharedActivations") -> float:
         """Make the trials that are left of a search, each of them trained and evaluated. Returns seconds."""
         from sweeps.execution.search import SweepSearch
 
@@ -89,7 +89,7 @@ class TrainingStage:
             self._fit_search(SweepSearch(study, self.store, trial_config), n_trials, scratch, watcher)
         return self.progress.end_stage(f"{n_trials} trials{self._exceptions(list(watcher.runs.values()))}")
 
-    def _trials(self, work: Sequence[tuple[RunConfig, "Input"]]) -> list[TrialConfig]:
+    def _trials(self, work: Sequence[tuple[RunConfig, "SharedActivations"]]) -> list[TrialConfig]:
         """One trial a group."""
         inputs = {run.run_id: one for run, one in work}
         widths = {id(one): read_manifest(one.cache).d_in for one in inputs.values()}
@@ -105,7 +105,7 @@ class TrainingStage:
             groups = group_runs(runs, n_slots=self.cluster.n_slots, d_in=d_in, memory_bytes=memory)
         return [self._trial(group, inputs[group[0].run_id]) for group in groups]
 
-    def _trial(self, group: Sequence[RunConfig], one: "Input") -> TrialConfig:
+    def _trial(self, group: Sequence[RunConfig], one: "SharedActivations") -> TrialConfig:
         return TrialConfig(
             runs=[run.model_dump(mode="json") for run in group],
             plugins=plugins.checksums(),

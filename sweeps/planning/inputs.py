@@ -1,16 +1,19 @@
 """The activations that some runs of a sweep share: their source, their cache, and those runs."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sae_core.activations.shards import cache_directory
 from sae_core.activations.source import ActivationSource
-from sae_core.config.run import RunConfig
+from sae_core.config.run import SOURCES, ActivationsConfig, RunConfig
+from sweeps.definition.local_data import locate
 from sweeps.storage.store import Store, may_recover
 
 
 @dataclass(slots=True)
-class Input:
+class SharedActivations:
     """The activations that some runs of a sweep share."""
 
     source: ActivationSource
@@ -31,3 +34,26 @@ class Input:
         """Runs without a finished record, or one of a failure that would happen again."""
         records = [(run, store.read_record(run.run_id)) for run in self.runs]
         return [run for run, record in records if record is None or record.status == "trained" or may_recover(record)]
+
+
+def shared_activations(
+    configs: Iterable[ActivationsConfig], runs: Iterable[RunConfig], caches: Path, text: Path | None = None
+) -> list[SharedActivations]:
+    """The activations of a sweep, each with its runs and its cache.
+
+    Args:
+        configs: every kind of activations, also of runs that are not known yet.
+        caches: directory of all harvested activations.
+        text: where the demo's text is written if it is not there; default: `caches`.
+
+    Raises:
+        ConfigError: the model or the text is missing.
+    """
+    shared: dict[str, SharedActivations] = {}
+    for key, config in {config.model_dump_json(): config for config in configs}.items():
+        source = SOURCES[config.source](locate(config, text or caches))
+        content = source.fingerprint()
+        shared[key] = SharedActivations(source, cache_directory(caches, content), content, SOURCES[config.source](config).export_metadata())
+    for run in runs:
+        shared[run.activations.model_dump_json()].runs.append(run)
+    return list(shared.values())

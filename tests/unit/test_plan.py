@@ -5,7 +5,7 @@ from sae_core.errors import ConfigError
 from sae_core.records import RunRecord
 from sweeps.definition.sweep import Sweep
 from sweeps.demo.corpus import demo_text_file
-from sweeps.planning.plan import lines, plan
+from sweeps.planning.plan import plan
 from sweeps.storage.store import Store
 
 
@@ -53,7 +53,6 @@ def test_a_fresh_sweep(tmp_path):
     assert (made.harvest_tokens, made.eval_tokens) == (10_000, 1_000)
     assert made.activations_bytes == 10_000 * 32 * 4
     assert made.results_bytes == 5 * (2 * 32 * 64 + 64 + 32) * 4
-    assert made.directory == tmp_path / "small"
 
 
 def test_runs_are_told_apart(tmp_path):
@@ -93,7 +92,7 @@ def test_what_is_done_is_not_trained_again(tmp_path):
     assert [run.state for run in made.runs] == ["finished", "trained", "failed", "failed", "missing"]
     assert [run.group is not None for run in made.runs] == [False, False, False, True, True]
     assert made.flops == 2 * 12 * 32 * 64 * 9_728
-    words = [line.split(" FLOPs  ")[1] for line in lines(made)[1:6]]
+    words = [line.split(" FLOPs  ")[1] for line in made.lines()[1:6]]
     assert words[:3] == ["done", "to evaluate", "failed"]
     assert words[3].startswith("failed, to do (group ")
     assert words[4].startswith("to do (group ")
@@ -101,13 +100,13 @@ def test_what_is_done_is_not_trained_again(tmp_path):
 
 def test_with_early_stopping_every_run_is_a_group(tmp_path):
     made = plan(sweep(early_stopping={}), tmp_path, n_slots=1)
-    assert made.n_groups == len(made.runs) == 5
+    assert len(made.groups) == len(made.runs) == 5
     store = Store(tmp_path / "small")
     store.begin(sweep(), sweep().runs())
     write_record(store, sweep().runs()[0], "pruned", "StoppedEarly")
     made = plan(sweep(early_stopping={}), tmp_path, n_slots=1)
-    assert (made.runs[0].state, made.runs[0].group, made.n_groups) == ("pruned", None, 4)
-    assert lines(made)[1].endswith(" FLOPs  pruned")
+    assert (made.runs[0].state, made.runs[0].group, len(made.groups)) == ("pruned", None, 4)
+    assert made.lines()[1].endswith(" FLOPs  pruned")
 
 
 def test_all_done(tmp_path):
@@ -116,8 +115,8 @@ def test_all_done(tmp_path):
     for run in sweep().runs():
         write_record(store, run, "finished")
     made = plan(sweep(), tmp_path, n_slots=2)
-    assert (made.n_groups, made.memory_bytes, made.flops) == (0, 0, 0)
-    assert lines(made)[0] == f"Sweep small: 5 runs, 0 to train. Results in {tmp_path / 'small'}"
+    assert (len(made.groups), made.memory_bytes, made.flops) == (0, 0, 0)
+    assert made.lines()[0] == f"Sweep small: 5 runs, 0 to train. Results in {tmp_path / 'small'}"
 
 
 def test_axes_over_activations(tmp_path):
@@ -130,16 +129,16 @@ def test_axes_over_activations(tmp_path):
 
 def test_text(tmp_path):
     made = plan(sweep(), tmp_path, n_slots=3)
-    text = lines(made)
-    assert len(text) == 1 + 5 + 5
+    text = made.lines()
+    assert len(text) == 1 + 5 + 6
     first = made.runs[0]
     assert text[1] == f"{first.run_id:<21}  topk k=2 seed=0{' ' * 19}        9,728 tokens  2.4e+08 FLOPs  to do (group {first.group})"
-    assert text[-5:-2] == [
-        "harvest     10,000 training tokens, once for all runs",
+    assert text[-6:-3] == [
+        "harvest     10,000 training tokens in 1 shards, once for all runs",
         "evaluation  1,000 held-out tokens",
         "training    1.2e+09 FLOPs in 5 groups on 3 slots",
     ]
-    assert text[-1] == "disk        1 MiB for activations, 0 MiB for results"
+    assert text[-2] == "disk        1 MiB for activations, 0 MiB for results"
 
 
 def test_another_sweep_stands_there(tmp_path):
@@ -166,7 +165,7 @@ def test_the_demo_text_made_for_the_check_is_thrown_away(tmp_path, monkeypatch):
         seen.append(cache)
         return config
 
-    monkeypatch.setattr("sweeps.planning.plan.locate", stand_in)
+    monkeypatch.setattr("sweeps.planning.inputs.locate", stand_in)
     plan(sweep(), tmp_path, n_slots=1)
     assert not seen[0].exists()
     kept = demo_text_file(tmp_path / ".activations")

@@ -7,7 +7,7 @@ from rich.console import Console
 from sweeps.execution import stages
 from sweeps.execution.progress import SweepProgress
 from sweeps.execution.stages import _harvest, _where
-from sweeps.planning.inputs import Input
+from sweeps.planning.inputs import SharedActivations
 
 
 def test_where_runs_were_evaluated():
@@ -26,7 +26,7 @@ def test_rows_that_hold_most_of_the_variance_are_told_of(tmp_path, monkeypatch, 
     monkeypatch.setattr(stages, "is_complete", lambda *_: True)
     monkeypatch.setattr(stages, "finish_harvest", lambda *_: manifest)
     source = SimpleNamespace(n_shards=lambda cache: 1, config=SimpleNamespace(train_tokens=20_000))
-    one = Input(source, tmp_path, "abc", {}, facts={"d_vocab": 7})
+    one = SharedActivations(source, tmp_path, "abc", {}, facts={"d_vocab": 7})
     progress = SweepProgress(Console(file=io.StringIO(), width=400))
     _harvest(one, SimpleNamespace(rest=lambda: None), progress)
     assert one.facts == {"d_vocab": 7, "outlier_rows": 12, "outlier_share": share}
