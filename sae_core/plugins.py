@@ -101,6 +101,8 @@ def checksums_of(entries: Iterable[object]) -> dict[str, str]:
 
 def defining(entries: Iterable[object]) -> list[Plugin]:
     """The plugins that define these classes or functions."""
+    if not _loaded:
+        return []
     homes = {str(Path(file).resolve()) for entry in entries if (file := getattr(sys.modules.get(entry.__module__), "__file__", None))}
     return [plugin for plugin in loaded() if homes & plugin.files]
 

@@ -4,11 +4,12 @@ Exit codes: 0 all is well, 1 a run failed or is missing, 2 what was asked for is
 """
 
 import gc
+import importlib.metadata
 import logging
 import tempfile
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -19,7 +20,6 @@ from sweeps.execution.failures import LaunchError
 from sweeps.terminal import lost_output, outlast_terminal
 
 if TYPE_CHECKING:
-    from sae_core.sparse.kernels.choice import Choice
     from sweeps.execution.launcher import LaunchResult
 
 INTERRUPTED = "Interrupted. What is finished is kept; the same command continues from here."
@@ -67,7 +67,7 @@ def _unforeseen(error: Exception) -> str:
     return f"{message} Its traceback is in {file.name!r}: please report it. What is finished is kept."
 
 
-app = typer.Typer(cls=_Commands, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 cache_app = typer.Typer(no_args_is_help=True, help="What lies under a results directory.")
 app.add_typer(cache_app, name="cache")
 
@@ -76,8 +76,16 @@ Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE"
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Directory in which the sweep's own one is made.")]
 
 
+def _version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"sae-sweep {importlib.metadata.version('sae-sweep')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _sae_sweep() -> None:
+def _sae_sweep(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
     """Sweeps of sparse autoencoders: train every architecture and sparsity on one pass over the activations."""
 
 
@@ -89,17 +97,25 @@ def run(
     address: Annotated[str | None, typer.Option(metavar="ADDR", help="A running Ray cluster; default: this machine.")] = None,
     cpus_per_trial: Annotated[int, typer.Option(metavar="N", min=1, help="Cores of a trial.")] = 1,
     gpus_per_trial: Annotated[float, typer.Option(metavar="X", min=0, help="GPUs of a trial; a fraction shares one.")] = 0.0,
-    reference_kernels: Annotated[
-        bool, typer.Option("--reference-kernels", help="Train and evaluate with plain PyTorch only: slower, to check.")
-    ] = False,
+    kernels: Annotated[
+        Literal["fast", "triton", "reference"],
+        typer.Option(help="Sparse kernels: compiled on CPUs; Triton on GPUs too; or plain PyTorch."),
+    ] = "fast",
+    reference_kernels: Annotated[bool, typer.Option("--reference-kernels", hidden=True)] = False,
 ) -> None:
     """Train and evaluate what is missing of a sweep, then write its table and report."""
     from sweeps.definition.sweep import Sweep
     from sweeps.execution.launcher import launch
 
     sweep = Sweep.from_yaml(definition, settings or [])
-    kernels: "Choice" = "reference" if reference_kernels else "fast"
-    done = launch(sweep, results=results, address=address, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, kernels=kernels)
+    done = launch(
+        sweep,
+        results=results,
+        address=address,
+        cpus_per_trial=cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
+        kernels="reference" if reference_kernels else kernels,
+    )
     if done.interrupted:
         raise KeyboardInterrupt
     _tell(done)
@@ -154,6 +170,28 @@ def report(
     if out is None and len(results) > 1:
         raise ConfigError(f"`--out` must be given for several sweeps, but got {len(results)} directories and no `--out`. Add `--out DIR`.")
     typer.echo(f"Report: {write_report(results, out)}")
+
+
+@app.command("list")
+def list_names(
+    plugin: Annotated[list[str] | None, typer.Option(metavar="PLUGIN", help="A plugin to import first. Repeatable.")] = None,
+) -> None:
+    """List what a definition may name: ready definitions, architectures, sources, metrics, samplers and plots, plugins included."""
+    from sae_core import plugins
+    from sweeps.listing import listing
+
+    plugins.load(plugins.absolute(location, Path.cwd()) for location in plugin or [])
+    typer.echo("\n".join(listing()))
+
+
+@app.command()
+def init(name: Annotated[str, typer.Argument(help="Name of the sweep; NAME.yaml is written.")] = "my-sweep") -> None:
+    """Write a definition to start from, with every section explained. It runs as it is."""
+    from sweeps.definition.sweep import write_template
+
+    file = Path(f"{name.removesuffix('.yaml')}.yaml")
+    write_template(file)
+    typer.echo(f"{file} is written. Next: sae-sweep plan {file}")
 
 
 @cache_app.command()

@@ -1,6 +1,5 @@
 """What a definition may name: ready definitions, and what is registered, plugins included."""
 
-import importlib.resources
 import inspect
 from collections.abc import Iterator, Mapping
 
@@ -24,20 +23,27 @@ def _section(kind: str, rows: Mapping[str, tuple[str, str]]) -> Iterator[str]:
         yield from (f"  {name:<{width}}  {text}{f' [{origin}]' if origin else ''}" for name, (text, origin) in rows.items())
 
 
+def _definitions() -> dict[str, str]:
+    """Name -> first comment of each ready definition."""
+    from sweeps.definition.sweep import ready, text_of
+
+    return {name: text_of(name).partition("\n")[0].removeprefix("# ") for name in ready()}
+
+
 def _registries() -> dict[str, Mapping[str, object]]:
     from analysis.plots import PLOTS
-    from sae_core.config import ARCHITECTURES, SOURCES
+    from sae_core.config import ARCHITECTURES, NORMALIZATIONS, SOURCES
     from sae_core.metrics import METRICS
     from sweeps.samplers import SAMPLERS
 
-    return {"architectures": ARCHITECTURES, "sources": SOURCES, "metrics": METRICS, "samplers": SAMPLERS, "plots": PLOTS}
-
-
-def _definitions() -> dict[str, str]:
-    """Name -> first comment of each ready definition."""
-    directory = importlib.resources.files("sweeps").joinpath("definitions")
-    files = sorted((file for file in directory.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
-    return {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8").split("\n")[0].removeprefix("# ") for file in files}
+    return {
+        "architectures": ARCHITECTURES,
+        "sources": SOURCES,
+        "normalizations": NORMALIZATIONS,
+        "metrics": METRICS,
+        "samplers": SAMPLERS,
+        "plots": PLOTS,
+    }
 
 
 def _first_sentence(entry: object) -> str:

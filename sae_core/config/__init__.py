@@ -2,6 +2,7 @@
 
 from sae_core.config.run import (
     ARCHITECTURES,
+    NORMALIZATIONS,
     SOURCES,
     ActivationsConfig,
     ArchitectureConfig,
@@ -15,6 +16,7 @@ from sae_core.config.run import (
 
 __all__ = [
     "ARCHITECTURES",
+    "NORMALIZATIONS",
     "SOURCES",
     "ActivationsConfig",
     "ArchitectureConfig",

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from sae_core.config.run import ARCHITECTURES, SOURCES, ArchitectureConfig, RunConfig, TrainConfig
+from sae_core.config.run import ARCHITECTURES, NORMALIZATIONS, SOURCES, ArchitectureConfig, RunConfig, TrainConfig
 from sae_core.config.spans import fraction_of_run
 from sae_core.errors import ConfigError, UnknownNameError, border, reason_of
 from sae_core.plugins import checksums_of
@@ -115,10 +115,11 @@ def runs_of(axes: Axes, problems: Problems, most: int | None = None) -> list[Run
     for name, grid in axes.architectures.items():
         saes = _configs(grid, "sae", ARCHITECTURES[name].Config, problems, name, most)
         trains = _configs(grid, "train", TrainConfig, problems, name, most)
-        plugins, place_of = checksums_of([source, ARCHITECTURES[name]]), _place_of(grid, "", name)
+        place_of = _place_of(grid, "", name)
         for activations, data_seed, sae, train, seed in islice(product(sources, axes.data_seeds, saes, trains, axes.seeds), most):
             if problems.enough:
                 break
+            plugins = checksums_of([source, ARCHITECTURES[name], NORMALIZATIONS[train.normalize_activations]])
             fields = {"activations": activations, "sae": sae, "train": train, "seed": seed, "data_seed": data_seed, "plugins": plugins}
             for run in _validated(RunConfig, fields, problems, place_of):
                 if (run_id := run.run_id) in runs:

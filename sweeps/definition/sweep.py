@@ -111,13 +111,18 @@ def ready() -> list[str]:
     return sorted(names - {_TEMPLATE})
 
 
+def text_of(name: str) -> str:
+    """Text of a definition that comes with the package."""
+    return _FILES.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+
+
 def write_template(path: Path) -> None:
     """Write a commented definition to start from, named after its file.
 
     Raises:
         ConfigError: the file exists, or cannot be written.
     """
-    template = _FILES.joinpath(f"{_TEMPLATE}.yaml").read_text(encoding="utf-8").replace("name: my-sweep", f"name: {path.stem}", 1)
+    template = text_of(_TEMPLATE).replace("name: my-sweep", f"name: {path.stem}", 1)
     with border(f"a definition must be written to a new file, but got {str(path)!r}", "Choose another."), path.open("x") as file:
         file.write(template)
 

@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.metadata
 import signal
 import subprocess
 import sys
@@ -289,3 +290,28 @@ def test_report_on_several_sweeps_needs_a_place(tmp_path):
 def test_help_is_quick_and_imports_nothing_heavy():
     program = "import sys, sweeps.cli; print([m for m in ('torch', 'ray', 'pandas', 'matplotlib', 'transformers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_the_version():
+    assert call("--version").output == f"sae-sweep {importlib.metadata.version('sae-sweep')}\n"
+
+
+def test_list_names_what_a_definition_may_name_plugins_included(tmp_path):
+    plugin = tmp_path / "sobol.py"
+    plugin.write_text(
+        "from sweeps.samplers import SAMPLERS\n@SAMPLERS.register('sobol')\ndef sobol(seed, n_trials):\n    'A Sobol sequence.'"
+    )
+    listed = call("list", "--plugin", plugin).output
+    for name in ("demo", "batchtopk", "language_model", "delta_ce", "tpe", "l0_fvu", "whitening"):
+        assert f"\n  {name} " in listed
+    assert "  sobol    A Sobol sequence. [sobol.py]\n" in listed
+    assert f"  sobol.py  {plugin}" in listed
+
+
+def test_init_writes_a_definition_that_can_be_planned(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("init", "mine").exit_code == 0
+    assert call("plan", "mine.yaml").output.startswith("Sweep mine: 12 runs, 12 to train.")
+    again = call("init", "mine.yaml")
+    assert (again.exit_code, again.stderr.count("\n")) == (2, 1)
+    assert "must be written to a new file, but got 'mine.yaml'" in again.stderr
