@@ -18,9 +18,9 @@ from sae_core.config.run import ARCHITECTURES, NORMALIZATIONS, SOURCES, Architec
 from sae_core.config.spans import fraction_of_run
 from sae_core.errors import ConfigError, UnknownNameError, border, reason_of
 from sae_core.plugins import checksums_of
-from sweeps.definition.grid import Axis, FieldPath, Grid, points, read_axis, read_section
+from sweeps.definition.grid import Axis, FieldPath, Grid, fields_of, points, read_axis, read_section
 from sweeps.definition.local_data import absolute
-from sweeps.definition.problems import Problems, collect, model_in, shown, unknown_key
+from sweeps.definition.problems import Problems, collect, model_in, shown
 from sweeps.definition.sections import Definition
 
 C = TypeVar("C", bound=BaseModel)
@@ -193,31 +193,23 @@ def _activation_axes(definition: Definition, problems: Problems) -> tuple[str, G
         problems.add("activations.source", str(UnknownNameError.of("activation source", name, SOURCES)))
         return "", {}
     source = SOURCES[name]
+    fields = fields_of(source.Config, ("activations",))
     if is_short:
-        grid = _short_axes({section: getattr(definition, section) for section in source.sections}, source.Config, problems)
-        grid["activations", "source"] = Axis(source.sections[0], (name,))
+        grid: Grid = {("activations", "source"): Axis(source.sections[0], (name,))}
+        own = {section: fields.pop(section) for section in source.sections}
+        del fields["source"]
+        for section, (path, annotation) in own.items():
+            # Fields outside of the source's sections (the token counts) are given in the last one.
+            outside, model = fields if section == source.sections[-1] else {}, model_in(annotation)
+            assert model is not None, f"{source=} {section=}"
+            grid |= read_section(getattr(definition, section), fields_of(model, path) | outside, section, problems)
     else:
-        grid = read_section(definition.activations or {}, source.Config, ("activations",), "activations", problems)
-    for path in source.path_fields:
-        if (axis := grid.get(("activations", *path))) is not None:
+        grid = read_section(definition.activations or {}, fields, "activations", problems)
+    for field in source.path_fields:
+        if (axis := grid.get(("activations", *field))) is not None:
             values = tuple(_absolute(value, axis.place, problems) for value in axis.values)
-            grid["activations", *path] = dataclasses.replace(axis, values=values)
+            grid["activations", *field] = dataclasses.replace(axis, values=values)
     return name, grid
-
-
-def _short_axes(sections: Mapping[str, Mapping[str, Any]], config: type[BaseModel], problems: Problems) -> Grid:
-    """Axes of a source's own sections. Its fields outside of them (the token counts) are given in the last one."""
-    last = list(sections)[-1]
-    grid: Grid = {}
-    for name, section in sections.items():
-        model = model_in(config.model_fields[name].annotation)
-        assert model is not None, f"{config=} {name=}"
-        outside = [field for field in config.model_fields if field not in ("source", *sections)] if name == last else []
-        common = {key: value for key, value in section.items() if key in outside}
-        own = {key: value for key, value in section.items() if key not in outside}
-        grid |= read_section(own, model, ("activations", name), name, problems, [*model.model_fields, *outside])
-        grid |= read_section(common, config, ("activations",), name, problems)
-    return grid
 
 
 def _absolute(value: Any, place: str, problems: Problems) -> Any:
@@ -232,32 +224,22 @@ def _absolute(value: Any, place: str, problems: Problems) -> Any:
 def _architecture_axes(definition: Definition, name: str, own: Mapping[str, Any], problems: Problems) -> Grid:
     """Axes of `sae` and `train` for one architecture, with what it overrides."""
     config, place = ARCHITECTURES[name].Config, f"architectures.{name}"
-    fields = [field for field in config.model_fields if field != "architecture"]
-    parameter = config.sparsity_parameter
-    hint = f"The sparsity of {name!r} is set by `{parameter}`."
-    for key in sorted(definition.sae.keys() - set(fields)):
-        problems.add("sae", unknown_key(key, fields, f"A common field must belong to every architecture. {hint}"))
-    for key in sorted(own.keys() - set(fields) - TrainConfig.model_fields.keys()):
-        problems.add(place, unknown_key(key, [*fields, *TrainConfig.model_fields], hint))
-    common = {key: value for key, value in definition.sae.items() if key in fields}
-    own_sae = {key: value for key, value in own.items() if key in fields}
-    own_train = {key: value for key, value in own.items() if key in TrainConfig.model_fields and key not in fields}
-    target: Grid = {}
-    if definition.target_l0 is not None and "target_l0" not in own_sae:
-        for where, given in (("sae", common), (place, own_sae)):
-            if given.pop(parameter, None) is not None:
-                rule = f"`{parameter}` must be left out where `target_l0` is given, but got both"
-                problems.add(where, f"{rule}. Remove one of them.")
-        target_type = config.model_fields["target_l0"].annotation
-        target = {("sae", "target_l0"): read_axis(definition.target_l0, target_type, "target_l0", problems)}
-    return (
-        {("sae", "architecture"): Axis(place, (name,))}
-        | read_section(common, config, ("sae",), "sae", problems)
-        | read_section(definition.train, TrainConfig, ("train",), "train", problems)
-        | target
-        | read_section(own_sae, config, ("sae",), place, problems)
-        | read_section(own_train, TrainConfig, ("train",), place, problems)
-    )
+    train, sae = fields_of(TrainConfig, ("train",)), fields_of(config, ("sae",))
+    del sae["architecture"]
+    hint = f"The sparsity of {name!r} is set by `{config.sparsity_parameter}`."
+    grid: Grid = {("sae", "architecture"): Axis(place, (name,))}
+    grid |= read_section(definition.sae, sae, "sae", problems, f"A common field must belong to every architecture. {hint}")
+    grid |= read_section(definition.train, train, "train", problems)
+    path, annotation = sae["target_l0"]
+    is_aimed = definition.target_l0 is not None and path[-1] not in own
+    if is_aimed:
+        grid[path] = read_axis(definition.target_l0, annotation, "target_l0", problems)
+    grid |= read_section(own, train | sae, place, problems, hint)
+    parameter = grid.pop(("sae", config.sparsity_parameter), None) if is_aimed else None
+    if parameter is not None and parameter.values != (None,):
+        rule = f"`{config.sparsity_parameter}` must be left out where `target_l0` is given, but got both"
+        problems.add(parameter.place, f"{rule}. Remove one of them.")
+    return grid
 
 
 def _configs(grid: Grid, part: str, config: type[C], problems: Problems, architecture: str, most: int | None) -> list[C]:

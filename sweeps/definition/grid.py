@@ -8,7 +8,7 @@ A `Grid` maps the path of a field in `RunConfig` (`("train", "lr")`) to its axis
 import itertools
 import math
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Self
@@ -108,34 +108,37 @@ class Axis:
 
 
 Grid = dict[FieldPath, Axis]
+Fields = dict[str, tuple[FieldPath, Any]]
+"""Key of a section -> path of its field in `RunConfig`, and the field's type."""
 
 
-def read_section(
-    section: Mapping[str, Any], model: type[BaseModel], path: FieldPath, place: str, problems: Problems, known: Sequence[str] | None = None
-) -> Grid:
+def fields_of(model: type[BaseModel], path: FieldPath) -> Fields:
+    """The fields of a config class that is at `path` in `RunConfig`."""
+    return {name: ((*path, name), field.annotation) for name, field in model.model_fields.items()}
+
+
+def read_section(section: Mapping[str, Any], fields: Fields, place: str, problems: Problems, hint: str = "") -> Grid:
     """Axes of one section.
 
     Args:
         section: what the definition gives: field -> value or list of values; nested for fields that are models themselves.
-        model: the config class that says which fields there are and which take a sequence.
-        path: path of the section in `RunConfig`.
         place: path of the section in the definition, for messages.
         problems: gets what is wrong: unknown keys, empty axes, repeated values.
-        known: keys that a message lists; the model's fields if None.
+        hint: a sentence about unknown keys.
     """
     grid: Grid = {}
     for key, value in section.items():
         if problems.enough:
             break
-        if key not in model.model_fields:
-            problems.add(place, unknown_key(key, known or model.model_fields))
+        if key not in fields:
+            problems.add(place, unknown_key(key, fields, hint))
             continue
-        annotation, here = model.model_fields[key].annotation, f"{place}.{key}"
+        (path, annotation), here = fields[key], f"{place}.{key}"
         inner = model_in(annotation)
         if inner is not None and isinstance(value, Mapping) and not _is_range(value):
-            grid |= read_section(value, inner, (*path, key), here, problems)
+            grid |= read_section(value, fields_of(inner, path), here, problems)
         else:
-            grid[*path, key] = read_axis(value, annotation, here, problems)
+            grid[path] = read_axis(value, annotation, here, problems)
     return grid
 
 

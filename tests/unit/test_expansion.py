@@ -231,7 +231,7 @@ def test_an_architecture_may_have_a_target_of_its_own():
 
 def test_a_target_l0_and_a_coefficient_do_not_go_together():
     assert problems(target_l0=8) == [
-        "architectures.topk: `k` must be left out where `target_l0` is given, but got both. Remove one of them."
+        "architectures.topk.k: `k` must be left out where `target_l0` is given, but got both. Remove one of them."
     ]
     (line,) = problems(architectures={"topk": {"k": 8, "target_l0": 16}})
     assert "`target_l0` must equal `k`" in line and "target_l0=16 and k=8" in line

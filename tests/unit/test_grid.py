@@ -1,6 +1,6 @@
 from sae_core.config.run import Config
 from sae_core.errors import ConfigError
-from sweeps.definition.grid import Axis, points, read_section
+from sweeps.definition.grid import Axis, fields_of, points, read_section
 from sweeps.definition.problems import Problems
 
 
@@ -17,7 +17,7 @@ class Section(Config):
 
 def axes(section):
     problems = Problems()
-    grid = read_section(section, Section, ("sae",), "architectures.m", problems)
+    grid = read_section(section, fields_of(Section, ("sae",)), "architectures.m", problems)
     try:
         problems.raise_any()
     except ConfigError as error:
