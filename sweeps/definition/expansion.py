@@ -167,30 +167,26 @@ def check_rungs(definition: Definition, runs: Iterable[RunConfig], problems: Pro
             problems.add(place, f"rungs must lie after the sparsity warm-up, {rule}. Raise them, or shorten the warm-up.")
 
 
-def places_of_paths(definition: Definition) -> list[FieldPath]:
-    """The fields of a definition that hold local paths, by their place in it."""
-    name, is_short = _source_of(definition)
-    return [path if is_short else ("activations", *path) for path in SOURCES[name].path_fields] if name in SOURCES else []
-
-
-def _source_of(definition: Definition) -> tuple[str, bool]:
-    """Name of the source of activations, and whether it is given by sections of its own; an empty name where that is not clear."""
-    given = tuple(name for name in ("model", "data", "activations") if getattr(definition, name) is not None)
-    if given == ("activations",):
-        return str((definition.activations or {}).get("source")), False
-    return next((name for name in SOURCES if given and SOURCES[name].sections == given), ""), True
+def local_paths(definition: Definition) -> dict[str, Any]:
+    """Place in the definition -> the absolute path there, or a list of them."""
+    name, grid = _activation_axes(definition, Problems())
+    fields = SOURCES[name].path_fields if name else ()
+    axes = [grid["activations", *field] for field in fields if ("activations", *field) in grid]
+    return {axis.place: axis.values[0] if len(axis.values) == 1 else list(axis.values) for axis in axes}
 
 
 def _activation_axes(definition: Definition, problems: Problems) -> tuple[str, Grid]:
     """Name of the source, empty if there is none, and its axes."""
-    name, is_short = _source_of(definition)
-    if not name:
-        given = [name for name in ("model", "data", "activations") if getattr(definition, name) is not None]
-        rule = f"a definition must have `model` and `data`, or else `activations`, but got {given}. Add what is missing, remove the rest."
-        problems.add("", rule)
-        return "", {}
-    if name not in SOURCES:
-        problems.add("activations.source", str(UnknownNameError.of("activation source", name, SOURCES)))
+    given = tuple(name for name in ("model", "data", "activations") if getattr(definition, name) is not None)
+    is_short = given != ("activations",)
+    if not is_short:
+        name = str((definition.activations or {}).get("source"))
+        if name not in SOURCES:
+            problems.add("activations.source", str(UnknownNameError.of("activation source", name, SOURCES)))
+            return "", {}
+    elif not (name := next((name for name in SOURCES if given and SOURCES[name].sections == given), "")):
+        rule = f"a definition must have `model` and `data`, or else `activations`, but got {list(given)}"
+        problems.add("", f"{rule}. Add what is missing, remove the rest.")
         return "", {}
     source = SOURCES[name]
     fields = fields_of(source.Config, ("activations",))
@@ -296,18 +292,15 @@ def _place_of(grid: Grid, part: str, architecture: str) -> Callable[[FieldPath],
                 return grid[target[:length]].place
         # A rule of the whole run names its field alone.
         same_name = [axis.place for known, axis in grid.items() if path and known[-1] == path[0]]
-        return same_name[0] if same_name else ".".join(place_left_out(path))
-
-    def place_left_out(path: FieldPath) -> FieldPath:
-        """Where to give a field that the definition leaves out."""
-        if part == "train":
-            return ("train", *path)
-        if part == "activations":
-            source = grid["activations", "source"]
-            sections = SOURCES[source.values[0]].sections if source.place in ("model", "data") else ("activations",)
-            return path if path[:1] in [(section,) for section in sections] else (sections[-1], *path)
-        if path and path[0] in ArchitectureConfig.model_fields:
-            return ("sae", *path[:1])
-        return ("architectures", architecture, *path)
+        if same_name:
+            return same_name[0]
+        # Where to give a field that the definition leaves out.
+        sections: tuple[str, ...] = (part or "sae",)
+        if sections == ("sae",) and (not path or path[0] not in ArchitectureConfig.model_fields):
+            sections = ("architectures", architecture)
+        elif part == "activations" and grid["activations", "source"].place != "activations.source":
+            own = SOURCES[grid["activations", "source"].values[0]].sections
+            sections = () if path and path[0] in own else own[-1:]
+        return ".".join((*sections, *path))
 
     return place

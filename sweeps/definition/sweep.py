@@ -1,5 +1,6 @@
 """A sweep, from YAML, TOML, JSON or Python: its runs, or the space of its search."""
 
+import functools
 import importlib.resources
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,8 +8,7 @@ from typing import Any, Self
 
 from sae_core.config.run import ARCHITECTURES, RunConfig
 from sae_core.errors import ConfigError, UnknownNameError, border
-from sweeps.definition.expansion import expand, places_of_paths
-from sweeps.definition.local_data import absolute
+from sweeps.definition.expansion import expand, local_paths
 from sweeps.definition.plain import plain
 from sweeps.definition.problems import shown
 from sweeps.definition.sections import Definition, locate_plugins
@@ -76,12 +76,9 @@ class Sweep(Definition):
     def to_yaml(self) -> str:
         """This sweep as a definition that gives the same runs from any directory: local paths are absolute."""
         content = {key: value for key, value in self.model_dump(mode="json", exclude_unset=True).items() if value is not None}
-        for *sections, field in places_of_paths(self):
-            section: Any = content
-            for name in sections:
-                section = section.get(name) if isinstance(section, dict) else None
-            if isinstance(section, dict) and (given := section.get(field)) is not None:
-                section[field] = [absolute(name) for name in given] if isinstance(given, list) else absolute(given)
+        for place, paths in local_paths(self).items():
+            *sections, field = place.split(".")
+            functools.reduce(dict.__getitem__, sections, content)[field] = paths
         return dump_yaml(content)
 
     def runs(self) -> list[RunConfig]:
