@@ -1,87 +1,144 @@
-"""Checks of the runs of one architecture that may be compared: what deserves a second look, as sentences with the numbers.
+"""Checks of runs that may be compared: what deserves a second look, as sentences with the numbers.
 
-Repeats of a setting (seeds, orders of the tokens) count as one point at their mean, so nothing is told once per seed. Choices worth
-knowing:
-
-- Learning rates are compared at equal sparsity, because FVU falls with L0. Where an L0 was asked for (a target, or k), a level is an
-  L0 asked for, and settings that missed it do not take part. Where a coefficient was given, levels are MATCHED_LEVELS L0s, evenly
-  spaced in ln L0, at which the fronts of the rates are read. The rate with the lowest FVU wins a level. An edge of the range is told
-  when it wins more than half of the levels: a mean over levels would need every rate at every level, which pruning does not leave.
-- The range of rates is what was tried, so that a rate whose runs all diverged or were pruned bounds it, and what the definitions of
-  all launches ask for. Where a search may take any rate of a range, one within NEAR_THE_END of its ends, in ln lr, is at the edge. A
-  level with runs that are yet to finish has no winner.
-- A coefficient is in the dead zone when a neighbour of at least twice its size gives the same L0 to within CLOSE, when more than
-  DENSE of the latents are still active (a ReLU SAE starts at about half), or when less than one latent is active per token.
+Repeats of a setting (seeds, orders of the tokens) count as one point at their mean, so nothing is said once per seed. A coefficient is in
+the dead zone when a neighbour of at least twice its size gives the same L0 to within CLOSE, when more than DENSE of the latents are still
+active (a ReLU SAE starts at about half), or when less than one latent is active per token.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.pareto import common_window, interpolate_at_l0
-from analysis.repeats import counted, noun
-from analysis.style import metric, setting
-from analysis.table import LEARNING_RATES, over_seeds
+from analysis.learning_rates import MISSED, edge_of_rates, requested_l0
+from analysis.table import numbers, over_seeds
+from analysis.words import counted, listed, metric, noun, setting
 
 CLOSE = 0.05
 """L0s that differ by a smaller fraction are the same point of a front."""
-MISSED = 0.1
-"""Largest relative error of L0 that still hits a target."""
 UNRESPONSIVE_FACTOR = 2.0
 """L0 must respond to a change of the coefficient by this factor."""
 DENSE = 0.25
 """A larger share of latents active per token is no sparse code."""
-NEAR_THE_END = 0.1
-"""Part of a searched range, in ln lr, that counts as its end."""
-MATCHED_LEVELS = 5
-"""L0s at which the fronts of learning rates are compared."""
 ENOUGH_POINTS = 3
 """Sparsity levels that make a front."""
 MANY_DEAD = 0.2
 """Share of dead latents that deserves a second look."""
-LISTED = 6
-"""Settings that a sentence names; of further ones it tells the number."""
+SINK_SHARE = 0.5
+"""Part of the variance that a few rows may carry before FVU says little about all others."""
 
 Row = Any
 """A row of a table, as pandas gives it."""
 
 
-def learning_rate_at_edge(runs: pd.DataFrame) -> list[str]:
-    """The best learning rate is the lowest or the highest that was tried."""
-    texts = (_edge(str(variant), tried) for variant, tried in runs.groupby("variant"))
-    return [text for text in texts if text]
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Something that may be wrong with runs that may be compared."""
+
+    title: str
+    remedy: str
+    find: Callable[[pd.DataFrame], list[str]]
+    """Runs of one architecture and comparison -> sentences with the numbers."""
+    of_all: bool
+    """Whether it is about what all runs of a comparison share, and `find` takes those of all architectures."""
 
 
-def close_points(runs: pd.DataFrame) -> list[str]:
-    """Settings, alike but for their sparsity, whose L0s differ by less than CLOSE; without those of `dead_zone`."""
+CHECKS: dict[str, Check] = {}
+"""Name -> check, in the order of their findings."""
+
+
+def _check(title: str, remedy: str, *, of_all: bool = False) -> Callable[[Callable[[pd.DataFrame], list[str]]], Any]:
+    def add(find: Callable[[pd.DataFrame], list[str]]) -> Callable[[pd.DataFrame], list[str]]:
+        CHECKS[find.__name__] = Check(title, remedy, find, of_all)
+        return find
+
+    return add
+
+
+@_check(
+    "The language model is no better than chance",
+    "Its weights may not have loaded, or the text was split by another tokenizer. Every number that follows is about noise: check `model` "
+    "and `data` before anything else.",
+    of_all=True,
+)
+def guessing(runs: pd.DataFrame) -> list[str]:
+    """The untouched language model predicts no better than one that gives every token the same probability."""
+    measured = _known(runs, "ce_loss_clean", "d_vocab")
+    bad = measured[(measured["d_vocab"] > 1) & (measured["ce_loss_clean"] >= np.log(measured["d_vocab"].clip(lower=1)))]
     return [
-        f"L0 is {_values(chain, 'l0', runs)}: less than {100 * CLOSE:g} % apart."
-        for ladder in _ladders(runs)
-        for chain in _chains(ladder.sort_values("l0"), lambda one, other: _close(one, other) and not _unresponsive(one, other))
+        f"The cross-entropy of the untouched model is {loss:.3f} nats per token; guessing among its {int(d_vocab):,} tokens gives "
+        f"ln({int(d_vocab)}) = {math.log(d_vocab):.3f}."
+        for loss, d_vocab in bad.head(1).itertuples(index=False)
     ]
 
 
+@_check(
+    "A few rows carry nearly all variance",
+    "They are often attention sinks, as the first token of a window is. FVU and the SAEs' training are about them more than about all "
+    "other rows. Exclude special tokens (`exclude_special_tokens`), choose another hook point, or read delta CE instead of FVU.",
+    of_all=True,
+)
+def sinks(runs: pd.DataFrame) -> list[str]:
+    """A few rows of the training activations carry most of their variance."""
+    known = _known(runs, "outlier_rows", "outlier_share")
+    heavy = known[(known["outlier_share"] > SINK_SHARE) & (known["outlier_rows"] > 0)]
+    return [
+        f"{counted(int(n_rows), 'row')} of the training activations, at ten times the usual distance from their mean or more, "
+        f"{'carries' if n_rows == 1 else 'carry'} {100 * share:.1f} % of the variance."
+        for n_rows, share in heavy.sort_values("outlier_share").tail(1).itertuples(index=False)
+    ]
+
+
+@_check(
+    "Runs evaluated with different arithmetic",
+    "Their metrics may differ in the last digits for that reason alone: evaluate them alike before reading small differences.",
+    of_all=True,
+)
+def arithmetic(runs: pd.DataFrame) -> list[str]:
+    """Finished runs whose records name different kernels, precisions or devices of their evaluation."""
+    known = runs.loc[runs["status"] == "finished", "eval_arithmetic"].dropna() if "eval_arithmetic" in runs else pd.Series(dtype=str)
+    parts = [f"{counted(amount, 'run')} with {kind}" for kind, amount in known.value_counts().items()]
+    return [f"Evaluation arithmetic differs: {'; '.join(parts)}."] if len(parts) > 1 else []
+
+
+@_check("Best learning rate at the edge of its range", "A better one may lie beyond: extend `lr` in that direction.")
+def learning_rate(runs: pd.DataFrame) -> list[str]:
+    """The best learning rate is the lowest or the highest that was tried."""
+    texts = (edge_of_rates(str(variant), tried) for variant, tried in runs.groupby("variant"))
+    return [text for text in texts if text]
+
+
+@_check(
+    f"Target L0 missed by more than {100 * MISSED:g} %",
+    "A low learning rate cannot move L0: raise `lr` or train longer. Or let the search for the coefficient start nearer: "
+    "`sparsity_value` in `table.csv` is the one a run ended with.",
+)
 def missed_target(runs: pd.DataFrame) -> list[str]:
-    """Settings of which a repeat ended further than MISSED from the L0 asked for."""
+    """Settings of which a repeat ended further than MISSED from the requested L0."""
     finished = runs[(runs["status"] == "finished") & runs["l0_error"].notna()]
-    missing = finished.loc[finished["l0_error"].abs() > MISSED, "setting_hash"]
+    settings = finished.loc[finished["l0_error"].abs() > MISSED, "setting_hash"]
     missed = []
-    for _, seeds in finished[finished["setting_hash"].isin(missing)].groupby("setting_hash", sort=False):
+    for _, seeds in finished[finished["setting_hash"].isin(settings)].groupby("setting_hash", sort=False):
         off = seeds[seeds["l0_error"].abs() > MISSED]
         worst = off.iloc[int(off["l0_error"].abs().argmax())]
-        which = f" at worst, {len(off)} of {len(seeds)} {noun(seeds)}s" if len(seeds) > 1 else ""
-        missed.append(f"{metric('l0', worst['l0'])} ({metric('l0_error', worst['l0_error'])}{which}) at {_name(worst, runs)}")
-    return [f"L0 is {_listed(missed)}."] if missed else []
+        of = f" at worst, {len(off)} of {len(seeds)} {noun(seeds)}s" if len(seeds) > 1 else ""
+        missed.append(f"{metric('l0', worst['l0'])} ({metric('l0_error', worst['l0_error'])}{of}) at {_name(worst, runs)}")
+    return [f"L0 is {listed(missed)}."] if missed else []
 
 
+@_check(
+    "Coefficients in a dead zone",
+    "Such runs say nothing new: keep one coefficient of each group and move the others, or ask for levels with `target_l0`.",
+)
 def dead_zone(runs: pd.DataFrame) -> list[str]:
     """Coefficients that L0 does not respond to, or so weak or strong that nothing sparse, or nothing at all, was learned."""
     texts = [
         f"L0 is {_values(chain, 'l0', runs)}: it does not respond to the coefficient there."
         for ladder in _ladders(runs)
-        for chain in _chains(ladder.sort_values("sparsity_value"), lambda one, other: _close(one, other) and _unresponsive(one, other))
+        for chain in _chains(ladder.sort_values("sparsity_value"), lambda low, high: _close(low, high) and _unresponsive(low, high))
     ]
     settings = over_seeds(runs)
     dense, collapsed = settings[_is_dense(settings)], settings[settings["target_l0"].isna() & (settings["l0"] < 1)]
@@ -94,12 +151,33 @@ def dead_zone(runs: pd.DataFrame) -> list[str]:
     return texts
 
 
+@_check(f"Points closer than {100 * CLOSE:g} % in L0", "One of them is a wasted run: move it, or leave it out.")
+def close_points(runs: pd.DataFrame) -> list[str]:
+    """Settings, alike but for their sparsity, whose L0s differ by less than CLOSE; without those of `dead_zone`."""
+    return [
+        f"L0 is {_values(chain, 'l0', runs)}: less than {100 * CLOSE:g} % apart."
+        for ladder in _ladders(runs)
+        for chain in _chains(ladder.sort_values("l0"), lambda low, high: _close(low, high) and not _unresponsive(low, high))
+    ]
+
+
+@_check(
+    f"Fewer than {ENOUGH_POINTS} points on a front",
+    "Too few to compare architectures by: add sparsity levels, or launch the sweep again to finish those that are missing.",
+)
 def few_points(runs: pd.DataFrame) -> list[str]:
     """Fewer than ENOUGH_POINTS sparsity levels have finished."""
-    n_finished, n_asked = (len(_level(some).unique()) for some in (runs[(runs["status"] == "finished") & (runs["l0"] > 0)], runs))
-    return [f"{n_finished} of {counted(n_asked, 'sparsity level')} finished."] if n_finished < ENOUGH_POINTS else []
+    levels = requested_l0(runs).fillna(-runs["sparsity_value"])  # coefficients below 0, apart from L0s
+    n_finished, n_all = levels[(runs["status"] == "finished") & (runs["l0"] > 0)].nunique(dropna=False), levels.nunique(dropna=False)
+    return [f"{n_finished} of {counted(n_all, 'sparsity level')} finished."] if n_finished < ENOUGH_POINTS else []
 
 
+@_check(
+    f"More than {100 * MANY_DEAD:g} % dead latents",
+    "They are never active on the held-out text, which also counts very rare ones. Lower `lr` or `d_sae`, train on more tokens, set "
+    "`resample_every_steps` or, in the TopK family, `dead_after_tokens` far below the training tokens, so that its auxiliary loss "
+    "revives them.",
+)
 def dead_latents(runs: pd.DataFrame) -> list[str]:
     """Settings with more than MANY_DEAD of their latents never active on the held-out text; collapsed ones are `dead_zone`'s."""
     settings = over_seeds(runs)
@@ -107,82 +185,8 @@ def dead_latents(runs: pd.DataFrame) -> list[str]:
     return [f"The share of dead latents is {_values(many, 'dead_fraction', runs)}."] if len(many) else []
 
 
-def _edge(variant: str, tried: pd.DataFrame) -> str:
-    """What to say about the learning rates of one variant; empty where the best one has neighbours on both sides, or is not known."""
-    rates = sorted(float(rate) for rate in tried["lr"].dropna().unique())
-    winners = _winners(tried) if len(rates) > 1 else []
-    if not winners:
-        return ""
-    low, high, searched = _asked_rates(tried, rates)
-    margin = (high / low) ** NEAR_THE_END if searched else 1.0
-    where = f"With {variant}, FVU" if variant else "FVU"
-    among = _listed(f"{rate:g}" for rate in rates) if len(rates) <= LISTED else f"{len(rates)} from {rates[0]:g} to {rates[-1]:g}"
-    at_ends = (
-        ("lowest", "lower", low, [(rate, gain) for rate, gain in winners if rate <= low * margin], 0.5),
-        ("highest", "upper", high, [(rate, gain) for rate, gain in winners if rate >= high / margin], 2.0),
-    )
-    for name, side, end, best, further in at_ends:
-        if 2 * len(best) > len(winners):
-            place = f"near the {side} end of the learning rates asked for, {low:g} to {high:g}" if searched else ""
-            return (
-                f"{where} is lowest {place or f'at the {name} learning rate, {end:g}'}, at {len(best)} of "
-                f"{counted(len(winners), 'sparsity level')}{_below_the_next([gain for _, gain in best])} (tried: {among}). "
-                f"Try {further * end:g} too."
-            )
-    return ""
-
-
-def _asked_rates(tried: pd.DataFrame, rates: Sequence[float]) -> tuple[float, float, bool]:
-    """The ends of the learning rates that were asked for or tried, and whether a search could take any rate between them."""
-    by_sweep = tried.attrs.get(LEARNING_RATES, {})
-    architecture = str(tried["architecture"].iloc[0])
-    asked = [by_sweep[sweep][architecture] for sweep in tried["sweep"].unique() if architecture in by_sweep.get(sweep, {})]
-    low, high = min([rates[0], *(one["low"] for one in asked)]), max([rates[-1], *(one["high"] for one in asked)])
-    return low, high, any(one["searched"] for one in asked)
-
-
-def _below_the_next(gains: Sequence[float]) -> str:
-    known = [gain for gain in gains if not np.isnan(gain)]
-    return f", on average {100 * np.mean(known):.1f} % below the next best rate" if known else ""
-
-
-def _winners(tried: pd.DataFrame) -> list[tuple[float, float]]:
-    """Of every level that has one: the learning rate with the lowest FVU, and by which fraction it is below the next (NaN without one)."""
-    settings = over_seeds(tried.dropna(subset=["l0", "fvu"]))
-    pending = tried["status"].isin(["trained", "missing"])
-    winners = []
-    for level, runs in tried.groupby(_asked_l0(tried)):
-        at_level = settings[_asked_l0(settings) == level]
-        hits = at_level[(at_level["l0"] / level - 1).abs() <= MISSED]
-        # A rate whose rivals missed the level has won nothing; one whose rivals were pruned or diverged has.
-        if runs["lr"].nunique() > 1 and not pending[runs.index].any() and (len(hits) > 1 or len(hits) == len(at_level) == 1):
-            winners.append(_best(hits.set_index("lr")["fvu"]))
-    given = settings[_asked_l0(settings).isna()]
-    window = common_window(given, "fvu", by="lr", direction="min")
-    if window and not pending[_asked_l0(tried).isna()].any():
-        fvus = interpolate_at_l0(given, np.geomspace(*window, MATCHED_LEVELS).tolist(), "fvu", by="lr", direction="min")
-        winners += [_best(at_level) for _, at_level in fvus.dropna(axis="columns").items()]
-    return winners
-
-
-def _best(fvus: "pd.Series[float]") -> tuple[float, float]:
-    """As `_winners`, of one level: FVU by learning rate."""
-    ranked = fvus.sort_values()
-    return float(ranked.index[0]), float(1 - ranked.iloc[0] / ranked.iloc[1]) if len(ranked) > 1 else np.nan
-
-
-def _asked_l0(table: pd.DataFrame) -> "pd.Series[float]":
-    """The L0 that was asked for, as a target or as k; NaN where a coefficient was given."""
-    return table["target_l0"].fillna(table["sparsity_value"].where(table["sparsity_parameter"] == "k"))
-
-
-def _level(table: pd.DataFrame) -> "pd.Series[float]":
-    """What tells sparsity levels apart: the L0 asked for or else, below 0, the coefficient given."""
-    return _asked_l0(table).fillna(-table["sparsity_value"])
-
-
 def _is_dense(settings: pd.DataFrame) -> "pd.Series[bool]":
-    return _asked_l0(settings).isna() & (settings["l0"] > DENSE * settings["d_sae"].astype(float))
+    return requested_l0(settings).isna() & (settings["l0"] > DENSE * settings["d_sae"].astype(float))
 
 
 def _ladders(runs: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -198,7 +202,7 @@ def _ladders(runs: pd.DataFrame) -> Iterator[pd.DataFrame]:
 def _chains(ladder: pd.DataFrame, together: Callable[[Row, Row], bool]) -> Iterator[pd.DataFrame]:
     """Stretches of two settings or more in which every one is `together` with the next."""
     rows = ladder.to_dict("records")
-    breaks = [place for place in range(1, len(rows)) if not together(rows[place - 1], rows[place])]
+    breaks = [index for index in range(1, len(rows)) if not together(rows[index - 1], rows[index])]
     for start, end in zip([0, *breaks], [*breaks, len(rows)], strict=True):
         if end - start > 1:
             yield ladder.iloc[start:end]
@@ -214,17 +218,19 @@ def _unresponsive(one: Row, other: Row) -> bool:
     return bool(pd.isna(one["target_l0"]) and one["sparsity_parameter"] != "k" and high >= UNRESPONSIVE_FACTOR * low)
 
 
+def _known(runs: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Distinct rows with all of these numbers."""
+    return (
+        pd.DataFrame({name: numbers(runs, name) if name in runs else np.nan for name in columns}, index=runs.index)
+        .dropna()
+        .drop_duplicates()
+    )
+
+
 def _values(settings: pd.DataFrame, column: str, runs: pd.DataFrame) -> str:
     """E.g. "26.6 at l1_coefficient=1 and 26.4 at l1_coefficient=10"."""
-    return _listed([f"{metric(column, row[column])} at {_name(row, runs)}" for _, row in settings.iterrows()])
+    return listed([f"{metric(column, row[column])} at {_name(row, runs)}" for _, row in settings.iterrows()])
 
 
 def _name(row: Row, runs: pd.DataFrame) -> str:
     return setting(row, with_lr=runs["lr"].nunique() > 1)
-
-
-def _listed(items: Iterable[str]) -> str:
-    *first, last = items
-    if len(first) >= LISTED:
-        first, last = first[: LISTED - 1], f"{len(first) - LISTED + 2} more"
-    return f"{', '.join(first)} and {last}" if first else last

@@ -27,6 +27,8 @@ COLUMNS = (
 )
 """The columns every table starts with, in this order."""
 PROVENANCE = ("activations_hash", "eval_hash")
+ARITHMETIC = ("arithmetic", "eval_arithmetic")
+"""Columns of tables whose records say how numbers were computed."""
 ENDING = (
     *("hardware", "finished_at", "error", "sweep", "variant", "setting_hash", "comparison_hash"),
     *("launch", "eval_hardware"),
@@ -41,10 +43,12 @@ INTEGERS = frozenset(
 TEXTS = frozenset(
     (
         *("run_id", "architecture", "status", "sparsity_parameter", "model", "hook_point", "dataset", "normalize_activations"),
-        *(*PROVENANCE, *(name for name in ENDING if name != "launch")),
+        *(*PROVENANCE, *ARITHMETIC, *(name for name in ENDING if name != "launch")),
     )
 )
-NOT_METRICS = frozenset((*COLUMNS, *PROVENANCE, *ENDING)) - frozenset(_METRICS)
+ALL = frozenset((*COLUMNS, *PROVENANCE, *ENDING, *ARITHMETIC))
+"""Every column but those of versions and of further metrics."""
+NOT_METRICS = ALL - frozenset(_METRICS)
 """Columns that no metric may take the place of."""
 OF_A_SETTING = (
     *("architecture", "sparsity_parameter", "target_l0", "lr", "d_in", "d_sae", "train_tokens", "comparison_hash", "variant"),

@@ -1,6 +1,6 @@
 """Drawing every registered plot: PNG and SVG files, and SVG that an HTML page can hold inline.
 
-The inline SVG takes its ink, paper and grid colours from the page, so that it reads on light and dark, and its points link
+The inline SVG takes its ink, paper and grid colors from the page, so that it reads on light and dark, and its points link
 to the rows of their runs.
 """
 
@@ -13,8 +13,8 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 
-from analysis import style
-from analysis.plots import PLOTS
+from analysis import words
+from analysis.plots import PLOTS, style
 
 _PAGE_COLORS = {
     style.INK: "var(--ink)",
@@ -25,7 +25,7 @@ _PAGE_COLORS = {
     "#d55e00": "var(--vermilion)",
     "#009e73": "var(--green)",
 }
-"""Colours that need another shade on a dark page -> their names in `templates/report.css`."""
+"""Colors that need another shade on a dark page -> their names in `templates/report.css`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +71,12 @@ def draw_plots(table: pd.DataFrame, histories: Mapping[str, Path], directory: Pa
 
 
 def page_color(color: str) -> str:
-    """A colour as the HTML page writes it: a variable of the page where it has one."""
+    """A color as the HTML page writes it: a variable of the page where it has one."""
     return _PAGE_COLORS.get(color, color)
 
 
 def inline_svg(svg: str, title: str, tooltips: Mapping[str, str]) -> str:
-    """A figure's SVG file as an element that follows the colours of the page around it.
+    """A figure's SVG file as an element that follows the colors of the page around it.
 
     Args:
         svg: as matplotlib wrote it.
@@ -104,7 +104,7 @@ def linked(svg: str) -> set[str]:
 
 def _tooltips(table: pd.DataFrame) -> dict[str, str]:
     return {
-        row["run_id"]: f"{style.label(row['architecture'])}, {style.setting(row)}: "
-        f"L0 {row['l0']:.1f}, FVU {style.number(row['fvu'])}, delta CE {style.number(row['delta_ce'])}"
+        row["run_id"]: f"{words.label(row['architecture'])}, {words.setting(row)}: "
+        f"L0 {row['l0']:.1f}, FVU {words.number(row['fvu'])}, delta CE {words.number(row['delta_ce'])}"
         for row in table[table["status"] == "finished"].to_dict("records")
     }

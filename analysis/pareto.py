@@ -11,17 +11,18 @@ Choices worth knowing:
   continued by at most END_TOLERANCE, so that a front asked to end at L0 64 is read at 64 where it ends at 62.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import moocore
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.inputs import check_columns, finished, keys, numbers
-from analysis.table import orientation, over_seeds
-from sae_core.errors import ConfigError
+from analysis.table import check_columns, finished, numbers, orientation, over_seeds
+from sae_core.errors import ConfigError, border
+
+By = str | Sequence[str]
+"""Columns that split a table into groups with a front each."""
 
 L0_WINDOW = (8.0, 128.0)
 """Where fronts are compared unless told otherwise, in active latents per token."""
@@ -37,7 +38,7 @@ SLOPE_SPAN = 2**0.5
 
 
 def nondominated(points: ArrayLike) -> NDArray[np.bool_]:
-    """Which rows no other row dominates, all columns minimised.
+    """Which rows no other row dominates, all columns minimized.
 
     Args:
         points: [n, 2] finite values.
@@ -54,10 +55,8 @@ def nondominated(points: ArrayLike) -> NDArray[np.bool_]:
     return np.asarray(moocore.is_nondominated(values, keep_weakly=True), dtype=bool)
 
 
-def pareto_front(
-    table: pd.DataFrame, x: str = "l0", y: str = "fvu", *, by: str | Sequence[str] | None = None, direction: str | None = None
-) -> pd.Series:
-    """Which runs are on the front of `x` (always minimised) against `y`: single runs, so of several seeds the luckiest.
+def pareto_front(table: pd.DataFrame, x: str = "l0", y: str = "fvu", *, by: By | None = None, direction: str | None = None) -> pd.Series:
+    """Which runs are on the front of `x` (always minimized) against `y`: single runs, so of several seeds the luckiest.
 
     Report and terminal draw fronts of means over repeats: `settings_with_front`.
 
@@ -71,7 +70,7 @@ def pareto_front(
     Raises:
         ConfigError: a column is missing, or `x` or `y` holds something else than numbers.
     """
-    front = _on_front(_points(table, x, y, direction), keys(table, by))
+    front = _on_front(_points(table, x, y, direction), _groups(table, by))
     return pd.Series(front, index=table.index, name="on_front")
 
 
@@ -109,11 +108,14 @@ def hypervolume(
     Raises:
         ConfigError: there is no finished run, the window is empty, or `y` has no reference.
     """
-    low, high = _window(window, x)
+    with border(f"`window` must satisfy 0 < low < high, but got {window}", f"Give bounds of {x}."):
+        low, high = (float(bound) for bound in window)
+        if not 0 < low < high < np.inf:
+            raise ValueError("it does not")
     reference = REFERENCES.get(y) if reference is None else reference
     if reference is None:
         raise ConfigError(f"`reference` must be given for a metric without one, but got {y!r}. Known ones: {REFERENCES}.")
-    if not _is_finite(reference):
+    if not np.isfinite(reference):
         raise ConfigError(f"`reference` must be a finite number, but got {reference!r}. Give the value of {y} that counts as worthless.")
     points = _points(table, x, y, direction)
     if points.empty:
@@ -124,42 +126,28 @@ def hypervolume(
     return float(moocore.hypervolume(inside, ref=[np.log2(high), bound])) if len(inside) else 0.0
 
 
-def l0_spans(
-    table: pd.DataFrame, y: str = "fvu", *, by: str | Sequence[str] = "architecture", direction: str | None = None
-) -> pd.DataFrame:
+def l0_spans(table: pd.DataFrame, y: str = "fvu", *, by: By = "architecture", direction: str | None = None) -> pd.DataFrame:
     """Smallest and largest L0 (columns `low`, `high`) on each group's front; groups with a single L0 span nothing and are left out."""
-    points, groups = _points(table, "l0", y, direction), keys(table, by)
+    points, groups = _points(table, "l0", y, direction), _groups(table, by)
     front = points[_on_front(points, groups)[points.index] & (points["x"] > 0)]
-    l0s = front["x"].groupby(_columns_of(groups, front))
-    spans = pd.DataFrame({"low": l0s.min(), "high": l0s.max()})
+    spans = front["x"].groupby(_columns_of(groups, front)).agg(low="min", high="max")
     return spans[spans["low"] < spans["high"]]
 
 
 def common_window(
-    table: pd.DataFrame,
-    y: str = "fvu",
-    *,
-    by: str | Sequence[str] = "architecture",
-    direction: str | None = None,
+    table: pd.DataFrame, y: str = "fvu", *, by: By = "architecture", direction: str | None = None
 ) -> tuple[float, float] | None:
     """The L0s that the front of every group spans, so that none is rewarded for where its points lie.
 
-    Groups that span nothing are left out. None where less than two are left, or their fronts do not overlap.
+    Groups that span nothing are left out. None where fewer than two are left, or their fronts do not overlap.
     """
     spans = l0_spans(table, y, by=by, direction=direction)
-    if len(spans) < 2:
-        return None
     low, high = spans["low"].max(), spans["high"].min()
-    return (float(low), float(high)) if low < high else None
+    return (float(low), float(high)) if len(spans) > 1 and low < high else None
 
 
 def interpolate_at_l0(
-    table: pd.DataFrame,
-    l0s: Sequence[float],
-    y: str = "fvu",
-    *,
-    by: str | Sequence[str] = "architecture",
-    direction: str | None = None,
+    table: pd.DataFrame, l0s: Sequence[float], y: str = "fvu", *, by: By = "architecture", direction: str | None = None
 ) -> pd.DataFrame:
     """Each group's `y` at given L0s, along its front, straight in (ln L0, ln y).
 
@@ -173,58 +161,42 @@ def interpolate_at_l0(
         spans less than SLOPE_SPAN. Points with L0 or `y` of 0 or less have no logarithm and are left out (`n_without_logarithm`).
         `is_extrapolated` says which values lie beyond the ends.
     """
-    return _at_l0s(table, l0s, y, by, direction, _interpolate).astype(float)
+    return _read_fronts(table, l0s, y, by, direction)[0]
 
 
 def is_extrapolated(
-    table: pd.DataFrame,
-    l0s: Sequence[float],
-    y: str = "fvu",
-    *,
-    by: str | Sequence[str] = "architecture",
-    direction: str | None = None,
+    table: pd.DataFrame, l0s: Sequence[float], y: str = "fvu", *, by: By = "architecture", direction: str | None = None
 ) -> pd.DataFrame:
     """Which values of `interpolate_at_l0`, of the same arguments, lie beyond the ends of their front."""
-    return _at_l0s(table, l0s, y, by, direction, _beyond_ends).astype(bool)
+    return _read_fronts(table, l0s, y, by, direction)[1]
 
 
 def n_without_logarithm(table: pd.DataFrame, y: str) -> int:
     """Finished runs with L0 above 0 and a `y` of 0 or less: `interpolate_at_l0` leaves them out."""
-    values = numbers(table, y)
-    return int((finished(table) & (numbers(table, "l0") > 0) & (values <= 0)).sum())
+    return int((finished(table) & (numbers(table, "l0") > 0) & (numbers(table, y) <= 0)).sum())
 
 
-def _at_l0s(
-    table: pd.DataFrame,
-    l0s: Sequence[float],
-    y: str,
-    by: str | Sequence[str],
-    direction: str | None,
-    read: Callable[[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]], NDArray[Any]],
-) -> pd.DataFrame:
-    """A row per group, a column per L0: what `read` makes of ln L0 and ln y of the group's front, and the ln L0s asked for."""
-    asked = _l0s(l0s)
-    points, groups = _points(table, "l0", y, direction), keys(table, by)
+def _read_fronts(table: pd.DataFrame, l0s: Sequence[float], y: str, by: By, direction: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`y` at the L0s on the front of each group, and which values lie beyond its ends."""
+    with border(f"L0s must be finite numbers above 0, but got {l0s!r}", "Give active latents per token, e.g. [16, 32]."):
+        asked = np.asarray(l0s, dtype=float).reshape(-1)
+        if not (np.isfinite(asked) & (asked > 0)).all():
+            raise ValueError("one is not")
+    points, groups = _points(table, "l0", y, direction), _groups(table, by)
     raw = pd.Series(numbers(table, y))[points.index]
     points = points[(points["x"] > 0) & (raw > 0)]
     front = points.loc[_on_front(points, groups)[points.index]].assign(y=raw[points.index]).sort_values("x", kind="stable")
-    names = list(groups)
-    rows = {
-        key: read(np.log(rows["x"].to_numpy(float)), np.log(rows["y"].to_numpy(float)), np.log(asked))
-        for key, rows in front.groupby(_columns_of(groups, front))
-    }
-    index = pd.MultiIndex.from_frame(pd.DataFrame(list(rows), columns=names))
-    return pd.DataFrame(list(rows.values()), index=index if len(names) > 1 else index.get_level_values(0), columns=asked.tolist())
-
-
-def _interpolate(x: NDArray[np.float64], y: NDArray[np.float64], asked: NDArray[np.float64]) -> NDArray[np.float64]:
-    x, y = _continued(x, y)
-    inside = (asked >= x[0]) & (asked <= x[-1])
-    return np.where(inside, np.exp(np.interp(asked, x, y)), np.nan)
-
-
-def _beyond_ends(x: NDArray[np.float64], y: NDArray[np.float64], asked: NDArray[np.float64]) -> NDArray[np.bool_]:
-    return np.isfinite(_interpolate(x, y, asked)) & ((asked < x[0]) | (asked > x[-1]))
+    values, beyond = {}, {}
+    for key, rows in front.groupby(_columns_of(groups, front)):
+        ln_x, ln_y = np.log(rows["x"].to_numpy(float)), np.log(rows["y"].to_numpy(float))
+        x, y_at = _continued(ln_x, ln_y)
+        at = np.log(asked)
+        values[key] = np.where((at >= x[0]) & (at <= x[-1]), np.exp(np.interp(at, x, y_at)), np.nan)
+        beyond[key] = np.isfinite(values[key]) & ((at < ln_x[0]) | (at > ln_x[-1]))
+    keys = pd.MultiIndex.from_frame(pd.DataFrame(list(values), columns=list(groups)))
+    index = keys if groups.shape[1] > 1 else keys.get_level_values(0)
+    read, outside = (pd.DataFrame(list(rows.values()), index=index, columns=asked.tolist()) for rows in (values, beyond))
+    return read.astype(float), outside.astype(bool)
 
 
 def _continued(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -239,14 +211,25 @@ def _continued(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[
 
 
 def _points(table: pd.DataFrame, x: str, y: str, direction: str | None) -> pd.DataFrame:
-    """The finished runs' values, both minimised: columns `x` and `y`, on places in the table, because its index may repeat."""
+    """The finished runs' values, both minimized: columns `x` and `y`, numbered by row of the table, because its index may repeat."""
     check_columns(table, [x, y])
     points = pd.DataFrame({"x": numbers(table, x), "y": numbers(table, y) * orientation(table, y, direction)})
     return points[finished(table)].dropna()
 
 
+def _groups(table: pd.DataFrame, by: By | None) -> pd.DataFrame:
+    """The columns that split the table into groups, numbered by row of the table."""
+    with border(f"`by` must name columns of names or numbers, but got {by!r}", "Name at least one, e.g. by='architecture'."):
+        names = [] if by is None else [by] if isinstance(by, str) else list(dict.fromkeys(by))
+        check_columns(table, names)
+        groups = table[names].reset_index(drop=True)
+        if by is not None:
+            groups.groupby(names).ngroups  # noqa: B018 - raises for no columns, and for values that cannot be told apart
+    return groups
+
+
 def _on_front(points: pd.DataFrame, groups: pd.DataFrame) -> NDArray[np.bool_]:
-    """By place in the table. A group is a distinct row of `groups`, which covers the whole table; rows without a group are on no front."""
+    """By row of the table. A group is a distinct row of `groups`, which covers the whole table; rows without a group are on no front."""
     front = np.zeros(len(groups), dtype=bool)
     columns = _columns_of(groups, points)
     for rows in (rows for _, rows in points.groupby(columns)) if columns else [points]:
@@ -257,27 +240,3 @@ def _on_front(points: pd.DataFrame, groups: pd.DataFrame) -> NDArray[np.bool_]:
 def _columns_of(groups: pd.DataFrame, points: pd.DataFrame) -> list[pd.Series]:
     """What groups of points are told apart by."""
     return [column.loc[points.index] for _, column in groups.items()]
-
-
-def _l0s(l0s: Any) -> NDArray[np.float64]:
-    try:
-        asked = np.asarray(l0s, dtype=float).reshape(-1)
-    except (TypeError, ValueError, OverflowError):
-        asked = np.array([np.nan])
-    if not (np.isfinite(asked) & (asked > 0)).all():
-        raise ConfigError(f"L0s must be finite numbers above 0, but got {l0s!r}. Give active latents per token, e.g. [16, 32].")
-    return asked
-
-
-def _window(window: Any, x: str) -> tuple[float, float]:
-    try:
-        low, high = (float(bound) for bound in window)
-    except (TypeError, ValueError, OverflowError):
-        low, high = 0.0, 0.0
-    if not (0 < low < high and _is_finite(high)):
-        raise ConfigError(f"`window` must satisfy 0 < low < high, but got {window}. Give bounds of {x}.")
-    return low, high
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and bool(np.isfinite(float(value)))

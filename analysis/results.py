@@ -1,25 +1,24 @@
-"""Reading sweep directories: `sweep.json`, definitions, and per run `record.json` and `history.jsonl`. No torch.
+"""Read sweep directories: `sweep.json`, definitions, and per run `record.json` and `history.jsonl`.
 
-Records are the truth about runs; `sweep.json` only adds what no record can know: which runs were asked for and never
-finished, and how long each stage took. Every key of it is optional, so that results made years ago still read. A damaged file
-costs what it held and nothing else: `StoredRun.damage` and `StoredSweep.damages` name it.
+Records are the truth about runs; `sweep.json` only adds what no record can know: which runs were requested and never finished, and how
+long each stage took. Every key of it is optional, so that old results still read. A damaged file costs what it held and nothing else:
+`StoredSweep.damages` names it.
 """
 
-import dataclasses
-import json
 import logging
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from analysis.columns import NOT_METRICS
-from analysis.definitions import Definition, read_definitions
-from sae_core.errors import ConfigError, DamagedFileError, border, reason_of
-from sae_core.files import read_json, read_json_lines
+from sae_core.errors import ConfigError, DamagedFileError, border
+from sae_core.files import checksum_of, read_json, read_json_lines
+from sae_core.layout import RunPaths, SweepPaths
 from sae_core.records import RunRecord
 from sae_core.validation import printable, wrong_in_sweep
 
@@ -28,173 +27,210 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """One run that a sweep asked for."""
+    """One run that a sweep requested."""
 
     run_id: str
     sweep: str
     """Name of the sweep's directory."""
-    directory: Path
-    """`runs/<run_id>`; it may not exist for a run that is missing."""
+    paths: RunPaths
+    """Its files; none may exist for a missing run."""
     planned: Mapping[str, Any]
     """Its entry in `sweep.json`; empty where it has none, or a record."""
     record: RunRecord | None
     """None where the run left no record, or a damaged one."""
     damage: str = ""
-    """Why the record counts as missing: it is damaged."""
+    """Message about its damaged record."""
 
     @property
     def config(self) -> Mapping[str, Any]:
         """The run's config, from its record or else from `sweep.json`."""
         return (self.record.config if self.record else self.planned.get("config")) or {}
 
+    @property
+    def finished(self) -> bool:
+        """Whether it has results."""
+        return self.record is not None and self.record.status == "finished"
+
+    @property
+    def architecture(self) -> str | None:
+        """Name of its architecture, where known."""
+        return self.record.architecture if self.record else self.planned.get("architecture")
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A definition as a launch wrote it."""
+
+    file: str
+    """Its path in the sweep's directory."""
+    text: str
+    launches: tuple[int, ...]
+    """Numbers of the launches that used it, from 1; empty where unknown."""
+
+    @property
+    def content(self) -> Mapping[str, Any]:
+        """Its sections; empty where it is not YAML."""
+        try:
+            content = yaml.load(self.text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        except Exception:  # whatever a YAML reader raises: what a report takes from a definition only adds to the records
+            return {}
+        return content if isinstance(content, dict) else {}
+
 
 @dataclass(frozen=True, slots=True)
 class StoredSweep:
     """What one sweep directory holds."""
 
-    directory: Path
+    paths: SweepPaths
     facts: Mapping[str, Any]
     """`sweep.json` without its runs; empty where there is none, or a damaged one."""
     definitions: tuple[Definition, ...]
     """Every definition that was kept."""
     runs: tuple[StoredRun, ...]
     """Every run with a record or named in `sweep.json`, sorted by run id."""
-    damages: tuple[str, ...] = field(default=())
-    """What is wrong with each file that could not be read."""
+    damages: tuple[str, ...] = ()
+    """One message per damaged file."""
 
     @property
     def name(self) -> str:
         """The sweep's own name, or its directory's."""
-        return str(self.facts.get("name") or self.directory.name)
+        return str(self.facts.get("name") or self.paths.directory.name)
+
+    @property
+    def plugins(self) -> list[str]:
+        """Plugins that its definitions list, each once."""
+        listed = [definition.content.get("plugins") for definition in self.definitions]
+        return list(dict.fromkeys(name for names in listed if isinstance(names, list) for name in names if isinstance(name, str)))
 
 
 def read_sweeps(results: str | Path | Sequence[str | Path]) -> list[StoredSweep]:
-    """Read one sweep directory, or several.
+    """Read one sweep directory, or several; the same one twice counts once.
 
     Raises:
         ConfigError: no directory was given, one of them is not a sweep's or cannot be read, or a record is of a newer version.
     """
-    return [_read_sweep(directory) for directory in _directories(results)]
+    with border(f"results must be one path or several, but got {results!r}", "Name a sweep's own directory, e.g. results/demo."):
+        directories = [Path(path) for path in ([results] if isinstance(results, str | os.PathLike) else results)]
+    if not directories:
+        raise ConfigError(f"at least one results directory must be given, but got {results!r}. Name a sweep's own directory.")
+    return [_read_sweep(directory) for directory in dict.fromkeys(directories)]
 
 
 def read_history(file: Path) -> list[dict[str, Any]]:
-    """The rows of a `history.jsonl`, oldest first; empty where there is none.
+    """Rows of a `history.jsonl`, oldest first; empty where there is none.
 
     Raises:
         DamagedFileError: it is not the one that the record beside it was written with.
     """
     try:
-        checksum = RunRecord.read(file.with_name("record.json")).history_checksum
+        checksum = RunRecord.read(RunPaths(file.parent).record).history_checksum
     except (ConfigError, OSError):
         checksum = None
     return read_json_lines(file, checksum)
 
 
-def _directories(results: Any) -> list[Path]:
-    """The directories given; the same one twice counts once.
+def requested_rates(definitions: Iterable[Definition]) -> dict[str, dict[str, Any]]:
+    """Learning rates that definitions request, per architecture: `low`, `high`, and `searched`, whether a search may take any between."""
+    requested: dict[str, dict[str, Any]] = {}
+    for definition in definitions:
+        for name, lr in _lr_fields(definition.content).items():
+            given: Any = [lr.get("low"), lr.get("high")] if isinstance(lr, dict) else lr if isinstance(lr, list) else [lr]
+            try:
+                rates = [float(rate) for rate in given]
+            except (TypeError, ValueError, OverflowError):
+                continue
+            if rates and min(rates) > 0:
+                before = requested.get(name, {"low": min(rates), "high": max(rates), "searched": False})
+                low, high = min(before["low"], *rates), max(before["high"], *rates)
+                requested[name] = {"low": low, "high": high, "searched": before["searched"] or isinstance(lr, dict)}
+    return requested
 
-    Raises:
-        ConfigError: there is none, or something else than paths.
-    """
-    given = [results] if isinstance(results, str | os.PathLike) else list(results) if isinstance(results, Iterable) else [results]
-    if not all(isinstance(path, str | os.PathLike) for path in given):
-        raise ConfigError(f"results must be a path or several, but got {results!r}. Name a sweep's own directory, e.g. results/demo.")
-    if not given:
-        raise ConfigError(f"at least one results directory must be given, but got {given}. Name a sweep's own directory.")
-    return list(dict.fromkeys(Path(path) for path in given))
+
+def _lr_fields(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """What a definition says about `lr` per architecture: in its own section, or for all in `train`."""
+    sections, train = definition.get("architectures"), definition.get("train")
+    common = train.get("lr") if isinstance(train, dict) else None
+    named = sections if isinstance(sections, dict) else {}
+    return {str(name): section.get("lr", common) if isinstance(section, dict) else common for name, section in named.items()}
 
 
 def _read_sweep(directory: Path) -> StoredSweep:
     with border(f"a results directory must be readable, but got {str(directory)!r}", "Correct its path or permissions."):
-        directory = directory.expanduser()
-        sweep_file = directory / "sweep.json"
-        if not sweep_file.is_file() and not (directory / "runs").is_dir():
+        paths = SweepPaths(directory.expanduser())
+        if not paths.facts.is_file() and not paths.runs.is_dir():
             raise ConfigError(
                 f"a results directory must hold `runs/` or `sweep.json`, but got {str(directory)!r}. "
                 "Name a sweep's own directory, not its parent."
             )
-        names = _names_of_runs(directory / "runs")
-    facts, damages = _read_facts(sweep_file)
-    definitions, damaged_definitions = read_definitions(directory, facts.get("launches") or [])
-    planned = {entry["run_id"]: entry for entry in facts.get("runs") or []}
-    pool: dict[str, Any] = {}
-    runs = tuple(_read_run(directory, name, planned.get(name, {}), pool) for name in sorted({*names, *planned}))
-    damages += [*damaged_definitions, *(_told(run) for run in runs if run.damage)]
+        run_ids = paths.run_ids()
+    damages: list[str] = []
+    facts = _read_facts(paths.facts, damages)
+    definitions = _read_definitions(paths, facts.get("launches") or [], damages)
+    planned = {entry["run_id"]: entry for entry in facts.pop("runs", None) or []}
+    sweep = paths.directory.resolve().name
+    runs = tuple(_read_run(paths.run(run_id), run_id, sweep, planned.get(run_id, {})) for run_id in sorted({*run_ids, *planned}))
+    damages += [run.damage for run in runs if run.damage]
     for damage in damages:
         _warn_once(damage)
-    facts = {key: value for key, value in facts.items() if key != "runs"}
-    return StoredSweep(directory, facts, tuple(definitions), runs, tuple(damages))
+    return StoredSweep(paths, facts, definitions, runs, tuple(damages))
 
 
-def _names_of_runs(directory: Path) -> list[str]:
-    """Directories of runs that left a record, damaged or not."""
-    if not directory.is_dir():
-        return []
-    with os.scandir(directory) as entries:
-        return [entry.name for entry in entries if os.path.lexists(f"{entry.path}/record.json")]
-
-
-def _read_facts(file: Path) -> tuple[dict[str, Any], list[str]]:
-    """`sweep.json`, and what is wrong with it; nothing where there is none."""
+def _read_facts(file: Path, damages: list[str]) -> dict[str, Any]:
     try:
         facts = read_json(file)
-        if wrong := wrong_in_sweep(facts):
-            raise DamagedFileError.of(file, ValueError(wrong), "")
-    except FileNotFoundError:
-        return {}, []
-    except (DamagedFileError, OSError) as error:
-        lost = "Runs that left no record and the times of stages are not known. The next launch writes it again."
-        return {}, [f"{str(file)!r} is damaged: {_cause(error)}. {lost}"]
-    return facts, []
-
-
-def _read_run(directory: Path, name: str, planned: Mapping[str, Any], pool: dict[str, Any]) -> StoredRun:
-    file = directory / "runs" / name / "record.json"
-    record, damage = None, ""
-    try:
-        record = RunRecord.read(file)
-        if wrong := _wrong_in(record, name):
-            raise DamagedFileError.of(file, ValueError(wrong), "")
+        if problem := wrong_in_sweep(facts):
+            raise DamagedFileError.of(file, ValueError(problem), "The next launch writes it again.")
     except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (DamagedFileError, OSError) as error:
-        record, damage = None, f"record.json is damaged: {_cause(error)}"
-    record = _shared(record, pool) if record else None
-    return StoredRun(name, directory.resolve().name, directory / "runs" / name, {} if record else planned, record, damage)
+        return {}
+    except DamagedFileError as error:
+        damages.append(f"{printable(str(error))} Missing runs and the times of stages are unknown.")
+        return {}
+    return facts
 
 
-def _wrong_in(record: RunRecord, name: str) -> str:
-    """Why a record cannot be that of the run directory `name`, or be in a table; empty if it can."""
-    if record.run_id != name:
-        return f"it is of the run {record.run_id!r}, and lies in the directory of {name!r}"
-    taken = [metric for metric in record.metrics if metric in NOT_METRICS or metric.startswith("version_")]
-    return f"`metrics` holds {taken[0]!r}, which is no metric" if taken else ""
+def _read_definitions(paths: SweepPaths, launches: Sequence[Mapping[str, Any]], damages: list[str]) -> tuple[Definition, ...]:
+    """The kept definitions in the order of their launches, or else the last one."""
+    numbers: dict[str, list[int]] = {}
+    checksums: dict[str, str | None] = {}
+    for number, launch in enumerate(launches, start=1):
+        name = Path(launch.get("definition") or "").name  # only files of that directory: sweep.json may name any
+        numbers.setdefault(name, []).append(number)
+        checksums[name] = launch.get("definition_checksum") or checksums.get(name)
+    files = {paths.definitions / name: (tuple(users), checksums[name]) for name, users in numbers.items() if name}
+    kept = [_read_definition(paths, file, *used, damages) for file, used in files.items()]
+    if not any(kept):
+        kept = [_read_definition(paths, paths.definition, (), None, damages)]
+    return tuple(definition for definition in kept if definition)
 
 
-def _shared(record: RunRecord, pool: dict[str, Any]) -> RunRecord:
-    """The record with those parts that other records have, too, held once: thousands of runs have few configs and the same metrics."""
-
-    def share(content: Any) -> Any:
-        return pool.setdefault(json.dumps(content), content)
-
-    return dataclasses.replace(
-        record,
-        config={sys.intern(name): share(section) for name, section in record.config.items()},
-        metrics={sys.intern(name): value for name, value in record.metrics.items()},
-        **{name: share(getattr(record, name)) for name in ("metric_specs", "versions", "eval_versions", "activation_facts")},
-    )
-
-
-def _told(run: StoredRun) -> str:
-    file = str(run.directory / "record.json")
-    return f"{file!r}{run.damage.removeprefix('record.json')}. Its run counts as missing: put back a copy, or launch the sweep again."
+def _read_definition(
+    paths: SweepPaths, file: Path, launches: tuple[int, ...], checksum: str | None, damages: list[str]
+) -> Definition | None:
+    if not file.is_file():
+        return None
+    try:
+        content = file.read_bytes()
+        if checksum and checksum != checksum_of(content):
+            raise ValueError("its checksum does not match its content")
+        return Definition(file.relative_to(paths.directory).as_posix(), content.decode("utf-8"), launches)
+    except (OSError, ValueError) as error:
+        damages.append(str(DamagedFileError.of(file, error, "Put back a copy; the next launch keeps its own.")))
+        return None
 
 
-def _cause(error: Exception) -> str:
-    """Why a file is damaged, without its path and what to do: they stand elsewhere."""
-    text = reason_of(error.__cause__ or error)
-    told = text.partition(" is damaged: ")[2].partition(". ")[0] or text
-    return printable(told.removeprefix("ValueError: "))
+def _read_run(files: RunPaths, run_id: str, sweep: str, planned: Mapping[str, Any]) -> StoredRun:
+    try:
+        record = RunRecord.read(files.record)
+        problem = "" if record.run_id == run_id else f"it is the record of {record.run_id!r}"
+        if taken := [name for name in record.metrics if name in NOT_METRICS or name.startswith("version_")]:
+            problem = f"`metrics` holds {taken[0]!r}, which is no metric"
+        if problem:
+            raise DamagedFileError.of(files.record, ValueError(problem), "Delete it: the same launch makes it again.")
+    except (FileNotFoundError, NotADirectoryError):
+        return StoredRun(run_id, sweep, files, planned, None)
+    except DamagedFileError as error:
+        return StoredRun(run_id, sweep, files, planned, None, printable(str(error)))
+    return StoredRun(run_id, sweep, files, {}, record)
 
 
 @lru_cache(maxsize=4096)

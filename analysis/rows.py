@@ -1,45 +1,49 @@
-"""A stored run -> its row of the table, and the hashes that say which runs belong together."""
+"""The row of a run: columns and types, hashes that say which runs belong together, and what sets runs apart."""
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.columns import ACTIVATION_FACTS, CONFIG_FIELDS, INTEGERS, PROVENANCE
+from analysis.columns import ACTIVATION_FACTS, ALL, ARITHMETIC, CONFIG_FIELDS
 from analysis.results import StoredRun
+from sae_core.records import RunRecord, flat
 from sae_core.validation import at, printable
+
+_FROM_CONFIG = {**CONFIG_FIELDS, "lr": "train.lr", "d_sae": "sae.d_sae", "target_l0": "sae.target_l0"}
+_FROM_RECORD = [field.name for field in dataclasses.fields(RunRecord) if field.name in ALL and field.name not in (*ARITHMETIC, "error")]
 
 LONGEST_ERROR = 500
 """Characters of an error that a table shows; the record has all of them."""
 
+_IN_OTHER_COLUMNS = {"seed", "data_seed", "train.lr", "sae.architecture", "sae.target_l0"}
+"""Fields of the config that no variant names, because they have a column."""
+
+_Fields = dict[str, Any]
+
 
 def row_of(run: StoredRun) -> dict[str, Any]:
-    """Everything in a run's row that the run alone decides."""
+    """Everything in a run's row that the run alone decides; what is unknown is left out."""
     record, config = run.record, run.config
-    row: dict[str, Any] = {
-        "run_id": run.run_id,
-        "status": record.status if record else "missing",
-        "lr": at(config, "train.lr"),
-        "d_sae": at(config, "sae.d_sae"),
-        "target_l0": at(config, "sae.target_l0"),
-        "sweep": run.sweep,
-        "error": run.damage or None,
-        **{column: at(config, path) for column, path in CONFIG_FIELDS.items()},
-    }
-    for name in ("architecture", "sparsity_parameter", "sparsity_value", "seed"):
-        row[name] = getattr(record, name) if record else run.planned.get(name)
+    row: dict[str, Any] = {"run_id": run.run_id, "status": "missing", "sweep": run.sweep, "error": run.damage or None}
+    row |= {column: at(config, path) for column, path in _FROM_CONFIG.items()}
+    row |= {name: run.planned.get(name) for name in ("architecture", "sparsity_parameter", "sparsity_value", "seed")}
     if record:
-        names = ("d_in", "train_tokens", "eval_tokens", "train_seconds", "tokens_per_second", *PROVENANCE)
-        row |= {name: getattr(record, name) for name in (*names, "hardware", "eval_hardware", "launch", "finished_at")}
-        row |= record.metrics
-        row |= {name: _count_if(name, record.activation_facts.get(name)) for name in ACTIVATION_FACTS}
+        facts = {name: record.activation_facts.get(name) for name in ACTIVATION_FACTS}
+        row |= {name: getattr(record, name) for name in _FROM_RECORD} | record.metrics
+        row |= {name: value if value is None or name == "outlier_share" else round(value) for name, value in facts.items()}
         row |= {f"version_{name}": version for name, version in record.versions.items()}
+        row |= {name: _words(getattr(record, name, None)) for name in ARITHMETIC}
         row["error"] = reason(record.error) if record.error else None
-    row["setting_hash"] = _setting_hash(row, config)
+    content = {key: 0 if key == "data_seed" else value for key, value in config.items() if key != "seed"}
+    # An entry of sweep.json may lack its config: then its sparsity tells settings apart.
+    row["setting_hash"] = _hash([row["architecture"], content or [row["sparsity_parameter"], row["sparsity_value"]]])
     return row
 
 
-def reason(error: dict[str, str]) -> str:
+def reason(error: Mapping[str, str]) -> str:
     """Why a run failed or was pruned, in one line: type and message, or the cause that Ray wrapped."""
     kind, message = error.get("type", "error"), error.get("message", "no message was recorded")
     lines = [line for line in message.splitlines() if line.strip()]
@@ -50,30 +54,63 @@ def reason(error: dict[str, str]) -> str:
 
 def comparison_hashes(runs: Sequence[StoredRun]) -> list[str]:
     """One hash per run. A run that was never evaluated takes the held-out text of the runs with the same activations config."""
-    texts: dict[tuple[str, str], str] = {}
     keys = [(run.sweep, _hash(run.config.get("activations"))) for run in runs]
-    for run, key in zip(runs, keys, strict=True):
-        if run.record and run.record.eval_hash:
-            texts.setdefault(key, run.record.eval_hash)
-    hashes = []
-    for run, key in zip(runs, keys, strict=True):
-        text = (run.record and run.record.eval_hash) or texts.get(key) or key[1]
-        # Tokens as asked, not as trained: batch sizes round them down differently.
-        hashes.append(_hash([text, at(run.config, "sae.d_sae"), at(run.config, "activations.train_tokens")]))
-    return hashes
+    own = [run.record.eval_hash if run.record else None for run in runs]
+    texts = {key: text for key, text in reversed(list(zip(keys, own, strict=True))) if text}
+    # Tokens as requested, not as trained: batch sizes round them down differently.
+    return [
+        _hash([text or texts.get(key) or key[1], at(run.config, "sae.d_sae"), at(run.config, "activations.train_tokens")])
+        for run, key, text in zip(runs, keys, own, strict=True)
+    ]
 
 
-def _setting_hash(row: dict[str, Any], config: Any) -> str:
-    """Equal for runs that differ in nothing but their seed and the order of their tokens."""
-    content = {key: value for key, value in config.items() if key != "seed"}
-    if "data_seed" in content:
-        content["data_seed"] = 0
-    # An entry of sweep.json may lack its config: then its sparsity tells settings apart.
-    return _hash([row["architecture"], content or [row["sparsity_parameter"], row["sparsity_value"]]])
+def variants(runs: Sequence[StoredRun], comparisons: Sequence[str]) -> list[str]:
+    """Values of the fields in which the runs of an architecture and comparison differ, beside sparsity, learning rate and seed.
+
+    Args:
+        comparisons: the `comparison_hash` of each run.
+
+    Returns:
+        One text per run, e.g. "bandwidth=0.5, batch_size=4096". Fields that a run's version of the config did not have are left out.
+    """
+    groups: dict[tuple[Any, str], list[int]] = defaultdict(list)
+    for index, (run, comparison) in enumerate(zip(runs, comparisons, strict=True)):
+        groups[run.architecture, comparison].append(index)
+    texts = [""] * len(runs)
+    for group in groups.values():
+        fields = {index: flat(runs[index].config) for index in group}
+        varied = _varied(list(fields.values()), {f"sae.{_parameter(runs[index])}" for index in group})
+        for index, own in fields.items():
+            texts[index] = ", ".join(f"{name.rpartition('.')[2]}={_text(own[name])}" for name in varied if name in own)
+    return texts
 
 
-def _count_if(name: str, value: float | None) -> float | None:
-    return round(value) if name in INTEGERS and value is not None else value
+def _varied(configs: Sequence[_Fields], parameters: set[str]) -> list[str]:
+    """Names of the fields that differ. A sparsity parameter counts only where it differs between runs of one target and alike otherwise."""
+    names = [name for name in dict.fromkeys(name for config in configs for name in config) if name not in _IN_OTHER_COLUMNS]
+    varied = {name for name in names if name not in parameters and _differs(configs, name)}
+    alike: dict[tuple[str, ...], list[_Fields]] = defaultdict(list)
+    for config in configs:
+        if config.get("sae.target_l0") is not None:
+            alike[tuple(_text(config.get(name)) for name in ("sae.target_l0", *sorted(varied)))].append(config)
+    varied |= {name for name in parameters if any(_differs(group, name) for group in alike.values())}
+    return [name for name in names if name in varied]
+
+
+def _differs(configs: Sequence[_Fields], name: str) -> bool:
+    return len({_text(config[name]) for config in configs if name in config}) > 1
+
+
+def _parameter(run: StoredRun) -> Any:
+    return run.record.sparsity_parameter if run.record else run.planned.get("sparsity_parameter")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value)
+
+
+def _words(content: Mapping[str, str] | None) -> str | None:
+    return ", ".join(f"{name} {value}" for name, value in sorted(content.items())) if content else None
 
 
 def _hash(content: Any) -> str:

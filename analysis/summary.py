@@ -7,28 +7,13 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
-from analysis.inputs import as_loaded
-from analysis.pareto import (
-    END_TOLERANCE,
-    L0_WINDOW,
-    REFERENCES,
-    common_window,
-    hypervolume,
-    interpolate_at_l0,
-    is_extrapolated,
-    l0_spans,
-    n_without_logarithm,
-    settings_with_front,
-)
-from analysis.repeats import REPEAT, counted, counted_repeats, n_repeats, noun, with_repeats
-from analysis.style import TERMINAL_WIDTH, by_architecture, label, looks, metric, number, setting
-from analysis.table import by_comparison
-from analysis.titles import titles
+from analysis import pareto, words
+from analysis.pareto import END_TOLERANCE, L0_WINDOW
+from analysis.table import as_loaded, by_comparison, evenly
 
-_FRONTS = ["architecture", REPEAT]
+_FRONTS = ["architecture", words.REPEAT]
 """Columns that split a table into the fronts that are read."""
 
 MOST_MATCHED = 4
@@ -37,8 +22,18 @@ MOST_MATCHED = 4
 EXTRAPOLATED = "*"
 """Mark of a value that lies beyond an end of its front."""
 
-COMPARED = ("fvu", "delta_ce")
-"""The metrics they are compared by, where records have them."""
+COMPARED = {"fvu": "FVU", "delta_ce": "delta CE"}
+"""The metrics they are compared by, where records have them, and their names."""
+
+
+_FRONT_COLUMNS = {
+    "l0": ("L0", 7),
+    "fvu": ("FVU", 8),
+    "delta_ce": ("delta CE", 10),
+    "ce_loss_recovered": ("CE recovered", 14),
+    "dead_fraction": ("dead", 8),
+}
+"""Metrics of the terminal's front: heading and width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +49,13 @@ class Spread:
     """Whether the front of any repeat was continued beyond its end to read it."""
 
     @property
-    def text(self) -> str:
-        """The mean, with EXTRAPOLATED where it is."""
-        return f"{number(self.mean)}{EXTRAPOLATED if self.extrapolated else ''}"
+    def mark(self) -> str:
+        """EXTRAPOLATED where it is."""
+        return EXTRAPOLATED if self.extrapolated else ""
 
     def __str__(self) -> str:
-        return self.text if self.n_seeds < 2 else f"{self.text} ({number(self.low)}–{number(self.high)})"
+        spread = f" ({words.number(self.low)}–{words.number(self.high)})" if self.n_seeds > 1 else ""
+        return f"{words.number(self.mean)}{self.mark}{spread}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +78,14 @@ def compared_metrics(table: pd.DataFrame) -> list[str]:
 
 
 def matched_l0s(table: pd.DataFrame) -> list[float]:
-    """L0s to put architectures side by side at: those asked for, or else powers of two; of what any front reaches, an even choice."""
+    """L0s to put architectures side by side at: those requested, or else powers of two; of what any front reaches, an even choice."""
     finished = table[table["status"] == "finished"]
-    asked = finished["target_l0"]
-    candidates = sorted(set(asked)) if asked.notna().all() else [2.0**power for power in range(17)]
+    targets = finished["target_l0"]
+    candidates = sorted(set(targets)) if targets.notna().all() else [2.0**power for power in range(17)]
     metrics = compared_metrics(finished)
     fronts = at_matched_l0(finished, metrics[0], candidates).values() if metrics else ()
-    reached = [l0 for place, l0 in enumerate(candidates) if any(values[place] for values in fronts)]
-    chosen = np.linspace(0, len(reached) - 1, min(len(reached), MOST_MATCHED)).round().astype(int)
-    return [reached[place] for place in chosen]
+    reached = [l0 for index, l0 in enumerate(candidates) if any(values[index] for values in fronts)]
+    return [reached[index] for index in evenly(len(reached), MOST_MATCHED)]
 
 
 def at_matched_l0(table: pd.DataFrame, metric: str, l0s: Sequence[float]) -> dict[str, list[Spread | None]]:
@@ -98,10 +93,11 @@ def at_matched_l0(table: pd.DataFrame, metric: str, l0s: Sequence[float]) -> dic
 
     None where the front of any repeat does not reach: a mean over those that happen to reach would compare unlike things.
     """
-    values, beyond = (read(with_repeats(table), l0s, metric, by=_FRONTS) for read in (interpolate_at_l0, is_extrapolated))
+    repeats = words.with_repeats(table)
+    values, beyond = (read(repeats, l0s, metric, by=_FRONTS) for read in (pareto.interpolate_at_l0, pareto.is_extrapolated))
     if values.empty:
         return {}
-    per_architecture = by_architecture(values.reset_index("architecture"))
+    per_architecture = words.by_architecture(values.reset_index("architecture"))
     any_beyond = beyond.groupby(level="architecture").any()
     return {
         name: [_spread(rows[l0], extrapolated=bool(any_beyond.loc[name, l0])) for l0 in values.columns]
@@ -111,64 +107,62 @@ def at_matched_l0(table: pd.DataFrame, metric: str, l0s: Sequence[float]) -> dic
 
 def hypervolumes(table: pd.DataFrame, metric: str) -> Hypervolumes:
     """Hypervolume of each architecture on the common L0 window, and of all of them together on L0_WINDOW."""
-    known = with_repeats(table[(table["status"] == "finished") & table["l0"].notna() & table[metric].notna()])
-    window = common_window(known, y=metric, by=_FRONTS)
-    spans = l0_spans(known, metric, by=_FRONTS)
+    known = words.with_repeats(table[(table["status"] == "finished") & table["l0"].notna() & table[metric].notna()])
+    window = pareto.common_window(known, y=metric, by=_FRONTS)
+    spans = pareto.l0_spans(known, metric, by=_FRONTS)
     spanning = known[pd.MultiIndex.from_frame(known[_FRONTS]).isin(spans.index)]
-    architectures = {}
-    if window:
-        for name, rows in by_architecture(spanning).items():
-            architectures[name] = _per_repeat(rows, lambda repeat: hypervolume(repeat, y=metric, window=window))
-    pooled = _per_repeat(known, lambda rows: hypervolume(rows, y=metric, window=L0_WINDOW))
-    return Hypervolumes(metric, REFERENCES[metric], window, architectures, pooled)
+    per_architecture = words.by_architecture(spanning) if window else {}
+    architectures = {
+        name: _per_repeat(rows, lambda repeat: pareto.hypervolume(repeat, y=metric, window=window or L0_WINDOW))
+        for name, rows in per_architecture.items()
+    }
+    pooled = _per_repeat(known, lambda rows: pareto.hypervolume(rows, y=metric, window=L0_WINDOW))
+    return Hypervolumes(metric, pareto.REFERENCES[metric], window, architectures, pooled)
 
 
 def left_out(table: pd.DataFrame) -> list[str]:
     """What of the table is left out where fronts are read at matched L0, as sentences."""
-    names = {"fvu": "FVU", "delta_ce": "delta CE"}
-    counts = {metric: n_without_logarithm(table, metric) for metric in compared_metrics(table)}
+    counts = {metric: pareto.n_without_logarithm(table, metric) for metric in compared_metrics(table)}
     return [
-        f"{counted(number, 'run')} with {names[metric]} of 0 or less {'is' if number == 1 else 'are'} left out here: no logarithm."
+        f"{words.counted(number, 'run')} with {COMPARED[metric]} of 0 or less {'is' if number == 1 else 'are'} left out here: no logarithm."
         for metric, number in counts.items()
         if number
     ]
 
 
 def frontier_lines(table: pd.DataFrame) -> list[str]:
-    """The fronts as text of at most TERMINAL_WIDTH columns: every point of L0 against FVU, then the values at matched L0."""
+    """The fronts as text of at most words.TERMINAL_WIDTH columns: every point of L0 against FVU, then the values at matched L0."""
     table = as_loaded(table)
     finished = table[table["status"] == "finished"]
     if finished["fvu"].dropna().empty:
         return ["No run has finished, so there is no frontier yet."]
-    comparisons, names = by_comparison(finished), titles(finished)
+    comparisons, names = by_comparison(finished), words.titles(finished)
     lines: list[str] = []
     if len(comparisons) > 1 and (common := next(iter(names.values())).common):
-        lines += [*textwrap.wrap(f"All runs: {common}", TERMINAL_WIDTH), ""]
-    for place, (name, runs) in enumerate(comparisons.items(), start=1):
+        lines += [*textwrap.wrap(f"All runs: {common}", words.TERMINAL_WIDTH), ""]
+    for index, (name, runs) in enumerate(comparisons.items(), start=1):
         if len(comparisons) > 1:
-            lines += [*textwrap.wrap(f"Comparison {place} of {len(comparisons)}: {names[name].short}", TERMINAL_WIDTH), ""]
+            lines += [*textwrap.wrap(f"Comparison {index} of {len(comparisons)}: {names[name].short}", words.TERMINAL_WIDTH), ""]
         lines += [*_front_lines(runs), "", *_matched_lines(runs)]
     return lines[:-1]
 
 
 def _front_lines(runs: pd.DataFrame) -> list[str]:
-    settings = settings_with_front(runs)
+    settings = pareto.settings_with_front(runs)
     front = settings[settings["on_front"]]
-    lr_width = 8 if settings.groupby("architecture")["lr"].nunique().max() > 1 else 0
+    several_rates = settings.groupby("architecture")["lr"].nunique().max() > 1
+    headings = "".join(f"{heading:>{width}}" for heading, width in _FRONT_COLUMNS.values())
     lines = [
         f"Pareto frontier of L0 against FVU: {len(front)} of {len(settings)} settings, {_repeats_of(front, runs)}",
         "",
-        f"{'architecture':<22}{'L0':>7}{'FVU':>8}{'delta CE':>10}{'CE recovered':>14}{'dead':>8}{'lr'[:lr_width]:>{lr_width}}  setting",
+        f"{'architecture':<22}{headings}{'      lr' if several_rates else ''}  setting",
     ]
-    for name, rows in by_architecture(front).items():
-        for place, (_, row) in enumerate(rows.iterrows()):
-            lr = f"{row['lr']:>{lr_width}.3g}" if lr_width else ""
-            cells = {column: metric(column, row[column]) for column in ("l0", "fvu", "delta_ce", "ce_loss_recovered", "dead_fraction")}
-            line = (
-                f"{label(name) if place == 0 else '':<22}{cells['l0']:>7}{cells['fvu']:>8}{cells['delta_ce']:>10}"
-                f"{cells['ce_loss_recovered']:>14}{cells['dead_fraction']:>8}{lr}  {setting(row)}"
-            )
-            lines.append(line if len(line) <= TERMINAL_WIDTH else f"{line[: TERMINAL_WIDTH - 1]}…")
+    for name, rows in words.by_architecture(front).items():
+        for index, row in enumerate(rows.to_dict("records")):
+            cells = "".join(f"{words.metric(column, row[column]):>{width}}" for column, (_, width) in _FRONT_COLUMNS.items())
+            lr = f"{row['lr']:>8.3g}" if several_rates else ""
+            line = f"{words.label(name) if index == 0 else '':<22}{cells}{lr}  {words.setting(row)}"
+            lines.append(line if len(line) <= words.TERMINAL_WIDTH else f"{line[: words.TERMINAL_WIDTH - 1]}…")
     return lines
 
 
@@ -178,8 +172,8 @@ def _repeats_of(front: pd.DataFrame, runs: pd.DataFrame) -> str:
     if most < 2:
         return "1 seed"
     if fewest < most:
-        return f"means over {fewest} to {most} {noun(runs)}s"
-    return f"means over {counted_repeats(runs) if most == n_repeats(runs) else counted(most, noun(runs))}"
+        return f"means over {fewest} to {most} {words.noun(runs)}s"
+    return f"means over {words.counted_repeats(runs) if most == words.n_repeats(runs) else words.counted(most, words.noun(runs))}"
 
 
 def _matched_lines(runs: pd.DataFrame) -> list[str]:
@@ -187,33 +181,27 @@ def _matched_lines(runs: pd.DataFrame) -> list[str]:
     if not (l0s := matched_l0s(runs)):
         return []
     tables = {name: at_matched_l0(runs, name, l0s) for name in compared_metrics(runs)}
-    headings = {"fvu": "FVU at L0", "delta_ce": "delta CE at L0"}
-    width = 9 * len(l0s)
-    gap = " " * 5
+    width, gap = 9 * len(l0s), " " * 5
     lines = [
         f"At matched L0, between neighbours on each front and up to {100 * END_TOLERANCE:g} % beyond (–: the front does not reach)",
         "",
-        " " * 22 + gap.join(f"{headings[name]:^{width}}" for name in tables),
+        " " * 22 + gap.join(f"{f'{COMPARED[name]} at L0':^{width}}" for name in tables),
         " " * 22 + gap.join("".join(f"{l0:>8g} " for l0 in l0s) for _ in tables),
     ]
-    for architecture in looks(set().union(*tables.values())):
+    for architecture in words.in_order(set().union(*tables.values())):
         values = [table.get(architecture, [None] * len(l0s)) for table in tables.values()]
-        cells = ["".join(_cell(value) for value in row) for row in values]
-        lines.append(f"{label(architecture):<22}{gap.join(cells)}")
+        cells = [
+            "".join(f"{words.number(value.mean if value else None):>8}{value.mark if value else '':<1}" for value in row) for row in values
+        ]
+        lines.append(f"{words.label(architecture):<22}{gap.join(cells)}")
     notes = left_out(runs)
     if any(value.extrapolated for table in tables.values() for row in table.values() for value in row if value):
         notes = [f"{EXTRAPOLATED} extrapolated: beyond an end of the front", *notes]
     return [*(line.rstrip() for line in lines), *([""] if notes else []), *notes, ""]
 
 
-def _cell(value: Spread | None) -> str:
-    """Nine columns, the last one for the mark."""
-    mark = EXTRAPOLATED if value and value.extrapolated else " "
-    return f"{number(value.mean if value else None):>8}{mark}"
-
-
 def _per_repeat(table: pd.DataFrame, measure: Callable[[pd.DataFrame], float]) -> Spread:
-    spread = _spread(pd.Series([measure(rows) for _, rows in table.groupby(REPEAT)]))
+    spread = _spread(pd.Series([measure(rows) for _, rows in table.groupby(words.REPEAT)]))
     assert spread is not None, "callers pass at least one finished run"
     return spread
 

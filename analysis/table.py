@@ -3,28 +3,28 @@
 Choices worth knowing:
 - A metric that a run does not have is NaN in the table and empty in the CSV. Counts are nullable integers.
 - Labels, units and directions of the metrics travel with the table in `table.attrs["metrics"]`; Parquet keeps them, CSV cannot.
-- `comparison_hash` says which runs may share a front: same held-out text, width and training tokens. `setting_hash` says
-  which runs are repeats of one another and differ in nothing but the seed and `data_seed`, the order of the tokens: a hash of the
-  config, because a coefficient that was adjusted in training differs by seed.
-- `sparsity_value` is the coefficient at the end of training. Where an L0 was asked for, that one was found for the run, and
-  `l0_error` is held-out `l0` / `target_l0` - 1; both are NaN where none was asked for.
+- `comparison_hash` says which runs may share a front: same held-out text, width and training tokens. `setting_hash` says which runs
+  are repeats of one another and differ in nothing but `seed` and `data_seed`, the order of the tokens: a hash of the config, because a
+  coefficient that was adjusted in training differs by seed.
+- `sparsity_value` is the coefficient at the end of training. Where an L0 was requested, that one was found for the run, and `l0_error`
+  is held-out `l0` / `target_l0` - 1; both are NaN where none was requested.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from analysis.columns import COLUMNS, ENDING, INTEGERS, OF_A_REPEAT, OF_A_SETTING, PROVENANCE, TEXTS
-from analysis.definitions import asked_rates
-from analysis.inputs import check_columns
-from analysis.results import StoredRun, StoredSweep, read_sweeps
-from analysis.rows import comparison_hashes, row_of
-from analysis.variants import variants
-from sae_core.errors import ConfigError, border
+from analysis.columns import ARITHMETIC, COLUMNS, ENDING, INTEGERS, OF_A_REPEAT, OF_A_SETTING, PROVENANCE, TEXTS
+from analysis.results import StoredRun, StoredSweep, read_sweeps, requested_rates
+from analysis.rows import comparison_hashes, row_of, variants
+from sae_core.errors import ConfigError, UnknownNameError, border
 from sae_core.files import write_text, written_whole
+from sae_core.layout import SweepPaths
 from sae_core.records import MetricSpec
 from sae_core.validation import at
 
@@ -32,14 +32,21 @@ STATUSES = ("finished", "trained", "pruned", "failed", "missing")
 """What can have become of a run, best first. Only a finished one has metrics; a pruned one was stopped early, on purpose."""
 
 METRICS, COMPARISONS, LEARNING_RATES = "metrics", "comparisons", "learning_rates"
-"""Keys of `table.attrs`: metric -> spec; comparison hash -> config of its activations; sweep -> architecture -> rates asked for."""
+"""Keys of `table.attrs`: metric -> spec; comparison hash -> config of its activations; sweep -> architecture -> rates requested."""
+
+NEEDED = (
+    *("run_id", "architecture", "status", "sparsity_parameter", "sparsity_value", "seed", "lr", "d_in", "d_sae", "train_tokens"),
+    *("l0", "fvu", "delta_ce", "ce_loss_recovered", "dead_fraction", "target_l0", "l0_error"),
+    *("sweep", "variant", "setting_hash", "comparison_hash"),
+)
+"""Columns that summaries and findings read."""
 
 
 def load_table(results: Path | Sequence[Path]) -> pd.DataFrame:
     """One row per run of one sweep directory or several, sorted by architecture, target L0 or else sparsity value, seed and run id.
 
-    A run that `sweep.json` asks for and that left no record has status "missing". A run that several sweeps share is one
-    row: the finished one, or else that of the first sweep given.
+    A run that `sweep.json` names and that left no record has status "missing". A run that several sweeps share is one row: the finished
+    one, or else that of the first sweep given.
 
     Raises:
         ConfigError: a directory is not a sweep's, or holds no run at all.
@@ -51,43 +58,24 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     """`load_table` for sweeps that were already read."""
     runs = [run for sweep in sweeps for run in sweep.runs]
     if not runs:
-        raise ConfigError(f"results must hold at least one run, but got {[str(s.directory) for s in sweeps]}. Run the sweep first.")
-    rows = [row_of(run) for run in runs]
+        raise ConfigError(f"results must hold at least one run, but got {[str(s.paths.directory) for s in sweeps]}. Run the sweep first.")
     comparisons = comparison_hashes(runs)
-    for row, comparison, variant in zip(rows, comparisons, variants(runs, comparisons), strict=True):
-        row |= {"comparison_hash": comparison, "variant": variant}
-    table = pd.DataFrame(rows)
-    table = table.assign(_rank=table["status"].map(STATUSES.index)).sort_values("_rank", kind="stable")
-    table = table.drop_duplicates("run_id").drop(columns="_rank")
-    table = _typed(table.reindex(columns=_column_order(table, runs)))
+    table = pd.DataFrame([row_of(run) for run in runs]).assign(comparison_hash=comparisons, variant=variants(runs, comparisons))
+    best = table["status"].map(STATUSES.index).sort_values(kind="stable").index
+    table = table.loc[best].drop_duplicates("run_id")
+    columns = _column_order(table, runs)
+    table = _typed(table.reindex(columns=columns), columns)
     table["l0_error"] = table["l0"] / table["target_l0"] - 1
     level = table["target_l0"].fillna(table["sparsity_value"])  # a coefficient that was found differs by seed
     table = table.assign(_level=level).sort_values(["architecture", "_level", "seed", "run_id"], kind="stable", ignore_index=True)
     table = table.drop(columns="_level")
-    table.attrs[METRICS] = _Shared({name: dataclasses.asdict(spec) for name, spec in _merge_specs(runs).items()})
-    table.attrs[COMPARISONS] = _Shared(_configs(runs, comparisons))
-    asked = {sweep.directory.resolve().name: asked_rates(sweep.definitions) for sweep in sweeps}
-    table.attrs[LEARNING_RATES] = _Shared(
-        {name: {key: dataclasses.asdict(rates) for key, rates in per_architecture.items()} for name, per_architecture in asked.items()}
-    )
+    table.attrs[METRICS] = {name: dataclasses.asdict(spec) for name, spec in _merge_specs(runs).items()}
+    table.attrs[COMPARISONS] = {
+        comparison: {"sweep": run.sweep, "d_sae": at(run.config, "sae.d_sae"), "activations": run.config.get("activations") or {}}
+        for comparison, run in reversed(list(zip(comparisons, runs, strict=True)))
+    }
+    table.attrs[LEARNING_RATES] = {sweep.paths.directory.resolve().name: requested_rates(sweep.definitions) for sweep in sweeps}
     return table
-
-
-class _Shared(dict[str, Any]):
-    """A dict that every table made of a table shares with it: pandas copies attributes deeply, at every step."""
-
-    def __deepcopy__(self, memo: object) -> "_Shared":
-        return self
-
-
-def _configs(runs: Sequence[StoredRun], comparisons: Sequence[str]) -> dict[str, Any]:
-    """Comparison hash -> what decides it in the config of one of its runs, and the sweep of that run."""
-    configs: dict[str, Any] = {}
-    for run, comparison in zip(runs, comparisons, strict=True):
-        if comparison not in configs:
-            activations = run.config.get("activations") or {}
-            configs[comparison] = {"sweep": run.sweep, "d_sae": at(run.config, "sae.d_sae"), "activations": activations}
-    return configs
 
 
 def metric_specs(results: Path | Sequence[Path]) -> dict[str, MetricSpec]:
@@ -138,13 +126,10 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
         ConfigError: a column that tells settings apart is missing.
     """
     check_columns(table, ["status", "setting_hash", "run_id"])
-    finished = table[table["status"] == "finished"]
-    groups = finished.groupby("setting_hash", sort=False)
+    groups = table[table["status"] == "finished"].groupby("setting_hash", sort=False)
     columns = [name for name in OF_A_SETTING if name in table]
-    same = groups[columns].first()
     means = groups.mean(numeric_only=True).drop(columns=[*OF_A_REPEAT, *columns], errors="ignore")
-    runs = groups["run_id"].agg(n_seeds="size", run_ids=tuple)
-    settings = same.join([means, runs]).reset_index()
+    settings = groups[columns].first().join([means, groups["run_id"].agg(n_seeds="size", run_ids=tuple)]).reset_index()
     settings.attrs = dict(table.attrs)
     return settings
 
@@ -155,43 +140,92 @@ def write_table(table: pd.DataFrame, directory: Path) -> None:
     Raises:
         ConfigError: they cannot be written there, or the table cannot be written.
     """
-    directory = Path(directory)
     check_columns(table, [])
+    files = SweepPaths(Path(directory))
     with border(
         f"a table must be one that CSV and Parquet can hold, in a directory that can be written to, but got {str(directory)!r}",
         "Choose another directory, or correct the table.",
     ):
-        write_text(directory / "table.csv", table.to_csv(index=False, lineterminator="\n"))
-        with written_whole(directory / "table.parquet") as temporary:
+        write_text(files.table_csv, table.to_csv(index=False, lineterminator="\n"))
+        with written_whole(files.table_parquet) as temporary:
             table.to_parquet(temporary, index=False)
 
 
+def check_columns(table: Any, columns: Iterable[str]) -> None:
+    """Make sure that `table` is one and has each of `columns` once.
+
+    Raises:
+        ConfigError: it is not, or does not.
+    """
+    if not isinstance(table, pd.DataFrame):
+        raise ConfigError(f"a table must be a pandas DataFrame, but got {type(table).__name__}. Pass what `load_table` returns.")
+    repeated = table.columns[table.columns.duplicated()]
+    if len(repeated):
+        raise ConfigError(f"a table must have each column once, but got {repeated[0]!r} several times. Drop the others.")
+    for column in columns:
+        if column not in table.columns:
+            raise UnknownNameError.of("a column of the table", str(column), map(str, table.columns), "Name a column that it has.")
+
+
+def numbers(table: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    """A column as float64, in the table's order; NaN where a value is missing or infinite.
+
+    Raises:
+        ConfigError: a value is not a number.
+    """
+    check_columns(table, [column])
+    values = table[column] if pd.api.types.is_numeric_dtype(table[column]) else table[column].astype(object)
+    with border(f"column {column!r} must hold numbers, but it holds something else", "Convert it, or leave those rows out."):
+        read = pd.to_numeric(values).to_numpy(dtype=float, na_value=np.nan, copy=True)
+    read[~np.isfinite(read)] = np.nan
+    return read
+
+
+def evenly(amount: int, most: int) -> NDArray[np.intp]:
+    """At most `most` of the indices 0 ... amount - 1, both ends among them."""
+    return np.unique(np.linspace(0, amount - 1, min(amount, most)).round().astype(np.intp))
+
+
+def finished(table: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which rows are of finished runs, in the table's order; all of them where it has no `status`."""
+    if "status" not in table:
+        return np.ones(len(table), dtype=bool)
+    return (table["status"] == "finished").fillna(False).to_numpy(dtype=bool)
+
+
+def as_loaded(table: pd.DataFrame) -> pd.DataFrame:
+    """A copy of a table that a user read from CSV, joined or filtered, with the types of `load_table`, numbered from 0.
+
+    Raises:
+        ConfigError: a column that summaries need is missing, repeated or of another kind.
+    """
+    check_columns(table, NEEDED)
+    with border("a table must hold what `load_table` returns, but got another one", "Pass that table, or rows of it."):
+        loaded = _typed(table.reset_index(drop=True), NEEDED)
+    return loaded.assign(variant=loaded["variant"].fillna(""))
+
+
 def _column_order(table: pd.DataFrame, runs: Sequence[StoredRun]) -> list[str]:
-    found = {name for run in runs if run.record for name in run.record.metrics}
-    further = sorted(found - set(COLUMNS))
+    further = sorted({name for run in runs if run.record for name in run.record.metrics} - set(COLUMNS))
     versions = sorted(name for name in table.columns if name.startswith("version_"))
-    return [*COLUMNS, *further, *PROVENANCE, *versions, *ENDING]
+    arithmetic = [name for name in ARITHMETIC if name in table and table[name].notna().any()]
+    return [*COLUMNS, *further, *PROVENANCE, *versions, *ENDING, *arithmetic]
 
 
-def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    texts = {*TEXTS, *(name for name in table.columns if name.startswith("version_"))}
-    types = {name: "Int64" if name in INTEGERS else "str" if name in texts else "float64" for name in table.columns}
-    return table.astype(types)
+def _typed(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    texts = {*TEXTS, *(name for name in columns if name.startswith("version_"))}
+    return table.astype({name: "Int64" if name in INTEGERS else "str" if name in texts else "float64" for name in columns})
 
 
 def _merge_specs(runs: Sequence[StoredRun]) -> dict[str, MetricSpec]:
     specs: dict[str, MetricSpec] = {}
     for run in runs:
         for raw in run.record.metric_specs if run.record else ():
-            spec = _spec(raw)
-            known = specs.setdefault(spec.name, spec)
-            if known.direction != spec.direction:
+            spec = MetricSpec(**{field.name: raw[field.name] for field in dataclasses.fields(MetricSpec)})  # type: ignore[arg-type]
+            before = specs.setdefault(spec.name, spec)
+            if before.direction != spec.direction:
                 raise ConfigError(
-                    f"records must agree about the direction of a metric, but got {known.direction!r} and {spec.direction!r} for "
+                    f"records must agree about the direction of a metric, but got {before.direction!r} and {spec.direction!r} for "
                     f"{spec.name!r} (run {run.run_id}). Report sweeps made by different versions separately."
                 )
     return specs
-
-
-def _spec(raw: Mapping[str, Any]) -> MetricSpec:
-    return MetricSpec(name=raw["name"], label=raw["label"], unit=raw["unit"], direction=raw["direction"])

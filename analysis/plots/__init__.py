@@ -1,6 +1,6 @@
-"""Plots: one file each. `info` turns the table into plain data, which tests check; `figure` only draws it.
+"""Plots: `info` turns the table into plain data, which tests check; `figure` only draws it.
 
-A new plot is a class in a new file of this package, registered in PLOTS. The report lists it under its section.
+A new plot is a class in a file of this package or of a plugin, registered in PLOTS. The report lists it under its section.
 """
 
 from abc import ABC, abstractmethod
@@ -28,14 +28,11 @@ class Plot(ABC):
     @classmethod
     @abstractmethod
     def info(cls, table: pd.DataFrame, histories: Mapping[str, Path]) -> Any:
-        """Everything that is drawn, as a frozen dataclass of plain data.
+        """Everything that is drawn, as a frozen dataclass of plain data; None where the table has nothing to draw.
 
         Args:
             table: from `load_table`; runs that may be compared with each other.
             histories: run id -> `history.jsonl`, for plots of training.
-
-        Returns:
-            None where the table has nothing to draw.
         """
 
     @classmethod

@@ -1,24 +1,26 @@
-"""What the frontier plots share: L0 against one metric, a front per architecture.
+"""L0 against one metric, a front per architecture.
 
-A point is a setting: the mean over its seeds, with whiskers from the smallest to the largest. Fronts are drawn through
-settings, not single runs, so that no lucky seed is on them. Other settings stay visible, faint.
+A point is a setting: the mean over its seeds, with whiskers from the smallest to the largest. Fronts are drawn through settings, not
+single runs, so that no lucky seed is on them. Other settings stay visible, faint.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from analysis import style
 from analysis.pareto import settings_with_front
-from analysis.plots import Plot
-from analysis.table import specs_of
-from analysis.thinning import thinned
+from analysis.plots import PLOTS, Plot, style
+from analysis.table import evenly, specs_of
+
+MOST_POINTS = 40
+"""Settings of an architecture that are drawn beside those on its front."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +43,12 @@ class FrontierInfo:
     series: dict[str, tuple[Point, ...]]
     y_label: str
     log_y: bool
-    n_seeds: int
-    """The most seeds any setting has."""
-    not_drawn: tuple[str, ...]
-    """Run ids without a place on a logarithmic axis."""
+    not_drawn: tuple[str, ...] = ()
+    """Run ids without a place on an axis."""
     n_left_out: int = 0
     """Settings on no front that are left out because there are too many to see."""
+    true_l0: float | None = None
+    """Features active per token, where they are known."""
 
 
 class FrontierPlot(Plot):
@@ -54,53 +56,156 @@ class FrontierPlot(Plot):
 
     section = "Frontiers"
     y: ClassVar[str]
-    log_y: ClassVar[bool]
+    log_y: ClassVar[bool] = False
+    front_by: ClassVar[str] = ""
+    """Metric whose fronts are drawn; `y` itself where empty."""
 
     @classmethod
     def info(cls, table: pd.DataFrame, histories: Mapping[str, Path]) -> FrontierInfo | None:
         """Means over seeds and the front of each architecture."""
-        settings = settings_with_front(table, cls.y)
-        drawn = settings[settings[cls.y] > 0] if cls.log_y else settings
-        if drawn.empty:
+        front_by = cls.front_by or cls.y
+        if not {cls.y, front_by} <= set(table.columns):
             return None
-        finished = table[(table["status"] == "finished") & table[cls.y].notna()]
-        shown = thinned(drawn)
+        runs = table[(table["status"] == "finished") & table[cls.y].notna() & table[front_by].notna()]
+        settings = settings_with_front(runs, front_by)
+        settings = settings[settings[cls.y] > 0] if cls.log_y else settings
+        if settings.empty:
+            return None
+        shown = _thinned(settings)
+        drawn = {run_id for run_ids in settings["run_ids"] for run_id in run_ids}
+        true_l0 = runs["true_l0"].mean() if "true_l0" in runs else None
         return FrontierInfo(
-            series=series_of(shown, finished, cls.y),
+            series=_series(shown, runs, cls.y),
             y_label=style.axis_label(specs_of(table).get(cls.y), cls.y),
             log_y=cls.log_y,
-            n_seeds=int(drawn["n_seeds"].max()),
-            not_drawn=tuple(sorted(set(finished["run_id"]) - {run for runs in drawn["run_ids"] for run in runs})),
-            n_left_out=len(drawn) - len(shown),
+            not_drawn=tuple(sorted(set(runs["run_id"]) - drawn)),
+            n_left_out=len(settings) - len(shown),
+            true_l0=float(true_l0) if pd.notna(true_l0) else None,
         )
 
     @classmethod
     def note(cls, info: FrontierInfo) -> str:
-        """How many settings are left out."""
-        return note_of_left_out(info.n_left_out)
+        """What is not drawn or dotted."""
+        texts = []
+        if info.true_l0 is not None:
+            texts.append("Dotted: how many features are active on a token, on average.")
+        if info.n_left_out:
+            are = "setting behind the fronts is" if info.n_left_out == 1 else "settings behind the fronts are"
+            texts.append(f"{info.n_left_out:,} more {are} not drawn; those that are were chosen evenly over L0.")
+        return " ".join(texts)
 
     @classmethod
     def figure(cls, info: FrontierInfo) -> Figure:
         """Draw the points, the fronts and the legend beside them."""
-        figure, axes = draw_fronts(info.series, info.y_label, height=4.2)
+        figure = Figure(figsize=(7.4, 4.2), layout="constrained")
+        axes = figure.subplots()
+        axes.grid(True)
+        for architecture, look in style.looks(info.series).items():
+            _draw_series(axes, info.series[architecture], look)
+        points = [point for series in info.series.values() for point in series]
+        style.l0_axis(axes.xaxis, [end for point in points for end in point.x_range if end > 0])
         if info.log_y:
-            ends = [end for series in info.series.values() for point in series for end in point.y_range]
-            style.log_axis(axes.yaxis, [end for end in ends if end > 0])
+            style.log_axis(axes.yaxis, [end for point in points for end in point.y_range if end > 0])
+        low, high = axes.get_xlim()
+        if info.true_l0 is not None and low < info.true_l0 < high:
+            axes.axvline(info.true_l0, color=style.FAINT, linestyle=":", linewidth=1.2, zorder=1)
+        axes.set_xlabel("L0 (active latents per token)")
+        axes.set_ylabel(info.y_label)
+        figure.legend(loc="outside right upper")
         if info.not_drawn:
             note = f"Without a place on a logarithmic axis: {len(info.not_drawn)} run{'s' * (len(info.not_drawn) > 1)} (see the table)"
             figure.supxlabel(note, fontsize=8, color=style.FAINT)
         return figure
 
 
-def series_of(settings: pd.DataFrame, finished: pd.DataFrame, y: str) -> dict[str, tuple[Point, ...]]:
-    """The points of each architecture.
+@PLOTS.register("l0_fvu")
+class L0Fvu(FrontierPlot):
+    """The headline: sparsity against reconstruction."""
 
-    Args:
-        settings: rows of `settings_with_front`, in the order they are to be drawn in.
-        finished: the runs they are means of.
-        y: a column of both.
-    """
-    ranges = finished.groupby("setting_hash")[["l0", y]].agg(["min", "max"]).loc[settings["setting_hash"]].to_numpy(dtype=float)
+    title = "Sparsity against reconstruction"
+    caption = (
+        "Lower left is better. Lines: Pareto front of each architecture, through the means over seeds. "
+        "Faint: settings that another one of the same architecture dominates."
+    )
+    order = 10
+    y = "fvu"
+    log_y = True
+
+
+@PLOTS.register("l0_delta_ce")
+class L0DeltaCe(FrontierPlot):
+    """Sparsity against the loss it costs the language model."""
+
+    title = "Sparsity against added cross-entropy"
+    caption = (
+        "Lower left is better. How much worse the language model predicts the next token when the SAE's reconstruction "
+        "replaces the activation."
+    )
+    order = 11
+    y = "delta_ce"
+    log_y = True
+
+
+@PLOTS.register("l0_ce_loss_recovered")
+class L0CeLossRecovered(FrontierPlot):
+    """Sparsity against cross-entropy recovered."""
+
+    title = "Sparsity against cross-entropy recovered"
+    caption = "Upper left is better. 1: the reconstruction predicts as well as the activation itself; 0: no better than zeros in its place."
+    order = 12
+    y = "ce_loss_recovered"
+
+
+@PLOTS.register("ground_truth")
+class GroundTruth(FrontierPlot):
+    """Does what reconstructs best find the features, too?"""
+
+    title = "Sparsity against ground truth"
+    caption = (
+        "Upper left is better: how well latents match the features that the activations were made of; 1 is all of them. Lines: each "
+        "architecture's Pareto front of L0 against FVU, to show what is found by those who choose by reconstruction."
+    )
+    order = 14
+    y = "mcc"
+    front_by = "fvu"
+
+
+@PLOTS.register("dead_fraction")
+class DeadFraction(FrontierPlot):
+    """How much of each dictionary is never used."""
+
+    section = "Latents"
+    title = "Dead latents"
+    caption = (
+        "Share of the latents that were never active in the tokens counted. Such latents cost memory and explain nothing. "
+        "Lines: the settings on the front of L0 against FVU. Faint: the others."
+    )
+    order = 20
+    y = "dead_fraction"
+    front_by = "fvu"
+
+    @classmethod
+    def figure(cls, info: FrontierInfo) -> Figure:
+        """Draw the points, with shares in percent."""
+        figure = super().figure(info)
+        figure.set_figheight(3.6)
+        figure.axes[0].set_ylim(bottom=0)
+        figure.axes[0].yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+        return figure
+
+
+def _thinned(settings: pd.DataFrame) -> pd.DataFrame:
+    """The settings on a front, and of each architecture's others at most MOST_POINTS, evenly in the order of the rows."""
+    kept = settings["on_front"].to_numpy(dtype=bool, copy=True)
+    for architecture in set(settings["architecture"]):
+        others = np.flatnonzero((settings["architecture"] == architecture) & ~settings["on_front"])
+        kept[others[evenly(len(others), MOST_POINTS)]] = True
+    return settings[kept]
+
+
+def _series(settings: pd.DataFrame, runs: pd.DataFrame, y: str) -> dict[str, tuple[Point, ...]]:
+    """The points of each architecture: `settings` are means of `runs`."""
+    ranges = runs.groupby("setting_hash")[["l0", y]].agg(["min", "max"]).loc[settings["setting_hash"]].to_numpy(dtype=float)
     series: dict[str, list[Point]] = {}
     columns = (settings[name] for name in ("architecture", "l0", y, "on_front", "run_ids"))
     for (l0_low, l0_high, y_low, y_high), architecture, l0, value, on_front, run_ids in zip(ranges.tolist(), *columns, strict=True):
@@ -109,45 +214,22 @@ def series_of(settings: pd.DataFrame, finished: pd.DataFrame, y: str) -> dict[st
     return {architecture: tuple(points) for architecture, points in sorted(series.items())}
 
 
-def note_of_left_out(n_left_out: int) -> str:
-    """What a caption says about settings that are not drawn."""
-    if not n_left_out:
-        return ""
-    are = "setting behind the fronts is" if n_left_out == 1 else "settings behind the fronts are"
-    return f"{n_left_out:,} more {are} not drawn; those that are were chosen evenly over L0."
-
-
-def draw_fronts(series: Mapping[str, tuple[Point, ...]], y_label: str, height: float) -> tuple[Figure, Axes]:
-    """A figure of each architecture's points over L0, with its legend beside it.
-
-    Args:
-        height: in inches.
-    """
-    figure = Figure(figsize=(7.4, height), layout="constrained")
-    axes = figure.subplots()
-    axes.grid(True)
-    for architecture, look in style.looks(series).items():
-        draw_series(axes, series[architecture], look)
-    style.l0_axis(axes.xaxis, [end for points in series.values() for point in points for end in point.x_range if end > 0])
-    axes.set_xlabel("L0 (active latents per token)")
-    axes.set_ylabel(y_label)
-    figure.legend(loc="outside right upper")
-    return figure, axes
-
-
-def draw_series(axes: Axes, points: tuple[Point, ...], look: style.Look) -> None:
+def _draw_series(axes: Axes, points: tuple[Point, ...], look: style.Look) -> None:
     """A line through the points on the front, the others faint behind it, whiskers over seeds."""
-    front = [point for point in points if point.on_front]
-    axes.plot(
-        [p.x for p in front], [p.y for p in front], color=look.color, marker=look.marker,
-        markersize=6, linewidth=1.6, markeredgecolor="white", markeredgewidth=0.6, label=look.label, clip_on=False, zorder=3,
-    )  # fmt: skip
-    behind = [point for point in points if not point.on_front]
-    axes.scatter(
-        [p.x for p in behind], [p.y for p in behind], color=look.color, marker=look.marker, s=26, alpha=0.35, linewidths=0, zorder=2
-    )
-    for some, alpha in ((front, 0.9), (behind, 0.35)):
-        repeated = [point for point in some if len(point.run_ids) > 1]
+    front, behind = [point for point in points if point.on_front], [point for point in points if not point.on_front]
+    line: dict[str, Any] = {
+        "markersize": 6,
+        "linewidth": 1.6,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.6,
+        "clip_on": False,
+        "zorder": 3,
+    }
+    axes.plot([p.x for p in front], [p.y for p in front], color=look.color, marker=look.marker, label=look.label, **line)
+    faint: dict[str, Any] = {"s": 26, "alpha": 0.35, "linewidths": 0, "zorder": 2}
+    axes.scatter([p.x for p in behind], [p.y for p in behind], color=look.color, marker=look.marker, **faint)
+    for group, alpha in ((front, 0.9), (behind, 0.35)):
+        repeated = [point for point in group if len(point.run_ids) > 1]
         if repeated:
             across = [((p.x_range[0], p.y), (p.x_range[1], p.y)) for p in repeated]
             along = [((p.x, p.y_range[0]), (p.x, p.y_range[1])) for p in repeated]

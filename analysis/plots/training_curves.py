@@ -12,17 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis import style
-from analysis.plots import PLOTS, Plot
+from analysis.plots import PLOTS, Plot, style
 from analysis.results import read_history
-from analysis.thinning import MOST_CURVES, evenly
+from analysis.table import evenly
+from analysis.words import count, listed
 from sae_core.errors import DamagedFileError
 from sae_core.validation import LARGEST, is_number
 
 log = logging.getLogger(__name__)
 
-MOST_NAMED = 5
-"""Damaged histories that a caption names."""
+MOST_CURVES = 24
+"""Curves of an architecture that are drawn."""
 MAX_POINTS = 150
 """Points kept of each curve: more than a panel this small can show."""
 COLUMNS = 3
@@ -56,7 +56,7 @@ class TrainingCurves(Plot):
     section = "Training"
     title = "Training curves"
     caption = (
-        "On training batches, in training form. One curve per run; the stronger the colour, the larger its sparsity setting. "
+        "On training batches, in training form. One curve per run; the stronger the color, the larger its sparsity setting. "
         "A run whose error still falls at the end would gain from more tokens."
     )
     order = 30
@@ -64,21 +64,15 @@ class TrainingCurves(Plot):
     @classmethod
     def info(cls, table: pd.DataFrame, histories: Mapping[str, Path]) -> TrainingCurvesInfo | None:
         """Read and thin the histories of the table's runs."""
-        curves: dict[str, tuple[Curve, ...]] = {}
-        n_left_out, damaged = 0, []
-        for architecture, rows in table.groupby("architecture"):  # the table is sorted by sparsity
-            there = rows[[run_id in histories and histories[run_id].is_file() for run_id in rows["run_id"]]]
-            chosen = _chosen(there)
-            n_left_out += len(there) - len(chosen)
-            found = []
-            for run_id in chosen["run_id"]:
-                try:
-                    found += [_curve(run_id, history)] if (history := read_history(histories[run_id])) else []
-                except DamagedFileError as error:
-                    log.warning("a training curve is left out: %s", error)
-                    damaged.append(run_id)
-            if found:
-                curves[str(architecture)] = tuple(found)
+        there = table[[run_id in histories and histories[run_id].is_file() for run_id in table["run_id"]]]
+        chosen = {str(name): _chosen(rows)["run_id"] for name, rows in there.groupby("architecture")}  # sorted by sparsity, as the table is
+        damaged: list[str] = []
+        curves = {
+            name: tuple(curve for run_id in run_ids if (curve := _curve(run_id, histories[run_id], damaged)))
+            for name, run_ids in chosen.items()
+        }
+        curves = {name: found for name, found in curves.items() if found}
+        n_left_out = len(there) - sum(map(len, chosen.values()))
         return TrainingCurvesInfo(curves, n_left_out, tuple(damaged)) if curves else None
 
     @classmethod
@@ -91,7 +85,7 @@ class TrainingCurves(Plot):
             )
         if info.damaged:
             are = "is damaged and its curve is" if len(info.damaged) == 1 else "are damaged and their curves are"
-            texts.append(f"history.jsonl of {', '.join(info.damaged[:MOST_NAMED])} {are} left out.")
+            texts.append(f"history.jsonl of {listed(info.damaged)} {are} left out.")
         return " ".join(texts)
 
     @classmethod
@@ -108,7 +102,12 @@ class TrainingCurves(Plot):
         for index, (architecture, look) in enumerate(shown.items()):
             block, column = divmod(index, columns)
             upper, lower = grid[2 * block][column], grid[2 * block + 1][column]
-            _draw(upper, lower, info.curves[architecture], look)
+            curves = info.curves[architecture]
+            for place, curve in enumerate(curves, start=1):
+                drawn: dict[str, Any] = {"color": look.color, "alpha": 0.3 + 0.7 * place / len(curves), "linewidth": 1.1}
+                upper.plot(curve.tokens, curve.mse, **drawn)
+                lower.plot(curve.tokens, curve.l0, **drawn)
+            upper.set_title(look.label, loc="left", fontweight="bold")
             _same_axes(upper, lower, every)
             if column == 0:
                 upper.set_ylabel("Squared error")
@@ -119,40 +118,34 @@ class TrainingCurves(Plot):
 def _chosen(rows: pd.DataFrame) -> pd.DataFrame:
     """At most MOST_CURVES runs: all of them, or evenly over settings, one run of each, or over runs where settings are few."""
     settings = rows.drop_duplicates("setting_hash")
-    of = rows if len(rows) <= MOST_CURVES or len(settings) < MOST_CURVES else settings
-    return of.iloc[evenly(len(of), MOST_CURVES)]
+    candidates = rows if len(rows) <= MOST_CURVES or len(settings) < MOST_CURVES else settings
+    return candidates.iloc[evenly(len(candidates), MOST_CURVES)]
 
 
-def _curve(run_id: str, history: Sequence[Mapping[str, Any]]) -> Curve:
+def _curve(run_id: str, file: Path, damaged: list[str]) -> Curve | None:
+    """None where there is no curve, or a damaged one, which is added to `damaged`."""
+    try:
+        history = read_history(file)
+    except DamagedFileError as error:
+        log.warning("a training curve is left out: %s", error)
+        damaged.append(run_id)
+        return None
     step = math.ceil(len(history) / (MAX_POINTS - 1))
-    kept = [*history[:-1:step], history[-1]]
+    kept = [*history[:-1:step], history[-1]] if history else []
 
     def values(*names: str) -> tuple[float, ...]:
-        return tuple(next((float(line[name]) for name in names if _is_drawable(line.get(name))), math.nan) for line in kept)
+        drawable = ([line[name] for name in names if is_number(line.get(name)) and abs(line[name]) <= LARGEST] for line in kept)
+        return tuple(float(found[0]) if found else math.nan for found in drawable)
 
     # Sources without an `mse_loss` term still log the total loss.
-    return Curve(run_id, tokens=values("tokens"), mse=values("mse_loss", "loss"), l0=values("l0"))
-
-
-def _is_drawable(value: Any) -> bool:
-    return is_number(value) and abs(value) <= LARGEST  # neither NaN nor infinite
-
-
-def _draw(upper: Axes, lower: Axes, curves: Sequence[Curve], look: style.Look) -> None:
-    for place, curve in enumerate(curves):
-        alpha = 0.3 + 0.7 * (place + 1) / len(curves)
-        upper.plot(curve.tokens, curve.mse, color=look.color, alpha=alpha, linewidth=1.1)
-        lower.plot(curve.tokens, curve.l0, color=look.color, alpha=alpha, linewidth=1.1)
-    upper.set_title(look.label, loc="left", fontweight="bold")
+    return Curve(run_id, tokens=values("tokens"), mse=values("mse_loss", "loss"), l0=values("l0")) if kept else None
 
 
 def _same_axes(upper: Axes, lower: Axes, every: Sequence[Curve]) -> None:
     """Give a pair of panels the axes that fit all curves of the figure."""
-    errors = [value for curve in every for value in curve.mse if value > 0]
-    l0s = [value for curve in every for value in curve.l0 if value > 0]
-    if errors:
+    if errors := [value for curve in every for value in curve.mse if value > 0]:
         style.log_axis(upper.yaxis, errors)
-    if l0s:
+    if l0s := [value for curve in every for value in curve.l0 if value > 0]:
         style.l0_axis(lower.yaxis, l0s)
     for axes in (upper, lower):
         axes.set_visible(True)
@@ -161,4 +154,4 @@ def _same_axes(upper: Axes, lower: Axes, every: Sequence[Curve]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(4))
     upper.tick_params(labelbottom=False)
     lower.set_xlabel("Training tokens")
-    lower.xaxis.set_major_formatter(lambda value, _: style.count(value))
+    lower.xaxis.set_major_formatter(lambda value, _: count(value))

@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 from fake_results import failed, metrics_at, realistic_records, record_of, write_sweep
 
-from analysis import style
-from analysis.plots import PLOTS
+from analysis.plots import PLOTS, style
 from analysis.table import load_table
 
 NAMES = list(PLOTS)

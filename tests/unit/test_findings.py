@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from fake_results import ARCHITECTURES, failed, metrics_at, record_of, target_record, write_sweep
 
-from analysis.findings import CHECKS, Warned, warning_lines, warnings_of
-from analysis.style import TERMINAL_WIDTH
+from analysis.checks import CHECKS
+from analysis.findings import Finding, findings_of, warning_lines
 from analysis.table import load_table
+from analysis.words import TERMINAL_WIDTH
 from sae_core.records import RunRecord
 
 
@@ -17,19 +18,19 @@ def ladder(architecture: str, targets: tuple[float, ...] = (16, 32, 64)) -> list
 
 def test_a_sweep_that_is_as_asked_for_has_no_warnings(tmp_path: Path) -> None:
     table = load_table(write_sweep(tmp_path / "demo", [record for name in ARCHITECTURES for record in ladder(name)]))
-    assert warnings_of(table) == []
+    assert findings_of(table) == {}
     assert warning_lines(table) == ["No warnings."]
 
 
-def test_warnings_are_told_by_check_and_architecture(tmp_path: Path) -> None:
+def test_findings_are_by_check_and_architecture(tmp_path: Path) -> None:
     missed = target_record("gated", 64, metrics_at(80, 0.02, 0.1))
     table = load_table(write_sweep(tmp_path / "demo", [*ladder("topk", (16, 32)), *ladder("standard"), *ladder("gated", (32,)), missed]))
     comparison = table["comparison_hash"].iloc[0]
-    assert warnings_of(table) == [
-        Warned("missed_target", comparison, "gated", "L0 is 80.0 (+25.0 %) at target L0 64."),
-        Warned("few_points", comparison, "gated", "2 of 2 sparsity levels finished."),
-        Warned("few_points", comparison, "topk", "2 of 2 sparsity levels finished."),
-    ]
+    few = [Finding(comparison, name, "2 of 2 sparsity levels finished.") for name in ("gated", "topk")]
+    assert findings_of(table) == {
+        "missed_target": [Finding(comparison, "gated", "L0 is 80.0 (+25.0 %) at target L0 64.")],
+        "few_points": few,
+    }
     lines = warning_lines(table)
     assert lines[:2] == ["Warnings: 3", ""]
     assert "  - Gated: L0 is 80.0 (+25.0 %) at target L0 64." in lines
@@ -48,22 +49,22 @@ def test_lines_fit_the_terminal_and_name_the_comparison_where_there_are_several(
 
 def test_an_architecture_without_any_finished_run_has_too_few_points(tmp_path: Path) -> None:
     table = load_table(write_sweep(tmp_path / "demo", [*ladder("topk"), failed("gated", 3)], missing=[("gated", 6.0, 0)]))
-    assert [(warned.architecture, warned.text) for warned in warnings_of(table)] == [("gated", "0 of 2 sparsity levels finished.")]
+    assert [found.text for found in findings_of(table)["few_points"]] == ["0 of 2 sparsity levels finished."]
 
 
 def test_nothing_finished_at_all(tmp_path: Path) -> None:
     table = load_table(write_sweep(tmp_path / "demo", [failed("topk", 16), failed("standard", 1)]))
-    assert {warned.kind for warned in warnings_of(table)} == {"few_points"}
+    assert set(findings_of(table)) == {"few_points"}
 
 
 def test_runs_without_a_language_model(tmp_path: Path) -> None:
     records = [record_of("topk", k, {"l0": float(k), "fvu": 1 / k}) for k in (8, 16, 32)]
-    assert warnings_of(load_table(write_sweep(tmp_path / "demo", records))) == []
+    assert findings_of(load_table(write_sweep(tmp_path / "demo", records))) == {}
 
 
 def test_the_reference_sweep_can_be_checked() -> None:
     table = load_table(Path(__file__).parents[2] / "results" / "reference" / "demo")
-    assert {warned.kind for warned in warnings_of(table)} <= set(CHECKS)
+    assert set(findings_of(table)) <= set(CHECKS)
 
 
 @pytest.mark.parametrize("name", list(CHECKS))

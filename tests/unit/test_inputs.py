@@ -10,9 +10,8 @@ from fake_results import metrics_at, realistic_records, record_of, write_sweep
 
 from analysis import common_window, hypervolume, interpolate_at_l0, pareto_front, write_table
 from analysis.findings import warning_lines
-from analysis.inputs import as_loaded, numbers
 from analysis.summary import frontier_lines
-from analysis.table import load_table, over_seeds
+from analysis.table import as_loaded, load_table, numbers, over_seeds
 from sae_core.errors import ConfigError
 
 
@@ -106,7 +105,7 @@ class TestWhatNoTableCanBe:
             read(table.drop(columns="l0"))
 
     def test_a_column_twice(self, read, table: pd.DataFrame) -> None:
-        with pytest.raises(ConfigError, match="each column once, but got 'fvu' 2 times"):
+        with pytest.raises(ConfigError, match="each column once, but got 'fvu' several times"):
             read(pd.concat([table, table[["fvu"]]], axis="columns"))
 
     def test_text_in_place_of_numbers(self, read, table: pd.DataFrame) -> None:
@@ -114,18 +113,16 @@ class TestWhatNoTableCanBe:
             read(table.assign(l0=table["l0"].astype(object).where(table.index > 0, "many")))
 
     def test_dates(self, read, table: pd.DataFrame) -> None:
-        with pytest.raises(ConfigError, match=r"column 'l0' must hold numbers, .* datetime64"):
+        with pytest.raises(ConfigError, match=r"column 'l0' must hold numbers, but it holds something else"):
             read(table.assign(l0=pd.Timestamp("2026-01-01")))
 
 
 def test_groups_must_be_columns_of_names(table: pd.DataFrame) -> None:
     with pytest.raises(ConfigError, match=r"must be one of .* but got 'architecure'"):
         pareto_front(table, by="architecure")
-    for by in ([], 3, [3]):
-        with pytest.raises(ConfigError, match=rf"`by` must name columns of the table, but got {by}".replace("[", r"\[")):
-            pareto_front(table, by=by)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="'lists' holds lists or dicts"):
-        pareto_front(table.assign(lists=[[1]] * len(table)), by="lists")
+    for by in ([], 3, "lists"):
+        with pytest.raises(ConfigError, match=rf"`by` must name columns of names or numbers, but got {by!r}".replace("[", r"\[")):
+            pareto_front(table.assign(lists=[[1]] * len(table)), by=by)  # type: ignore[arg-type]
 
 
 def test_values_that_are_asked_for_must_be_numbers(table: pd.DataFrame) -> None:
@@ -143,7 +140,7 @@ def test_summaries_need_the_columns_of_load_table(table: pd.DataFrame) -> None:
     for read in (frontier_lines, warning_lines, as_loaded):
         with pytest.raises(ConfigError, match=r"must be one of .* but got 'comparison_hash'"):
             read(table.drop(columns="comparison_hash"))
-        with pytest.raises(ConfigError, match="each column once, but got 'error' twice"):
+        with pytest.raises(ConfigError, match="each column once, but got 'error' several times"):
             read(pd.concat([table, table[["error"]]], axis="columns"))
     with pytest.raises(ConfigError, match="but got 'setting_hash'"):
         over_seeds(table.drop(columns="setting_hash"))
@@ -154,8 +151,10 @@ def test_a_table_that_cannot_be_written(table: pd.DataFrame, tmp_path: Path) -> 
     with pytest.raises(ConfigError, match=r"in a directory that can be written to, but got '.*file': .*File exists"):
         write_table(table, tmp_path / "file")
     twice = pd.concat([table, table[["fvu"]]], axis="columns")
-    with pytest.raises(ConfigError, match=r"CSV and Parquet can hold, .*: ValueError: Duplicate column names"):
+    with pytest.raises(ConfigError, match="each column once, but got 'fvu'"):
         write_table(twice, tmp_path / "twice")
+    with pytest.raises(ConfigError, match=r"CSV and Parquet can hold, .* but got '.*odd'"):
+        write_table(table.assign(odd=[1, "a"] * (len(table) // 2)), tmp_path / "odd")
     with pytest.raises(ConfigError, match="a table must be a pandas DataFrame, but got NoneType"):
         write_table(None, tmp_path)  # type: ignore[arg-type]
 

@@ -41,7 +41,7 @@ def prefixes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(prefix)
         return []
 
-    monkeypatch.setattr("analysis.report.draw_plots", draw_nothing)
+    monkeypatch.setattr("analysis.content.draw_plots", draw_nothing)
     return seen
 
 
@@ -231,7 +231,7 @@ def test_damaged_files_are_told_and_cost_what_they_held(tmp_path: Path, prefixes
     for text in (page.read_text(), page.with_name("report.md").read_text()):
         assert "Damaged files" in text
         assert "2</b> of 3 runs finished" in text or "2 of 3 runs finished" in text
-        assert "record.json is damaged: JSONDecodeError: Expecting property name" in text
+        assert "is damaged: JSONDecodeError: Expecting property name" in text
 
 
 @pytest.mark.parametrize("out", ["file", "file/below"])
@@ -263,3 +263,46 @@ def test_extrapolated_values_and_what_is_left_out_are_told(tmp_path: Path) -> No
 def test_plots_are_drawn_in_the_report_s_order(out: Path) -> None:
     links = re.findall(r"\(plots/(.*).png\)", (out / "report.md").read_text())
     assert links == ["l0_fvu", "l0_delta_ce", "l0_ce_loss_recovered", "dead_fraction", "training_curves"]
+
+
+def test_the_tables_of_the_report_are_bounded(tmp_path: Path, prefixes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.content.MOST_ROWS", 10)
+    monkeypatch.setattr("analysis.content.MOST_UNFINISHED", 3)
+    behind = [record_of("topk", k, metrics_at(8 + k, 0.5, 0.5), run_id=f"topk-{k}") for k in range(1, 61)]
+    lost = [failed("gated", coefficient) for coefficient in range(1, 6)]
+    sweep = write_sweep(tmp_path / "demo", [record_of("topk", 99, metrics_at(8, 0.1, 0.1)), *behind, *lost])
+    page = write_report(sweep, tmp_path / "out")
+    for text in (page.read_text(), page.with_name("report.md").read_text()):
+        assert "60 more are in the table." in text
+        assert "2 more are in the table." in text
+        assert "topk-99-0" in text
+        assert "topk-30" not in text
+
+
+@pytest.mark.parametrize(
+    ("rates", "shown"),
+    [
+        ({"topk": [1e-3], "gated": [1e-3]}, "0.001"),
+        ({"topk": [1e-3, 4e-3], "gated": [1e-3]}, "Gated 0.001; TopK 0.001, 0.004"),
+        ({"topk": [1e-3 * 1.234567**n for n in range(9)]}, "TopK 0.001 to 0.0054 (9 values)"),
+    ],
+)
+def test_learning_rates_are_listed_or_their_range(tmp_path: Path, prefixes: list[str], rates: dict[str, list[float]], shown: str) -> None:
+    records = [
+        target_record(name, 16, metrics_at(16, 0.1, 0.1), lr=lr, warmup=n) for name, own in rates.items() for n, lr in enumerate(own)
+    ]
+    text = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out").with_name("report.md").read_text()
+    assert f"| Learning rate | {shown} |" in text
+
+
+def test_the_report_shows_each_definition_with_its_runs(tmp_path: Path, prefixes: list[str]) -> None:
+    records = [record_of("topk", k, metrics_at(k, 1 / k, 0.1), launch=launch) for k, launch in ((8, 1), (16, 3), (32, 3))]
+    launches = [{"definition": f"definitions/{number}.yaml"} for number in (1, 1, 3)]
+    sweep = write_sweep(tmp_path / "demo", records, launches=launches)
+    (sweep / "definitions").mkdir()
+    for number in (1, 3):
+        (sweep / "definitions" / f"{number}.yaml").write_text(f"# number {number}\n")
+    text = write_report(sweep, tmp_path / "out").with_name("report.md").read_text()
+    assert "## Definition of demo, launches 1, 2: made 1 run\n" in text
+    assert "## Definition of demo, launch 3: made 2 runs\n" in text
+    assert text.index("# number 1") < text.index("# number 3")

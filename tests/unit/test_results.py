@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from fake_results import failed, metrics_at, record_of, write_run, write_sweep
 
-from analysis.results import read_history, read_sweeps
+from analysis.results import Definition, read_history, read_sweeps, requested_rates
 from analysis.table import load_table
 from sae_core.errors import ConfigError, DamagedFileError
-from sae_core.files import write_json_lines
+from sae_core.files import checksum_of, write_json_lines, write_text
 
 
 def test_runs_come_from_records_and_from_sweep_json(tmp_path: Path) -> None:
@@ -62,20 +62,19 @@ def test_a_damaged_record_costs_its_run_and_says_why(tmp_path: Path, caplog: pyt
     for content, reason in (
         (b"", "JSONDecodeError: Expecting value"),
         (file.read_bytes()[:300], "JSONDecodeError"),
-        (file.read_bytes().replace(b'"fvu": 0.1', b'"fvu": 0.2'), "its checksum does not match its content"),
-        (b"[]", "it holds list, not an object"),
+        (file.read_bytes().replace(b'"fvu": 0.1', b'"fvu": 0.2'), "ValueError: its checksum does not match its content"),
+        (b"[]", "ValueError: it holds list, not an object"),
         (b"\xff\xfe", "UnicodeDecodeError"),
     ):
         file.write_bytes(content)
         (read,) = read_sweeps(sweep)
         lost = {run.run_id: run for run in read.runs}["topk-16-0"]
         assert lost.record is None
-        assert lost.damage.startswith(f"record.json is damaged: {reason}")
+        assert f"{str(file)!r} is damaged: {reason}" in lost.damage
         assert lost.config["sae"]["k"] == 16  # from sweep.json
         assert [run.run_id for run in read.runs if run.record] == ["topk-32-0", "topk-8-0"]
-        (damage,) = read.damages
-        assert f"{str(file)!r} is damaged: {reason}" in damage
-        assert damage in caplog.text
+        assert read.damages == (lost.damage,)
+        assert lost.damage in caplog.text
         row = load_table(sweep).set_index("run_id").loc["topk-16-0"]
         assert (row["status"], row["error"]) == ("missing", lost.damage)
 
@@ -93,7 +92,7 @@ def test_a_damaged_sweep_json_is_as_none(tmp_path: Path, as_directory: bool) -> 
     assert [run.run_id for run in read.runs] == ["topk-8-0"]
     assert read.facts == {}
     if not as_directory:
-        assert "sweep.json' is damaged: its checksum does not match its content." in read.damages[0]
+        assert "sweep.json' is damaged: ValueError: its checksum does not match its content." in read.damages[0]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +124,7 @@ def test_sweep_json_of_the_wrong_types(tmp_path: Path, facts: dict, reason: str)
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"run_id": "topk-9-0"}, "it is of the run 'topk-9-0', and lies in the directory of 'topk-8-0'"),
+        ({"run_id": "topk-9-0"}, "it is the record of 'topk-9-0'"),
         ({"metrics": {"status": 1.0}}, "`metrics` holds 'status', which is no metric"),
         ({"metrics": {"fvu": 1e300}}, "a number is 1e+300"),
         ({"d_in": 10**30}, "a number is 10000000000000000000"),
@@ -161,9 +160,9 @@ def test_odd_paths(tmp_path: Path) -> None:
     for path in ("~nosuchuser/demo", "a" * 300, "a\0b"):
         with pytest.raises(ConfigError, match=r"a results directory must .*, but got"):
             read_sweeps(path)
-    with pytest.raises(ConfigError, match="results must be a path or several, but got 3"):
+    with pytest.raises(ConfigError, match="results must be one path or several, but got 3"):
         read_sweeps(3)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"results must be a path or several, but got \[None\]"):
+    with pytest.raises(ConfigError, match=r"results must be one path or several, but got \[None\]"):
         read_sweeps([None])  # type: ignore[list-item]
 
 
@@ -188,3 +187,74 @@ def test_a_history_is_the_one_of_its_record(tmp_path: Path) -> None:
     (tmp_path / "history.jsonl").write_text('{"step": 1, "loss": 3.0}\n')
     with pytest.raises(DamagedFileError, match=r"history.jsonl' is damaged: ValueError: its checksum does not match"):
         read_history(tmp_path / "history.jsonl")
+
+
+def definition(text: str) -> Definition:
+    return Definition("definition.yaml", text, ())
+
+
+def test_every_launch_s_definition_is_read_once(tmp_path: Path) -> None:
+    launches = [{"definition": f"definitions/{number}.yaml"} for number in (1, 1, 3)]
+    sweep = write_sweep(tmp_path / "demo", [], launches=launches)
+    for number in (1, 3):
+        write_text(sweep / "definitions" / f"{number}.yaml", f"name: {number}\nplugins: [common, ./{number}.py]\n")
+    (read,) = read_sweeps(sweep)
+    assert [(kept.file, kept.content["name"], kept.launches) for kept in read.definitions] == [
+        ("definitions/1.yaml", 1, (1, 2)),
+        ("definitions/3.yaml", 3, (3,)),
+    ]
+    assert read.plugins == ["common", "./1.py", "./3.py"]
+    assert read.damages == ()
+
+
+def test_earlier_results_have_one_definition(tmp_path: Path) -> None:
+    for number, launches in enumerate(([], [{"started_at": "2026"}], [{"definition": None}], [{"definition": "../../secret.yaml"}])):
+        (read,) = read_sweeps(write_sweep(tmp_path / str(number), [], launches=launches))
+        assert [(kept.file, kept.launches) for kept in read.definitions] == [("definition.yaml", ())]
+        assert (read.plugins, read.damages) == ([], ())
+
+
+def test_a_definition_that_is_none_is_left_out_and_named(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "demo", [record_of("topk", 8, metrics_at(8, 0.1, 0.1))])
+    (sweep / "definition.yaml").write_bytes(b"name: \xff\n")
+    (read,) = read_sweeps(sweep)
+    assert read.definitions == ()
+    assert "definition.yaml' is damaged" in read.damages[0]
+    assert "can't decode byte 0xff" in read.damages[0]
+
+
+def test_a_changed_definition_is_damage(tmp_path: Path) -> None:
+    checksum = checksum_of(b"name: demo\n")
+    sweep = write_sweep(tmp_path / "demo", [], launches=[{"definition": "definitions/1.yaml", "definition_checksum": checksum}])
+    for text, file, n_damages in (("name: demo\n", "definitions/1.yaml", 0), ("name: Demo\n", "definition.yaml", 1)):
+        write_text(sweep / "definitions" / "1.yaml", text)
+        (read,) = read_sweeps(sweep)
+        assert ([kept.file for kept in read.definitions], len(read.damages)) == ([file], n_damages)
+    assert "1.yaml' is damaged: ValueError: its checksum does not match its content" in read.damages[0]
+
+
+def test_rates_are_those_of_the_architecture_or_of_all() -> None:
+    text = "train: {lr: [1e-3, 4e-3]}\narchitectures:\n  topk: {lr: {low: 1e-4, high: 0.1, log: true}}\n  gated: {lr: 0.016}\n  standard:\n"
+    assert requested_rates([definition(text)]) == {
+        "topk": {"low": 1e-4, "high": 0.1, "searched": True},
+        "gated": {"low": 0.016, "high": 0.016, "searched": False},
+        "standard": {"low": 1e-3, "high": 4e-3, "searched": False},
+    }
+
+
+def test_rates_of_all_launches_are_joined() -> None:
+    texts = ["train: {lr: 1e-3}\narchitectures: {topk: {}}\n", "train: {lr: [2e-3, 8e-3]}\narchitectures: {topk: {}}\n"]
+    assert requested_rates(map(definition, texts)) == {"topk": {"low": 1e-3, "high": 8e-3, "searched": False}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!timestamp {}",
+        *("", "[", "- a", "architectures: 3", "architectures: {topk: {lr: fast}}", "architectures: {topk: {lr: []}}"),
+        *("architectures: {topk: {lr: -1}}", "!!python/object:os.system {}", "train: 3\narchitectures: {topk: {}}", "[" * 5000),
+        "architectures: {topk: {lr: {low: 1}}}",
+    ],
+)
+def test_what_cannot_be_understood_asks_for_nothing(text: str) -> None:
+    assert requested_rates([definition(text)]) == {}

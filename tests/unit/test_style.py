@@ -1,51 +1,13 @@
-"""Names, numbers and axes."""
+"""Looks and axes."""
 
 import math
 
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import style
+from analysis.plots import style
 from sae_core.metrics import METRICS
 from sae_core.records import MetricSpec
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (0.07401, "0.0740"), (0.0, "0.0000"), (1.0, "1.000"), (-0.5, "-0.5000"), (12.345, "12.35"), (1234.5, "1234"),
-        (0.00001234, "1.23e-05"), (2.5e7, "2.5e+07"), (math.nan, "–"), (None, "–"),
-    ],
-)  # fmt: skip
-def test_number(value: float | None, shown: str) -> None:
-    assert style.number(value) == shown
-
-
-def test_metric() -> None:
-    assert style.metric("l0", 15.96) == "16.0"
-    assert style.metric("l0_error", 0.0312) == "+3.1 %"
-    assert style.metric("l0_error", -0.0312) == "-3.1 %"
-    assert style.metric("dead_fraction", 0.0312) == "3.1 %"
-    assert style.metric("fvu", 0.0312) == "0.0312"
-    assert style.metric("l0", math.nan) == "–"
-
-
-def test_settings_are_named_by_what_was_asked_for() -> None:
-    row = {"target_l0": math.nan, "sparsity_parameter": "l1_coefficient", "sparsity_value": 0.5, "lr": 4e-3, "variant": ""}
-    assert style.setting(row) == "l1_coefficient=0.5"
-    assert style.setting(row | {"sparsity_parameter": "k", "sparsity_value": 16.0}) == "k=16"
-    assert style.setting(row | {"target_l0": 32.0}) == "target L0 32"  # whatever coefficient that took
-    assert style.setting(row | {"target_l0": 32.0, "variant": "bandwidth=0.1"}, with_lr=True) == "target L0 32 (lr=0.004, bandwidth=0.1)"
-
-
-@pytest.mark.parametrize(("value", "shown"), [(0, "0"), (512, "512"), (999_424, "999 k"), (999_900, "1 M"), (2.5e9, "2.5 B")])
-def test_count(value: float, shown: str) -> None:
-    assert style.count(value) == shown
-
-
-@pytest.mark.parametrize(("seconds", "shown"), [(12.34, "12.3 s"), (250, "4 min 10 s"), (12_000, "3 h 20 min")])
-def test_duration(seconds: float, shown: str) -> None:
-    assert style.duration(seconds) == shown
 
 
 def test_every_architecture_has_its_own_colour_and_marker() -> None:

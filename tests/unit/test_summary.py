@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from fake_results import failed, metrics_at, realistic_records, record_of, target_record, write_sweep
 
-from analysis.style import TERMINAL_WIDTH
 from analysis.summary import Spread, at_matched_l0, compared_metrics, frontier_lines, hypervolumes, matched_l0s
 from analysis.table import load_table
+from analysis.words import TERMINAL_WIDTH
 
 
 def line_of(architecture: str, scale: float, seed: int = 0, l0s: tuple[float, ...] = (8, 32, 128)) -> list:

@@ -14,6 +14,10 @@ def sweep_of(tmp_path: Path) -> Path:
     return write_sweep(tmp_path / "demo", [record_of("topk", k, metrics_at(k, 0.1, 0.2)) for k in (16, 8)])
 
 
+def histories_of(sweep: Path) -> dict[str, Path]:
+    return {directory.name: directory / "history.jsonl" for directory in (sweep / "runs").iterdir()}
+
+
 def test_curves_are_sorted_by_sparsity_and_nan_where_not_finite(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path)
     histories = {name: sweep / "runs" / name / "history.jsonl" for name in ("topk-8-0", "topk-16-0")}
@@ -45,5 +49,23 @@ def test_more_than_three_architectures_wrap(tmp_path: Path) -> None:
     records = [record_of(name, 8, metrics_at(8, 0.1, 0.2)) for name in ("topk", "gated", "standard", "batchtopk")]
     sweep = write_sweep(tmp_path / "demo", records)
     table = load_table(sweep)
-    figure = TrainingCurves.figure(TrainingCurves.info(table, {name: sweep / "runs" / name / "history.jsonl" for name in table["run_id"]}))
+    figure = TrainingCurves.figure(TrainingCurves.info(table, histories_of(sweep)))
     assert len([axes for axes in figure.axes if axes.get_visible()]) == 8  # two panels for each of the four
+
+
+def test_of_many_curves_some_are_drawn_evenly(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "demo", [record_of("topk", k, metrics_at(k, 0.5, 0.5)) for k in range(1, 62)])
+    info = TrainingCurves.info(load_table(sweep), histories_of(sweep))
+    assert info is not None
+    assert (len(info.curves["topk"]), info.n_left_out) == (24, 61 - 24)
+    assert TrainingCurves.note(info) == "At most 24 curves per architecture are drawn, chosen evenly over its settings; 37 are not."
+
+
+def test_damaged_histories_are_left_out_and_named(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "demo", [record_of("topk", k, metrics_at(k, 0.1, 0.1)) for k in (8, 16)])
+    (sweep / "runs" / "topk-8-0" / "history.jsonl").write_text("[1]\n")
+    table = load_table(sweep)
+    info = TrainingCurves.info(table, histories_of(sweep))
+    assert info is not None
+    assert [curve.run_id for curve in info.curves["topk"]] == ["topk-16-0"]
+    assert TrainingCurves.note(info) == "history.jsonl of topk-8-0 is damaged and its curve is left out."

@@ -1,0 +1,243 @@
+"""What the report shows, as plain data for its templates: comparisons, runs, findings, and what was run, where and for how long."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import words
+from analysis.checks import CHECKS
+from analysis.figures import Drawn, draw_plots, linked
+from analysis.findings import findings_of
+from analysis.pareto import END_TOLERANCE, L0_WINDOW, settings_with_front
+from analysis.plots import style
+from analysis.results import Definition, StoredSweep
+from analysis.summary import EXTRAPOLATED, at_matched_l0, compared_metrics, hypervolumes, left_out, matched_l0s
+from analysis.table import STATUSES, by_comparison, specs_of
+from sae_core.validation import at
+
+SHOWN = {
+    "l0": "L0",
+    "l0_error": "L0 error",
+    "fvu": "FVU",
+    "delta_ce": "ΔCE",
+    "ce_loss_recovered": "CE rec.",
+    "kl": "KL",
+    "mcc": "MCC",
+    "feature_f1": "F1",
+    "dead_fraction": "dead",
+}
+"""Metrics in the report's table of runs, where runs have them, with their headings; `table.csv` has all of them."""
+MOST_ROWS = 1_000
+"""Runs that a comparison's table lists; of more, those on a front or in a plot."""
+MOST_UNFINISHED = 200
+"""Unfinished runs that are listed."""
+MOST_RATES = 8
+"""Learning rates that are listed one by one."""
+_NO_REASON = {
+    "failed": "no reason was recorded",
+    "pruned": "stopped early: others did better at its L0",
+    "trained": "trained and exported; launch the sweep again to evaluate it",
+    "missing": "left no record; launch the sweep again",
+}
+
+
+def content_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame, plots: Path) -> dict[str, Any]:
+    """Everything the templates show; plots are drawn into the directory `plots`."""
+    names = words.titles(table)
+    unfinished = table[table["status"] != "finished"]
+    stages = [(sweep.name, stage) for sweep in sweeps for stage in sweep.facts.get("stages") or [] if stage.get("seconds") is not None]
+    return {
+        "title": " and ".join(dict.fromkeys(sweep.name for sweep in sweeps)),
+        "statuses": {name: int((table["status"] == name).sum()) for name in STATUSES},
+        "n_runs": len(table),
+        "several_sweeps": len(sweeps) > 1,
+        "comparisons": _comparisons(sweeps, table, names, plots),
+        "warnings": [(CHECKS[kind], [found.line(names) for found in findings]) for kind, findings in findings_of(table).items()],
+        "damaged": [damage for sweep in sweeps for damage in sweep.damages],
+        "checks": [check.title[0].lower() + check.title[1:] for check in CHECKS.values()],
+        "unfinished": [_unfinished_row(row) for row in unfinished.head(MOST_UNFINISHED).to_dict("records")],
+        "n_more_unfinished": max(len(unfinished) - MOST_UNFINISHED, 0),
+        "facts": _facts(sweeps, table),
+        "stages": [(name, stage["stage"], words.duration(stage["seconds"])) for name, stage in stages],
+        "total_time": words.duration(sum(stage["seconds"] for _, stage in stages)) if stages else "",
+        "specs": {name: spec for name, spec in specs_of(table).items() if name in table.columns},
+        "definitions": [_definition(sweep, definition) for sweep in sweeps for definition in sweep.definitions],
+        "l0_window": L0_WINDOW,
+        "end_tolerance": round(100 * END_TOLERANCE),
+        "repeats": words.counted_repeats(table),
+        "extrapolated": EXTRAPOLATED,
+        "shown": SHOWN,
+        "looks": style.looks(table["architecture"].dropna()),
+    }
+
+
+def _comparisons(sweeps: Sequence[StoredSweep], table: pd.DataFrame, names: Mapping[str, words.Title], plots: Path) -> list[dict[str, Any]]:
+    """Runs that may be compared: same held-out text, width and training tokens."""
+    runs = [run for sweep in sweeps for run in sweep.runs][::-1]
+    # Of a run that several sweeps share, the last one here is the one in the table: the finished one, or else the first.
+    histories = {run.run_id: run.paths.history for run in sorted(runs, key=lambda run: run.finished)}
+    finished = {name: own for name, own in by_comparison(table).items() if (own["status"] == "finished").any()}
+    return [
+        _comparison(own, names[name], draw_plots(own, histories, plots, f"{index}-" if len(finished) > 1 else ""))
+        for index, (name, own) in enumerate(finished.items(), start=1)
+    ]
+
+
+def _comparison(table: pd.DataFrame, title: words.Title, figures: Sequence[Drawn]) -> dict[str, Any]:
+    finished = table[table["status"] == "finished"]
+    metrics, l0s = compared_metrics(table), matched_l0s(table)
+    matched = {metric: at_matched_l0(table, metric, l0s) for metric in metrics}
+    shown = {name: heading for name, heading in SHOWN.items() if name in finished and finished[name].notna().any()}
+    runs = _run_rows(finished, shown, set().union(*(linked(figure.svg) for figure in figures)))
+    spreads = [value for per_architecture in matched.values() for values in per_architecture.values() for value in values if value]
+    return {
+        "title": title.full,
+        "short_title": title.short or "Frontiers",
+        "n_seeds": words.n_repeats(finished),
+        "figures": figures,
+        "matched_l0s": l0s,
+        "matched": matched,
+        "volumes": [hypervolumes(table, metric) for metric in metrics],
+        "shown": shown,
+        "runs": runs,
+        "n_not_listed": len(finished) - sum(map(len, runs.values())),
+        "left_out": left_out(finished),
+        "has_extrapolated": any(value.extrapolated for value in spreads),
+        "notes": _notes(finished),
+    }
+
+
+def _notes(finished: pd.DataFrame) -> list[str]:
+    """What a reader of the fronts should know about them."""
+    notes = []
+    n_seeds, seeds_of_settings, noun = words.n_repeats(finished), finished.groupby("setting_hash").size(), words.noun(finished)
+    if n_seeds < 2:
+        notes.append("One seed: how much these values vary from seed to seed is not known. Intervals need at least 2 seeds.")
+    else:
+        notes.append(f"{words.counted_repeats(finished)}: values are means over {noun}s, ranges go from the smallest to the largest.")
+        if lacking := int((seeds_of_settings < n_seeds).sum()):
+            notes.append(f"{lacking} of {len(seeds_of_settings)} settings have finished with fewer {noun}s; their means are over those.")
+    rates = finished.groupby("architecture")["lr"].nunique()
+    if (rates > 1).any():
+        named = ", ".join(words.label(name) for name in words.in_order(rates.index[rates > 1]))
+        notes.append(
+            f"The fronts of {named} run over several learning rates: they show the best of them, "
+            "chosen and reported on the same held-out text."
+        )
+    return notes
+
+
+def _run_rows(finished: pd.DataFrame, shown: Iterable[str], linked: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+    """Architecture -> its runs, repeats of a setting together.
+
+    Args:
+        shown: columns of metrics.
+        linked: runs that plots link to: of more than MOST_ROWS they are listed in any case, and all repeats of settings on a front.
+    """
+    settings = settings_with_front(finished)
+    front = {run_id for runs in settings.loc[settings["on_front"], "run_ids"] for run_id in runs}
+    # Repeats of a setting stay together: settings are sorted by their mean L0.
+    l0s = finished.groupby("setting_hash")["l0"].transform("mean")
+    ordered = finished.assign(_l0=l0s).sort_values(["_l0", "lr", "setting_hash", "seed", "data_seed"])
+    if len(ordered) > MOST_ROWS:
+        of_fronts = ordered["setting_hash"].isin(ordered.loc[ordered["run_id"].isin(front), "setting_hash"])
+        ordered = ordered[of_fronts | ordered["run_id"].isin(linked)]
+    return {
+        name: [_finished_row(row, front, shown) for row in rows.to_dict("records")] for name, rows in words.by_architecture(ordered).items()
+    }
+
+
+def _finished_row(row: Mapping[Any, Any], front: set[str], shown: Iterable[str]) -> dict[str, Any]:
+    found = pd.notna(row["target_l0"]) and row["sparsity_parameter"] != "k"
+    return _row(row) | {
+        "coefficient": words.number(row["sparsity_value"] if found else None),
+        "on_front": row["run_id"] in front,
+        "metrics": [words.metric(name, row[name]) for name in shown],
+        "train_time": words.duration(row["train_seconds"]) if pd.notna(row["train_seconds"]) else words.number(None),
+    }
+
+
+def _unfinished_row(row: Mapping[Any, Any]) -> dict[str, Any]:
+    told = pd.notna(row["error"]) and row["status"] != "trained"
+    return _row(row) | {"status": row["status"], "reason": row["error"] if told else _NO_REASON[row["status"]]}
+
+
+def _row(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """What every run has. The order of the tokens is named where it is not the usual one: seed "0, order 1"."""
+    order = f", order {row['data_seed']}" if pd.notna(row["data_seed"]) and row["data_seed"] != 0 else ""
+    return {
+        "run_id": row["run_id"],
+        "sweep": row["sweep"],
+        "architecture": words.label(row["architecture"]) if pd.notna(row["architecture"]) else words.number(None),
+        "setting": words.setting(row),
+        "seed": f"{row['seed']}{order}" if pd.notna(row["seed"]) else words.number(None),
+        "lr": f"{row['lr']:.3g}" if pd.notna(row["lr"]) else words.number(None),
+    }
+
+
+def _definition(sweep: StoredSweep, definition: Definition) -> tuple[str, str]:
+    """Heading and text of a definition; where launches are known, with them and the runs they made."""
+    numbers = definition.launches
+    made = sum(run.record is not None and run.record.launch in numbers for run in sweep.runs)
+    launches = f", launch{'es' * (len(numbers) > 1)} {', '.join(map(str, numbers))}: made {words.counted(made, 'run')}"
+    return f"Definition of {sweep.name}{launches if numbers else ''}", definition.text
+
+
+def _facts(sweeps: Sequence[StoredSweep], table: pd.DataFrame) -> list[tuple[str, str]]:
+    """(what, value) pairs; values that differ between runs are listed, unknown ones left out."""
+
+    def column(name: str, form: str = "") -> str:
+        return ", ".join(format(value, form) for value in table[name].dropna().unique())
+
+    tokens = [at(run.config, "activations.train_tokens") for sweep in sweeps for run in sweep.runs]
+    versions = {name: column(name).replace(", ", " / ") for name in table.columns if name.startswith("version_")}
+    hardware = dict.fromkeys(str(sweep.facts["hardware"]) for sweep in sweeps if sweep.facts.get("hardware"))
+    rows = [
+        ("Language model", column("model")),
+        ("Hook point", column("hook_point")),
+        ("Text", column("dataset")),
+        ("Training tokens", ", ".join(f"{number:,}" for number in dict.fromkeys(tokens) if number is not None)),
+        ("Training tokens spent", _spent(sweeps)),
+        ("Held-out tokens", column("eval_tokens", ",")),
+        ("Activation width d_in", column("d_in")),
+        ("Latents d_sae", column("d_sae")),
+        ("Target L0", ", ".join(f"{target:g}" for target in sorted(table["target_l0"].dropna().unique()))),
+        ("Seeds", column("seed")),
+        ("Orders of the tokens", column("data_seed") if table["data_seed"].nunique() > 1 else ""),
+        ("Learning rate", _learning_rates(table)),
+        ("Batch size", column("batch_size")),
+        ("Training activations", column("activations_hash")),
+        ("Held-out text", column("eval_hash")),
+        ("Software", ", ".join(f"{name.removeprefix('version_')} {values}" for name, values in versions.items() if values)),
+        ("Hardware", ", ".join(hardware) or column("hardware")),
+        ("Last run finished", str(table["finished_at"].dropna().max()) if table["finished_at"].notna().any() else ""),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _spent(sweeps: Sequence[StoredSweep]) -> str:
+    """How much of what its runs were asked for was trained; empty where no run was stopped early."""
+    records = {run.run_id: run.record for sweep in sweeps for run in sweep.runs if run.record and run.record.status != "failed"}.values()
+    n_pruned = sum(record.status == "pruned" for record in records)
+    sizes = [(at(record.config, "activations.train_tokens") or 0, at(record.config, "train.batch_size") or 1) for record in records]
+    requested, spent = sum(tokens // batch * batch for tokens, batch in sizes), sum(record.train_tokens or 0 for record in records)
+    if not n_pruned or not requested:
+        return ""
+    return f"{spent:,} of {requested:,} ({spent / requested:.0%}): {n_pruned} of {len(records)} runs were stopped early"
+
+
+def _learning_rates(table: pd.DataFrame) -> str:
+    """One value where all runs share it, else per architecture: every rate, or where a search tried many, the range."""
+
+    def told(rates: "pd.Series[float]") -> str:
+        distinct = sorted(rates.dropna().unique())
+        if len(distinct) <= MOST_RATES:
+            return ", ".join(f"{rate:g}" for rate in distinct)
+        return f"{distinct[0]:.3g} to {distinct[-1]:.3g} ({len(distinct)} values)"
+
+    if table["lr"].nunique() <= 1:
+        return told(table["lr"])
+    known = table.dropna(subset=["lr"])
+    return "; ".join(f"{words.label(name)} {told(rows['lr'])}" for name, rows in words.by_architecture(known).items())

@@ -1,0 +1,186 @@
+"""Results in words, for report and terminal: names of architectures, settings, repeats and comparisons; numbers."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis.table import COMPARISONS, by_comparison
+from sae_core.records import flat
+
+TERMINAL_WIDTH = 100
+"""Columns that text for the terminal takes at most."""
+
+LISTED = 6
+"""Items that a sentence names; further ones are counted."""
+
+REPEAT = "repeat"
+"""Column that `with_repeats` adds."""
+
+_LABELS = {
+    "standard": "Standard (L1)",
+    "gated": "Gated",
+    "topk": "TopK",
+    "batchtopk": "BatchTopK",
+    "jumprelu": "JumpReLU",
+    "matryoshka_batchtopk": "Matryoshka BatchTopK",
+}
+_IN_EVERY_TITLE = ("activations.model.name", "activations.model.hook_point", "d_sae", "activations.train_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Title:
+    """Names of a comparison."""
+
+    full: str
+    """What its runs have in common."""
+    common: str
+    """That part of it which the runs of all comparisons have in common; empty where there is nothing."""
+    short: str
+    """Those parts of it in which the comparisons of the table differ; empty where there is only one."""
+
+
+def label(architecture: str) -> str:
+    """A reader's name for an architecture."""
+    return _LABELS.get(architecture) or architecture.replace("_", " ").capitalize()
+
+
+def in_order(architectures: Iterable[str]) -> list[str]:
+    """Architectures in reading order: ours as always, further ones by name."""
+    names = set(architectures)
+    return [*(name for name in _LABELS if name in names), *sorted(names - set(_LABELS))]
+
+
+def by_architecture(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The table's rows per architecture, in reading order."""
+    groups = {str(name): rows for name, rows in table.groupby("architecture")}
+    return {name: groups[name] for name in in_order(groups)}
+
+
+def setting(row: "Mapping[Any, Any] | pd.Series[Any]", *, with_lr: bool = False) -> str:
+    """A reader's name for what a run was asked for: "k=16", "l1_coefficient=0.5 (bandwidth=0.1)" or "target L0 32".
+
+    Args:
+        row: of the table, or a mean over seeds.
+        with_lr: name the learning rate too, where settings differ in it.
+    """
+    if pd.notna(row["target_l0"]):
+        requested = f"target L0 {row['target_l0']:g}"
+    elif pd.notna(row["sparsity_parameter"]) and pd.notna(row["sparsity_value"]):
+        requested = f"{row['sparsity_parameter']}={row['sparsity_value']:g}"
+    else:
+        requested = number(None)  # the run left no record, and nothing says what it was asked for
+    further = ", ".join(part for part in (f"lr={row['lr']:.3g}" if with_lr else "", row["variant"]) if part)
+    return f"{requested} ({further})" if further else requested
+
+
+def number(value: float | None) -> str:
+    """A number for a table: four digits, no exponent for ordinary sizes; an en dash for a missing one."""
+    if value is None or pd.isna(value) or not math.isfinite(value):
+        return "–"
+    size = abs(value)
+    if size and (size < 1e-4 or size >= 1e6):
+        return f"{value:.3g}"
+    return f"{value:.{4 if size < 1 else max(3 - int(math.log10(size)), 0)}f}"
+
+
+def metric(name: str, value: float | None) -> str:
+    """A metric's value for a reader: L0 with one decimal, its error and shares of the dictionary in percent, the rest with four digits."""
+    formats = {"l0": "{:.1f}", "l0_error": "{:+.1%}", "dead_fraction": "{:.1%}"}
+    if name not in formats or number(value) == number(None):
+        return number(value)
+    return formats[name].format(value).replace("%", " %")
+
+
+def count(value: float) -> str:
+    """A count in a reader's words: 1000000 -> "1 M", 100352 -> "100 k"."""
+    for size, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if value >= size * 0.9995:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "12.3 s", "4 min 10 s" or "3 h 20 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{int(seconds // 60)} min {int(seconds % 60)} s" if seconds < 3600 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def counted(amount: int, noun: str) -> str:
+    """E.g. "3 seeds"."""
+    return f"{amount:,} {noun}{'s' * (amount != 1)}"
+
+
+def listed(items: Iterable[str]) -> str:
+    """E.g. "a, b and c", or of many items "a, b, c, d, e and 4 more"."""
+    *first, last = items
+    if len(first) >= LISTED:
+        first, last = first[: LISTED - 1], f"{len(first) - LISTED + 2} more"
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def with_repeats(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with a column REPEAT that is equal for runs of one seed and one order of the tokens."""
+    orders = table["data_seed"].astype("string").fillna("") if "data_seed" in table else ""
+    return table.assign(**{REPEAT: table["seed"].astype("string").fillna("") + "/" + orders})
+
+
+def n_repeats(table: pd.DataFrame) -> int:
+    """How many pairs of a seed and an order the table has."""
+    return int(with_repeats(table)[REPEAT].nunique())
+
+
+def noun(table: pd.DataFrame) -> str:
+    """What a repeat is: "seed", "order" where only the order of the tokens differs, or "repeat" where both do."""
+    orders = table["data_seed"].nunique() if "data_seed" in table else 0
+    return "seed" if orders < 2 else "order" if table["seed"].nunique() < 2 else "repeat"
+
+
+def counted_repeats(table: pd.DataFrame) -> str:
+    """E.g. "3 seeds", "2 orders of the tokens" or "6 repeats (3 seeds, 2 orders of the tokens)"."""
+    kind, amount = noun(table), n_repeats(table)
+    if kind == "seed":
+        return counted(amount, "seed")
+    orders = f"{counted(table['data_seed'].nunique(), 'order')} of the tokens"
+    return orders if kind == "order" else f"{counted(amount, 'repeat')} ({counted(table['seed'].nunique(), 'seed')}, {orders})"
+
+
+def titles(table: pd.DataFrame) -> dict[str, Title]:
+    """Comparison hash -> its names. Where all else is the same for two, the hash of the held-out text tells them apart."""
+    comparisons = by_comparison(table)
+    configs = {name: table.attrs.get(COMPARISONS, {}).get(name) or {} for name in comparisons}
+    fields = {
+        name: flat({"d_sae": config.get("d_sae"), "activations": config.get("activations") or {}}) for name, config in configs.items()
+    }
+    varied = [
+        field
+        for field in dict.fromkeys(field for own in fields.values() for field in own if field not in _IN_EVERY_TITLE)
+        if len({json.dumps(own.get(field)) for own in fields.values()}) > 1
+    ]
+    parts = {name: _parts(own, varied) or [str(configs[name].get("sweep") or f"comparison {name}")] for name, own in fields.items()}
+    for name in [name for name, own in parts.items() if list(parts.values()).count(own) > 1]:
+        texts = comparisons[name]["eval_hash"].dropna() if "eval_hash" in table else pd.Series(dtype=str)
+        parts[name] = [*parts[name], f"held-out text {texts.min()}" if len(texts) else f"comparison {name}"]
+    common = set.intersection(*map(set, parts.values())) if len(parts) > 1 else set()
+    return {
+        name: Title(
+            full=" · ".join(own),
+            common=" · ".join(part for part in own if part in common),
+            short=" · ".join(part for part in own if part not in common) if len(parts) > 1 else "",
+        )
+        for name, own in parts.items()
+    }
+
+
+def _parts(fields: Mapping[str, Any], varied: Iterable[str]) -> list[str]:
+    """What a title says, e.g. ["demo", "blocks.2.hook_resid_post", "d_sae 1024", "1 M training tokens", "context_size 128"]."""
+    model, hook_point, d_sae, tokens = (fields.get(field) for field in _IN_EVERY_TITLE)
+    parts = [model, hook_point, f"d_sae {d_sae}" if d_sae else "", f"{count(tokens)} training tokens" if tokens else ""]
+    for name, value in ((field.rpartition(".")[2], fields.get(field)) for field in varied):
+        parts += [] if value is None else [f"{name} {value if isinstance(value, str) else json.dumps(value)}"]
+    return [str(part) for part in parts if part]
