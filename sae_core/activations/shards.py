@@ -127,26 +127,16 @@ def write_shard(directory: Path, index: int, x: Float[Tensor, "N d_in"], dtype: 
 
 
 def _not_finite(x: Float[Tensor, "N d_in"], index: int, dtype: str) -> ConfigError:
-    """What to say about activations that are not finite as stored: they never were, or the precision is too small for them."""
     broken = (~x.isfinite().all(dim=1)).nonzero().flatten()
-    if len(broken):
-        value = x[broken[0]][~x[broken[0]].isfinite()][0]
+    if not len(broken):
         return ConfigError(
-            f"activations must be finite, but got {float(value)} in row {int(broken[0])} of shard {index}, and in {len(broken)} of its "
-            f"{len(x)} rows, as the source computes them. Correct it: the model's weights, or its precision where that is below float32."
+            f"activations must be finite in `data.activations_dtype`, but got {float(x.abs().max()):.4g} in shard {index} with {dtype}, "
+            f"whose largest value is {torch.finfo(getattr(torch, dtype)).max:.4g}. Set `data.activations_dtype: float32`."
         )
     return ConfigError(
-        f"activations must be finite in `data.activations_dtype`, but got {float(x.abs().max()):.4g} in shard {index} with {dtype}, "
-        f"whose largest value is {torch.finfo(getattr(torch, dtype)).max:.4g}. Set `data.activations_dtype: float32`."
+        f"activations must be finite, but got NaN or infinity in {len(broken)} of the {len(x)} rows of shard {index}, first in row "
+        f"{int(broken[0])}. Correct their source: the model's weights, or its precision where that is below float32."
     )
-
-
-def damaged_files(directory: Path) -> list[Path]:
-    """The files of a cache that are not what was written, or that an earlier version wrote without a checksum; all are read."""
-    directory = Path(directory)
-    paths = [*directory.glob("*.safetensors"), *directory.glob("*.json")]
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # hashing lets other threads run
-        return sorted(path for path, is_sound in zip(paths, threads.map(_is_sound, paths), strict=True) if not is_sound)
 
 
 def remove_damaged(directory: Path) -> list[Path]:
@@ -157,11 +147,18 @@ def remove_damaged(directory: Path) -> list[Path]:
     return damaged
 
 
+def damaged_files(directory: Path) -> list[Path]:
+    """The files of a cache that are not what was written, or that an earlier version wrote without a checksum; all are read."""
+    paths = [*Path(directory).glob("*.safetensors"), *Path(directory).glob("*.json")]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # hashing lets other threads run
+        return sorted(path for path, is_sound in zip(paths, threads.map(_is_sound, paths), strict=True) if not is_sound)
+
+
 def _is_sound(path: Path) -> bool:
     try:
         if path.suffix == ".safetensors":
             return check_tensors(path)
-        _read_stats(path) if path.name != "manifest.json" else _read_manifest(path)
+        _read(path, Manifest if path == _manifest_path(path.parent) else ShardStats)
     except FileNotFoundError:  # removed meanwhile
         return True
     except DamagedFileError:
@@ -192,7 +189,7 @@ def harvest(
     """
     for index in range(source.n_shards(directory)) if indices is None else indices:
         if is_complete(directory, index):
-            stats = _read_stats(_stats_path(directory, index))
+            stats = _read(_stats_path(directory, index), ShardStats)
         else:
             stats = write_shard(directory, index, source.shard(directory, index), source.activations_dtype)
         if on_shard:
@@ -210,7 +207,7 @@ def finish(source: ActivationSource, directory: Path) -> Manifest:
     missing = [index for index in indices if not is_complete(directory, index)]
     if missing:
         raise ValueError(f"every shard must be harvested before `finish`, but got missing={missing} of {len(indices)}. Harvest them.")
-    stats = [_read_stats(_stats_path(directory, index)) for index in indices]
+    stats = [_read(_stats_path(directory, index), ShardStats) for index in indices]
     n_tokens = sum(shard.n_tokens for shard in stats)
     mean_norm = sum(shard.norm_sum for shard in stats) / n_tokens
     variance = sum(shard.variance for shard in stats)
@@ -241,15 +238,7 @@ def read_manifest(directory: Path) -> Manifest:
         FileNotFoundError: the cache is not complete.
         DamagedFileError: it is not what was written.
     """
-    return _read_manifest(_manifest_path(directory))
-
-
-def _read_manifest(path: Path) -> Manifest:
-    return _read(path, Manifest)
-
-
-def _read_stats(path: Path) -> ShardStats:
-    return _read(path, ShardStats)
+    return _read(_manifest_path(directory), Manifest)
 
 
 def _read(path: Path, kind: Callable[..., T]) -> T:

@@ -35,7 +35,7 @@ class ActivationStream(Protocol):
     """What was applied to the activations."""
 
     def batches(self, start: int = 0) -> Iterator[Float[Tensor, "B d_in"]]:
-        """Normalised float32 batches without end, from batch `start` on: the same ones as if the earlier had been read."""
+        """Normalized float32 batches without end, from batch `start` on: the same ones as if the earlier had been read."""
         ...
 
 
@@ -57,30 +57,39 @@ def shuffled_rows(shard_tokens: Sequence[int], data_seed: int, start: int) -> It
 class _ShuffledStream(ABC):
     """Batches of shuffled rows; a subclass says where the rows of a shard are."""
 
-    d_in: int
     normalization: Normalization
 
-    def __init__(self, shard_tokens: Sequence[int], *, batch_size: int, data_seed: int, device: str | torch.device) -> None:
+    def __init__(
+        self,
+        shard_tokens: Sequence[int],
+        mean: Float[Tensor, " d_in"],
+        scale: float,
+        *,
+        batch_size: int,
+        data_seed: int,
+        normalize_activations: str,
+        device: str | torch.device,
+    ) -> None:
         self.n_tokens = sum(shard_tokens)
         """Tokens in an epoch."""
         if self.n_tokens < 1 or batch_size < 1:
             raise ConfigError(f"a stream needs tokens and batches of at least one, but got n_tokens={self.n_tokens} and {batch_size=}.")
         self.batch_size = batch_size
+        self.d_in = len(mean)
+        self.mean = mean
+        """Mean activation, unscaled, [d_in]."""
         self._shard_tokens = tuple(shard_tokens)
         self._data_seed = data_seed
         self._device = torch.device(device)
+        shards = (self._shard(index) for index in range(len(self._shard_tokens)))  # statistics are of the first rows in this order
+        self.normalization = NORMALIZATIONS[normalize_activations](scale, shards).to(self._device)
 
     @abstractmethod
     def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
         """Rows of one shard, unscaled, in any precision, on the CPU."""
 
-    def _normalize(self, name: str, scale: float) -> None:
-        """Set `normalization`; statistics are of the first rows in the order of the shards."""
-        shards = (self._shard(index) for index in range(len(self._shard_tokens)))
-        self.normalization = NORMALIZATIONS[name](scale, shards).to(self._device)
-
     def batches(self, start: int = 0) -> Iterator[Float[Tensor, "B d_in"]]:
-        """Normalised float32 batches without end, from batch `start` on: the same ones as if the earlier had been read."""
+        """Normalized float32 batches without end, from batch `start` on: the same ones as if the earlier had been read."""
         rows = self._rows(start)
         for batch in self._prefetched(rows) if self._device.type == "cuda" else rows:
             yield self.normalization(batch.float())
@@ -101,13 +110,11 @@ class _ShuffledStream(ABC):
 
     def _prefetched(self, rows: Iterator[Tensor]) -> Iterator[Tensor]:
         """Send each batch to the GPU while the one before is worked on."""
-        ahead = self._to_device(next(rows))
+        ahead = None
         for batch in rows:
-            ready, ahead = ahead, self._to_device(batch)
-            yield ready
-
-    def _to_device(self, batch: Tensor) -> Tensor:
-        return batch.pin_memory().to(self._device, non_blocking=True)
+            ready, ahead = ahead, batch.pin_memory().to(self._device, non_blocking=True)
+            if ready is not None:
+                yield ready
 
 
 class Stream(_ShuffledStream):
@@ -132,13 +139,17 @@ class Stream(_ShuffledStream):
         device: str | torch.device = "cpu",
     ) -> None:
         manifest = read_manifest(directory)
-        super().__init__(manifest.shard_tokens, batch_size=batch_size, data_seed=data_seed, device=device)
         self._directory = Path(directory)
-        self.d_in = manifest.d_in
-        self.mean = torch.tensor(manifest.mean, dtype=torch.float32)
-        """Mean activation, unscaled, [d_in]."""
         self.activations_hash = manifest.activations_hash
-        self._normalize(normalize_activations, manifest.scale)
+        super().__init__(
+            manifest.shard_tokens,
+            torch.tensor(manifest.mean, dtype=torch.float32),
+            manifest.scale,
+            batch_size=batch_size,
+            data_seed=data_seed,
+            normalize_activations=normalize_activations,
+            device=device,
+        )
 
     def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
         with open_tensors(shard_path(self._directory, index)) as file:
@@ -169,32 +180,29 @@ class TensorStream(_ShuffledStream):
     ) -> None:
         if x.ndim != 2 or x.is_complex():
             raise ConfigError(f"activations must be real numbers of shape [N, d_in], but got {x.dtype} of {list(x.shape)}. Flatten them.")
-        super().__init__([len(x)], batch_size=batch_size, data_seed=data_seed, device=device)
-        self._x = _readable(x)
-        self.d_in = x.shape[1]
-        self.mean = self._x.mean(dim=0, dtype=torch.float32)
-        """Mean activation, unscaled, [d_in]."""
-        mean_norm = float(self._x.float().norm(dim=1).double().mean())
-        if not 0 < mean_norm < math.inf:
-            raise ConfigError(
-                f"activations must have norms that float32 can hold, but got a mean norm of {mean_norm:g}: values reach "
-                f"{float(self._x.abs().max()):g}. Scale them first."
+        # What training can read: float16 and bfloat16 as they are, other precisions as float32.
+        self._x = x.detach() if x.dtype in (torch.float16, torch.bfloat16) else x.detach().float()
+        broken = (~self._x.isfinite().all(dim=1)).nonzero().flatten()
+        mean_norm = float(self._x.float().norm(dim=1).double().mean()) if len(x) else 1.0  # no rows: refused below
+        if len(broken) or not 0 < mean_norm < math.inf:
+            problem = (
+                f"{len(broken)} of {len(x)} rows that are not, the first of them row {int(broken[0])}"
+                if len(broken)
+                else f"a mean norm of {mean_norm:g}"
             )
-        self._normalize(normalize_activations, math.sqrt(self.d_in) / mean_norm)
+            raise ConfigError(
+                f"activations must be finite and have norms above 0 that float32 can hold, but got {problem}. "
+                "Leave such rows out, scale them or correct their source."
+            )
+        super().__init__(
+            [len(x)],
+            self._x.mean(dim=0, dtype=torch.float32),
+            math.sqrt(x.shape[1]) / mean_norm,
+            batch_size=batch_size,
+            data_seed=data_seed,
+            normalize_activations=normalize_activations,
+            device=device,
+        )
 
     def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
         return self._x
-
-
-def _readable(x: Tensor) -> Tensor:
-    """Activations that training can read: in float16 and bfloat16 as they are, in other precisions cast to float32.
-
-    Raises:
-        ConfigError: one is not finite in float32, or all are 0.
-    """
-    x = x.detach() if x.dtype in (torch.float32, torch.float16, torch.bfloat16) else x.detach().float()
-    broken = (~x.isfinite().all(dim=1)).nonzero().flatten()
-    if len(broken) or not bool(x.any()):
-        problem = f"{len(broken)} of {len(x)} rows that are not, the first of them row {int(broken[0])}" if len(broken) else "only 0"
-        raise ConfigError(f"activations must be finite and not all 0, but got {problem}. Leave such rows out or correct their source.")
-    return x

@@ -64,7 +64,7 @@ def test_statistics_are_of_all_rows(tmp_path: Path) -> None:
 def test_what_is_not_finite_is_told_with_its_row(tmp_path: Path) -> None:
     x = torch.zeros(5, 2)
     x[3:, 1] = float("nan")
-    with pytest.raises(ConfigError, match="got nan in row 3 of shard 7, and in 2 of its 5 rows, as the source computes them"):
+    with pytest.raises(ConfigError, match="got NaN or infinity in 2 of the 5 rows of shard 7, first in row 3"):
         write_shard(tmp_path, 7, x, "float16")
 
 

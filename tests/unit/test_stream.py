@@ -129,7 +129,7 @@ def test_both_are_activation_streams(cache: Path) -> None:
 @pytest.mark.parametrize(("n_rows", "batch_size", "value"), [(0, 4, "n_tokens=0"), (4, 0, "batch_size=0")])
 def test_empty_streams_are_refused(n_rows: int, batch_size: int, value: str) -> None:
     with pytest.raises(ConfigError, match=value):
-        TensorStream(torch.zeros(n_rows, 2), batch_size=batch_size)
+        TensorStream(torch.ones(n_rows, 2), batch_size=batch_size)
 
 
 @pytest.mark.parametrize("name", NORMALIZATIONS)
@@ -147,10 +147,10 @@ def test_activations_in_any_precision_become_float32(dtype: torch.dtype, name: s
     [
         (torch.tensor([[1.0, 2.0], [1.0, torch.nan], [torch.inf, 1.0]]), "2 of 3 rows that are not, the first of them row 1"),
         (torch.tensor([[1.0, 2.0], [1e300, 1.0]], dtype=torch.float64), "1 of 2 rows that are not, the first of them row 1"),
-        (torch.zeros(3, 2), "only 0"),
-        (torch.full((3, 2), 1e-300, dtype=torch.float64), "only 0"),
-        (torch.full((3, 2), 1e30), "a mean norm of inf: values reach 1e"),
-        (torch.full((3, 2), 1e-30), "a mean norm of 0: values reach 1e-30"),
+        (torch.zeros(3, 2), "a mean norm of 0"),
+        (torch.full((3, 2), 1e-300, dtype=torch.float64), "a mean norm of 0"),
+        (torch.full((3, 2), 1e30), "a mean norm of inf"),
+        (torch.full((3, 2), 1e-30), "a mean norm of 0"),
     ],
 )
 def test_activations_that_are_no_numbers_to_train_on_are_refused(x: torch.Tensor, problem: str) -> None:
