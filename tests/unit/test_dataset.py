@@ -203,3 +203,10 @@ def test_nothing_is_written_where_a_local_directory_is_read(tmp_path: Path, monk
     assert list(documents(config, "train"))
     content_hash(config)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["d", "text.jsonl"]
+
+
+def test_fields_that_would_have_no_effect(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"`text_column` must be left out .* but got text_column='body' and tokens_column='ids'"):
+        DataConfig(dataset="owner/text", text_column="body", tokens_column="ids")
+    with pytest.raises(ConfigError, match=r"`data\.subset` must be left out where the dataset is one file, but got 'en'"):
+        texts("train", dataset=write(tmp_path, ".jsonl"), subset="en")

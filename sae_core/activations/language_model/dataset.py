@@ -14,7 +14,9 @@ from contextlib import AbstractContextManager
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
 
 from sae_core.activations.files import hash_files, is_hub_name
 from sae_core.activations.language_model.rows import (
@@ -61,6 +63,13 @@ class DataConfig(Config):
     """Precision of the stored activations."""
     exclude_special_tokens: bool = True
     """Leave BOS, EOS, padding and other special tokens out of training and evaluation."""
+
+    @model_validator(mode="after")
+    def _text_or_tokens(self) -> Self:
+        if self.tokens_column is not None and self.changed("text_column"):
+            given = f"text_column={self.text_column!r} and tokens_column={self.tokens_column!r}"
+            raise ConfigError(f"`text_column` must be left out where `tokens_column` is given, but got {given}. Remove one of them.")
+        return self
 
     @property
     def column(self) -> str:
@@ -167,6 +176,8 @@ def _open_splits(config: DataConfig, *, streaming: bool) -> Mapping[str, Rows]:
     path = _local_path(config.dataset)
     with _reading(config):
         if path is not None and path.is_file():
+            if config.subset is not None:
+                raise ConfigError(f"`data.subset` must be left out where the dataset is one file, but got {config.subset!r}. Remove it.")
             return _splits_of_file(path, config)
         import datasets
 
