@@ -304,7 +304,7 @@ def test_list_names_what_a_definition_may_name_plugins_included(tmp_path):
     listed = call("list", "--plugin", plugin).output
     for name in ("demo", "batchtopk", "language_model", "delta_ce", "tpe", "l0_fvu", "whitening"):
         assert f"\n  {name} " in listed
-    assert "  sobol    A Sobol sequence. [sobol.py]\n" in listed
+    assert "  sobol   A Sobol sequence. [sobol.py]\n" in listed
     assert f"  sobol.py  {plugin}" in listed
 
 
