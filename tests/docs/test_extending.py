@@ -1,0 +1,62 @@
+"""The plugins of docs/extending.md pass the contract tests of the parts that come with the package, and train on two workers."""
+
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from documents import ROOT, blocks
+
+from analysis.table import load_table
+
+pytestmark = [pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory):
+    """The page's plugins as files: registered name -> path."""
+    directory = tmp_path_factory.mktemp("plugins")
+    files = {}
+    for text in blocks(ROOT / "docs" / "extending.md", "python"):
+        name = re.search(r'\.register\("(\w+)"\)', text)[1]
+        files[name] = directory / f"my_{name}.py"
+        files[name].write_text(text)
+    return files
+
+
+def test_they_pass_the_contract_tests(plugins):
+    names = " or ".join(plugins)
+    environment = {**os.environ, "SAE_SWEEP_TEST_PLUGINS": os.pathsep.join(map(str, plugins.values()))}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/contract", "-k", names]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    for name in ("log_penalty", "norm_ratio", "array", "l0_kl"):
+        listed = subprocess.run([*command, "--co"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert f"[{name}" in listed.stdout or f"-{name}" in listed.stdout, name
+
+
+@pytest.mark.ray
+def test_they_train_on_two_workers(plugins, tmp_path):
+    generator = np.random.default_rng(0)
+    directions = generator.standard_normal((24, 16)).astype(np.float32)
+    rows = (generator.random((70_000, 24)) > 0.9).astype(np.float32) @ directions
+    np.save(tmp_path / "activations.npy", rows)
+    definition = {
+        "name": "mine",
+        "plugins": [str(file) for file in plugins.values()],
+        "activations": {"source": "array", "path": "./activations.npy", "train_tokens": 66_000, "eval_tokens": 4_000},
+        "sae": {"d_sae": 32},
+        "train": {"lr": 4e-3, "batch_size": 256},
+        "architectures": {"log_penalty": {"log_coefficient": [0.3, 1.0]}, "topk": {"k": 2}},
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(definition))
+    command = [sys.executable, "-m", "sweeps", "run", "mine.yaml"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    table = load_table(tmp_path / "results" / "mine").set_index("architecture")
+    assert (table.status == "finished").all()
+    assert table.norm_ratio.between(0.3, 1.2).all()

@@ -1,0 +1,42 @@
+"""README's shell lines and Python run, in order and in one directory; lines that cannot say what they need."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from documents import ROOT, blocks
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+README = ROOT / "README.md"
+BIN = Path(sys.executable).parent
+
+
+def lines():
+    return [line for text in blocks(README, "bash") for line in text.splitlines() if line]
+
+
+def test_what_it_shows_runs(tmp_path):
+    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    for line in lines():
+        if "# needs" not in line:
+            command = line.replace("sae-sweep", f"{sys.executable} -m sweeps", 1)
+            done = subprocess.run(
+                command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+            )
+            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    has_saelens = importlib.util.find_spec("sae_lens") is not None
+    script = "\n".join(text for text in blocks(README, "python") if has_saelens or "sae_lens" not in text)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "batchtopk" in done.stdout
+
+
+def test_what_cannot_run_says_what_it_needs():
+    needy = [line for line in lines() if "# needs" in line]
+    assert [line.split("#")[0].split()[:2] for line in needy] == [["make", "demo"], ["make", "test"], ["sae-sweep", "run"]]
