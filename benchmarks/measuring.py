@@ -20,9 +20,8 @@ from typing import Any, Self
 from rich.console import Console
 
 from sae_core import provenance
-from sae_core.activations.shards import cache_directory
-from sae_core.config.run import SOURCES, RunConfig
-from sweeps.definition.local_data import locate
+from sae_core.config.run import RunConfig
+from sweeps.planning.inputs import shared_activations
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 132
@@ -76,9 +75,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 def activations_of(run: RunConfig, results: Path) -> tuple[Any, Path]:
     """The source of a run's activations, and the cache that a sweep below `results` has made of them."""
-    caches = results.absolute() / ".activations"
-    source = SOURCES[run.activations.source](locate(run.activations, caches))
-    return source, cache_directory(caches, source.fingerprint())
+    (shared,) = shared_activations([run.activations], [run], results.absolute() / ".activations")
+    return shared.source, shared.cache
 
 
 def run_sweep(*arguments: str) -> float:

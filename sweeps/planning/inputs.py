@@ -26,6 +26,11 @@ class SharedActivations:
     """For the records: `RunRecord.activation_facts`."""
 
     @property
+    def config(self) -> dict[str, Any]:
+        """The config of the activations, in JSON, as the runs have it."""
+        return self.runs[0].activations.model_dump(mode="json")
+
+    @property
     def arguments(self) -> tuple[dict[str, Any], str]:
         """What the jobs of `sweeps.execution.workers.SourceWorker` take: the source's config, in JSON, and its cache."""
         return self.source.config.model_dump(mode="json"), str(self.cache)

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sae_core.config.run import RunConfig
 from sae_core.errors import ConfigError
 from sae_core.layout import SweepPaths
 from sae_core.records import RunRecord
+from sae_core.validation import at
 from sweeps.planning.inputs import SharedActivations
 from sweeps.storage.store import Store
 
@@ -48,17 +50,17 @@ class Costs:
 
     def harvest_seconds(self, shared: SharedActivations) -> float:
         """All training activations."""
-        return shared.source.config.train_tokens * self.harvest.get(_model_of(shared), math.nan)
+        return shared.source.config.train_tokens * self.harvest.get(_model(shared.config), math.nan)
 
     def evaluate_seconds(self, shared: SharedActivations, n_saes: int) -> float:
         """All held-out text, for some SAEs."""
-        return shared.source.config.eval_tokens * self.evaluate.get(_model_of(shared), math.nan) * (n_saes + BASELINES)
+        return shared.source.config.eval_tokens * self.evaluate.get(_model(shared.config), math.nan) * (n_saes + BASELINES)
 
     def in_words(self, parts: Mapping[str, float]) -> str:
         """The sum of the known parts, each of them, and where they come from."""
-        total = sum(seconds for seconds in parts.values() if not math.isnan(seconds))
-        shown = ", ".join(f"{name} {'not known' if math.isnan(seconds) else _clock(seconds)}" for name, seconds in parts.items())
-        return f"about {_clock(total)} ({shown}), predicted from {self.origin}"
+        shown = {name: "not known" if math.isnan(part) else str(timedelta(seconds=round(part))) for name, part in parts.items()}
+        total = timedelta(seconds=round(sum(part for part in parts.values() if not math.isnan(part))))
+        return f"about {total} ({', '.join(f'{name} {part}' for name, part in shown.items())}), predicted from {self.origin}"
 
 
 def makespan(costs: Sequence[float], n_slots: int) -> float:
@@ -88,7 +90,7 @@ def of_finished_runs(results: Path) -> Costs | None:
         except ConfigError:  # a newer version wrote them
             continue
         for record in records:
-            if record.hardware == hardware and record.status == "finished" and record.d_in and record.train_seconds and record.train_tokens:
+            if record.hardware == hardware and record.status == "finished" and _is_complete(record):
                 runs.append(record)
                 launches[record.launch].append(record)
         names += [directory.name] if launches else []
@@ -96,6 +98,12 @@ def of_finished_runs(results: Path) -> Costs | None:
             _add_stages(costs, store.facts(), launch, made)
     costs.origin = f"{len(runs)} finished runs on this hardware ({', '.join(names)})"
     return costs if runs else None
+
+
+def _is_complete(record: RunRecord) -> bool:
+    """Whether a record has what a prediction needs: earlier versions wrote less."""
+    fields = ("activations.train_tokens", "activations.eval_tokens", "sae.d_sae", "train.batch_size")
+    return bool(record.d_in and record.train_seconds and record.train_tokens) and all(at(record.config, field) for field in fields)
 
 
 def _add_stages(costs: Costs, facts: Mapping[str, Any], launch: int | None, records: Sequence[RunRecord]) -> None:
@@ -161,7 +169,7 @@ def _measure(shared: SharedActivations, cache: Path, device: str, n_slots: int, 
         settings[_setting(run, source.d_in)].append(run)
     began = _now(device)
     source.shard(cache, 0)
-    costs.harvest[_model_of(shared)] = (_now(device) - began) / len(x) / min(n_slots, n_shards)
+    costs.harvest[_model(shared.config)] = (_now(device) - began) / len(x) / min(n_slots, n_shards)
     saes: dict[str, Any] = {}
     for setting, runs in settings.items():
         steps[setting], sae = _step_seconds(sorted(runs, key=lambda run: run.sae.expected_l0)[len(runs) // 2], x, device)
@@ -169,7 +177,7 @@ def _measure(shared: SharedActivations, cache: Path, device: str, n_slots: int, 
     began = _now(device)
     chunk = source.eval_chunk(cache, 0, x.mean(dim=0))
     evaluate_chunk(chunk, saes)
-    costs.evaluate[_model_of(shared)] = (_now(device) - began) / len(chunk.x) / (len(saes) + BASELINES) / min(n_slots, n_chunks)
+    costs.evaluate[_model(shared.config)] = (_now(device) - began) / len(chunk.x) / (len(saes) + BASELINES) / min(n_slots, n_chunks)
 
 
 def _step_seconds(run: RunConfig, x: Any, device: str) -> tuple[float, Any]:
@@ -184,7 +192,7 @@ def _step_seconds(run: RunConfig, x: Any, device: str) -> tuple[float, Any]:
     times = [_now(device)]
     few = run.model_copy(update={"activations": activations, "train": train})
     result = train_run(few, stream, device=device, on_step=lambda _: times.append(_now(device)))
-    counted = times[len(times) // 2 :]
+    counted = times[-(len(times) // 2 + 1) :]
     return (counted[-1] - counted[0]) / (len(counted) - 1), result.exported() if result.sae else None
 
 
@@ -206,12 +214,3 @@ def _model(activations: Mapping[str, Any]) -> str:
     """A config of activations in JSON, without its text."""
     kept = {name: value for name, value in activations.items() if name not in ("data", "train_tokens", "eval_tokens")}
     return json.dumps(kept, sort_keys=True)
-
-
-def _model_of(shared: SharedActivations) -> str:
-    return _model(shared.runs[0].activations.model_dump(mode="json"))
-
-
-def _clock(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
