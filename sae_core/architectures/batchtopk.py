@@ -6,18 +6,15 @@ lags behind a short run; ours is measured after the last step.
 """
 
 from collections.abc import Iterable
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from sae_core.architectures.jumprelu import JumpReLU, JumpReLUConfig
 from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
 from sae_core.config.run import ARCHITECTURES
-from sae_core.errors import ConfigError
-from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.active import ActiveLatents, topk_per_batch
 
 HINT_FACTOR = 0.9
@@ -27,22 +24,15 @@ HINT_FACTOR = 0.9
 class BatchTopKFamilyConfig(TopKFamilyConfig):
     """Fields of BatchTopK and of its Matryoshka form."""
 
-    sparsity_parameter: ClassVar[str] = "k"
-
     k: Annotated[float, Field(gt=0)]
     """Active latents per token, on average over the batch."""
-
-    @model_validator(mode="after")
-    def _k_fits(self) -> Self:
-        if self.k > self.d_sae:
-            raise ConfigError(f"`k` must satisfy 0 < k <= d_sae, but got k={self.k} and d_sae={self.d_sae}. Lower `k` or raise `d_sae`.")
-        return self
 
 
 class BatchTopKFamily(TopKFamily):
     """Abstract: selection over the batch, and the threshold that replaces it at inference."""
 
     config: BatchTopKFamilyConfig
+    saelens_architecture = "jumprelu"
 
     threshold: Tensor
     """Smallest score that counts as active at inference; of the last batch while training, then calibrated."""
@@ -74,13 +64,9 @@ class BatchTopKFamily(TopKFamily):
             cuts.append(self.threshold.clone())
         self.threshold.copy_(torch.stack(cuts).mean())
 
-    def to_inference(self) -> SparseAutoencoder:
-        """A JumpReLU SAE whose thresholds are all the calibrated one."""
-        config = JumpReLUConfig(d_sae=self.d_sae, decoder_init_norm=self.config.decoder_init_norm)
-        folded = JumpReLU(config, self.d_in)
-        threshold = self.threshold.expand(self.d_sae).clone()
-        folded.load_state_dict({**self.folded_weights(), "threshold": threshold})
-        return folded.to(self.W_dec.device).eval()
+    def inference_weights(self) -> dict[str, Tensor]:
+        """Of a JumpReLU SAE whose thresholds are all the calibrated one."""
+        return {**self.folded_weights(), "threshold": self.threshold.expand(self.d_sae)}
 
 
 class BatchTopKConfig(BatchTopKFamilyConfig):
@@ -99,5 +85,4 @@ class BatchTopK(BatchTopKFamily):
 
     Config = BatchTopKConfig
     relative_cost = 1.05
-    saelens_architecture = "jumprelu"
     config: BatchTopKConfig

@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
-from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse, row_norms
-from sae_core.sparse.active import ActiveLatents, without_zeros
-from sae_core.sparse.pre_acts import DensePreActs, PreActs, SparsePreActs, encoder_products, pre_acts_above
+from sae_core.sae.base import LossContext, LossTerms, mse
+from sae_core.sae.elementwise import ElementwiseSAE
+from sae_core.sparse.pre_acts import PreActs
 
 
 class GatedConfig(ArchitectureConfig):
@@ -34,7 +34,7 @@ class GatedConfig(ArchitectureConfig):
 
 
 @ARCHITECTURES.register("gated")
-class Gated(SparseAutoencoder):
+class Gated(ElementwiseSAE):
     """latents = 1[u + b_gate > 0] * relu(u * exp(r_mag) + b_mag), with u = (x - b_dec) @ W_enc."""
 
     Config = GatedConfig
@@ -48,14 +48,14 @@ class Gated(SparseAutoencoder):
         self.r_mag = nn.Parameter(torch.zeros(self.d_sae))
         self.b_mag = nn.Parameter(torch.zeros(self.d_sae))
 
-    def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        return self._gate_and_latents(DensePreActs(encoder_products(x, self.b_dec, self.W_enc)))[1]
+    def bias(self) -> None:
+        return None
 
-    def encode_sparse(self, x: Float[Tensor, "B d_in"]) -> tuple[ActiveLatents, Float[Tensor, " N"]]:
-        pre_acts = pre_acts_above(-self.b_gate, x, self.b_dec, self.W_enc, None)
-        if not isinstance(pre_acts, SparsePreActs):
-            return super().encode_sparse(x)
-        return without_zeros(pre_acts.active, self._gate_and_latents(pre_acts)[1])
+    def bound(self) -> Float[Tensor, " d_sae"]:
+        return -self.b_gate.detach()  # where the gate is shut neither path has a gradient
+
+    def activate(self, pre_acts: PreActs) -> Float[Tensor, "*E"]:
+        return self._gate_and_latents(pre_acts)[1]
 
     def _gate_and_latents(self, pre_acts: PreActs) -> tuple[Float[Tensor, "*E"], Float[Tensor, "*E"]]:
         u = pre_acts.values
@@ -64,12 +64,11 @@ class Gated(SparseAutoencoder):
         return gate, magnitude * gate.detach().sign()
 
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
-        # Where the gate is shut neither path has a gradient.
-        pre_acts = pre_acts_above(-self.b_gate.detach(), x, self.b_dec, self.W_enc, None)
+        pre_acts = self.pre_acts(x)
         gate, latents = self._gate_and_latents(pre_acts)
         terms = {
             "mse_loss": mse(pre_acts.decode(latents, self.W_dec) + self.b_dec, x),
-            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * pre_acts.weighted_mean(gate, row_norms(self.W_dec)),
+            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * pre_acts.weighted_mean(gate, self.W_dec.norm(dim=1)),
             "auxiliary_reconstruction_loss": mse(pre_acts.decode(gate, self.W_dec) + self.b_dec, x),
         }
-        return LossTerms.of(terms, pre_acts, latents)
+        return LossTerms.of(terms, latents, pre_acts)

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
 from sae_core.errors import ConfigError
-from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse, row_norms
-from sae_core.sparse.active import ActiveLatents, active_above
-from sae_core.sparse.pre_acts import DensePreActs, PreActs, encoder_products, pre_acts_above
+from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse
+from sae_core.sae.elementwise import ElementwiseSAE
+from sae_core.sparse.pre_acts import PreActs
 
 QUADRATIC_TIMES_L0 = 64.0
 """`coefficient_times_l0` of the quadratic loss: the loss is then 128 (L0 / target - 1)^2."""
@@ -85,7 +85,7 @@ class JumpReLUConfig(ArchitectureConfig):
 
 
 @ARCHITECTURES.register("jumprelu")
-class JumpReLU(SparseAutoencoder):
+class JumpReLU(ElementwiseSAE):
     """latents = z * 1[z > threshold], with z = (x - b_dec) @ W_enc + b_enc."""
 
     Config = JumpReLUConfig
@@ -99,15 +99,17 @@ class JumpReLU(SparseAutoencoder):
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
         self.threshold = nn.Parameter(torch.full((self.d_sae,), config.init_threshold))
 
-    def pre_acts(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        return encoder_products(x, self.b_dec, self.W_enc) + self.b_enc
+    def bound(self) -> Float[Tensor, " d_sae"]:
+        # In training, a pre-activation within the kernel moves its threshold.
+        return self.threshold.detach() - (self.config.bandwidth / 2 if self.training else 0)
 
-    def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        pre_acts = self.pre_acts(x)
-        return pre_acts * (pre_acts > self.threshold)
+    def activate(self, pre_acts: PreActs) -> Float[Tensor, "*E"]:
+        return self._latents_and_active(pre_acts)[0]
 
-    def encode_sparse(self, x: Float[Tensor, "B d_in"]) -> tuple[ActiveLatents, Float[Tensor, " N"]]:
-        return active_above(encoder_products(x, self.b_dec, self.W_enc), self.b_enc, self.threshold)
+    def _latents_and_active(self, pre_acts: PreActs) -> tuple[Float[Tensor, "*E"], Float[Tensor, "*E"]]:
+        threshold = pre_acts.gather(self.threshold)
+        latents, active = _JumpReLU.apply(pre_acts.values, threshold, self.config.bandwidth, self.config.ste_to_input)
+        return latents, active
 
     def lr_factors(self) -> dict[str, float]:
         return {"threshold": self.config.threshold_lr_factor}
@@ -121,26 +123,19 @@ class JumpReLU(SparseAutoencoder):
         cfg = self.config
         with torch.no_grad():
             self.threshold.clamp_(min=0)
-        pre_acts = self._pre_acts(x, ctx.dead)
-        threshold = pre_acts.gather(self.threshold)
-        latents, active = _JumpReLU.apply(pre_acts.values, threshold, cfg.bandwidth, cfg.ste_to_input)
+        pre_acts = self.pre_acts(x) if ctx.dead is None or not cfg.pre_act_loss_coefficient else self.all_pre_acts(x)
+        latents, active = self._latents_and_active(pre_acts)
         terms = {
             "mse_loss": mse(pre_acts.decode(latents, self.W_dec) + self.b_dec, x),
             "l0_loss": cfg.l0_coefficient * ctx.sparsity_scale * self._sparsity(pre_acts, latents, active),
         }
         if cfg.pre_act_loss_coefficient > 0:
             terms["pre_act_loss"] = cfg.pre_act_loss_coefficient * self._pre_act_loss(pre_acts, ctx.dead)
-        return LossTerms.of(terms, pre_acts, latents)
-
-    def _pre_acts(self, x: Tensor, dead: Tensor | None) -> PreActs:
-        if dead is not None and self.config.pre_act_loss_coefficient > 0:  # a dead latent is far below its threshold
-            return DensePreActs(self.pre_acts(x))
-        # Below the kernel a pre-activation is inactive, and moves no threshold.
-        return pre_acts_above(self.threshold.detach() - self.config.bandwidth / 2, x, self.b_dec, self.W_enc, self.b_enc)
+        return LossTerms.of(terms, latents, pre_acts)
 
     def _sparsity(self, pre_acts: PreActs, latents: Tensor, active: Tensor) -> Tensor:
         if self.config.sparsity_loss == "tanh":
-            norms = pre_acts.gather(row_norms(self.W_dec))
+            norms = pre_acts.gather(self.W_dec.norm(dim=1))
             return pre_acts.per_token(torch.tanh(self.config.tanh_scale * latents * norms)).mean()
         l0 = pre_acts.per_token(active)
         if self.config.sparsity_loss == "step":
@@ -153,7 +148,7 @@ class JumpReLU(SparseAutoencoder):
         if dead is None:
             return pre_acts.values.new_zeros(())
         below = (pre_acts.gather(self.threshold) - pre_acts.values).relu()
-        return pre_acts.weighted_mean(below, dead * row_norms(self.W_dec))
+        return pre_acts.weighted_mean(below, dead * self.W_dec.norm(dim=1))
 
 
 class _JumpReLU(torch.autograd.Function):

@@ -55,18 +55,17 @@ class MatryoshkaBatchTopK(BatchTopKFamily):
 
     Config = MatryoshkaBatchTopKConfig
     relative_cost = 1.5
-    saelens_architecture = "jumprelu"
     config: MatryoshkaBatchTopKConfig
 
     def reconstruction_terms(
         self, pre_acts: SparsePreActs, latents: Float[Tensor, " N"], x: Float[Tensor, "B d_in"]
     ) -> tuple[Float[Tensor, "B d_in"], dict[str, Tensor]]:
-        """Decode ring by ring (the latents between two widths) and add up, so that every latent is decoded once."""
+        """Decode group by group (the latents between two widths) and add up, so that every latent is decoded once."""
         widths = (*self.config.inner_widths, self.d_sae)
         decoded = sparse_decode(latents, self.W_dec, pre_acts.active.groups(widths))
         terms: dict[str, Tensor] = {}
         x_hat = self.b_dec.expand_as(x)
-        for width, ring in zip(widths, decoded.view(len(x), len(widths), -1).unbind(1), strict=True):
-            x_hat = x_hat + ring
+        for width, group in zip(widths, decoded.view(len(x), len(widths), -1).unbind(1), strict=True):
+            x_hat = x_hat + group
             terms["mse_loss" if width == self.d_sae else f"inner_mse_loss_{width}"] = mse(x_hat, x)
         return x_hat, terms

@@ -12,9 +12,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
-from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse, row_norms
-from sae_core.sparse.active import ActiveLatents, active_above
-from sae_core.sparse.pre_acts import encoder_products, pre_acts_above
+from sae_core.sae.base import LossContext, LossTerms, mse
+from sae_core.sae.elementwise import ElementwiseSAE
+from sae_core.sparse.pre_acts import PreActs
 
 
 class StandardConfig(ArchitectureConfig):
@@ -33,7 +33,7 @@ class StandardConfig(ArchitectureConfig):
 
 
 @ARCHITECTURES.register("standard")
-class Standard(SparseAutoencoder):
+class Standard(ElementwiseSAE):
     """latents = relu((x - b_dec) @ W_enc + b_enc)."""
 
     Config = StandardConfig
@@ -44,17 +44,17 @@ class Standard(SparseAutoencoder):
         super().__init__(config, d_in, generator=generator)
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
 
-    def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        return (encoder_products(x, self.b_dec, self.W_enc) + self.b_enc).relu()
+    def bound(self) -> Float[Tensor, " d_sae"]:
+        return torch.zeros_like(self.b_enc)
 
-    def encode_sparse(self, x: Float[Tensor, "B d_in"]) -> tuple[ActiveLatents, Float[Tensor, " N"]]:
-        return active_above(encoder_products(x, self.b_dec, self.W_enc), self.b_enc, torch.zeros_like(self.b_enc))
+    def activate(self, pre_acts: PreActs) -> Float[Tensor, "*E"]:
+        return pre_acts.values.relu()
 
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
-        pre_acts = pre_acts_above(torch.zeros_like(self.b_enc), x, self.b_dec, self.W_enc, self.b_enc)
-        latents = pre_acts.values.relu()
+        pre_acts = self.pre_acts(x)
+        latents = self.activate(pre_acts)
         terms = {
             "mse_loss": mse(pre_acts.decode(latents, self.W_dec) + self.b_dec, x),
-            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * pre_acts.weighted_mean(latents, row_norms(self.W_dec)),
+            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * pre_acts.weighted_mean(latents, self.W_dec.norm(dim=1)),
         }
-        return LossTerms.of(terms, pre_acts, latents)
+        return LossTerms.of(terms, latents, pre_acts)

@@ -1,14 +1,12 @@
 """TopK SAE: the k largest pre-activations of every token (Gao et al. 2024, arXiv:2406.04093)."""
 
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from jaxtyping import Float
-from pydantic import model_validator
 from torch import Tensor
 
 from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
 from sae_core.config.run import ARCHITECTURES, Count
-from sae_core.errors import ConfigError
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.active import ActiveLatents, topk_per_token, without_zeros
 
@@ -16,19 +14,11 @@ from sae_core.sparse.active import ActiveLatents, topk_per_token, without_zeros
 class TopKConfig(TopKFamilyConfig):
     """SAE with exactly k active latents per token (fewer where pre-activations are negative)."""
 
-    sparsity_parameter: ClassVar[str] = "k"
-
     architecture: Literal["topk"] = "topk"
     k: Count
     """Active latents per token."""
     k_start: Count | None = None
     """Active latents per token at the start of training, from where the number goes to `k`; None: `k` all along."""
-
-    @model_validator(mode="after")
-    def _k_fits(self) -> Self:
-        if self.k > self.d_sae:
-            raise ConfigError(f"`k` must satisfy 1 <= k <= d_sae, but got k={self.k} and d_sae={self.d_sae}. Lower `k` or raise `d_sae`.")
-        return self
 
     @classmethod
     def example(cls, d_in: int, d_sae: int) -> Self:

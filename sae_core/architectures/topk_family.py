@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -18,16 +18,13 @@ from sae_core.config.run import ArchitectureConfig, Fraction
 from sae_core.errors import ConfigError
 from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse
 from sae_core.sparse.active import ActiveLatents, topk_per_token
-from sae_core.sparse.kernels.choice import kernels_used
 from sae_core.sparse.pre_acts import SparsePreActs, encoder_products, pre_acts_at, sparse_decode
-
-FEW_WEIGHTS = 2**13
-"""Decoder weights of dead latents up to which `_ErrorOfFew` is used: products so small gain nothing by bfloat16."""
 
 
 class TopKFamilyConfig(ArchitectureConfig):
     """Fields of every architecture that keeps the largest pre-activations."""
 
+    sparsity_parameter: ClassVar[str] = "k"
     has_coefficient: ClassVar[bool] = False
 
     rescale_acts_by_decoder_norm: bool = True
@@ -45,7 +42,11 @@ class TopKFamilyConfig(ArchitectureConfig):
     """Fraction of the steps, before that, during which it stays at `k_start`."""
 
     @model_validator(mode="after")
-    def _k_is_the_target(self) -> Self:
+    def _k_fits(self) -> Self:
+        if self.sparsity_value > self.d_sae:
+            raise ConfigError(
+                f"`k` must satisfy 0 < k <= d_sae, but got k={self.sparsity_value:g} and d_sae={self.d_sae}. Lower `k` or raise `d_sae`."
+            )
         if self.target_l0 is not None and self.target_l0 != self.sparsity_value:
             raise ConfigError(
                 f"`target_l0` must equal `k`, which is the L0 of this architecture, but got target_l0={self.target_l0:g} and "
@@ -137,7 +138,7 @@ class TopKFamily(SparseAutoencoder):
         x_hat, terms = self.reconstruction_terms(pre_acts, latents, x)
         if ctx.dead is not None and self.config.auxk_coefficient > 0:
             terms["auxiliary_reconstruction_loss"] = self.config.auxk_coefficient * self.auxk_loss(x, (x - x_hat).detach(), ctx.dead)
-        return LossTerms.of(terms, pre_acts, latents)
+        return LossTerms.of(terms, latents, pre_acts)
 
     def auxk_loss(self, x: Float[Tensor, "B d_in"], residual: Float[Tensor, "B d_in"], dead: Bool[Tensor, " d_sae"]) -> Float[Tensor, ""]:
         """Reconstruct the residual with the k_aux = d_in / 2 dead latents of largest score, per token.
@@ -149,9 +150,6 @@ class TopKFamily(SparseAutoencoder):
         """
         which = dead.nonzero().squeeze(1)
         n_dead, k_aux = len(which), max(self.d_in // 2, 1)
-        if n_dead <= k_aux and n_dead * self.d_in <= FEW_WEIGHTS and kernels_used(x.device) != "reference":
-            error: Tensor = _ErrorOfFew.apply(x, residual, self.b_dec, self.W_enc, self.b_enc, self.W_dec, which)
-            return error * (n_dead / k_aux / len(x))
         W_enc, b_enc, W_dec = self.W_enc.T.index_select(0, which).T, self.b_enc.index_select(0, which), self.W_dec.index_select(0, which)
         products = encoder_products(x, self.b_dec, W_enc)
         if n_dead <= k_aux:
@@ -168,32 +166,3 @@ class TopKFamily(SparseAutoencoder):
         # A row that shrank to nothing decodes to nothing: any positive norm gives the same SAE.
         norms = torch.where(norms > 0, norms, torch.ones_like(norms))
         return {"W_enc": self.W_enc * norms, "b_enc": self.b_enc * norms, "W_dec": self.W_dec / norms[:, None], "b_dec": self.b_dec.clone()}
-
-
-class _ErrorOfFew(torch.autograd.Function):
-    """||e_hat - e||^2, summed over tokens, where a few latents, all active, make e_hat = p W_dec from p = (x - b_dec) W_enc + b_enc.
-
-    In float32, and without making e_hat: expanded, the square and its gradient need no more than p^T p, p^T e, W_dec W_dec^T and e W_dec^T,
-    with as many rows or columns as there are latents. x and e get no gradient.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, e: Tensor, b_dec: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, which: Int[Tensor, " n"]
-    ) -> Float[Tensor, ""]:
-        with torch.autocast(x.device.type, enabled=False):
-            enc, dec = W_enc.T.index_select(0, which), W_dec.index_select(0, which)
-            centred = x - b_dec
-            p = torch.addmm(b_enc.index_select(0, which), centred, enc.T)
-            p_p, p_e, dec_dec = p.T @ p, p.T @ e, dec @ dec.T
-            d_p = 2 * (p @ dec_dec - e @ dec.T)
-            d_b_enc = d_p.sum(dim=0)
-            ctx.save_for_backward(which, -(d_b_enc @ enc), d_p.T @ centred, d_b_enc, 2 * (p_p @ dec - p_e))
-            ctx.d_sae = len(b_enc)
-            return (p_p * dec_dec).sum() - 2 * (p_e * dec).sum() + e.flatten().dot(e.flatten())
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        which, d_b_dec, *of_few = ctx.saved_tensors
-        d_enc, d_b_enc, d_dec = (rows.new_zeros(ctx.d_sae, *rows.shape[1:]).index_copy_(0, which, rows * grads[0]) for rows in of_few)
-        return None, None, d_b_dec * grads[0], d_enc.T, d_b_enc, d_dec, None

@@ -1,5 +1,5 @@
 """What every sparse autoencoder shares; the architectures are in `sae_core.architectures`."""
 
-from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse, row_norms
+from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse
 
-__all__ = ["LossContext", "LossTerms", "SparseAutoencoder", "mse", "row_norms"]
+__all__ = ["LossContext", "LossTerms", "SparseAutoencoder", "mse"]

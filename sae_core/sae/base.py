@@ -25,7 +25,7 @@ from sae_core.sae import saelens_files
 from sae_core.sae.normalization import Affine, Normalization, layer_norm
 from sae_core.sparse.active import ActiveLatents, active_latents
 from sae_core.sparse.kernels.choice import sparse_is_faster
-from sae_core.sparse.pre_acts import SPARSE_FRACTION, PreActs, sparse_decode
+from sae_core.sparse.pre_acts import SPARSE_FRACTION, DensePreActs, PreActs, sparse_decode
 
 SEARCH_START_NORM = 0.1
 """Norm of the decoder rows until a search has found a better one."""
@@ -56,9 +56,13 @@ class LossTerms:
     """Latents active for at least one token of the batch."""
 
     @classmethod
-    def of(cls, terms: dict[str, Tensor], pre_acts: PreActs, latents: Float[Tensor, "*E"]) -> "LossTerms":
-        """Sum the terms; read sparsity off the latents of the batch."""
-        return cls(torch.stack(list(terms.values())).sum(), terms, *pre_acts.sparsity(latents))
+    def of(cls, terms: dict[str, Tensor], latents: Float[Tensor, "*E"], pre_acts: PreActs | None = None) -> "LossTerms":
+        """Sum the terms; read sparsity off the latents.
+
+        Args:
+            latents: (B, d_sae), or one per value of `pre_acts` where that is given.
+        """
+        return cls(torch.stack(list(terms.values())).sum(), terms, *(pre_acts or DensePreActs(latents)).sparsity(latents))
 
 
 class SparseAutoencoder(nn.Module, ABC):
@@ -210,8 +214,17 @@ class SparseAutoencoder(nn.Module, ABC):
         """
 
     def to_inference(self) -> "SparseAutoencoder":
-        """The equivalent SAE to evaluate and export: simplest architecture, decoder norms folded. A copy."""
-        return copy.deepcopy(self).eval()
+        """The equivalent SAE to evaluate and export, of the architecture `saelens_architecture` where there is one. A copy."""
+        if self.saelens_architecture in (None, self.config.architecture):
+            return copy.deepcopy(self).eval()
+        cls = ARCHITECTURES[self.saelens_architecture]
+        sae: SparseAutoencoder = cls(cls.Config(d_sae=self.d_sae), self.d_in)
+        sae.load_state_dict(self.inference_weights())
+        return sae.to(self.W_dec.device).eval()
+
+    def inference_weights(self) -> dict[str, Tensor]:
+        """Weights of the inference form, where that is of another architecture."""
+        return self.state_dict()
 
     @torch.no_grad()
     def fold(self, normalization: Normalization) -> None:
@@ -306,40 +319,6 @@ def _draw_rows(rows: Float[Tensor, "d_sae d_in"], config: ArchitectureConfig, ge
 
 
 def mse(x_hat: Float[Tensor, "B d_in"], x: Float[Tensor, "B d_in"]) -> Float[Tensor, ""]:
-    """Mean over tokens of the squared error summed over d_in: the reconstruction term of every loss here. x gets no gradient."""
-    error: Tensor = _SquaredError.apply(x_hat.to(x.dtype), x)
-    return error / x.shape[0]
-
-
-def row_norms(W: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, " d_sae"]:
-    """||W_i|| of every row."""
-    return _RowNorms.apply(W)
-
-
-# As PyTorch's, with fewer passes over their arguments in the backward pass.
-
-
-class _SquaredError(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_hat: Tensor, x: Tensor) -> Tensor:
-        error = x_hat - x
-        ctx.save_for_backward(error)
-        return error.flatten().dot(error.flatten())
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (error,) = ctx.saved_tensors
-        return error * (2 * grads[0]), None
-
-
-class _RowNorms(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, W: Tensor) -> Tensor:
-        norms = torch.linalg.vector_norm(W, dim=1)
-        ctx.save_for_backward(W, norms)
-        return norms
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        W, norms = ctx.saved_tensors
-        return W * torch.where(norms > 0, grads[0] / norms, 0)[:, None]
+    """Mean over tokens of the squared error summed over d_in: the reconstruction term of every loss here."""
+    error = (x_hat.to(x.dtype) - x).flatten()
+    return error.dot(error) / x.shape[0]

@@ -119,7 +119,7 @@ def test_inference_l0_is_k_after_any_number_of_steps(name: str, n_steps: int) ->
     assert l0 == pytest.approx(8, rel=0.05)
 
 
-@pytest.mark.parametrize(("k", "message"), [(5.0, "`k` must satisfy 0 < k <= d_sae, but got k=5.0 and d_sae=4"), (0.0, "input_value=0.0")])
+@pytest.mark.parametrize(("k", "message"), [(5.0, "`k` must satisfy 0 < k <= d_sae, but got k=5 and d_sae=4"), (0.0, "input_value=0.0")])
 def test_k_is_above_0_and_at_most_d_sae(k: float, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         BatchTopKConfig(d_sae=4, k=k)

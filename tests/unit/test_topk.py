@@ -57,6 +57,6 @@ def test_the_inference_form_has_unit_rows_and_says_so() -> None:
 
 @pytest.mark.parametrize("k", [0, 5])
 def test_k_is_between_1_and_d_sae(k: int) -> None:
-    rule = "`k` must satisfy 1 <= k <= d_sae, but got k=5 and d_sae=4" if k else "k\n.*input_value=0"
+    rule = "`k` must satisfy 0 < k <= d_sae, but got k=5 and d_sae=4" if k else "k\n.*input_value=0"
     with pytest.raises(ValidationError, match=rule):
         TopKConfig(d_sae=4, k=k)
