@@ -8,11 +8,13 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, TypeAdapter
 
 from sae_core.errors import ConfigError, DamagedFileError
 from sae_core.files import read_json, write_json
-from sae_core.validation import Tests, dict_of, is_number, is_text, is_whole, list_of, or_none, strange, wrong, wrong_config
+from sae_core.validation import ConfigDump, Number, Whole, first_problem, tabular
 
 SCHEMA_VERSION = 1
 
@@ -36,6 +38,11 @@ class MetricSpec:
     """Which way is better; "none" for descriptive quantities."""
 
 
+def _checked_specs(specs: list[dict[str, str]]) -> list[dict[str, str]]:
+    TypeAdapter(list[MetricSpec]).validate_python(specs)
+    return specs
+
+
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """One run: what was asked, what came out, and where it came from."""
@@ -43,32 +50,32 @@ class RunRecord:
     run_id: str
     status: Status
     """`trained`: exported but not yet evaluated. `finished`: evaluated. `pruned`: stopped early, on purpose. `failed`: see `error`."""
-    config: dict[str, Any]
+    config: ConfigDump
     """The whole RunConfig, as JSON."""
     architecture: str
     sparsity_parameter: str
     """Name of the field that sets sparsity, e.g. `k` or `l1_coefficient`."""
-    sparsity_value: float | None
-    seed: int
-    d_in: int | None = None
-    metrics: dict[str, float | None] = field(default_factory=dict)
+    seed: Whole
+    sparsity_value: Number | None = None
+    d_in: Whole | None = None
+    metrics: dict[str, Number | None] = field(default_factory=dict)
     """Metric name -> value on held-out text; null where undefined."""
-    metric_specs: list[dict[str, str]] = field(default_factory=list)
+    metric_specs: Annotated[list[dict[str, str]], AfterValidator(_checked_specs)] = field(default_factory=list)
     """`MetricSpec`s of `metrics`, as dicts."""
-    train_tokens: int | None = None
-    eval_tokens: int | None = None
+    train_tokens: Whole | None = None
+    eval_tokens: Whole | None = None
     """Held-out tokens the metrics are means over (special tokens excluded)."""
-    train_seconds: float | None = None
+    train_seconds: Number | None = None
     """Seconds spent in this run's own training steps."""
-    tokens_per_second: float | None = None
+    tokens_per_second: Number | None = None
     activations_hash: str | None = None
     """Content hash of the training activations: model weights, hook point, text, tokenizer, context size, dtype."""
     eval_hash: str | None = None
     """Content hash of the evaluation set: model weights, hook point and held-out token windows."""
-    activation_facts: dict[str, float | None] = field(default_factory=dict)
+    activation_facts: dict[str, Number | None] = field(default_factory=dict)
     """Numbers about the activations that a reader may have to be warned of: `d_vocab`, `outlier_rows`, `outlier_share`; see
     `ActivationSource.facts` and `shards.Manifest`."""
-    launch: int | None = None
+    launch: Whole | None = None
     """Number of the launch that trained it, from 1; its definition is `definitions/<launch>.yaml` of the sweep."""
     versions: dict[str, str] = field(default_factory=dict)
     """Version of this package (`sae_sweep`), its git commit where known (`commit`), and of python, torch, ray ..., where it was trained."""
@@ -79,14 +86,18 @@ class RunRecord:
     eval_hardware: str | None = None
     """Of the nodes that evaluated it."""
     kernels: str | None = None
-    """`fast` where the sparse work of training was done by kernels made for the device, `reference` where by plain PyTorch."""
+    """What was asked for: `fast`, `triton` or `reference`; what was used is in `arithmetic`."""
+    arithmetic: dict[str, str] = field(default_factory=dict)
+    """Kernels, device and precisions of training: `arithmetic.arithmetic`."""
+    eval_arithmetic: dict[str, str] = field(default_factory=dict)
+    """As `arithmetic`, of evaluation, with the precision of the language model."""
     finished_at: str | None = None
     """UTC, ISO 8601."""
     error: dict[str, str] | None = None
     """For failed and pruned runs: `type`, `message`, `traceback`."""
     history_checksum: str | None = None
     """Of `history.jsonl`, as `files.write_json_lines` returns it."""
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Whole = SCHEMA_VERSION
 
     def write(self, path: Path) -> None:
         """Write as JSON, atomically."""
@@ -107,33 +118,14 @@ class RunRecord:
             raise ConfigError(
                 f"record schema_version must be <= {SCHEMA_VERSION}, but {str(path)!r} has {version}. Install a newer sae-sweep to read it."
             )
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        defaults = {name: field.default_factory() for name, field in fields.items() if field.default_factory is not dataclasses.MISSING}
-        content = {"sparsity_value": None, **defaults, **{name: value for name, value in raw.items() if name in fields}}
-        if problem := wrong(content, _FIELDS) or wrong_config(content["config"]) or strange({**content, "config": {}}):
-            raise DamagedFileError.of(path, ValueError(problem), "Delete it: the same launch makes it again.")
-        return cls(**content)
+        try:
+            tabular(raw)
+            return _RECORD.validate_python(raw)
+        except ValueError as error:
+            raise DamagedFileError.of(path, ValueError(first_problem(error)), "Delete it: the same launch makes it again.") from error
 
 
-def _is_spec(value: Any) -> bool:
-    names = [spec.name for spec in dataclasses.fields(MetricSpec)]
-    return isinstance(value, dict) and all(is_text(value.get(name)) for name in names) and value["direction"] in ("min", "max", "none")
-
-
-_FIELDS: Tests = {
-    **dict.fromkeys(("run_id", "architecture", "sparsity_parameter"), is_text),
-    **dict.fromkeys(("activations_hash", "eval_hash", "history_checksum", "hardware", "eval_hardware"), or_none(is_text)),
-    **dict.fromkeys(("kernels", "finished_at"), or_none(is_text)),
-    **dict.fromkeys(("sparsity_value", "train_seconds", "tokens_per_second"), or_none(is_number)),
-    **dict.fromkeys(("d_in", "train_tokens", "eval_tokens", "launch"), or_none(is_whole)),
-    **dict.fromkeys(("seed", "schema_version"), is_whole),
-    **dict.fromkeys(("metrics", "activation_facts"), dict_of(or_none(is_number))),
-    **dict.fromkeys(("versions", "eval_versions"), dict_of(is_text)),
-    "status": lambda value: value in get_args(Status),
-    "config": lambda value: isinstance(value, dict),
-    "metric_specs": list_of(_is_spec),
-    "error": or_none(dict_of(is_text)),
-}
+_RECORD = TypeAdapter(RunRecord)
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -22,6 +22,7 @@ from sae_core import plugins, provenance
 from sae_core.activations.shards import read_manifest
 from sae_core.activations.source import ActivationSource, source_of
 from sae_core.activations.stream import Stream
+from sae_core.arithmetic import arithmetic, eval_arithmetic
 from sae_core.config.run import RunConfig
 from sae_core.evaluation import evaluate, evaluated
 from sae_core.files import write_json_lines
@@ -117,7 +118,8 @@ def _train(trial: TrialConfig, runs: Sequence[RunConfig], report: Report, device
     )
     for result in results:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        facts = {**trial.facts, **provenance.node(), "kernels": trial.kernels, "finished_at": now}
+        made_by = {"kernels": trial.kernels, "arithmetic": arithmetic(device, autocast=train.autocast)}
+        facts = {**trial.facts, **provenance.node(), **made_by, "finished_at": now}
         write_result(result, RunPaths(directory / result.run.run_id), metadata=trial.metadata, facts=facts)
 
 
@@ -135,7 +137,8 @@ def _evaluate(trial: TrialConfig, runs: Sequence[RunConfig], device: str) -> Non
     for run_id, record in trained.items():
         finished = evaluated(record, values[run_id], n_tokens, eval_hash)
         where = {f"eval_{name}": value for name, value in provenance.node().items()}
-        dataclasses.replace(finished, **where).write(paths[run_id].record)
+        used = eval_arithmetic(device, trial.source or {})
+        dataclasses.replace(finished, eval_arithmetic=used, **where).write(paths[run_id].record)
 
 
 @lru_cache(maxsize=1)

@@ -71,8 +71,8 @@ def test_rows_from_the_data_point_at_tokens(d_sae: int, monkeypatch: pytest.Monk
 
 def test_no_token_is_chosen_twice_where_there_are_enough() -> None:
     tokens = torch.nn.functional.normalize(cloud(0, 40))
-    assert sorted((initialisation._data_directions(tokens, 40, seed=0) @ tokens.T).argmax(dim=1).tolist()) == list(range(40))
-    assert len(initialisation._data_directions(tokens, 41, seed=0)) == 41
+    assert sorted((initialization._data_directions(tokens, 40, seed=0) @ tokens.T).argmax(dim=1).tolist()) == list(range(40))
+    assert len(initialization._data_directions(tokens, 41, seed=0)) == 41
 
 
 def test_the_seed_chooses_the_rows() -> None:
@@ -88,7 +88,7 @@ def test_an_independent_encoder_stays_so() -> None:
 
 def test_rows_need_tokens_away_from_b_dec() -> None:
     with pytest.raises(ConfigError, match="but got none to choose n=3 rows from"):
-        initialisation._data_directions(torch.zeros(5, 2), 3, seed=0)
+        initialization._data_directions(torch.zeros(5, 2), 3, seed=0)
 
 
 def test_norms_are_a_logarithmic_grid() -> None:
