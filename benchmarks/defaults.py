@@ -36,7 +36,7 @@ from sae_core.activations import shards
 from sae_core.activations.stream import Stream
 from sae_core.config.run import RunConfig
 from sae_core.evaluation import evaluate
-from sae_core.training.loop import batches_at_a_time, train_group
+from sae_core.training.loop import train_group
 from sweeps.definition.sweep import Sweep
 
 METRICS = ("fvu", "delta_ce")
@@ -114,7 +114,7 @@ def train_and_measure(runs: list[RunConfig], results: Path, field: str) -> list[
     source, cache = activations_of(runs[0], results)
     stream = Stream(cache, batch_size=runs[0].train.batch_size, data_seed=runs[0].data_seed)
     saes = {}
-    for result in train_group(runs, stream, batches_at_a_time=batches_at_a_time(runs, stream.d_in)):
+    for result in train_group(runs, stream):
         saes[result.run.run_id] = result.exported()
     metrics, _ = evaluate(saes, source, cache, torch.tensor(shards.read_manifest(cache).mean))
     return [row_of(run, field) | {name: metrics[run.run_id][name] for name in KEPT if name in metrics[run.run_id]} for run in runs]

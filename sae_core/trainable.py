@@ -31,7 +31,7 @@ from sae_core.records import RunRecord
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.kernels.choice import Choice, use_kernels
 from sae_core.training.export import write_result
-from sae_core.training.loop import Learner, batches_at_a_time, train_group
+from sae_core.training.loop import Learner, train_group
 
 REPORT_SECONDS = 5.0
 
@@ -113,7 +113,6 @@ def _train(trial: TrialConfig, runs: Sequence[RunConfig], report: Report, device
         device=device,
         directory=directory,
         checkpoint_seconds=trial.checkpoint_seconds,
-        batches_at_a_time=batches_at_a_time(runs, stream.d_in) if device == "cpu" and not trial.rungs else 1,  # a GPU is sent batches ahead
         on_step=_Reporter(directory, trial.rungs, report),
     )
     for result in results:

@@ -9,7 +9,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 LARGEST = 1e100
 """No number of a run is larger: squares of float32 numbers, summed, are not."""
@@ -24,49 +24,24 @@ Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _MOST_NESTED = 30
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-
-class _Model(_Section):
-    name: str | None = None
-    hook_point: str | None = None
-    context_size: Whole | None = None
-
-
-class _Data(_Section):
-    dataset: str | None = None
-
-
-class _Activations(_Section):
-    train_tokens: Whole | None = None
-    model: _Model | None = None
-    data: _Data | None = None
-
-
-class _SAE(_Section):
-    d_sae: Annotated[Whole, Field(gt=0)] | None = None
-    target_l0: Annotated[Finite, Field(gt=0)] | None = None
-
-
-class _Train(_Section):
-    lr: Annotated[Finite, Field(gt=0)] | None = None
-    batch_size: Annotated[Whole, Field(gt=0)] | None = None
-    normalize_activations: str | None = None
-
-
-class _Config(_Section):
-    """Fields of a config that tables and reports read."""
-
-    activations: _Activations | None = None
-    sae: _SAE | None = None
-    train: _Train | None = None
-    seed: Whole | None = None
-    data_seed: Whole | None = None
+_FIELDS: list[tuple[Any, tuple[str, ...]]] = [
+    (dict, ("activations", "sae", "train")),
+    (Annotated[Finite, Field(gt=0)], ("train.lr", "sae.target_l0")),
+    (Annotated[Whole, Field(gt=0)], ("sae.d_sae", "train.batch_size")),
+    (Whole, ("activations.model.context_size", "activations.train_tokens", "seed", "data_seed")),
+    (str, ("activations.model.name", "activations.model.hook_point", "activations.data.dataset", "train.normalize_activations")),
+]
+"""Fields of a config that tables and reports read."""
+_CONFIG = {path: TypeAdapter[Any](kind, config=ConfigDict(strict=True)) for kind, paths in _FIELDS for path in paths}
 
 
 def _checked(config: Any) -> Any:
-    _Config.model_validate(config)
+    for path, kind in _CONFIG.items():
+        try:
+            if (value := at(config, path)) is not None:
+                kind.validate_python(value)
+        except ValidationError as error:
+            raise ValueError(f"`config.{path}` cannot be {reprlib.repr(value)}") from error
     return tabular(config)
 
 
@@ -92,6 +67,10 @@ def tabular(content: Any, depth: int = 0) -> Any:
 
 ConfigDump = Annotated[dict[str, Any], AfterValidator(_checked)]
 """A RunConfig as JSON, of any version."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(strict=True)
 
 
 class _Planned(_Section):

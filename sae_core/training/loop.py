@@ -33,12 +33,6 @@ from sae_core.training.sparsity import L0Controller, sparsity_scale
 
 HISTORY_ROWS = 100
 """Rows of training history a run keeps, whatever its length."""
-BYTES_AT_A_TIME = 2**22
-"""Of batches that one run of a group is trained on before the next one is, on a CPU."""
-MOST_AT_A_TIME = 8
-"""Batches, however small: progress and checkpoints wait for them."""
-HUGE_COEFFICIENT = 1e6
-"""Above this a sparsity coefficient is blamed for a run that diverges, and not its learning rate."""
 CALIBRATION_TOKENS = 65_536
 """Training tokens that inference thresholds are calibrated on."""
 
@@ -46,16 +40,6 @@ CALIBRATION_TOKENS = 65_536
 def steps_per_row(n_steps: int) -> int:
     """Steps from one row of a run's history to the next."""
     return max(1, n_steps // HISTORY_ROWS)
-
-
-def batches_at_a_time(runs: Sequence[RunConfig], d_in: int) -> int:
-    """Batches that each run of a group is best trained on before the next one is, on a CPU: its weights stay in the cache meanwhile.
-
-    That takes 2 to 5 % off the steps of four SAEs of the demo in each of two processes. Large batches come one at a time.
-    """
-    if len(runs) == 1:
-        return 1
-    return min(max(1, BYTES_AT_A_TIME // (4 * runs[0].train.batch_size * d_in)), MOST_AT_A_TIME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,15 +185,13 @@ class Learner:
         self.history.append(row | {"l0": float(loss.l0), "lr": lr, "sparsity_scale": float(scale), "dead_latents": dead_latents})
 
     def _why_diverged(self) -> str:
-        sae, lr = self.run.sae, f"lr={self.run.train.lr}"
-        told = (
+        sae = self.run.sae
+        values = {sae.sparsity_parameter: sae.sparsity_value, "target_l0": sae.target_l0, "lr": self.run.train.lr}
+        shown = ", ".join(f"{name}={value:g}" for name, value in values.items() if value is not None)
+        return (
             f"gradients must stay finite, but a gradient of run {self.run.run_id} was not, at or shortly before step {self.step} of "
-            f"{self.run.n_steps}"
+            f"{self.run.n_steps} ({shown}). Lower `train.lr` or lengthen `train.lr_warm_up`; lower a coefficient above 1e6."
         )
-        if sae.has_coefficient and sae.sparsity_value > HUGE_COEFFICIENT:
-            asked = f", target_l0={sae.target_l0:g}" if sae.target_l0 else ""
-            return f"{told} ({sae.sparsity_parameter}={sae.sparsity_value:g}{asked}, {lr}). Lower the coefficient, or ask for more latents."
-        return f"{told} ({lr}). Lower `train.lr` or lengthen `train.lr_warm_up`."
 
     def calibrate(self, batches: Iterator[Float[Tensor, "B d_in"]]) -> None:
         """After the last step: set what inference needs from the first batches of training, computed as in training.
@@ -248,7 +230,6 @@ def train_group(
     device: str | torch.device = "cpu",
     directory: Path | None = None,
     checkpoint_seconds: float = 60.0,
-    batches_at_a_time: int = 1,
     on_step: Callable[[Sequence[Learner]], Any] | None = None,
 ) -> list[TrainResult]:
     """Train SAEs on one stream of activations.
@@ -259,8 +240,7 @@ def train_group(
         directory: where `<run_id>/checkpoint.safetensors` is kept, so that the same call goes on where an interrupted one stopped, bit for
             bit on CPU. None: nothing is written.
         checkpoint_seconds: least time between two checkpoints.
-        batches_at_a_time: steps that a run takes before the next one does; changes no result. See the function of that name.
-        on_step: called with the learners after so many batches.
+        on_step: called with the learners after every batch.
 
     Returns:
         One result a run, in the order of `runs`; a diverged run has an `error` and no SAE.
@@ -275,7 +255,7 @@ def train_group(
         if directory and (found := read_checkpoint(RunPaths(directory / learner.run.run_id).checkpoint, like=learner.state()[0])):
             learner.restore(*found)
     _initialize(learners, stream)
-    _train(learners, stream, directory, checkpoint_seconds, batches_at_a_time, on_step)
+    _train(learners, stream, directory, checkpoint_seconds, on_step)
     for learner in learners:
         if learner.error is None:
             learner.calibrate(stream.batches(0))
@@ -310,7 +290,6 @@ def _train(
     stream: ActivationStream,
     directory: Path | None,
     checkpoint_seconds: float,
-    batches_at_a_time: int,
     on_step: Callable[[Sequence[Learner]], Any] | None,
 ) -> None:
     """Step every learner through its batches. After a resume learners may stand at different steps: each waits for its own."""
@@ -318,14 +297,13 @@ def _train(
     batches = enumerate(stream.batches(start), start=start)
     last_checkpoint = time.monotonic()
     while active := [learner for learner in learners if not learner.done]:
-        some = list(islice(batches, batches_at_a_time))
+        step, x = next(batches)
         for learner in active:
-            for step, x in some:
-                if learner.step == step and not learner.done:
-                    try:
-                        learner.train_step(x)
-                    except Exception as error:  # the boundary of a run: whatever broke it is its own record
-                        learner.fail(error)
+            if learner.step == step:
+                try:
+                    learner.train_step(x)
+                except Exception as error:  # the boundary of a run: whatever broke it is its own record
+                    learner.fail(error)
         if directory and time.monotonic() - last_checkpoint >= checkpoint_seconds:
             for learner in active:
                 if learner.error is None:  # else a resumed run could take its broken weights for a result

@@ -108,13 +108,15 @@ def _outliers(manifest: Manifest) -> str:
 
 
 def _where(nodes: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Fields of a record that say where it was evaluated: what the nodes of its chunks say, joined where they differ."""
+    """Fields of a record that say where and how it was evaluated: what the nodes of its chunks say, joined where they differ."""
     nodes = list(nodes)
-    names = dict.fromkeys(name for node in nodes for name in node["versions"])
-    return {
-        "eval_versions": {name: ", ".join(_different(node["versions"].get(name, "none") for node in nodes)) for name in names},
-        "eval_hardware": "; ".join(_different(node["hardware"] for node in nodes)),
-    }
+
+    def joined(kind: str) -> dict[str, str]:
+        names = dict.fromkeys(name for node in nodes for name in node[kind])
+        return {name: ", ".join(_different(node[kind].get(name, "none") for node in nodes)) for name in names}
+
+    hardware = "; ".join(_different(node["hardware"] for node in nodes))
+    return {"eval_versions": joined("versions"), "eval_hardware": hardware, "eval_arithmetic": joined("arithmetic")}
 
 
 def _different(texts: Iterable[str]) -> list[str]:

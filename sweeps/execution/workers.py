@@ -70,7 +70,7 @@ class SourceWorker:
         return tokens[0]
 
     def evaluate(self, index: int, config: dict[str, Any], cache: str, saes: Mapping[str, str]) -> tuple[Any, dict[str, Any]]:
-        """Sums of one held-out chunk, and where they were computed: `provenance.node`.
+        """Sums of one held-out chunk, and where and how they were computed: `provenance.node` and `arithmetic`.
 
         Args:
             saes: run id -> directory of the exported SAE.
@@ -78,11 +78,13 @@ class SourceWorker:
         import torch
 
         from sae_core.activations.shards import read_manifest
+        from sae_core.arithmetic import eval_arithmetic
         from sae_core.evaluation import evaluate_chunk
 
+        node = {**provenance.node(), "arithmetic": eval_arithmetic(self.device, config)}
         mean = torch.tensor(read_manifest(Path(cache)).mean)
         chunk = _source(json.dumps(config), self.device).eval_chunk(Path(cache), index, mean)
-        return evaluate_chunk(chunk, _saes(tuple(saes.items()), self.device), index), provenance.node()
+        return evaluate_chunk(chunk, _saes(tuple(saes.items()), self.device), index), node
 
 
 @lru_cache(maxsize=1)

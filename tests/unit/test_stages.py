@@ -11,12 +11,17 @@ from sweeps.planning.inputs import SharedActivations
 
 
 def test_where_runs_were_evaluated():
-    first = {"versions": {"torch": "2.6", "ray": "2.60"}, "hardware": "A, 2 cores"}
-    second = {"versions": {"torch": "2.7"}, "hardware": "B, 4 cores"}
-    assert _where([first, first]) == {"eval_versions": first["versions"], "eval_hardware": "A, 2 cores"}
+    first = {"versions": {"torch": "2.6", "ray": "2.60"}, "hardware": "A, 2 cores", "arithmetic": {"device": "cpu"}}
+    second = {"versions": {"torch": "2.7"}, "hardware": "B, 4 cores", "arithmetic": {"device": "cuda"}}
+    assert _where([first, first]) == {
+        "eval_versions": first["versions"],
+        "eval_hardware": "A, 2 cores",
+        "eval_arithmetic": {"device": "cpu"},
+    }
     assert _where([second, first, second]) == {
         "eval_versions": {"torch": "2.6, 2.7", "ray": "2.60, none"},
         "eval_hardware": "A, 2 cores; B, 4 cores",
+        "eval_arithmetic": {"device": "cpu, cuda"},
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from small_runs import D_IN, run_of
+from small_runs import run_of
 
 from sae_core import trainable
 from sae_core.activations import shards
@@ -16,7 +16,6 @@ from sae_core.config.run import RunConfig
 from sae_core.records import RunRecord
 from sae_core.sparse.kernels.choice import kernels_used, using_kernels
 from sae_core.trainable import TrialConfig, train_trial
-from sae_core.training import loop as training
 
 
 @pytest.fixture
@@ -81,19 +80,6 @@ def test_progress_and_histories_are_told_on_the_way(tmp_path: Path, reports: lis
     train_trial(trial(tmp_path, run))
     assert [told["progress"][run.run_id] for told in reports] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert seen == [1, 2, 3, 4, 4]
-
-
-def test_groups_train_on_some_batches_at_a_time_but_stop_at_rungs(
-    tmp_path: Path, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trainable, "REPORT_SECONDS", 0.0)
-    group = run_of("topk", n_steps=4), run_of("batchtopk", n_steps=4)
-    monkeypatch.setattr(training, "BYTES_AT_A_TIME", 3 * 4 * group[0].train.batch_size * D_IN)
-    train_trial(trial(tmp_path / "blocks", *group))
-    assert [told["progress"][group[0].run_id] for told in reports] == [0.75, 1.0, 1.0]
-    reports.clear()
-    train_trial(trial(tmp_path / "rungs", *group, rungs=[0.5]))
-    assert [(told["progress"][group[0].run_id], told.get("rung")) for told in reports[:3]] == [(0.25, None), (0.5, 0.5), (0.75, None)]
 
 
 def test_a_stopped_trial_goes_on_from_its_checkpoint(
