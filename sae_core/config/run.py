@@ -311,3 +311,15 @@ class RunConfig(Config):
         """Readable prefix and a hash of every field: the same config has the same id on every machine."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return f"{self.sae.architecture}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Fields of a record and of sweep.json that say which run it is, with the config as JSON."""
+        return {
+            "run_id": self.run_id,
+            "architecture": self.sae.architecture,
+            "sparsity_parameter": self.sae.sparsity_parameter,
+            "sparsity_value": self.sae.sparsity_value,
+            "seed": self.seed,
+            "config": self.model_dump(mode="json"),
+        }

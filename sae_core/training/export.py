@@ -29,13 +29,8 @@ def write_result(result: TrainResult, paths: RunPaths, *, metadata: Mapping[str,
             error = {"type": "DivergedError", "message": message, "traceback": ""}
     tokens = None if error else run.n_steps * run.train.batch_size
     record = RunRecord(
-        run_id=run.run_id,
+        **{**run.identity, "sparsity_value": result.sparsity_value},
         status="failed" if error else "trained",
-        config=config,
-        architecture=run.sae.architecture,
-        sparsity_parameter=run.sae.sparsity_parameter,
-        sparsity_value=result.sparsity_value,
-        seed=run.seed,
         d_in=result.d_in,
         train_tokens=tokens,
         train_seconds=result.seconds,

@@ -21,7 +21,7 @@ from sae_core.records import RunRecord, RunState, Status, flat
 from sweeps.definition.sweep import Sweep
 from sweeps.storage.lock import locked
 from sweeps.storage.set_aside import make_room, set_aside
-from sweeps.storage.sweep_file import begin_launch, entry, now, read_sweep_file
+from sweeps.storage.sweep_file import begin_launch, now, read_sweep_file
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Store:
                 shutil.rmtree(scratch, ignore_errors=True)
             self._facts = {
                 "name": sweep.name,
-                "runs": [entry(run) for run in runs],
+                "runs": [run.identity for run in runs],
                 "stages": facts.get("stages") or [],
                 "launches": launches,
                 "hardware": provenance.hardware(),
@@ -100,7 +100,7 @@ class Store:
         known = {run["run_id"] for run in self._facts["runs"]}
         if new := [run for run in runs if run.run_id not in known]:
             self._set_aside_damaged(new)
-            self._facts["runs"] += [entry(run) for run in new]
+            self._facts["runs"] += [run.identity for run in new]
             write_json(self.paths.facts, self._facts)
 
     def note_stage(self, stage: str, seconds: float) -> None:
@@ -184,10 +184,10 @@ class Store:
             ConfigError: the model or the text changed under the same name.
         """
         for run_id, record in self.records().items():
-            before, now = record.activations_hash, current.get(run_id)
-            if record.status != "failed" and None not in (before, now) and before != now:
+            before, today = record.activations_hash, current.get(run_id)
+            if record.status != "failed" and None not in (before, today) and before != today:
                 raise ConfigError(
-                    f"runs of a sweep must share their activations, but {run_id} has activations_hash={before!r} and they are now {now!r}: "
+                    f"runs of a sweep must share their activations, but {run_id} has activations_hash={before!r} but now {today!r}: "
                     "the model or the text changed under the same name. Start a new sweep with `--set name=NAME` or `--results DIR`."
                 )
 
@@ -283,17 +283,7 @@ def record_without_result(run: RunConfig, status: Status, error: Mapping[str, st
         error: `type`, `message`, `traceback`.
         facts: further fields of the record.
     """
-    return RunRecord(
-        run_id=run.run_id,
-        status=status,
-        config=run.model_dump(mode="json"),
-        architecture=run.sae.architecture,
-        sparsity_parameter=run.sae.sparsity_parameter,
-        sparsity_value=run.sae.sparsity_value,
-        seed=run.seed,
-        error=dict(error),
-        **facts,
-    )
+    return RunRecord(status=status, error=dict(error), **run.identity, **facts)
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sae_core.config.run import RunConfig
 from sae_core.errors import DamagedFileError
 from sae_core.files import checksum_of, read_json, write_text
 from sae_core.layout import SweepPaths
@@ -34,18 +33,6 @@ def read_sweep_file(path: Path) -> dict[str, Any]:
     if problem := wrong_in_sweep(facts):
         raise DamagedFileError.of(path, ValueError(problem))
     return facts
-
-
-def entry(run: RunConfig) -> dict[str, Any]:
-    """A requested run as sweep.json holds it."""
-    return {
-        "run_id": run.run_id,
-        "architecture": run.sae.architecture,
-        "sparsity_parameter": run.sae.sparsity_parameter,
-        "sparsity_value": run.sae.sparsity_value,
-        "seed": run.seed,
-        "config": run.model_dump(mode="json"),
-    }
 
 
 def begin_launch(paths: SweepPaths, facts: Mapping[str, Any], numbers: Iterable[int], text: str) -> list[dict[str, Any]]:

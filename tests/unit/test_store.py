@@ -198,7 +198,7 @@ def test_results_of_changed_activations_are_not_reused(store):
     store.write_record(record(first))
     store.write_record(record(second, status="failed", activations_hash="old"))
     store.check_hashes({first.run_id: "abc", second.run_id: "new"})
-    with pytest.raises(ConfigError, match=f"{first.run_id} has activations_hash='abc' and they are now 'new'.*Start a new sweep"):
+    with pytest.raises(ConfigError, match=f"{first.run_id} has activations_hash='abc' but now 'new'.*Start a new sweep"):
         store.check_hashes({first.run_id: "new", second.run_id: "new"})
 
 
