@@ -19,10 +19,8 @@ from torch import Tensor
 
 ROWS_PER_THREAD = 256
 """Fewer are not worth waking a thread for."""
-BLOCK = 32
-"""Values looked at together: most blocks have none that is wanted, which vector instructions find out fast."""
-GROUPS = 512
-"""Groups of columns whose largest scores bound the k-th largest of a row from below."""
+FEWEST_GROUPS = 64
+"""Of columns; fewer would leave no numbers for vector instructions to compare at once."""
 
 
 def values_above(
@@ -58,7 +56,7 @@ def sort_columns(
 def weighted_sums(
     offsets: Int[Tensor, " R_plus_1"], indices: Int[Tensor, " N"], weights: Float[Tensor, " N"], source: Float[Tensor, "M d"]
 ) -> Float[Tensor, "R d"]:
-    sums = torch.zeros(len(offsets) - 1, source.shape[1])
+    sums = torch.empty(len(offsets) - 1, source.shape[1])
     over_rows(_weighted_sums, len(sums), _array(offsets), _array(indices), _array(weights), _array(source), _array(sums))
     return sums
 
@@ -66,7 +64,7 @@ def weighted_sums(
 def dots(
     offsets: Int[Tensor, " R_plus_1"], indices: Int[Tensor, " N"], rows: Float[Tensor, "R d"], source: Float[Tensor, "M d"]
 ) -> Float[Tensor, " N"]:
-    products = torch.zeros(len(indices))
+    products = torch.empty(len(indices))
     over_rows(_dots, len(rows), _array(offsets), _array(indices), _array(rows), _array(source), _array(products))
     return products
 
@@ -116,18 +114,20 @@ def _read_row(products: Any, shift: int, bias: Any, values: Any, bits: Any) -> N
 
 
 @_compiled
-def _list_above(values: Any, bounds: Any, columns: Any) -> int:
-    """Write to `columns` where values are above their bounds, and return how many are."""
-    n, n_columns = 0, len(values)
-    for start in range(0, n_columns, BLOCK):
-        end = min(start + BLOCK, n_columns)
-        found = np.int32(0)
-        for j in range(start, end):
-            found += np.int32(values[j] > bounds[j])
-        if found:
-            for j in range(start, end):
+def _list_above(values: Any, bounds: Any, above: Any, columns: Any) -> int:
+    """Write to `columns` where values are above their bounds, and return how many are; `above` is memory for a flag per value.
+
+    Eight flags are looked at together, since nearly all are 0.
+    """
+    for j in range(len(values)):
+        above[j] = values[j] > bounds[j]
+    words = above.view(np.uint64)
+    n = 0
+    for word in range(len(words)):
+        if words[word]:
+            for j in range(8 * word, 8 * word + 8):  # without a branch: the next column overwrites one that is not wanted
                 columns[n] = j
-                n += values[j] > bounds[j]
+                n += above[j]
     return n
 
 
@@ -135,14 +135,14 @@ def _list_above(values: Any, bounds: Any, columns: Any) -> int:
 def _values_above(first: int, last: int, products: Any, shift: int, bias: Any, bounds: Any, most: int, counts: Any) -> tuple[Any, Any]:
     """Columns and values of some rows' entries, and their counts; ends early after a row with which there are more than `most`."""
     n_columns = products.shape[1]
-    bits, found = np.empty(n_columns, np.int32), np.empty(n_columns + 1, np.int64)
+    bits, above, found = np.empty(n_columns, np.int32), np.zeros((n_columns + 7) // 8 * 8, np.uint8), np.empty(n_columns + 8, np.int64)
     row = bits.view(np.float32)
     capacity = min(most, (last - first) * n_columns) + n_columns
     columns, values = np.empty(capacity, np.int64), np.empty(capacity, np.float32)
     total = 0
     for b in range(first, last):
         _read_row(products[b], shift, bias, row, bits)
-        n = _list_above(row, bounds, found)
+        n = _list_above(row, bounds, above, found)
         for entry in range(n):
             columns[total + entry] = found[entry]
             values[total + entry] = row[found[entry]]
@@ -155,38 +155,45 @@ def _values_above(first: int, last: int, products: Any, shift: int, bias: Any, b
 
 @_compiled
 def _topk_rows(first: int, last: int, products: Any, shift: int, bias: Any, factors: Any, columns: Any, values: Any) -> None:
-    """At least k scores reach the k-th largest of the groups' largest scores, and few more: only those are sorted."""
+    """At least k scores reach the k-th largest of the largest scores of groups of columns, and few more: only those are sorted."""
     n_columns, k = products.shape[1], columns.shape[1]
-    n_groups = min(n_columns, max(GROUPS, 4 * k))
-    bits, found, scores = np.empty(n_columns, np.int32), np.empty(n_columns + 1, np.int64), np.empty(n_columns, np.float32)
-    row, largest = bits.view(np.float32), np.empty(n_groups, np.float32)
-    bounds = np.empty(n_columns, np.float32)
+    n_groups = min(n_columns, max(FEWEST_GROUPS, 2 * k))
+    bits, above, found = np.empty(n_columns, np.int32), np.zeros((n_columns + 7) // 8 * 8, np.uint8), np.empty(n_columns + 8, np.int64)
+    row, scores, bounds = bits.view(np.float32), np.empty(n_columns, np.float32), np.empty(n_columns, np.float32)
     for b in range(first, last):
         _read_row(products[b], shift, bias, row, bits)
-        largest[:] = -np.inf
+        for j in range(n_columns):
+            scores[j] = row[j] * factors[j]
+        largest = np.full(n_groups, -np.inf, np.float32)
         for start in range(0, n_columns, n_groups):
-            for j in range(start, min(start + n_groups, n_columns)):
-                scores[j] = row[j] * factors[j]
-                largest[j - start] = scores[j] if scores[j] > largest[j - start] else largest[j - start]
+            group = scores[start : start + n_groups]
+            for j in range(len(group)):
+                largest[j] = max(group[j], largest[j])
         bounds[:] = np.nextafter(np.partition(largest, n_groups - k)[n_groups - k], np.float32(-np.inf))
-        n = _list_above(scores, bounds, found)
+        n = _list_above(scores, bounds, above, found)
         if n < k:  # scores that are not numbers are above nothing: any columns will do, the run has diverged
             found[:k] = np.arange(k)
         elif n > k:
-            cut = np.partition(scores[found[:n]], n - k)[n - k]
-            room = k
-            for entry in range(n):
-                room -= scores[found[entry]] > cut
-            kept = 0
-            for entry in range(n):  # of scores equal to the cut the first are kept
-                score = scores[found[entry]]
-                if score > cut or (score == cut and room > 0):
-                    room -= score == cut
-                    found[kept] = found[entry]
-                    kept += 1
+            _keep_largest(scores, found, n, k)
         for entry in range(k):
             columns[b, entry] = found[entry]
             values[b, entry] = row[found[entry]]
+
+
+@_compiled
+def _keep_largest(scores: Any, found: Any, n: int, k: int) -> None:
+    """Keep k of the columns `found[:n]`: of equal scores the first."""
+    cut = np.partition(scores[found[:n]], n - k)[n - k]
+    room = k
+    for entry in range(n):
+        room -= scores[found[entry]] > cut
+    kept = 0
+    for entry in range(n):
+        score = scores[found[entry]]
+        if score > cut or (score == cut and room > 0):
+            room -= score == cut
+            found[kept] = found[entry]
+            kept += 1
 
 
 @_compiled
@@ -207,20 +214,41 @@ def _sort_columns(columns: Any, offsets: Any, order: Any, rows: Any, starts: Any
 
 @_compiled
 def _weighted_sums(first: int, last: int, offsets: Any, indices: Any, weights: Any, source: Any, sums: Any) -> None:
-    """`sums` is zeros."""
+    """Four entries at a time, so that a sum is written to memory once for them."""
+    d = source.shape[1]
     for r in range(first, last):
-        for entry in range(offsets[r], offsets[r + 1]):
-            weight, added = weights[entry], source[indices[entry]]
-            for j in range(source.shape[1]):
-                sums[r, j] += weight * added[j]
+        sums[r] = 0
+        entry, end = offsets[r], offsets[r + 1]
+        while entry + 4 <= end:
+            w0, w1, w2, w3 = weights[entry], weights[entry + 1], weights[entry + 2], weights[entry + 3]
+            s0, s1, s2, s3 = source[indices[entry]], source[indices[entry + 1]], source[indices[entry + 2]], source[indices[entry + 3]]
+            for j in range(d):
+                sums[r, j] += w0 * s0[j] + w1 * s1[j] + w2 * s2[j] + w3 * s3[j]
+            entry += 4
+        for rest in range(entry, end):
+            w0, s0 = weights[rest], source[indices[rest]]
+            for j in range(d):
+                sums[r, j] += w0 * s0[j]
 
 
 @_compiled
 def _dots(first: int, last: int, offsets: Any, indices: Any, rows: Any, source: Any, products: Any) -> None:
+    """Four entries at a time, so that a row is read once for them."""
+    d = source.shape[1]
     for r in range(first, last):
-        for entry in range(offsets[r], offsets[r + 1]):
-            other = source[indices[entry]]
-            total = np.float32(0)
-            for j in range(source.shape[1]):
-                total += rows[r, j] * other[j]
-            products[entry] = total
+        entry, end = offsets[r], offsets[r + 1]
+        while entry + 4 <= end:
+            s0, s1, s2, s3 = source[indices[entry]], source[indices[entry + 1]], source[indices[entry + 2]], source[indices[entry + 3]]
+            p0 = p1 = p2 = p3 = np.float32(0)
+            for j in range(d):
+                p0 += rows[r, j] * s0[j]
+                p1 += rows[r, j] * s1[j]
+                p2 += rows[r, j] * s2[j]
+                p3 += rows[r, j] * s3[j]
+            products[entry], products[entry + 1], products[entry + 2], products[entry + 3] = p0, p1, p2, p3
+            entry += 4
+        for rest in range(entry, end):
+            p0, s0 = np.float32(0), source[indices[rest]]
+            for j in range(d):
+                p0 += rows[r, j] * s0[j]
+            products[rest] = p0
