@@ -73,8 +73,11 @@ def train_trial(config: dict[str, Any]) -> None:
     """Run `config["trial"]`, a `TrialConfig` as a dict, as a trial of Ray Tune."""
     from ray import get_gpu_ids, tune
 
+    def report(told: dict[str, Any]) -> None:
+        tune.report({"json": json.dumps(told)})  # as text: Tune flattens nested results, but not for everybody
+
     # Ray leaves every GPU visible to a trial that asked for none, so torch.cuda.is_available() says nothing here.
-    run_trial(TrialConfig(**config["trial"]), tune.report, "cuda:0" if get_gpu_ids() else "cpu")
+    run_trial(TrialConfig(**config["trial"]), report, "cuda:0" if get_gpu_ids() else "cpu")
 
 
 def run_trial(trial: TrialConfig, report: Report, device: str) -> None:

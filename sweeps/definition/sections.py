@@ -96,6 +96,9 @@ class Definition(Config):
     early_stopping: EarlyStoppingConfig | None = None
     """Stop runs that others of their sparsity dominate."""
     wandb: WandbConfig | None = None
+    """Log runs to Weights & Biases."""
+    loggers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Further loggers, of plugins: name -> its options."""
 
     def __init__(self, **fields: Any) -> None:
         # Python callers get the same errors as those who write YAML, not pydantic's own.

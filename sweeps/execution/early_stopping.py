@@ -16,8 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-
 from sae_core.config.run import ArchitectureConfig, RunConfig
 from sae_core.files import write_json, write_json_lines
 from sae_core.trainable import rung_step
@@ -115,46 +113,40 @@ def _density(sae: ArchitectureConfig) -> float:
     return 1 / sae.sparsity_value if sae.sparsity_value else math.inf
 
 
-class EarlyStopping(FIFOScheduler):
-    """Ray Tune's scheduler: decides at rungs, and writes the records of the runs that it stops.
+class EarlyStopping:
+    """Decides at rungs, and writes the records of the runs that it stops.
 
     Args:
         groups: the runs of each trial of this launch and of earlier ones.
     """
 
     def __init__(self, config: EarlyStoppingConfig, store: Store, groups: Iterable[Sequence[RunConfig]]) -> None:
-        super().__init__()
         self.config, self.store = config, store
         self.seen: dict[float, dict[str, AtRung]] = {rung: {} for rung in config.rungs}
         for runs in groups:
-            self._look(runs, config.rungs)
+            self._read(runs, config.rungs)
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its schedulers for a restore that we never do: histories are on disk.
-        return {}
+    def stops(self, runs: Sequence[RunConfig], rung: float, facts: Mapping[str, Any]) -> bool:
+        """Whether the trial of these runs is to stop at a rung; if so they have their records.
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """STOP where the trial should stop, once its runs have their records."""
-        rung = result.get("rung")
-        if rung is None:
-            return TrialScheduler.CONTINUE
-        told = trial.config["trial"]
-        runs = [RunConfig.model_validate(run) for run in told["runs"]]
-        self._look(runs, [rung])
+        Args:
+            facts: fields of those records.
+        """
+        self._read(runs, [rung])
         others = dict(self.seen[rung])
         mine = others.pop(runs[0].run_id, None)
-        because = None if mine is None else dominating(mine, others.values(), self.config)
-        if mine is None or because is None:
-            return TrialScheduler.CONTINUE
+        better = None if mine is None else dominating(mine, others.values(), self.config)
+        if mine is None or better is None:
+            return False
         reason = (
-            f"dominated at {rung:.0%} of its tokens by {because.name}, whose error is {because.mse:.4g} at L0 {because.l0:.1f}; "
+            f"dominated at {rung:.0%} of its tokens by {better.name}, whose error is {better.mse:.4g} at L0 {better.l0:.1f}; "
             f"its own {mine.mse:.4g} at L0 {mine.l0:.1f}"
         )
         for run in runs:
-            self._prune(run, rung, reason, {**told["facts"], **result.get("node", {})})
-        return TrialScheduler.STOP
+            self._prune(run, rung, reason, facts)
+        return True
 
-    def _look(self, runs: Sequence[RunConfig], rungs: Iterable[float]) -> None:
+    def _read(self, runs: Sequence[RunConfig], rungs: Iterable[float]) -> None:
         """Remember what runs showed at those of the rungs that they reached."""
         # A run that diverged later showed a good error before: nobody should stop because of it.
         records = [self.store.read_record(run.run_id) for run in runs]
@@ -162,11 +154,11 @@ class EarlyStopping(FIFOScheduler):
             return
         histories = [self.store.read_history(run.run_id) for run in runs]
         for rung in rungs:
-            if (found := at_rung(runs, histories, rung)) is not None:
-                self.seen[rung][found.name] = found
+            if (shown := at_rung(runs, histories, rung)) is not None:
+                self.seen[rung][shown.name] = shown
 
     def _prune(self, run: RunConfig, rung: float, reason: str, facts: Mapping[str, Any]) -> None:
-        """Leave a record of a run that is stopped, and forget its checkpoint. Its trial waits for our answer and writes nothing."""
+        """Leave a record of a run that is stopped, and forget its checkpoint. Its trial writes nothing meanwhile."""
         write_json(self.store.paths.run(run.run_id).config, run.model_dump(mode="json"), checksum=False)
         error = {"type": "StoppedEarly", "message": reason, "traceback": ""}
         tokens = rung_step(rung, run.n_steps) * run.train.batch_size

@@ -1,103 +1,76 @@
-"""The stages of a launch: harvest, then train and evaluate, or search. Each does what is missing and says how long it took."""
+"""The stages of a launch: harvest, train (or search), evaluate. Each does what is missing and notes how long it took."""
 
 import dataclasses
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from sae_core.activations.shards import Manifest, is_complete
 from sae_core.activations.shards import finish as finish_harvest
 from sae_core.evaluation import ChunkSums, combine, evaluated
-from sweeps.execution.loggers.wandb import WandbSink
+from sae_core.trainable import TrialConfig
+from sweeps.execution.executor import Executor
+from sweeps.execution.loggers import Loggers
 from sweeps.execution.progress import SweepProgress
+from sweeps.execution.training import Training
+from sweeps.execution.work import Work
 from sweeps.planning.inputs import SharedActivations
 from sweeps.storage.store import Store
 
-if TYPE_CHECKING:
-    from sweeps.execution.search import Study
-    from sweeps.execution.training import TrainingStage
-    from sweeps.execution.workers import WorkerPool
-
 LARGE_OUTLIER_SHARE = 0.5
-"""Part of the variance in a few rows from which on it is said: the loss is then about them."""
+"""Part of the variance in a few rows above which a note says so: the loss is then about them."""
 
 
 def run_stages(
-    inputs: list[SharedActivations],
+    work: Work,
+    inputs: Sequence[SharedActivations],
     store: Store,
-    pool: "WorkerPool",
+    executor: Executor,
     progress: SweepProgress,
-    sink: WandbSink | None,
-    training: "TrainingStage",
-    study: "Study | None",
+    loggers: Loggers,
+    settings: TrialConfig,
 ) -> None:
-    """Do all that is missing of a sweep but its table and report."""
+    """Do all that is missing of a sweep but its table and report.
+
+    Args:
+        inputs: activations with something left to do.
+        settings: see `Training`.
+    """
     done = {run_id for run_id, record in store.records().items() if record.status != "trained"}
-    for one in inputs:
-        seconds = _harvest(one, pool, progress)
-        store.note_stage("harvest", seconds)
-    pool.close()  # trials need the slots
-    if study is None:
-        runs = [(run, one) for one in inputs for run in one.runs]
-        seconds = training.run([(run, one) for run, one in runs if store.read_record(run.run_id) is None])
-        store.note_stage("train", seconds)
-        for one in inputs:
-            seconds = _evaluate(one, store, pool, progress)
-            store.note_stage("evaluate", seconds)
-    else:
-        study.open()
-        seconds = training.search(study, inputs[0])
-        store.note_stage("search", seconds)
-    if sink:
-        for run in [run for one in inputs for run in one.runs] if study is None else study.runs():
-            if run.run_id not in done and (record := store.read_record(run.run_id)) is not None:
-                sink.finish(run, record)
+    for shared in inputs:
+        store.note_stage("harvest", _harvest(shared, executor, progress))
+    executor.pool.close()  # trials need the slots
+    work.begin(executor.n_slots, executor.slot_bytes)
+    progress.stage(work.stage, work.n_tokens, "tokens")
+    training = Training(work, store, progress, loggers, settings)
+    if work.n_trials:
+        executor.train(training)
+    store.note_stage(work.stage, progress.end_stage(training.summary()))
+    if not work.evaluates_trials:
+        for shared in inputs:
+            store.note_stage("evaluate", _evaluate(shared, store, executor, progress))
+    for run in work.runs():
+        if run.run_id not in done and (record := store.read_record(run.run_id)) is not None:
+            loggers.finish(run, record)
 
 
-def _harvest(one: SharedActivations, pool: "WorkerPool", progress: SweepProgress) -> float:
+def _harvest(shared: SharedActivations, executor: Executor, progress: SweepProgress) -> float:
     """Make the shards that are missing, on all slots. Returns seconds."""
-    n_shards = one.source.n_shards(one.cache)
-    missing = [index for index in range(n_shards) if not is_complete(one.cache, index)]
-    progress.stage("harvest", one.source.config.train_tokens, "tokens")
-    tokens = 0
+    n_shards = shared.source.n_shards(shared.cache)
+    missing = [index for index in range(n_shards) if not is_complete(shared.cache, index)]
+    progress.stage("harvest", shared.source.config.train_tokens, "tokens")
+    tokens: list[int] = []
 
     def done(n_tokens: int) -> None:
-        nonlocal tokens
-        tokens += n_tokens
-        progress.advance_to(tokens)
+        tokens.append(n_tokens)
+        progress.advance_to(sum(tokens))
 
     if missing:
-        pool.map("harvest", missing, done, *one.arguments)
-    manifest = finish_harvest(one.source, one.cache)
-    one.facts |= {"outlier_rows": manifest.outlier_rows, "outlier_share": manifest.outlier_share}
+        executor.pool.map("harvest", missing, done, *shared.arguments)
+    manifest = finish_harvest(shared.source, shared.cache)
+    shared.facts |= {"outlier_rows": manifest.outlier_rows, "outlier_share": manifest.outlier_share}
     if manifest.outlier_share > LARGE_OUTLIER_SHARE:
         progress.note(_outliers(manifest))
-    cached = "" if missing else ", all cached"
-    return progress.end_stage(f"{manifest.n_tokens:,} tokens of width {manifest.d_in}{cached}")
-
-
-def _evaluate(one: SharedActivations, store: Store, pool: "WorkerPool", progress: SweepProgress) -> float:
-    """Measure the trained runs on held-out text, all in one pass, and finish their records. Returns seconds."""
-    records = {run.run_id: store.read_record(run.run_id) for run in one.runs}
-    trained = {run_id: record for run_id, record in records.items() if record is not None and record.status == "trained"}
-    n_chunks = one.source.n_eval_chunks(one.cache)
-    progress.stage("evaluate", n_chunks, "chunks")
-    if trained:
-        chunks: list[ChunkSums] = []
-        nodes: list[dict[str, Any]] = []
-
-        def done(result: tuple[ChunkSums, dict[str, Any]]) -> None:
-            chunks.append(result[0])
-            nodes.append(result[1])
-            progress.advance_to(len(chunks), f"{len(chunks)} of {n_chunks} chunks")
-
-        saes = {run_id: str(store.paths.run(run_id).sae) for run_id in trained}
-        pool.map("evaluate", range(n_chunks), done, *one.arguments, saes)
-        values, n_tokens = combine(chunks)
-        eval_hash = one.source.eval_hash(one.cache)
-        for run_id, record in trained.items():
-            finished = evaluated(record, values[run_id], n_tokens, eval_hash)
-            store.write_record(dataclasses.replace(finished, **_where(nodes)))
-    return progress.end_stage(f"{len(trained)} SAEs on {n_chunks} chunks of held-out text")
+    return progress.end_stage(f"{manifest.n_tokens:,} tokens of width {manifest.d_in}{'' if missing else ', all cached'}")
 
 
 def _outliers(manifest: Manifest) -> str:
@@ -107,17 +80,35 @@ def _outliers(manifest: Manifest) -> str:
     )
 
 
-def _where(nodes: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Fields of a record that say where and how it was evaluated: what the nodes of its chunks say, joined where they differ."""
-    nodes = list(nodes)
+def _evaluate(shared: SharedActivations, store: Store, executor: Executor, progress: SweepProgress) -> float:
+    """Measure the trained runs on held-out text, all in one pass, and finish their records. Returns seconds."""
+    records = {run.run_id: store.read_record(run.run_id) for run in shared.runs}
+    trained = {run_id: record for run_id, record in records.items() if record is not None and record.status == "trained"}
+    n_chunks = shared.source.n_eval_chunks(shared.cache)
+    progress.stage("evaluate", n_chunks, "chunks")
+    results: list[tuple[ChunkSums, dict[str, Any]]] = []
+
+    def done(result: tuple[ChunkSums, dict[str, Any]]) -> None:
+        results.append(result)
+        progress.advance_to(len(results), f"{len(results)} of {n_chunks} chunks")
+
+    if trained:
+        saes = {run_id: str(store.paths.run(run_id).sae) for run_id in trained}
+        executor.pool.map("evaluate", range(n_chunks), done, *shared.arguments, saes)
+        values, n_tokens = combine(sums for sums, _ in results)
+        eval_hash = shared.source.eval_hash(shared.cache)
+        where = _joined([node for _, node in results])
+        for run_id, record in trained.items():
+            store.write_record(dataclasses.replace(evaluated(record, values[run_id], n_tokens, eval_hash), **where))
+    return progress.end_stage(f"{len(trained)} SAEs on {n_chunks} chunks of held-out text")
+
+
+def _joined(nodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Fields of a record that say where and how it was evaluated: facts about the nodes of its chunks, joined where they differ."""
 
     def joined(kind: str) -> dict[str, str]:
         names = dict.fromkeys(name for node in nodes for name in node[kind])
-        return {name: ", ".join(_different(node[kind].get(name, "none") for node in nodes)) for name in names}
+        return {name: ", ".join(sorted({node[kind].get(name, "none") for node in nodes})) for name in names}
 
-    hardware = "; ".join(_different(node["hardware"] for node in nodes))
+    hardware = "; ".join(sorted({node["hardware"] for node in nodes}))
     return {"eval_versions": joined("versions"), "eval_hardware": hardware, "eval_arithmetic": joined("arithmetic")}
-
-
-def _different(texts: Iterable[str]) -> list[str]:
-    return sorted(set(texts))

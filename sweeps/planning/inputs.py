@@ -57,7 +57,7 @@ def shared_activations(
     shared: dict[str, SharedActivations] = {}
     for key, config in {config.model_dump_json(): config for config in configs}.items():
         source = SOURCES[config.source](locate(config, text or caches))
-        content = source.fingerprint()
+        content = source.activations_hash()
         shared[key] = SharedActivations(source, cache_directory(caches, content), content, SOURCES[config.source](config).export_metadata())
     for run in runs:
         shared[run.activations.model_dump_json()].runs.append(run)

@@ -182,12 +182,12 @@ class SearchPlan(Plan):
     """Plan of a search."""
 
     def __post_init__(self) -> None:
-        from sweeps.execution.search import Study
+        from sweeps.storage.study import Study
 
         super().__post_init__()
         assert self.sweep.search is not None, f"{self.sweep.search=}"
         self.search, self.space = self.sweep.search, self.sweep.space()
-        self.study = Study(self.space, self.search, self.store.paths.search)
+        self.study = Study(self.space, self.search, self.store)
         self.n_left, self.n_runs = self.study.n_left(), self.space.axes.n_repeats
 
     def _head(self) -> list[str]:

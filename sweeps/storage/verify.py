@@ -70,8 +70,8 @@ def _verify_sweep(paths: SweepPaths, verified: Verified) -> None:
         if (name := launch.get("definition")) and (checksum := launch.get("definition_checksum")):
             remedy = f"Put back a copy: it says what launch {number} asked for."
             verified.read(paths.directory / name, lambda path, checksum=checksum: _check_content(path, checksum), remedy)
-    for study in sorted(paths.search.glob("*.log")):
-        verified.read(study, _check_study, "The next launch makes it again from the records.")
+    for study in sorted(paths.search.glob("*.json")):
+        verified.read(study, read_json, "The next launch makes it again from the records.")
     for directory in sorted(path for path in paths.runs.glob("*") if path.is_dir()):
         _verify_run(paths.run(directory.name), verified)
 
@@ -89,13 +89,6 @@ def _verify_run(paths: RunPaths, verified: Verified) -> None:
 def _check_content(path: Path, checksum: str) -> None:
     if checksum_of(path.read_bytes()) != checksum:
         raise ValueError("its checksum does not match its content")
-
-
-def _check_study(path: Path) -> None:
-    from sweeps.storage.study_file import StudyFile  # imports optuna
-
-    if damage := StudyFile(path, path.stem).damage():
-        raise ValueError(damage)
 
 
 def _read_history(path: Path, record: Path) -> None:

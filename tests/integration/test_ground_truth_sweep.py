@@ -2,11 +2,8 @@
 
 import pandas as pd
 import pytest
+from inline import launch
 from small_sweep import small_sweep
-
-from sweeps.execution.launcher import launch
-
-pytestmark = pytest.mark.usefixtures("in_process")
 
 GROUND_TRUTH = ["mcc", "uniqueness", "feature_precision", "feature_recall", "feature_f1"]
 

@@ -8,6 +8,7 @@ import signal
 import pandas as pd
 import pytest
 import torch
+from inline import launch
 from small_sweep import DIVERGING, result_of, results_of, small_sweep, times_written
 
 from sae_core import provenance
@@ -15,11 +16,7 @@ from sae_core.activations.synthetic import SyntheticSource
 from sae_core.records import RunRecord
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.training.loop import Learner
-from sweeps.execution.cluster import Cluster
-from sweeps.execution.launcher import launch
 from sweeps.storage.store import Store
-
-pytestmark = pytest.mark.usefixtures("in_process")
 
 # To keep: others read them.
 COLUMNS = (
@@ -30,7 +27,7 @@ COLUMNS = (
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, in_process):
+def finished(tmp_path_factory):
     """Results of a finished sweep. Tests that change them work on a copy: `results`."""
     results = tmp_path_factory.mktemp("finished")
     assert launch(small_sweep(), results=results).finished == 4
@@ -85,11 +82,7 @@ def test_exported_saes_are_what_was_measured(finished):
         assert fvu == pytest.approx(records(finished)[run.run_id].metrics["fvu"], rel=0.05)
 
 
-def test_a_relaunch_does_nothing(results, progress, monkeypatch):
-    def started(self):
-        raise AssertionError("Ray was started")
-
-    monkeypatch.setattr(Cluster, "__enter__", started)
+def test_a_relaunch_does_nothing(results, progress):
     before = times_written(results / "small" / "runs"), times_written(results / ".activations")
     done = launch(small_sweep(), results=results, progress=progress)
     assert (done.finished, done.failed, done.missing, done.interrupted) == (4, {}, [], False)
@@ -197,7 +190,7 @@ def test_interrupted_and_launched_again_is_as_if_never_interrupted(tmp_path, fin
     assert len(done.missing) == 4
     launches = Store(tmp_path / "small").facts()["launches"]
     assert launches[0]["ended_at"] is not None
-    assert (tmp_path / "small" / "report" / "report.html").exists() == (stage != "harvest")
+    assert (tmp_path / "small" / "report" / "report.html").exists() == (stage == "evaluate")
     monkeypatch.setattr("analysis.report.write_report", lambda *_: None)
     assert launch(small_sweep(), results=tmp_path).finished == 4
     assert results_of(tmp_path / "small") == results_of(finished / "small")

@@ -4,15 +4,12 @@ import json
 
 import pandas as pd
 import pytest
+from inline import launch
 from small_sweep import result_of, small_sweep, times_written
 
 from sae_core.errors import ConfigError
-from sweeps.execution.cluster import Cluster
-from sweeps.execution.launcher import launch
-from sweeps.execution.search import SweepSearch
+from sweeps.execution.progress import SweepProgress
 from sweeps.storage.store import Store
-
-pytestmark = pytest.mark.usefixtures("in_process")
 
 LR = {"low": 1e-3, "high": 3e-2, "log": True}
 
@@ -32,7 +29,7 @@ def search_of(trials=4, **changes):
     return small_sweep(**{**sections, **changes})
 
 
-def test_a_search_is_extended_and_then_done(tmp_path, progress, monkeypatch):
+def test_a_search_is_extended_and_then_done(tmp_path, progress):
     first = launch(search_of(2), results=tmp_path, progress=progress)
     assert progress.stages == ["harvest", "search", "report"]
     assert (first.finished, first.failed, first.missing) == (2, {}, [])
@@ -48,26 +45,23 @@ def test_a_search_is_extended_and_then_done(tmp_path, progress, monkeypatch):
     facts = json.loads((tmp_path / "small" / "sweep.json").read_text())
     assert {entry["run_id"] for entry in facts["runs"]} == set(table.run_id)
 
-    def started(self):
-        raise AssertionError("Ray was started")
-
-    monkeypatch.setattr(Cluster, "__enter__", started)
-    assert launch(search_of(4), results=tmp_path).finished == 4
+    progress.stages.clear()
+    assert launch(search_of(4), results=tmp_path, progress=progress).finished == 4
+    assert progress.stages == ["report"]
 
 
 def test_a_damaged_study_trains_nothing_again(tmp_path, caplog):
     first = launch(search_of(3), results=tmp_path)
-    (journal,) = (first.directory / "search").iterdir()
-    content = journal.read_bytes()
-    journal.write_bytes(content.replace(b'"values": [', b'"values": [9', 1))
+    (study,) = (first.directory / "search").iterdir()
+    study.write_bytes(study.read_bytes().replace(b"0.00", b"0.01", 1))
     before = times_written(first.directory / "runs")
     again = launch(search_of(4), results=tmp_path)
     assert (again.finished, again.failed, again.missing) == (4, {}, [])
     after = times_written(first.directory / "runs")
     assert {path: after[path] for path in before} == before
     assert len(list((first.directory / "runs").iterdir())) == 4
-    assert (journal.with_name(f"{journal.name}.damaged")).is_file()
-    assert "trials of the study" in caplog.text and "was renamed to" in caplog.text
+    assert (study.with_name(f"{study.name}.damaged")).is_file()
+    assert "was renamed to" in caplog.text
 
 
 def test_a_searched_run_is_that_of_a_grid(tmp_path):
@@ -78,19 +72,14 @@ def test_a_searched_run_is_that_of_a_grid(tmp_path):
     assert result_of(one) == result_of(other)
 
 
-def test_an_interrupted_search_loses_no_finished_trial(tmp_path, monkeypatch):
-    real, calls = SweepSearch.suggest, []
+def test_an_interrupted_search_loses_no_finished_trial(tmp_path):
+    class Interrupted(SweepProgress):
+        def runs(self, fractions):
+            if len(list(tmp_path.glob("small/runs/*/record.json"))) == 3:
+                raise KeyboardInterrupt
 
-    def suggest(search, trial_id):
-        config = real(search, trial_id)
-        calls.append(trial_id)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return config
-
-    monkeypatch.setattr(SweepSearch, "suggest", suggest)
-    interrupted = launch(search_of(4), results=tmp_path)
-    assert (interrupted.interrupted, interrupted.finished, len(interrupted.missing)) == (True, 2, 1)
+    interrupted = launch(search_of(4), results=tmp_path, progress=Interrupted())
+    assert (interrupted.interrupted, interrupted.finished, len(interrupted.missing)) == (True, 3, 0)
     before = times_written(tmp_path / "small" / "runs")
     done = launch(search_of(4), results=tmp_path)
     assert (done.interrupted, done.finished, done.missing) == (False, 4, [])
@@ -100,12 +89,15 @@ def test_an_interrupted_search_loses_no_finished_trial(tmp_path, monkeypatch):
     }
 
 
-def test_interrupted_before_the_first_trial(tmp_path, monkeypatch):
-    def suggest(search, trial_id):
-        raise KeyboardInterrupt
+def test_interrupted_before_the_first_trial(tmp_path, progress, monkeypatch):
+    def interrupt(name, total, unit):
+        if name == "search":
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(SweepSearch, "suggest", suggest)
-    done = launch(search_of(2), results=tmp_path)
+    monkeypatch.setattr(progress, "stage", interrupt)
+    monkeypatch.setattr(progress, "end_stage", lambda summary: 0.0)
+    monkeypatch.setattr(progress, "advance_to", lambda *_: None)
+    done = launch(search_of(2), results=tmp_path, progress=progress)
     assert (done.interrupted, done.finished, done.missing) == (True, 0, [])
 
 

@@ -18,7 +18,6 @@ from sae_core.files import write_json
 from sae_core.records import RunRecord
 from sweeps.definition.sweep import Sweep
 from sweeps.storage.store import Store, record_without_result
-from sweeps.storage.study_file import StudyFile
 
 
 @cache
@@ -104,37 +103,6 @@ def test_flipped_and_cut_bytes(name: str, data: st.DataObject) -> None:
         use(directory)
         kept = Store(directory).read_record(record().run_id)
         assert kept is None or dataclasses.asdict(kept) == dataclasses.asdict(record())
-
-
-LOGS = [{"op_code": 4, "trial_id": number, "values": [number / 7, 0.5]} for number in range(5)]
-
-
-@settings(max_examples=50, deadline=2_000)
-@given(data=st.data())
-def test_a_broken_journal_keeps_a_part_that_is_right(data: st.DataObject) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "search" / "study.log"
-        journal = StudyFile(path, "study")
-        journal.mend()
-        for log in LOGS:
-            journal.append_logs([log])
-        content = bytearray(path.read_bytes())
-        place = data.draw(st.integers(0, len(content) - 1))
-        change = data.draw(st.sampled_from(["flip", "cut", "insert", "remove"]))
-        if change == "flip":
-            content[place] ^= data.draw(st.integers(1, 255))
-        else:
-            rest = {"cut": b"", "insert": b"\n" + bytes(content[place:]), "remove": bytes(content[place + 1 :])}[change]
-            content[place:] = rest
-        path.write_bytes(content)
-        kept = StudyFile(path, "study").read_logs(0)
-        assert [{**log, "checksum": ""} for log in kept] == [{**log, "checksum": ""} for log in LOGS[: len(kept)]]
-        assert len(kept) < len(LOGS) or change == "insert"
-        mended = StudyFile(path, "study")
-        mended.mend()
-        mended.append_logs([{"op_code": 9}])
-        assert len(StudyFile(path, "study").read_logs(0)) == len(kept) + 1
-        assert StudyFile(path, "study").damage() is None
 
 
 def test_no_line_is_logged_twice(tmp_path: Path, caplog: Any) -> None:

@@ -1,19 +1,18 @@
 import json
-import pickle
-from types import SimpleNamespace
 
 import pytest
 from small_runs import activations_config, run_of
 
 from sae_core.config.run import ARCHITECTURES, RunConfig, TrainConfig
 from sae_core.errors import ConfigError
-from sae_core.files import read_json_lines
+from sae_core.files import read_json_lines, write_text
 from sweeps.definition.sections import EarlyStoppingConfig
 from sweeps.definition.sweep import Sweep
 from sweeps.execution.early_stopping import AtRung, EarlyStopping, at_rung, dominating
 from sweeps.storage.store import Store, record_without_result
 
 CONFIG = EarlyStoppingConfig()
+FACTS = {"hardware": "a machine"}
 
 
 def shown(name="mine", density=32.0, l0=32.0, mse=1.0, aims=True, comparable="topk", setting=None):
@@ -31,13 +30,13 @@ def test_the_worse_of_two_runs_of_one_sparsity_stops():
 def test_seeds_and_orders_of_one_setting_do_not_stop_each_other(store, repeats):
     lucky, unlucky = (run_of("topk", n_steps=100, lr=1e-3).model_copy(update={repeats: n}) for n in (0, 1))
     better = run_of("topk", n_steps=100, lr=1e-2, seed=0)
-    scheduler = EarlyStopping(EarlyStoppingConfig(rungs=[0.5]), store, [])
+    stopping = EarlyStopping(EarlyStoppingConfig(rungs=[0.5]), store, [])
     for run, error in ((lucky, 1.0), (unlucky, 2.0), (better, 0.5)):
         write_history(store, run, error)
-    assert scheduler.on_trial_result(None, trial_of(lucky), {"rung": 0.5}) == "CONTINUE"
-    assert scheduler.on_trial_result(None, trial_of(unlucky), {"rung": 0.5}) == "CONTINUE"
-    assert scheduler.on_trial_result(None, trial_of(better), {"rung": 0.5}) == "CONTINUE"
-    assert scheduler.on_trial_result(None, trial_of(unlucky), {"rung": 0.5}) == "STOP"
+    assert not stopping.stops([lucky], 0.5, FACTS)
+    assert not stopping.stops([unlucky], 0.5, FACTS)
+    assert not stopping.stops([better], 0.5, FACTS)
+    assert stopping.stops([unlucky], 0.5, FACTS)
     assert f"by {better.run_id}" in store.read_record(unlucky.run_id).error["message"]
 
 
@@ -138,14 +137,8 @@ def store(tmp_path):
 
 
 def write_history(store, run, error):
-    store.paths.run(run.run_id).directory.mkdir(parents=True, exist_ok=True)
-    store.paths.run(run.run_id).history.write_text(
-        "".join(json.dumps(row) + "\n" for row in history(run.n_steps, lambda _: error, until=50))
-    )
-
-
-def trial_of(run):
-    return SimpleNamespace(config={"trial": {"runs": [run.model_dump(mode="json")], "facts": {"hardware": "a machine"}}})
+    rows = history(run.n_steps, lambda _: error, until=50)
+    write_text(store.paths.run(run.run_id).history, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def lr_runs(*rates):
@@ -154,13 +147,12 @@ def lr_runs(*rates):
 
 def test_a_stopped_run_leaves_a_record_and_no_checkpoint(store):
     good, bad = lr_runs(1e-3, 1e-2)
-    scheduler = EarlyStopping(EarlyStoppingConfig(rungs=[0.5]), store, [])
+    stopping = EarlyStopping(EarlyStoppingConfig(rungs=[0.5]), store, [])
     write_history(store, good, 1.0)
     write_history(store, bad, 2.0)
     store.paths.run(bad.run_id).checkpoint.touch()
-    assert scheduler.on_trial_result(None, trial_of(good), {"rung": 0.5}) == "CONTINUE"
-    assert scheduler.on_trial_result(None, trial_of(bad), {"progress/x": 0.4}) == "CONTINUE"
-    assert scheduler.on_trial_result(None, trial_of(bad), {"rung": 0.5}) == "STOP"
+    assert not stopping.stops([good], 0.5, FACTS)
+    assert stopping.stops([bad], 0.5, FACTS)
     assert store.read_record(good.run_id) is None
     record = store.read_record(bad.run_id)
     assert (record.status, record.train_tokens, record.hardware) == ("pruned", 50 * 64, "a machine")
@@ -175,7 +167,7 @@ def test_a_relaunch_knows_what_runs_showed_before(store):
     write_history(store, good, 1.0)
     write_history(store, bad, 2.0)
     relaunched = EarlyStopping(EarlyStoppingConfig(rungs=[0.5]), store, [[good], [bad]])
-    assert relaunched.on_trial_result(None, trial_of(bad), {"rung": 0.5}) == "STOP"
+    assert relaunched.stops([bad], 0.5, FACTS)
 
 
 def test_a_run_that_diverged_stops_nobody(store):
@@ -183,12 +175,8 @@ def test_a_run_that_diverged_stops_nobody(store):
     write_history(store, diverged, 1.0)
     write_history(store, other, 2.0)
     store.write_record(record_without_result(diverged, "failed", {"type": "DivergedError", "message": "", "traceback": ""}))
-    scheduler = EarlyStopping(EarlyStoppingConfig(rungs=[0.5]), store, [[diverged]])
-    assert scheduler.on_trial_result(None, trial_of(other), {"rung": 0.5}) == "CONTINUE"
-
-
-def test_ray_can_pickle_it(store):
-    assert pickle.loads(pickle.dumps(EarlyStopping(CONFIG, store, []))).__dict__ == {}
+    stopping = EarlyStopping(EarlyStoppingConfig(rungs=[0.5]), store, [[diverged]])
+    assert not stopping.stops([other], 0.5, FACTS)
 
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))

@@ -15,19 +15,16 @@ from sae_core.activations.synthetic import SyntheticSource
 from sae_core.config.run import RunConfig
 from sae_core.records import RunRecord
 from sae_core.sparse.kernels.choice import kernels_used, using_kernels
-from sae_core.trainable import TrialConfig, train_trial
+from sae_core.trainable import TrialConfig, run_trial
 
 
 @pytest.fixture
-def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What Tune was told."""
-    told: list[dict[str, Any]] = []
-    monkeypatch.setattr("ray.tune.report", told.append)
-    monkeypatch.setattr("ray.get_gpu_ids", list)
-    return told
+def reports() -> list[dict[str, Any]]:
+    """What a trial reported."""
+    return []
 
 
-def trial(tmp_path: Path, *runs: RunConfig, **fields: Any) -> dict[str, Any]:
+def trial(tmp_path: Path, *runs: RunConfig, **fields: Any) -> TrialConfig:
     """A trial's config, as Tune hands it over: plain data that survives JSON."""
     cache = tmp_path / "cache"
     source = SyntheticSource(runs[0].activations)
@@ -35,8 +32,7 @@ def trial(tmp_path: Path, *runs: RunConfig, **fields: Any) -> dict[str, Any]:
     shards.finish(source, cache)
     raw = [run.model_dump(mode="json") for run in runs]
     config = TrialConfig(runs=raw, cache=str(cache), directory=str(tmp_path / "runs"), **fields)
-    loaded: dict[str, Any] = json.loads(json.dumps({"trial": asdict(config)}))
-    return loaded
+    return TrialConfig(**json.loads(json.dumps(asdict(config))))
 
 
 def record(tmp_path: Path, run: RunConfig) -> RunRecord:
@@ -45,7 +41,7 @@ def record(tmp_path: Path, run: RunConfig) -> RunRecord:
 
 def test_every_run_of_the_group_gets_a_record(tmp_path: Path, reports: list[dict[str, Any]]) -> None:
     good, bad = run_of("topk"), run_of("standard", lr=1e30, lr_warm_up=0.0)
-    train_trial(trial(tmp_path, good, bad, metadata={"hook_name": "x"}, facts={"activations_hash": "abc"}))
+    run_trial(trial(tmp_path, good, bad, metadata={"hook_name": "x"}, facts={"activations_hash": "abc"}), reports.append, "cpu")
     assert record(tmp_path, good).status == "trained" and record(tmp_path, bad).status == "failed"
     assert record(tmp_path, good).activations_hash == "abc"
     assert record(tmp_path, good).finished_at is not None
@@ -57,11 +53,11 @@ def test_every_run_of_the_group_gets_a_record(tmp_path: Path, reports: list[dict
 def test_runs_with_a_record_are_left_alone(tmp_path: Path, reports: list[dict[str, Any]]) -> None:
     run = run_of("topk")
     config = trial(tmp_path, run)
-    train_trial(config)
+    run_trial(config, reports.append, "cpu")
     path = tmp_path / "runs" / run.run_id / "record.json"
     before = path.stat().st_mtime_ns
     (tmp_path / "cache" / "manifest.json").unlink()  # not even the cache is needed
-    train_trial(config)
+    run_trial(config, reports.append, "cpu")
     assert path.stat().st_mtime_ns == before
     assert reports[-1] == {"progress": {run.run_id: 1.0}}
 
@@ -76,8 +72,7 @@ def test_progress_and_histories_are_told_on_the_way(tmp_path: Path, reports: lis
         reports.append(told)
         seen.append(len(history.read_text().splitlines()))
 
-    monkeypatch.setattr("ray.tune.report", report)
-    train_trial(trial(tmp_path, run))
+    run_trial(trial(tmp_path, run), report, "cpu")
     assert [told["progress"][run.run_id] for told in reports] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert seen == [1, 2, 3, 4, 4]
 
@@ -93,26 +88,22 @@ def test_a_stopped_trial_goes_on_from_its_checkpoint(
         if told["progress"][run.run_id] == 0.5:
             raise SystemExit
 
-    monkeypatch.setattr("ray.tune.report", stop)
     with pytest.raises(SystemExit):
-        train_trial(config)
-    monkeypatch.setattr("ray.tune.report", reports.append)
-    train_trial(config)
+        run_trial(config, stop, "cpu")
+    run_trial(config, reports.append, "cpu")
     assert [told["progress"][run.run_id] for told in reports] == pytest.approx([4 / 6, 5 / 6, 1, 1])
     assert record(tmp_path, run).status == "trained"
 
 
 def test_the_stream_is_normalised_as_the_runs_ask(tmp_path: Path, reports: list[dict[str, Any]]) -> None:
     run = run_of("topk", normalize_activations="layer_norm")
-    train_trial(trial(tmp_path, run))
+    run_trial(trial(tmp_path, run), reports.append, "cpu")
     assert record(tmp_path, run).status == "trained"
     cfg = json.loads((tmp_path / "runs" / run.run_id / "sae" / "cfg.json").read_text())
     assert cfg["normalize_activations"] == "layer_norm"
 
 
-def test_rungs_are_told_once_each_with_the_history_on_disk(
-    tmp_path: Path, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rungs_are_told_once_each_with_the_history_on_disk(tmp_path: Path, reports: list[dict[str, Any]]) -> None:
     run = run_of("topk", n_steps=10)
     history = tmp_path / "runs" / run.run_id / "history.jsonl"
     rows: list[int] = []
@@ -121,8 +112,7 @@ def test_rungs_are_told_once_each_with_the_history_on_disk(
         reports.append(told)
         rows.append(len(history.read_text().splitlines()))
 
-    monkeypatch.setattr("ray.tune.report", report)
-    train_trial(trial(tmp_path, run, rungs=[0.3, 0.5]))
+    run_trial(trial(tmp_path, run, rungs=[0.3, 0.5]), report, "cpu")
     assert [told for told in reports if "rung" in told] == [
         {"progress": {run.run_id: 0.3}, "rung": 0.3, "node": trainable.provenance.node()},
         {"progress": {run.run_id: 0.5}, "rung": 0.5, "node": trainable.provenance.node()},
@@ -130,22 +120,21 @@ def test_rungs_are_told_once_each_with_the_history_on_disk(
     assert rows[:2] == [3, 5]
 
 
-def test_a_trial_that_tune_stops_writes_no_record(tmp_path: Path, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_is_stopped_writes_no_record(tmp_path: Path, reports: list[dict[str, Any]]) -> None:
     run = run_of("topk", n_steps=10)
 
     def stop(told: dict[str, Any]) -> None:
         raise SystemExit
 
-    monkeypatch.setattr("ray.tune.report", stop)
     with pytest.raises(SystemExit):
-        train_trial(trial(tmp_path, run, rungs=[0.5]))
+        run_trial(trial(tmp_path, run, rungs=[0.5]), stop, "cpu")
     assert not (tmp_path / "runs" / run.run_id / "record.json").exists()
 
 
 def test_a_trial_with_a_source_evaluates_what_it_trained(tmp_path: Path, reports: list[dict[str, Any]]) -> None:
     runs = [run_of("topk"), run_of("topk", seed=1)]
     config = trial(tmp_path, *runs, source=runs[0].activations.model_dump(mode="json"))
-    train_trial(config)
+    run_trial(config, reports.append, "cpu")
     records = [record(tmp_path, run) for run in runs]
     assert [one.status for one in records] == ["finished", "finished"]
     assert [one.eval_tokens for one in records] == [512, 512]
@@ -154,18 +143,17 @@ def test_a_trial_with_a_source_evaluates_what_it_trained(tmp_path: Path, reports
     records[0].__class__(**{**asdict(records[0]), "status": "trained", "metrics": {}}).write(
         tmp_path / "runs" / runs[0].run_id / "record.json"
     )
-    train_trial(config)
+    run_trial(config, reports.append, "cpu")
     assert record(tmp_path, runs[0]).metrics == records[0].metrics
 
 
 @pytest.mark.parametrize("choice", ["fast", "reference"])
 def test_a_trial_trains_with_the_kernels_asked_for_and_says_so(
-    tmp_path: Path, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, choice: Literal["fast", "reference"]
+    tmp_path: Path, reports: list[dict[str, Any]], choice: Literal["fast", "reference"]
 ) -> None:
     used: list[str] = []
-    monkeypatch.setattr("ray.tune.report", lambda told: used.append(kernels_used(torch.device("cpu"))))
     run = run_of("topk")
     with using_kernels("fast"):
-        train_trial(trial(tmp_path, run, kernels=choice))
+        run_trial(trial(tmp_path, run, kernels=choice), lambda told: used.append(kernels_used(torch.device("cpu"))), "cpu")
     assert set(used) == {"cpu" if choice == "fast" else "reference"}
     assert record(tmp_path, run).kernels == choice

@@ -88,9 +88,9 @@ def test_changed_definitions_and_studies_are_found(results):
     write_json(results / "demo" / "sweep.json", {"name": "demo", "runs": [], "launches": [launch]})
     assert verify(results).files == []
     (results / "demo" / "definitions" / "1.yaml").write_text("name: Demo\n")
-    write_text(results / "demo" / "search" / "l0-fvu-abc-v2.log", "{}\n")
+    write_text(results / "demo" / "search" / "l0-fvu-abc.json", '{"points": [], "checksum": "0"}')
     found = {damage.path.name: damage.reason for damage in verify(results).files}
     assert found == {
         "1.yaml": "ValueError: its checksum does not match its content",
-        "l0-fvu-abc-v2.log": "ValueError: line 1 is not as it was written",
+        "l0-fvu-abc.json": "ValueError: its checksum does not match its content",
     }

@@ -3,13 +3,16 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from inline import launch
 from small_runs import run_of
+from small_sweep import small_sweep
 
 from sae_core.errors import ConfigError
 from sae_core.files import write_text
 from sae_core.records import RunRecord
 from sweeps.definition.sections import WandbConfig
-from sweeps.execution.loggers.wandb import WandbSink
+from sweeps.execution.loggers import LOGGERS, Logger, Loggers
+from sweeps.execution.loggers.wandb import WandbLogger
 from sweeps.storage.store import Store
 
 
@@ -52,12 +55,12 @@ def record_of(run, **fields):
 
 
 def test_one_run_per_sae_grouped_by_the_sweep(store, wandb):
-    sink = WandbSink(WandbConfig(project="mine"), "demo", store)
+    logger = WandbLogger(WandbConfig(project="mine").model_dump(), "demo", store)
     runs = [run_of("topk"), run_of("standard")]
     for run in runs:
         write_history(store, run, 2)
-        sink.update(run)
-        sink.update(run)
+        logger.update(run)
+        logger.update(run)
     for begun, run in zip(wandb.runs, runs, strict=True):
         options = begun.options
         assert (options["id"], options["name"], options["group"]) == (run.run_id, run.run_id, "demo")
@@ -67,43 +70,43 @@ def test_one_run_per_sae_grouped_by_the_sweep(store, wandb):
 
 
 def test_rows_are_sent_once_under_stable_names(store, wandb):
-    sink, run = WandbSink(WandbConfig(), "demo", store), run_of("topk")
-    sink.update(run)  # nothing was written yet
+    logger, run = WandbLogger(WandbConfig().model_dump(), "demo", store), run_of("topk")
+    logger.update(run)  # nothing was written yet
     assert wandb.runs == []
     write_history(store, run, 2)
-    sink.update(run)
+    logger.update(run)
     write_history(store, run, 3)
-    sink.update(run)
+    logger.update(run)
     (begun,) = wandb.runs
     assert [step for step, _ in begun.rows] == [1, 2, 3]
     assert begun.rows[1][1] == {"train/tokens": 128, "train/loss": 0.5, "train/l0": 4.0}
 
 
 def test_metrics_are_sent_under_the_names_of_the_table(store, wandb):
-    sink, run = WandbSink(WandbConfig(), "demo", store), run_of("topk")
+    logger, run = WandbLogger(WandbConfig().model_dump(), "demo", store), run_of("topk")
     write_history(store, run, 1)
-    sink.finish(run, record_of(run, metrics={"l0": 4.0, "fvu": 0.1, "kl": None}, train_seconds=2.5))
+    logger.finish(run, record_of(run, metrics={"l0": 4.0, "fvu": 0.1, "kl": None}, train_seconds=2.5))
     (begun,) = wandb.runs
     assert begun.summary == {"eval/l0": 4.0, "eval/fvu": 0.1, "eval/kl": None, "status": "finished", "train_seconds": 2.5}
     assert begun.rows[0][0] == 1
     assert begun.ended == 0
-    assert sink.open_runs == {}
+    assert logger.open_runs == {}
 
 
 def test_a_failed_run_is_marked(store, wandb):
-    sink, run = WandbSink(WandbConfig(), "demo", store), run_of("topk")
-    sink.finish(run, record_of(run, status="failed"))
+    logger, run = WandbLogger(WandbConfig().model_dump(), "demo", store), run_of("topk")
+    logger.finish(run, record_of(run, status="failed"))
     assert (wandb.runs[0].ended, wandb.runs[0].summary["status"]) == (1, "failed")
 
 
 def test_what_is_left_open_is_ended(store, wandb):
-    sink, run = WandbSink(WandbConfig(), "demo", store), run_of("topk")
+    logger, run = WandbLogger(WandbConfig().model_dump(), "demo", store), run_of("topk")
     write_history(store, run, 1)
-    sink.update(run)
-    sink.close()
-    sink.close()
+    logger.update(run)
+    logger.close()
+    logger.close()
     assert wandb.runs[0].ended == 1
-    assert sink.open_runs == {}
+    assert logger.open_runs == {}
 
 
 @pytest.mark.parametrize(
@@ -115,25 +118,81 @@ def test_what_is_left_open_is_ended(store, wandb):
     ],
 )
 def test_a_sweep_continues_when_wandb_does_not(store, wandb, caplog, error, reason):
-    sink, run = WandbSink(WandbConfig(), "demo", store), run_of("topk")
+    loggers, run = Loggers(small_sweep(wandb={}), store), run_of("topk")
     write_history(store, run, 1)
 
     def init(**options):
         raise error
 
     wandb.init = init
-    sink.update(run)
-    sink.finish(run, record_of(run))
-    sink.close()
-    assert caplog.messages == [f"W&B failed, the sweep continues without it: {reason}"]
+    loggers.update(run)
+    loggers.finish(run, record_of(run))
+    loggers.close()
+    assert caplog.messages == [f"logger wandb failed, the sweep continues without it: {reason}"]
+
+
+@LOGGERS.register("noted")
+class Noted(Logger):
+    """Keeps what it is given."""
+
+    def __init__(self, options, sweep_name, store):
+        super().__init__(options, sweep_name, store)
+        Noted.calls = [(options, sweep_name)]
+
+    def update(self, run):
+        self.calls.append(("update", run.run_id))
+
+    def finish(self, run, record):
+        self.calls.append((record.status, run.run_id))
+
+    def close(self):
+        self.calls.append("close")
+
+
+@pytest.fixture
+def without_report(monkeypatch):
+    monkeypatch.setattr("analysis.report.write_report", lambda *_: None)
+
+
+def test_a_logger_of_a_plugin_gets_the_runs_of_this_launch(tmp_path, without_report):
+    sweep = small_sweep(loggers={"noted": {"where": "here"}}, architectures={"topk": {"k": 2}})
+    launch(small_sweep(architectures={"standard": {"l1_coefficient": 0.3}}), results=tmp_path)
+    done = launch(sweep, results=tmp_path)
+    (run,) = sweep.runs()
+    assert done.finished == 1
+    created, *updates, finished, closed = Noted.calls
+    assert (created, finished, closed) == (({"where": "here"}, "small"), ("finished", run.run_id), "close")
+    assert set(updates) == {("update", run.run_id)}
+
+
+def test_loggers_are_closed_whatever_happens(tmp_path, without_report, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("the disk is full")
+
+    monkeypatch.setattr("sweeps.execution.stages.finish_harvest", fail)
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        launch(small_sweep(loggers={"noted": {}}), results=tmp_path)
+    assert Noted.calls[1:] == ["close"]
+
+
+def test_an_unknown_logger(tmp_path):
+    with pytest.raises(ConfigError, match=r"logger must be one of .*'wandb'.*, but got 'wanbd'\. Did you mean 'wandb'\?"):
+        launch(small_sweep(loggers={"wanbd": {}}), results=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wandb_is_not_imported_unless_asked_for(store, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    Loggers(small_sweep(wandb={"mode": "disabled"}), store)
+    Loggers(small_sweep(), store)
 
 
 def test_online_needs_a_key(store, wandb):
     with pytest.raises(ConfigError, match=r"must be offline where there is no API key, but got mode='online'\. Run `wandb login`"):
-        WandbSink(WandbConfig(mode="online"), "demo", store)
+        WandbLogger(WandbConfig(mode="online").model_dump(), "demo", store)
     wandb.key = True
-    sink, run = WandbSink(WandbConfig(mode="online"), "demo", store), run_of("topk")
-    sink.finish(run, record_of(run))
+    logger, run = WandbLogger(WandbConfig(mode="online").model_dump(), "demo", store), run_of("topk")
+    logger.finish(run, record_of(run))
     assert wandb.runs[0].options["resume"] == "allow"
 
 
@@ -143,7 +202,7 @@ def test_not_installed(store, monkeypatch):
         ConfigError,
         match=r"wandb must be installed where a definition asks for it, but it cannot be imported: .*\. Run `pip install wandb`",
     ):
-        WandbSink(WandbConfig(), "demo", store)
+        WandbLogger(WandbConfig().model_dump(), "demo", store)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
@@ -154,16 +213,16 @@ def test_offline_needs_no_key(store, monkeypatch, tmp_path):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("HOME", str(tmp_path))
     store.directory.mkdir()
-    sink = WandbSink(WandbConfig(), "demo", store)
+    logger = WandbLogger(WandbConfig().model_dump(), "demo", store)
     runs = [run_of("topk"), run_of("standard")]
     for run in runs:
         write_history(store, run, 3)
-        sink.update(run)
+        logger.update(run)
     for run in runs:
-        sink.finish(run, record_of(run, metrics={"fvu": 0.1, "kl": None}))
+        logger.finish(run, record_of(run, metrics={"fvu": 0.1, "kl": None}))
     kept = [path.name for path in (store.directory / "wandb").glob("offline-run-*/run-*.wandb")]
     assert sorted(kept) == sorted(f"run-{run.run_id}.wandb" for run in runs)
-    sink.wandb.teardown()  # ends its service, a process that would outlive the test
+    logger.wandb.teardown()  # ends its service, a process that would outlive the test
 
 
 def test_a_login_that_fails(store, wandb):
@@ -174,4 +233,4 @@ def test_a_login_that_fails(store, wandb):
     with pytest.raises(
         ConfigError, match="where W&B cannot log in, but got mode='online': ValueError: API key must have 40 characters, has 3"
     ):
-        WandbSink(WandbConfig(mode="online"), "demo", store)
+        WandbLogger(WandbConfig(mode="online").model_dump(), "demo", store)
