@@ -16,8 +16,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
-from sae_core.errors import ConfigError
+from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, require
 from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse
 from sae_core.sae.elementwise import ElementwiseSAE
 from sae_core.sparse.pre_acts import PreActs
@@ -51,21 +50,16 @@ class JumpReLUConfig(ArchitectureConfig):
     """Learning rate of the thresholds, as a multiple of the common one."""
 
     @model_validator(mode="after")
-    def _quadratic_has_a_target(self) -> Self:
-        if self.sparsity_loss == "quadratic" and self.target_l0 is None:
-            raise ConfigError(
-                f"`target_l0` must be given where `sparsity_loss` is quadratic, but got target_l0={self.target_l0}. "
-                "Set it, or use the step or tanh loss."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _only_tanh_has_a_scale(self) -> Self:
-        if self.sparsity_loss != "tanh" and self.changed("tanh_scale"):
-            raise ConfigError(
-                f"`tanh_scale` must come with `sparsity_loss: tanh`, but got tanh_scale={self.tanh_scale:g} and "
-                f"sparsity_loss={self.sparsity_loss!r}. Leave it out, or use the tanh loss."
-            )
+    def _loss_has_its_fields(self) -> Self:
+        require(
+            self.sparsity_loss != "quadratic" or self.target_l0 is not None,
+            "`target_l0` must be given where `sparsity_loss` is quadratic, but got target_l0=None. Set it, or use the step or tanh loss.",
+        )
+        require(
+            self.sparsity_loss == "tanh" or not self.changed("tanh_scale"),
+            f"`tanh_scale` must come with `sparsity_loss: tanh`, but got tanh_scale={self.tanh_scale:g} and "
+            f"sparsity_loss={self.sparsity_loss!r}. Leave it out, or use the tanh loss.",
+        )
         return self
 
     @property

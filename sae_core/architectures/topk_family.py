@@ -14,8 +14,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sae_core.config.run import ArchitectureConfig, Fraction
-from sae_core.errors import ConfigError
+from sae_core.config.run import ArchitectureConfig, Fraction, require
 from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse
 from sae_core.sparse.active import ActiveLatents, topk_per_token
 from sae_core.sparse.pre_acts import SparsePreActs, encoder_products, pre_acts_at, sparse_decode
@@ -43,34 +42,32 @@ class TopKFamilyConfig(ArchitectureConfig):
 
     @model_validator(mode="after")
     def _k_fits(self) -> Self:
-        if self.sparsity_value > self.d_sae:
-            raise ConfigError(
-                f"`k` must satisfy 0 < k <= d_sae, but got k={self.sparsity_value:g} and d_sae={self.d_sae}. Lower `k` or raise `d_sae`."
-            )
-        if self.target_l0 is not None and self.target_l0 != self.sparsity_value:
-            raise ConfigError(
-                f"`target_l0` must equal `k`, which is the L0 of this architecture, but got target_l0={self.target_l0:g} and "
-                f"k={self.sparsity_value:g}. Give one of them."
-            )
+        k, target = self.sparsity_value, self.target_l0
+        require(k <= self.d_sae, f"`k` must satisfy 0 < k <= d_sae, but got k={k:g} and d_sae={self.d_sae}. Lower `k` or raise `d_sae`.")
+        require(
+            target in (None, k),
+            f"`target_l0` must equal `k`, which is the L0 of this architecture, but got target_l0={target} and k={k:g}. Give one of them.",
+        )
         return self
 
     @model_validator(mode="after")
     def _k_schedule_holds(self) -> Self:
         k_start, k, end = self.k_start, self.sparsity_value, self.k_cold_start + self.k_anneal
         if k_start is None:
-            if given := self.changed("k_schedule", "k_anneal", "k_cold_start"):
-                name, value = next(iter(given.items()))
-                raise ConfigError(f"`{name}` must come with `k_start`, but got {name}={value!r} alone. Set `k_start`, or leave it out.")
-        elif k_start == k or k_start > self.d_sae:
-            raise ConfigError(
-                f"`k_start` must satisfy 0 < k_start <= d_sae and differ from k, but got k_start={k_start:g}, k={k:g} and "
-                f"d_sae={self.d_sae}. Choose another, or leave it out."
-            )
-        elif not 0 < end <= 1:
-            raise ConfigError(
-                f"`k_anneal` + `k_cold_start` must be above 0 and at most 1 (fractions of the steps), but got {self.k_anneal} + "
-                f"{self.k_cold_start}. {'Shorten one' if end else 'Raise one, or leave out `k_start`'}."
-            )
+            given = self.changed("k_schedule", "k_anneal", "k_cold_start")
+            shown = ", ".join(f"{name}={value!r}" for name, value in given.items())
+            require(not given, f"the schedule of k must come with `k_start`, but got {shown} alone. Set `k_start`, or leave it out.")
+            return self
+        require(
+            k_start != k and k_start <= self.d_sae,
+            f"`k_start` must satisfy 0 < k_start <= d_sae and differ from k, but got k_start={k_start:g}, k={k:g} and "
+            f"d_sae={self.d_sae}. Choose another, or leave it out.",
+        )
+        require(
+            0 < end <= 1,
+            f"`k_anneal` + `k_cold_start` must be above 0 and at most 1 (fractions of the steps), but got {self.k_anneal} + "
+            f"{self.k_cold_start}. Change one, or leave out `k_start`.",
+        )
         return self
 
     def k_at(self, progress: float) -> float:

@@ -31,6 +31,12 @@ Tokens = Annotated[int, Field(ge=1, le=10**13)]
 """More are a mistake, and would not be cached anywhere."""
 
 
+def require(condition: object, message: str) -> None:
+    """Raise a ConfigError with this message unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
 class Config(BaseModel):
     """Base of every configuration: frozen, unknown keys are errors, types are not coerced."""
 
@@ -69,10 +75,9 @@ class ArchitectureConfig(Config):
 
     @model_validator(mode="after")
     def _target_fits(self) -> Self:
-        if self.target_l0 is not None and self.target_l0 > self.d_sae:
-            raise ConfigError(
-                f"`target_l0` must be <= d_sae, but got target_l0={self.target_l0:g} and d_sae={self.d_sae}. Lower it or raise `d_sae`."
-            )
+        if self.target_l0 is not None:
+            rule = f"`target_l0` must be <= d_sae, but got target_l0={self.target_l0:g} and d_sae={self.d_sae}. Lower it or raise `d_sae`."
+            require(self.target_l0 <= self.d_sae, rule)
         return self
 
     @property
@@ -198,18 +203,19 @@ class TrainConfig(Config):
     """Precision of the matrix products; parameters and optimizer state stay float32."""
 
     @model_validator(mode="after")
-    def _factors_change_rates(self) -> Self:
-        if ones := [name for name, factor in self.lr_factors.items() if factor == 1]:
-            raise ConfigError(f"`lr_factors` must differ from 1, but got {ones[0]}=1. Leave it out: 1 changes nothing.")
-        return self
-
-    @model_validator(mode="after")
-    def _decay_has_a_span(self) -> Self:
-        if self.sparsity_decay_to != 0 and self.sparsity_decay == 0:
-            raise ConfigError(
-                f"`sparsity_decay_to` must come with `sparsity_decay`, but got sparsity_decay_to={self.sparsity_decay_to} and "
-                "sparsity_decay=0. Set `sparsity_decay`, e.g. to 0.2, or leave both out."
-            )
+    def _fields_have_an_effect(self) -> Self:
+        ones = [name for name, factor in self.lr_factors.items() if factor == 1]
+        require(not ones, f"`lr_factors` must differ from 1, but got {', '.join(ones)}=1. Leave it out: 1 changes nothing.")
+        require(
+            self.sparsity_decay_to == 0 or self.sparsity_decay != 0,
+            f"`sparsity_decay_to` must come with `sparsity_decay`, but got sparsity_decay_to={self.sparsity_decay_to} and "
+            "sparsity_decay=0. Set `sparsity_decay`, e.g. to 0.2, or leave both out.",
+        )
+        require(
+            self.resample_every_steps is not None or not self.changed("resample_until"),
+            f"`resample_until` must come with `resample_every_steps`, but got {self.changed('resample_until')} and "
+            "resample_every_steps=None. Set `resample_every_steps`, or leave both out.",
+        )
         return self
 
 
@@ -232,65 +238,47 @@ class RunConfig(Config):
         return {name: value for name, value in content.items() if name != "plugins" or value}
 
     @model_validator(mode="after")
-    def _at_least_one_step(self) -> Self:
-        if self.n_steps < 1:
-            raise ConfigError(
-                f"`train_tokens` must be >= `batch_size`, but got train_tokens={self.activations.train_tokens} and "
-                f"batch_size={self.train.batch_size}. Raise `data.train_tokens` or lower `train.batch_size`."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _phases_fit(self) -> Self:
+    def _schedules_fit(self) -> Self:
+        train, n_steps = self.train, self.n_steps
+        require(
+            n_steps >= 1,
+            f"`train_tokens` must be >= `batch_size`, but got train_tokens={self.activations.train_tokens} and "
+            f"batch_size={train.batch_size}. Raise `data.train_tokens` or lower `train.batch_size`.",
+        )
         for names in (("lr_warm_up", "lr_decay"), ("sparsity_warm_up", "sparsity_decay")):
-            first, second = (getattr(self.train, name) for name in names)
-            if sum(fraction_of_run(span, self.n_steps, self.train.batch_size) for span in (first, second)) > 1:
-                raise ConfigError(
-                    f"`{names[0]}` + `{names[1]}` must be <= 1 (fractions of the run's {self.n_steps} steps), "
-                    f"but got {first!r} + {second!r}. Shorten one, or train for more steps."
-                )
+            first, second = (getattr(train, name) for name in names)
+            require(
+                sum(fraction_of_run(span, n_steps, train.batch_size) for span in (first, second)) <= 1,
+                f"`{names[0]}` + `{names[1]}` must be <= 1 (fractions of the run's {n_steps} steps), but got {first!r} + {second!r}. "
+                "Shorten one, or train for more steps.",
+            )
+        last = self.last_resampling
+        require(
+            train.resample_every_steps is None or (last and last * train.batch_size >= train.dead_after_tokens),
+            f"a latent must be able to be dead at one of the resamplings, but got dead_after_tokens={train.dead_after_tokens}, "
+            f"resample_every_steps={train.resample_every_steps} and resample_until={train.resample_until:g}: the last resampling is at "
+            f"step {last} of {n_steps}, after {last * train.batch_size} tokens. Lower `train.dead_after_tokens`, or resample more often or "
+            "longer.",
+        )
         return self
 
     @model_validator(mode="after")
-    def _sparsity_can_decay(self) -> Self:
-        decay = self.train.sparsity_decay
-        if decay != 0 and not self.sae.has_coefficient:
-            raise ConfigError(
-                f"`sparsity_decay` must be left to architectures with a sparsity coefficient, but got sparsity_decay={decay!r} for "
-                f"{self.sae.architecture!r}. Give it under the architectures that it is meant for."
-            )
-        if decay != 0 and self.sae.controls_l0:
-            raise ConfigError(
-                f"`sparsity_decay` must be 0 where the coefficient is adjusted to reach `target_l0`, but got sparsity_decay={decay!r} and "
-                f"target_l0={self.sae.target_l0}. Remove one: they would work against each other."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _lr_factors_name_parameters(self) -> Self:
-        if self.train.lr_factors:
-            known = ARCHITECTURES[self.sae.architecture].parameter_names()
-            for name in sorted(self.train.lr_factors.keys() - set(known)):
-                what = f"`lr_factors`: a parameter of {self.sae.architecture!r}"
-                raise UnknownNameError.of(what, name, known, "Correct it, or give it under the architectures that have it.")
-        return self
-
-    @model_validator(mode="after")
-    def _latents_can_be_resampled(self) -> Self:
-        train = self.train
-        if train.resample_every_steps is None:
-            if given := train.changed("resample_until"):
-                raise ConfigError(
-                    f"`resample_until` must come with `resample_every_steps`, but got {given} and resample_every_steps=None. "
-                    "Set `resample_every_steps`, or leave both out."
-                )
-        elif not self.last_resampling or self.last_resampling * train.batch_size < train.dead_after_tokens:
-            raise ConfigError(
-                "a latent must be able to be dead at one of the resamplings, but got "
-                f"dead_after_tokens={train.dead_after_tokens}, resample_every_steps={train.resample_every_steps} and "
-                f"resample_until={train.resample_until:g}: the last resampling is at step {self.last_resampling} of {self.n_steps}, after "
-                f"{self.last_resampling * train.batch_size} tokens. Lower `train.dead_after_tokens`, or resample more often or longer."
-            )
+    def _training_fits_the_architecture(self) -> Self:
+        sae, decay = self.sae, self.train.sparsity_decay
+        require(
+            decay == 0 or sae.has_coefficient,
+            f"`sparsity_decay` must be left to architectures with a sparsity coefficient, but got sparsity_decay={decay!r} for "
+            f"{sae.architecture!r}. Give it under the architectures that it is meant for.",
+        )
+        require(
+            decay == 0 or not sae.controls_l0,
+            f"`sparsity_decay` must be 0 where the coefficient is adjusted to reach `target_l0`, but got sparsity_decay={decay!r} and "
+            f"target_l0={sae.target_l0}. Remove one: they would work against each other.",
+        )
+        known = ARCHITECTURES[sae.architecture].parameter_names() if self.train.lr_factors else ()
+        for name in sorted(self.train.lr_factors.keys() - set(known)):
+            what = f"`lr_factors`: a parameter of {sae.architecture!r}"
+            raise UnknownNameError.of(what, name, known, "Correct it, or give it under the architectures that have it.")
         return self
 
     @property

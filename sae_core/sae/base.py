@@ -26,6 +26,7 @@ from sae_core.sae.normalization import Affine, Normalization, layer_norm
 from sae_core.sparse.active import ActiveLatents, active_latents
 from sae_core.sparse.kernels.choice import sparse_is_faster
 from sae_core.sparse.pre_acts import SPARSE_FRACTION, DensePreActs, PreActs, sparse_decode
+from sae_core.validation import first_problem
 
 SEARCH_START_NORM = 0.1
 """Norm of the decoder rows until a search has found a better one."""
@@ -143,8 +144,8 @@ class SparseAutoencoder(nn.Module, ABC):
         """
         # A sum is a hundred times as fast to make, and finite only where every number is.
         suspect = {name: tensor for name, tensor in self.state_dict().items() if not bool(tensor.sum().isfinite())}
-        counts = {name: int((~tensor.isfinite()).sum()) for name, tensor in suspect.items()}
-        if broken := {name: count for name, count in counts.items() if count}:
+        broken = {name: count for name, tensor in suspect.items() if (count := int((~tensor.isfinite()).sum()))}
+        if broken:
             raise ConfigError(
                 f"weights of an SAE must be finite, but got {broken} numbers that are not in one of architecture "
                 f"{self.config.architecture!r}. Train it again, with a lower learning rate if training left it so."
@@ -291,10 +292,7 @@ class SparseAutoencoder(nn.Module, ABC):
             try:
                 config = cls.Config.model_validate(stored.fields)
             except ValidationError as error:
-                wrong = [f"`{'.'.join(map(str, one['loc']))}`={saelens_files.shown(one['input'])}: {one['msg']}" for one in error.errors()]
-                raise ConfigError(
-                    f"fields of an SAE's cfg.json must be valid, but got {'; '.join(wrong)} in {str(directory)!r}."
-                ) from error
+                raise ConfigError(f"cfg.json of an SAE must be valid, but in {str(directory)!r} {first_problem(error)}.") from error
             with torch.device("meta"):
                 sae: SparseAutoencoder = cls(config, stored.d_in)
             wanted, found = ({name: list(tensor.shape) for name, tensor in some.items()} for some in (sae.state_dict(), stored.tensors))

@@ -167,17 +167,17 @@ def test_a_run_anneals_k(name: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"k_schedule": "exponential"}, "`k_schedule` must come with `k_start`, but got k_schedule='exponential' alone"),
-        ({"k_anneal": 0.5}, r"`k_anneal` must come with `k_start`, but got k_anneal=0\.5 alone"),
-        ({"k_cold_start": 0.1}, r"`k_cold_start` must come with `k_start`, but got k_cold_start=0\.1 alone"),
+        ({"k_schedule": "exponential"}, "schedule of k must come with `k_start`, but got k_schedule='exponential' alone"),
+        ({"k_anneal": 0.5}, r"schedule of k must come with `k_start`, but got k_anneal=0\.5 alone"),
+        ({"k_cold_start": 0.1}, r"schedule of k must come with `k_start`, but got k_cold_start=0\.1 alone"),
         ({"k_start": 8}, "`k_start` must satisfy 0 < k_start <= d_sae and differ from k, but got k_start=8, k=8 and d_sae=64"),
         ({"k_start": 65}, "`k_start` must satisfy 0 < k_start <= d_sae and differ from k, but got k_start=65, k=8 and d_sae=64"),
         ({"k_start": 0}, "k_start\n.*input_value=0"),
         (
             {"k_start": 9, "k_anneal": 0.0},
-            r"`k_anneal` \+ `k_cold_start` must be above 0 and at most 1 .*, but got 0\.0 \+ 0\.0\. Raise one",
+            r"`k_anneal` \+ `k_cold_start` must be above 0 and at most 1 .*, but got 0\.0 \+ 0\.0\. Change one",
         ),
-        ({"k_start": 9, "k_anneal": 0.6, "k_cold_start": 0.5}, r"at most 1 .*, but got 0\.6 \+ 0\.5\. Shorten one"),
+        ({"k_start": 9, "k_anneal": 0.6, "k_cold_start": 0.5}, r"at most 1 .*, but got 0\.6 \+ 0\.5\. Change one"),
     ],
 )
 @pytest.mark.parametrize("name", FAMILY)
