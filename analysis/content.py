@@ -14,7 +14,8 @@ from analysis.pareto import END_TOLERANCE, L0_WINDOW, settings_with_front
 from analysis.plots import style
 from analysis.results import Definition, StoredSweep
 from analysis.summary import EXTRAPOLATED, at_matched_l0, compared_metrics, hypervolumes, left_out, matched_l0s
-from analysis.table import STATUSES, by_comparison, specs_of
+from analysis.table import by_comparison, specs_of
+from sae_core.records import STATES
 from sae_core.validation import at
 
 SHOWN = {
@@ -50,7 +51,7 @@ def content_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame, plots: Path) 
     stages = [(sweep.name, stage) for sweep in sweeps for stage in sweep.facts.get("stages") or [] if stage.get("seconds") is not None]
     return {
         "title": " and ".join(dict.fromkeys(sweep.name for sweep in sweeps)),
-        "statuses": {name: int((table["status"] == name).sum()) for name in STATUSES},
+        "statuses": {name: int((table["status"] == name).sum()) for name in STATES},
         "n_runs": len(table),
         "several_sweeps": len(sweeps) > 1,
         "comparisons": _comparisons(sweeps, table, names, plots),

@@ -25,11 +25,8 @@ from analysis.rows import comparison_hashes, row_of, variants
 from sae_core.errors import ConfigError, UnknownNameError, border
 from sae_core.files import write_text, written_whole
 from sae_core.layout import SweepPaths
-from sae_core.records import MetricSpec
+from sae_core.records import STATES, MetricSpec
 from sae_core.validation import at
-
-STATUSES = ("finished", "trained", "pruned", "failed", "missing")
-"""What can have become of a run, best first. Only a finished one has metrics; a pruned one was stopped early, on purpose."""
 
 METRICS, COMPARISONS, LEARNING_RATES = "metrics", "comparisons", "learning_rates"
 """Keys of `table.attrs`: metric -> spec; comparison hash -> config of its activations; sweep -> architecture -> rates requested."""
@@ -61,7 +58,7 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
         raise ConfigError(f"results must hold at least one run, but got {[str(s.paths.directory) for s in sweeps]}. Run the sweep first.")
     comparisons = comparison_hashes(runs)
     table = pd.DataFrame([row_of(run) for run in runs]).assign(comparison_hash=comparisons, variant=variants(runs, comparisons))
-    best = table["status"].map(STATUSES.index).sort_values(kind="stable").index
+    best = table["status"].map(STATES.index).sort_values(kind="stable").index
     table = table.loc[best].drop_duplicates("run_id")
     columns = _column_order(table, runs)
     table = _typed(table.reindex(columns=columns), columns)

@@ -20,7 +20,7 @@ SCHEMA_VERSION = 1
 
 Status = Literal["trained", "finished", "pruned", "failed"]
 RunState = Literal["finished", "trained", "pruned", "failed", "missing"]
-"""The status of a run's record, or `missing` where there is none."""
+"""What became of a run, best first: the status of its record, or `missing` where there is none."""
 STATES: tuple[RunState, ...] = get_args(RunState)
 
 

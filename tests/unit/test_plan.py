@@ -1,5 +1,6 @@
 import pytest
 
+from sae_core import plugins
 from sae_core.activations.synthetic import SyntheticSource
 from sae_core.errors import ConfigError
 from sae_core.records import RunRecord
@@ -173,3 +174,9 @@ def test_the_demo_text_made_for_the_check_is_thrown_away(tmp_path, monkeypatch):
     kept.touch()
     plan(sweep(), tmp_path, n_slots=1)
     assert seen[1] == tmp_path / ".activations"
+
+
+def test_plugins_that_will_be_imported_are_named(tmp_path, monkeypatch):
+    plugin = plugins.Plugin("/home/me/my_sae.py", "my_sae.py", "0123456789abcdef", frozenset())
+    monkeypatch.setattr(plugins, "loaded", lambda: [plugin])
+    assert "plugins     my_sae.py (01234567)" in plan(sweep(), tmp_path, n_slots=1).lines()
