@@ -29,7 +29,6 @@ TARGET_L0 = "target_l0"
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 MOST_CHECKED = 2_000
 """Most corner points of an architecture that are validated before work."""
-
 MOST_SHOWN = 30
 """Choices of a parameter that a message or the plan lists."""
 
@@ -116,12 +115,14 @@ class Space:
         axes = {key: axis for name in ([asked] if asked else names) for key, axis in self.parameters(name).items()}
         point = {ARCHITECTURES: asked} if asked else {}
         for key, value in given.items():
-            if key not in axes and key != ARCHITECTURES:
+            if key == ARCHITECTURES:
+                continue
+            if key not in axes:
                 problems.add(place, unknown_key(key, axes))
-            elif key in axes and not _contains(axes[key], value):
+            elif not _contains(axes[key], value):
                 problems.add(place, f"`{key}` must lie in {_shown(axes[key])}, but got {key}={shown(value)}. Correct it.")
-            elif key in axes:
-                point[key] = _label(value) if axes[key].range is None else value
+            else:
+                point[key] = _label(value)
         return point
 
     def lines(self) -> list[str]:
@@ -166,12 +167,11 @@ def _check_points(space: Space, search: SearchConfig, problems: Problems) -> Non
     if any(not point for point in given):
         problems.add(place, "a point must give at least one value, but got {}. Give one, or leave the point out.")
     for index, point in enumerate(fixed):
-        if given[index] and point in fixed[:index]:
+        if point and point in fixed[:index]:
             problems.add(place, f"points must be listed once each, but got {shown(given[index])} twice. Remove one.")
     if len(given) > search.trials:
-        problems.add(
-            place, f"there must be a trial per point, but got {len(given)} points and trials={search.trials}. Raise `search.trials`."
-        )
+        rule = f"there must be a trial per point, but got {len(given)} points and trials={search.trials}"
+        problems.add(place, f"{rule}. Raise `search.trials`.")
 
 
 def _check_objectives(objectives: Sequence[str], source: str, problems: Problems) -> None:

@@ -101,7 +101,7 @@ def test_another_source():
     [
         (
             {"architectures": {"topk": {"k": [8, 65]}}},
-            "architectures.topk.k: `k` must satisfy 1 <= k <= d_sae, but got k=65 and d_sae=64.",
+            "architectures.topk.k: `k` must satisfy 0 < k <= d_sae, but got k=65 and d_sae=64.",
         ),
         ({"architectures": {"topk": {}}}, "architectures.topk.k: `k` must be given, but is missing. Add it."),
         ({"sae": {}}, "sae.d_sae: `d_sae` must be given, but is missing. Add it."),

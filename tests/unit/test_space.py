@@ -123,7 +123,7 @@ def test_identity_is_that_of_what_can_be_tried():
     [
         (
             {"architectures": {"topk": {"k": {"low": 8, "high": 40}}}},
-            "architectures.topk.k: `k` must satisfy 1 <= k <= d_sae, but got k=40",
+            "architectures.topk.k: `k` must satisfy 0 < k <= d_sae, but got k=40",
         ),
         ({"architectures": {"topk": {"k": {"low": 2.0, "high": 9.0}}}}, "architectures.topk.k: `k` must be a valid integer, but got k=2.0"),
         (
