@@ -57,7 +57,7 @@ def refused(done, tmp_path, *parts):
         (["architectures.topk.ks=4"], ["architectures.topk: unknown key 'ks'. Did you mean 'k'?"]),
         (["architectures.top_k.k=4"], ["architecture must be one of", "but got 'top_k'. Did you mean 'topk'?"]),
         (["activations.source=synthetc"], ["activation source must be one of", "but got 'synthetc'. Did you mean 'synthetic'?"]),
-        (["architectures.topk.k=[4, 65]"], ["`k` must satisfy 1 <= k <= d_sae, but got k=65 and d_sae=64. Lower"]),
+        (["architectures.topk.k=[4, 65]"], ["`k` must satisfy 0 < k <= d_sae, but got k=65 and d_sae=64. Lower"]),
         (["activations.train_tokens=-5"], ["`train_tokens` must be greater than or equal to 1, but got train_tokens=-5. Raise it."]),
         (["activations.eval_tokens=0"], ["`eval_tokens` must be greater than or equal to 1, but got eval_tokens=0. Raise it."]),
         (["architectures.topk.l1_coefficient=[1, 2]"], ["got 'l1_coefficient'.", "The sparsity of 'topk' is set by `k`."]),

@@ -202,7 +202,7 @@ def test_an_interrupted_run_says_how_to_go_on(definition, launched, ending):
     ("settings", "message"),
     [
         (["train.lrr=1"], "train: unknown key 'lrr'. Did you mean 'lr'?"),
-        (["architectures.topk.k=100"], "architectures.topk.k: `k` must satisfy 1 <= k <= d_sae, but got k=100 and d_sae=64."),
+        (["architectures.topk.k=100"], "architectures.topk.k: `k` must satisfy 0 < k <= d_sae, but got k=100 and d_sae=64."),
         (["model.name=demo"], "a definition must have `model` and `data`, or else `activations`, but got ['model', 'activations']."),
         (["lr"], "`--set` must be given as key=value, but got 'lr'."),
     ],
