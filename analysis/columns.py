@@ -34,21 +34,17 @@ ENDING = (
     *("launch", "eval_hardware"),
 )
 
-INTEGERS = frozenset(
-    (
-        *("seed", "data_seed", "d_in", "d_sae", "train_tokens", "eval_tokens", "context_size", "batch_size"),
-        *("d_vocab", "outlier_rows", "launch"),
-    )
-)
-TEXTS = frozenset(
-    (
-        *("run_id", "architecture", "status", "sparsity_parameter", "model", "hook_point", "dataset", "normalize_activations"),
-        *(*PROVENANCE, *ARITHMETIC, *(name for name in ENDING if name != "launch")),
-    )
-)
-ALL = frozenset((*COLUMNS, *PROVENANCE, *ENDING, *ARITHMETIC))
+INTEGERS = {
+    *("seed", "data_seed", "d_in", "d_sae", "train_tokens", "eval_tokens", "context_size", "batch_size"),
+    *("d_vocab", "outlier_rows", "launch"),
+}
+TEXTS = {
+    *("run_id", "architecture", "status", "sparsity_parameter", "model", "hook_point", "dataset", "normalize_activations"),
+    *({*PROVENANCE, *ARITHMETIC, *ENDING} - {"launch"}),
+}
+ALL = {*COLUMNS, *PROVENANCE, *ENDING, *ARITHMETIC}
 """Every column but those of versions and of further metrics."""
-NOT_METRICS = ALL - frozenset(_METRICS)
+NOT_METRICS = ALL - {*_METRICS}
 """Columns that no metric may take the place of."""
 OF_A_SETTING = (
     *("architecture", "sparsity_parameter", "target_l0", "lr", "d_in", "d_sae", "train_tokens", "comparison_hash", "variant"),

@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis import words
 from analysis.checks import CHECKS
-from analysis.figures import Drawn, draw_plots, linked
+from analysis.figures import draw_plots, linked
 from analysis.findings import findings_of
 from analysis.pareto import END_TOLERANCE, L0_WINDOW, settings_with_front
 from analysis.plots import style
@@ -86,12 +86,12 @@ def _comparisons(sweeps: Sequence[StoredSweep], table: pd.DataFrame, names: Mapp
     ]
 
 
-def _comparison(table: pd.DataFrame, title: words.Title, figures: Sequence[Drawn]) -> dict[str, Any]:
+def _comparison(table: pd.DataFrame, title: words.Title, figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     finished = table[table["status"] == "finished"]
     metrics, l0s = compared_metrics(table), matched_l0s(table)
     matched = {metric: at_matched_l0(table, metric, l0s) for metric in metrics}
     shown = {name: heading for name, heading in SHOWN.items() if name in finished and finished[name].notna().any()}
-    runs = _run_rows(finished, shown, set().union(*(linked(figure.svg) for figure in figures)))
+    runs = _run_rows(finished, shown, set().union(*(linked(figure["svg"]) for figure in figures)))
     spreads = [value for per_architecture in matched.values() for values in per_architecture.values() for value in values if value]
     return {
         "title": title.full,
@@ -161,8 +161,8 @@ def _finished_row(row: Mapping[Any, Any], front: set[str], shown: Iterable[str])
 
 
 def _unfinished_row(row: Mapping[Any, Any]) -> dict[str, Any]:
-    told = pd.notna(row["error"]) and row["status"] != "trained"
-    return _row(row) | {"status": row["status"], "reason": row["error"] if told else _NO_REASON[row["status"]]}
+    reason = _NO_REASON[row["status"]] if pd.isna(row["error"]) or row["status"] == "trained" else row["error"]
+    return _row(row) | {"status": row["status"], "reason": reason}
 
 
 def _row(row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ to the rows of their runs.
 import html
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -28,28 +28,16 @@ _PAGE_COLORS = {
 """Colors that need another shade on a dark page -> their names in `templates/report.css`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """A plot as drawn for a report."""
-
-    name: str
-    section: str
-    order: int
-    title: str
-    caption: str
-    svg: str
-    """For inlining in HTML."""
-    png: Path
-    """File name, in the directory it was written to."""
-
-
-def draw_plots(table: pd.DataFrame, histories: Mapping[str, Path], directory: Path, prefix: str = "") -> list[Drawn]:
+def draw_plots(table: pd.DataFrame, histories: Mapping[str, Path], directory: Path, prefix: str = "") -> list[dict[str, Any]]:
     """Draw every plot that the table has something for, in the report's order, and write PNG and SVG files.
 
     Args:
         table: runs that may be compared with each other.
         histories: run id -> `history.jsonl`.
         prefix: start of the file names, to keep several comparisons apart.
+
+    Returns:
+        Per plot: `section`, `order`, `title`, `caption`, the name of its `file`, and `svg` for inlining in HTML.
     """
     directory.mkdir(parents=True, exist_ok=True)
     drawn, tooltips = [], _tooltips(table)
@@ -66,7 +54,8 @@ def draw_plots(table: pd.DataFrame, histories: Mapping[str, Path], directory: Pa
             figure.savefig(png.with_suffix(".svg"), transparent=True, metadata={"Date": None})
         svg = inline_svg(png.with_suffix(".svg").read_text(encoding="utf-8"), plot.title, tooltips)
         caption = " ".join(text for text in (plot.caption, plot.note(info)) if text)
-        drawn.append(Drawn(name, plot.section, plot.order, plot.title, caption, svg, png))
+        shown = {"section": plot.section, "order": plot.order, "title": plot.title}
+        drawn.append({**shown, "caption": caption, "svg": svg, "file": png.name})
     return drawn
 
 

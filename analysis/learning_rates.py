@@ -56,17 +56,18 @@ def edge_of_rates(variant: str, tried: pd.DataFrame) -> str:
 def _winners(tried: pd.DataFrame) -> list[tuple[float, float]]:
     """Per level that has one: the learning rate with the lowest FVU, and by which fraction it is below the next (NaN without one)."""
     settings = over_seeds(tried.dropna(subset=["l0", "fvu"]))
-    pending = tried["status"].isin(["trained", "missing"])
-    winners = []
-    for level, runs in tried.groupby(requested_l0(tried)):
-        at_level = settings[requested_l0(settings) == level]
+    settings = settings.assign(level=requested_l0(settings))
+    by_level = dict(list(settings.groupby("level")))
+    pending, levels, winners = tried["status"].isin(["trained", "missing"]), requested_l0(tried), []
+    for level, runs in tried.groupby(levels):
+        at_level = by_level.get(level, settings.iloc[:0])
         hits = at_level[(at_level["l0"] / level - 1).abs() <= MISSED]
         # A rate whose rivals missed the level has won nothing; one whose rivals were pruned or diverged has.
         if runs["lr"].nunique() > 1 and not pending[runs.index].any() and (len(hits) > 1 or len(hits) == len(at_level) == 1):
             winners.append(_best(hits.set_index("lr")["fvu"]))
-    given = settings[requested_l0(settings).isna()]
+    given = settings[settings["level"].isna()]
     window = common_window(given, "fvu", by="lr", direction="min")
-    if window and not pending[requested_l0(tried).isna()].any():
+    if window and not pending[levels.isna()].any():
         fvus = interpolate_at_l0(given, np.geomspace(*window, MATCHED_LEVELS).tolist(), "fvu", by="lr", direction="min")
         winners += [_best(at_level) for _, at_level in fvus.dropna(axis="columns").items()]
     return winners

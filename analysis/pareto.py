@@ -9,6 +9,9 @@ Choices worth knowing:
   is reached at this L0 or sparser. So a point left of the window counts from the window's edge on, one beyond it not at all.
 - Values at matched L0 are interpolated, straight in (ln L0, ln y), between neighbours on the front. Beyond its ends the line is
   continued by at most END_TOLERANCE, so that a front asked to end at L0 64 is read at 64 where it ends at 62.
+
+All take `by`, columns that split the table into groups with a front each, and `direction`, "min" or "max" for `y`: by default what the
+specs say that came with the table. All raise ConfigError where a column is missing or holds something else than numbers.
 """
 
 from collections.abc import Sequence
@@ -16,7 +19,7 @@ from collections.abc import Sequence
 import moocore
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from analysis.table import check_columns, finished, numbers, orientation, over_seeds
 from sae_core.errors import ConfigError, border
@@ -37,38 +40,13 @@ SLOPE_SPAN = 2**0.5
 """Factor of L0 that the slope beyond an end is taken over, at least: between close neighbours a slope is noise."""
 
 
-def nondominated(points: ArrayLike) -> NDArray[np.bool_]:
-    """Which rows no other row dominates, all columns minimized.
-
-    Args:
-        points: [n, 2] finite values.
-
-    Returns:
-        [n] booleans. Of equal rows all are kept.
-
-    Raises:
-        ValueError: a value is NaN or infinite.
-    """
-    values = np.array(points, dtype=float)
-    if not np.isfinite(values).all():
-        raise ValueError(f"points must be finite, but got {values[~np.isfinite(values).all(axis=1)][0]}. Leave unfinished runs out first.")
-    return np.asarray(moocore.is_nondominated(values, keep_weakly=True), dtype=bool)
-
-
 def pareto_front(table: pd.DataFrame, x: str = "l0", y: str = "fvu", *, by: By | None = None, direction: str | None = None) -> pd.Series:
     """Which runs are on the front of `x` (always minimized) against `y`: single runs, so of several seeds the luckiest.
 
     Report and terminal draw fronts of means over repeats: `settings_with_front`.
 
-    Args:
-        by: columns that split the table into groups with a front each, e.g. "architecture".
-        direction: "min" or "max" for `y`; by default what the table's specs say.
-
     Returns:
         Booleans on the table's index, in its order; False for runs that are not finished or lack a value.
-
-    Raises:
-        ConfigError: a column is missing, or `x` or `y` holds something else than numbers.
     """
     front = _on_front(_points(table, x, y, direction), _groups(table, by))
     return pd.Series(front, index=table.index, name="on_front")
@@ -103,7 +81,6 @@ def hypervolume(
     Args:
         window: bounds of x, in active latents per token.
         reference: value of y that counts as worthless; by default from REFERENCES.
-        direction: "min" or "max" for `y`; by default what the table's specs say.
 
     Raises:
         ConfigError: there is no finished run, the window is empty, or `y` has no reference.
@@ -153,8 +130,6 @@ def interpolate_at_l0(
 
     Args:
         l0s: active latents per token.
-        by: columns that split the table into groups with a front each.
-        direction: "min" or "max" for `y`; by default what the table's specs say.
 
     Returns:
         A row per group, a column per L0; NaN more than END_TOLERANCE beyond the ends of the front, and beyond them at all where it
@@ -233,7 +208,7 @@ def _on_front(points: pd.DataFrame, groups: pd.DataFrame) -> NDArray[np.bool_]:
     front = np.zeros(len(groups), dtype=bool)
     columns = _columns_of(groups, points)
     for rows in (rows for _, rows in points.groupby(columns)) if columns else [points]:
-        front[rows.index] = nondominated(rows)
+        front[rows.index] = moocore.is_nondominated(rows.to_numpy(dtype=float), keep_weakly=True)
     return front
 
 

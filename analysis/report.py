@@ -5,6 +5,7 @@ report, byte for byte.
 """
 
 import html
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +17,11 @@ from analysis.content import content_of
 from analysis.figures import page_color
 from analysis.results import read_sweeps
 from analysis.table import table_of
+from sae_core import plugins
 from sae_core.errors import ConfigError, reason_of
 from sae_core.files import write_text
+
+log = logging.getLogger(__name__)
 
 
 def write_report(results: Path | Sequence[Path], out: Path | None = None) -> Path:
@@ -34,6 +38,10 @@ def write_report(results: Path | Sequence[Path], out: Path | None = None) -> Pat
         ConfigError: a directory is not a sweep's, or holds no run; or `out` cannot be written to.
     """
     sweeps = read_sweeps(results)
+    try:
+        plugins.load(name for sweep in sweeps for name in sweep.plugins)
+    except ConfigError as error:  # the records say all the same what came of the runs
+        log.warning("%s Its plots are left out of the report.", error)
     out = sweeps[0].paths.report.absolute() if out is None else Path(out)
     table = table_of(sweeps)
     try:

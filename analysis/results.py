@@ -20,9 +20,12 @@ from sae_core.errors import ConfigError, DamagedFileError, border
 from sae_core.files import checksum_of, read_json, read_json_lines
 from sae_core.layout import RunPaths, SweepPaths
 from sae_core.records import RunRecord
-from sae_core.validation import printable, wrong_in_sweep
+from sae_core.validation import at, printable, wrong_in_sweep
 
 log = logging.getLogger(__name__)
+
+REQUESTED = ("config", "architecture", "sparsity_parameter", "sparsity_value", "seed")
+"""What both records and `sweep.json` say about a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,35 +37,29 @@ class StoredRun:
     """Name of the sweep's directory."""
     paths: RunPaths
     """Its files; none may exist for a missing run."""
-    planned: Mapping[str, Any]
-    """Its entry in `sweep.json`; empty where it has none, or a record."""
-    record: RunRecord | None
+    requested: Mapping[str, Any]
+    """Its `config`, `architecture`, `sparsity_parameter`, `sparsity_value` and `seed`, as far as its record or else `sweep.json` knows."""
+    record: RunRecord | None = None
     """None where the run left no record, or a damaged one."""
     damage: str = ""
     """Message about its damaged record."""
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The run's config, from its record or else from `sweep.json`."""
-        return (self.record.config if self.record else self.planned.get("config")) or {}
+        """The run's config; empty where unknown."""
+        return self.requested.get("config") or {}
 
     @property
     def finished(self) -> bool:
         """Whether it has results."""
         return self.record is not None and self.record.status == "finished"
 
-    @property
-    def architecture(self) -> str | None:
-        """Name of its architecture, where known."""
-        return self.record.architecture if self.record else self.planned.get("architecture")
-
 
 @dataclass(frozen=True, slots=True)
 class Definition:
     """A definition as a launch wrote it."""
 
-    file: str
-    """Its path in the sweep's directory."""
+    file: Path
     text: str
     launches: tuple[int, ...]
     """Numbers of the launches that used it, from 1; empty where unknown."""
@@ -132,26 +129,20 @@ def read_history(file: Path) -> list[dict[str, Any]]:
 def requested_rates(definitions: Iterable[Definition]) -> dict[str, dict[str, Any]]:
     """Learning rates that definitions request, per architecture: `low`, `high`, and `searched`, whether a search may take any between."""
     requested: dict[str, dict[str, Any]] = {}
-    for definition in definitions:
-        for name, lr in _lr_fields(definition.content).items():
+    for content in (definition.content for definition in definitions):
+        sections = content.get("architectures")
+        for name, section in sections.items() if isinstance(sections, dict) else ():
+            lr = section["lr"] if isinstance(section, dict) and "lr" in section else at(content, "train.lr")
             given: Any = [lr.get("low"), lr.get("high")] if isinstance(lr, dict) else lr if isinstance(lr, list) else [lr]
             try:
                 rates = [float(rate) for rate in given]
             except (TypeError, ValueError, OverflowError):
                 continue
             if rates and min(rates) > 0:
-                before = requested.get(name, {"low": min(rates), "high": max(rates), "searched": False})
-                low, high = min(before["low"], *rates), max(before["high"], *rates)
-                requested[name] = {"low": low, "high": high, "searched": before["searched"] or isinstance(lr, dict)}
+                span = requested.setdefault(str(name), {"low": rates[0], "high": rates[0], "searched": False})
+                span |= {"low": min(span["low"], *rates), "high": max(span["high"], *rates)}
+                span["searched"] |= isinstance(lr, dict)
     return requested
-
-
-def _lr_fields(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """What a definition says about `lr` per architecture: in its own section, or for all in `train`."""
-    sections, train = definition.get("architectures"), definition.get("train")
-    common = train.get("lr") if isinstance(train, dict) else None
-    named = sections if isinstance(sections, dict) else {}
-    return {str(name): section.get("lr", common) if isinstance(section, dict) else common for name, section in named.items()}
 
 
 def _read_sweep(directory: Path) -> StoredSweep:
@@ -190,29 +181,24 @@ def _read_facts(file: Path, damages: list[str]) -> dict[str, Any]:
 
 def _read_definitions(paths: SweepPaths, launches: Sequence[Mapping[str, Any]], damages: list[str]) -> tuple[Definition, ...]:
     """The kept definitions in the order of their launches, or else the last one."""
-    numbers: dict[str, list[int]] = {}
-    checksums: dict[str, str | None] = {}
+    used: dict[str, tuple[list[int], str | None]] = {}
     for number, launch in enumerate(launches, start=1):
         name = Path(launch.get("definition") or "").name  # only files of that directory: sweep.json may name any
-        numbers.setdefault(name, []).append(number)
-        checksums[name] = launch.get("definition_checksum") or checksums.get(name)
-    files = {paths.definitions / name: (tuple(users), checksums[name]) for name, users in numbers.items() if name}
-    kept = [_read_definition(paths, file, *used, damages) for file, used in files.items()]
+        used.setdefault(name, ([], launch.get("definition_checksum")))[0].append(number)
+    kept = [_read_definition(paths.definitions / name, *launched, damages) for name, launched in used.items() if name]
     if not any(kept):
-        kept = [_read_definition(paths, paths.definition, (), None, damages)]
+        kept = [_read_definition(paths.definition, (), None, damages)]
     return tuple(definition for definition in kept if definition)
 
 
-def _read_definition(
-    paths: SweepPaths, file: Path, launches: tuple[int, ...], checksum: str | None, damages: list[str]
-) -> Definition | None:
+def _read_definition(file: Path, launches: Sequence[int], checksum: str | None, damages: list[str]) -> Definition | None:
     if not file.is_file():
         return None
     try:
         content = file.read_bytes()
         if checksum and checksum != checksum_of(content):
             raise ValueError("its checksum does not match its content")
-        return Definition(file.relative_to(paths.directory).as_posix(), content.decode("utf-8"), launches)
+        return Definition(file, content.decode("utf-8"), tuple(launches))
     except (OSError, ValueError) as error:
         damages.append(str(DamagedFileError.of(file, error, "Put back a copy; the next launch keeps its own.")))
         return None
@@ -227,10 +213,10 @@ def _read_run(files: RunPaths, run_id: str, sweep: str, planned: Mapping[str, An
         if problem:
             raise DamagedFileError.of(files.record, ValueError(problem), "Delete it: the same launch makes it again.")
     except (FileNotFoundError, NotADirectoryError):
-        return StoredRun(run_id, sweep, files, planned, None)
+        return StoredRun(run_id, sweep, files, planned)
     except DamagedFileError as error:
-        return StoredRun(run_id, sweep, files, planned, None, printable(str(error)))
-    return StoredRun(run_id, sweep, files, {}, record)
+        return StoredRun(run_id, sweep, files, planned, damage=printable(str(error)))
+    return StoredRun(run_id, sweep, files, {name: getattr(record, name) for name in REQUESTED}, record)
 
 
 @lru_cache(maxsize=4096)

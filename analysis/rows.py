@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.columns import ACTIVATION_FACTS, ALL, ARITHMETIC, CONFIG_FIELDS
-from analysis.results import StoredRun
+from analysis.results import REQUESTED, StoredRun
 from sae_core.records import RunRecord, flat
 from sae_core.validation import at, printable
 
@@ -29,7 +29,7 @@ def row_of(run: StoredRun) -> dict[str, Any]:
     record, config = run.record, run.config
     row: dict[str, Any] = {"run_id": run.run_id, "status": "missing", "sweep": run.sweep, "error": run.damage or None}
     row |= {column: at(config, path) for column, path in _FROM_CONFIG.items()}
-    row |= {name: run.planned.get(name) for name in ("architecture", "sparsity_parameter", "sparsity_value", "seed")}
+    row |= {name: run.requested.get(name) for name in REQUESTED if name != "config"}
     if record:
         facts = {name: record.activation_facts.get(name) for name in ACTIVATION_FACTS}
         row |= {name: getattr(record, name) for name in _FROM_RECORD} | record.metrics
@@ -75,11 +75,11 @@ def variants(runs: Sequence[StoredRun], comparisons: Sequence[str]) -> list[str]
     """
     groups: dict[tuple[Any, str], list[int]] = defaultdict(list)
     for index, (run, comparison) in enumerate(zip(runs, comparisons, strict=True)):
-        groups[run.architecture, comparison].append(index)
+        groups[run.requested.get("architecture"), comparison].append(index)
     texts = [""] * len(runs)
     for group in groups.values():
         fields = {index: flat(runs[index].config) for index in group}
-        varied = _varied(list(fields.values()), {f"sae.{_parameter(runs[index])}" for index in group})
+        varied = _varied(list(fields.values()), {f"sae.{runs[index].requested.get('sparsity_parameter')}" for index in group})
         for index, own in fields.items():
             texts[index] = ", ".join(f"{name.rpartition('.')[2]}={_text(own[name])}" for name in varied if name in own)
     return texts
@@ -99,10 +99,6 @@ def _varied(configs: Sequence[_Fields], parameters: set[str]) -> list[str]:
 
 def _differs(configs: Sequence[_Fields], name: str) -> bool:
     return len({_text(config[name]) for config in configs if name in config}) > 1
-
-
-def _parameter(run: StoredRun) -> Any:
-    return run.record.sparsity_parameter if run.record else run.planned.get("sparsity_parameter")
 
 
 def _text(value: Any) -> str:

@@ -66,13 +66,22 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     level = table["target_l0"].fillna(table["sparsity_value"])  # a coefficient that was found differs by seed
     table = table.assign(_level=level).sort_values(["architecture", "_level", "seed", "run_id"], kind="stable", ignore_index=True)
     table = table.drop(columns="_level")
-    table.attrs[METRICS] = {name: dataclasses.asdict(spec) for name, spec in _merge_specs(runs).items()}
-    table.attrs[COMPARISONS] = {
-        comparison: {"sweep": run.sweep, "d_sae": at(run.config, "sae.d_sae"), "activations": run.config.get("activations") or {}}
-        for comparison, run in reversed(list(zip(comparisons, runs, strict=True)))
-    }
-    table.attrs[LEARNING_RATES] = {sweep.paths.directory.resolve().name: requested_rates(sweep.definitions) for sweep in sweeps}
+    table.attrs[METRICS] = _Shared({name: dataclasses.asdict(spec) for name, spec in _merge_specs(runs).items()})
+    table.attrs[COMPARISONS] = _Shared(
+        {
+            comparison: {"sweep": run.sweep, "d_sae": at(run.config, "sae.d_sae"), "activations": run.config.get("activations") or {}}
+            for comparison, run in reversed(list(zip(comparisons, runs, strict=True)))
+        }
+    )
+    table.attrs[LEARNING_RATES] = _Shared({sweep.paths.directory.resolve().name: requested_rates(sweep.definitions) for sweep in sweeps})
     return table
+
+
+class _Shared(dict[str, Any]):
+    """A dict that every table made of a table shares with it: pandas copies attributes deeply, at every step."""
+
+    def __deepcopy__(self, memo: object) -> "_Shared":
+        return self
 
 
 def metric_specs(results: Path | Sequence[Path]) -> dict[str, MetricSpec]:

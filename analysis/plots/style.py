@@ -29,21 +29,17 @@ LONGEST_AXIS_LABEL = 45
 
 FONT_SIZE = 9.5
 RC: dict[Any, Any] = {
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
     "font.family": ["DejaVu Sans"],
     "font.size": FONT_SIZE,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "axes.linewidth": 0.8,
     "axes.titlesize": FONT_SIZE,
+    "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "legend.frameon": False,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
     "svg.hashsalt": "sae-sweep",
 }
 """Settings that hold while a figure is built and while it is saved."""

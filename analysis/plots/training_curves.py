@@ -17,7 +17,7 @@ from analysis.results import read_history
 from analysis.table import evenly
 from analysis.words import count, listed
 from sae_core.errors import DamagedFileError
-from sae_core.validation import LARGEST, is_number
+from sae_core.validation import LARGEST
 
 log = logging.getLogger(__name__)
 
@@ -126,19 +126,14 @@ def _curve(run_id: str, file: Path, damaged: list[str]) -> Curve | None:
     """None where there is no curve, or a damaged one, which is added to `damaged`."""
     try:
         history = read_history(file)
-    except DamagedFileError as error:
+        rows = pd.DataFrame(history).reindex(columns=["tokens", "mse_loss", "loss", "l0"]).apply(pd.to_numeric, errors="coerce")
+    except (DamagedFileError, OverflowError) as error:
         log.warning("a training curve is left out: %s", error)
         damaged.append(run_id)
         return None
-    step = math.ceil(len(history) / (MAX_POINTS - 1))
-    kept = [*history[:-1:step], history[-1]] if history else []
-
-    def values(*names: str) -> tuple[float, ...]:
-        drawable = ([line[name] for name in names if is_number(line.get(name)) and abs(line[name]) <= LARGEST] for line in kept)
-        return tuple(float(found[0]) if found else math.nan for found in drawable)
-
-    # Sources without an `mse_loss` term still log the total loss.
-    return Curve(run_id, tokens=values("tokens"), mse=values("mse_loss", "loss"), l0=values("l0")) if kept else None
+    kept = rows.where(rows.abs() <= LARGEST).iloc[evenly(len(rows), MAX_POINTS)]
+    mse = kept["mse_loss"].fillna(kept["loss"])  # runs without an `mse_loss` term still log the total loss
+    return Curve(run_id, *(tuple(column.astype(float)) for column in (kept["tokens"], mse, kept["l0"]))) if history else None
 
 
 def _same_axes(upper: Axes, lower: Axes, every: Sequence[Curve]) -> None:

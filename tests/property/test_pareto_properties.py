@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from analysis.pareto import hypervolume, nondominated, pareto_front
+from analysis.pareto import hypervolume, pareto_front
 
 # Few distinct values, so that ties and duplicates are common.
 POINTS = hnp.arrays(float, st.tuples(st.integers(1, 12), st.just(2)), elements=st.integers(0, 6).map(float))
@@ -27,6 +27,10 @@ def table_of(points: np.ndarray) -> pd.DataFrame:
     return table
 
 
+def nondominated(points: np.ndarray) -> np.ndarray:
+    return pareto_front(table_of(points)).to_numpy()
+
+
 @given(POINTS)
 def test_front_equals_brute_force(points: np.ndarray) -> None:
     expected = [not any(dominates(other, point) for other in points) for point in points]
@@ -42,7 +46,7 @@ def test_front_does_not_depend_on_the_order(points: np.ndarray, random: st.DataO
 
 @given(POINTS)
 def test_a_dominated_point_changes_nothing(points: np.ndarray) -> None:
-    worse = points[0] + 1
+    worse = points[0] + np.array([0, 1])
     front = nondominated(np.vstack([points, worse]))
     assert list(front[:-1]) == list(nondominated(points))
     assert not front[-1]
@@ -55,12 +59,10 @@ def test_the_front_of_a_front_is_itself(points: np.ndarray) -> None:
 
 @given(POINTS)
 def test_inputs_are_not_changed(points: np.ndarray) -> None:
-    table, array = table_of(points), points.copy()
+    table = table_of(points)
     before = table.copy()
-    nondominated(array)
     pareto_front(table)
     hypervolume(table)
-    assert (array == points).all()
     pd.testing.assert_frame_equal(table, before)
 
 

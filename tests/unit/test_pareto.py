@@ -15,7 +15,6 @@ from analysis.pareto import (
     is_extrapolated,
     l0_spans,
     n_without_logarithm,
-    nondominated,
     pareto_front,
     settings_with_front,
 )
@@ -62,12 +61,6 @@ def test_a_table_from_csv_needs_a_direction() -> None:
     assert list(pareto_front(bare, direction="min")) == [True, False]
     with pytest.raises(ConfigError, match="but got None for column 'fvu'"):
         pareto_front(bare)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_non_finite_points_raise(bad: float) -> None:
-    with pytest.raises(ValueError, match=rf"points must be finite, but got \[\s*2\.?\s+{bad}\]"):
-        nondominated([[1.0, 2.0], [2.0, bad]])
 
 
 def test_hypervolume_of_a_staircase() -> None:

@@ -1,6 +1,8 @@
 """The report, from records alone."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -306,3 +308,28 @@ def test_the_report_shows_each_definition_with_its_runs(tmp_path: Path, prefixes
     assert "## Definition of demo, launches 1, 2: made 1 run\n" in text
     assert "## Definition of demo, launch 3: made 2 runs\n" in text
     assert text.index("# number 1") < text.index("# number 3")
+
+
+def test_a_plot_of_a_plugin_is_in_the_report(tmp_path: Path) -> None:
+    plugin = tmp_path / "my_plot.py"
+    plugin.write_text(
+        """from analysis.plots import PLOTS
+from analysis.plots.frontier import FrontierPlot
+
+@PLOTS.register("l0_kl_of_a_plugin")
+class L0KL(FrontierPlot):
+    title = "Sparsity against KL"
+    caption = "Lower left is better."
+    order = 13
+    y = "kl"
+    log_y = True
+"""
+    )
+    sweep = write_sweep(tmp_path / "demo", [record_of("topk", k, metrics_at(k, *values)) for k, values in LEVELS.items()])
+    (sweep / "definition.yaml").write_text(f"name: demo\nplugins: [{plugin}, {tmp_path / 'lost.py'}]\n")
+    code = "import sys, pathlib, analysis.report; analysis.report.write_report(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))"
+    done = subprocess.run([sys.executable, "-c", code, sweep, tmp_path / "out"], capture_output=True, text=True, check=True)
+    assert "Its plots are left out" in done.stderr
+    assert "lost.py" in done.stderr
+    links = re.findall(r"\(plots/(.*).png\)", (tmp_path / "out" / "report.md").read_text())
+    assert links[:4] == ["l0_fvu", "l0_delta_ce", "l0_ce_loss_recovered", "l0_kl_of_a_plugin"]

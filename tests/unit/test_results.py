@@ -26,7 +26,7 @@ def test_runs_come_from_records_and_from_sweep_json(tmp_path: Path) -> None:
     assert read.name == "demo"
     assert read.runs[2].config["sae"]["k"] == 8
     (definition,) = read.definitions
-    assert (definition.file, definition.launches) == ("definition.yaml", ())
+    assert (definition.file, definition.launches) == (sweep / "definition.yaml", ())
     assert definition.text.startswith("name: demo")
 
 
@@ -190,7 +190,7 @@ def test_a_history_is_the_one_of_its_record(tmp_path: Path) -> None:
 
 
 def definition(text: str) -> Definition:
-    return Definition("definition.yaml", text, ())
+    return Definition(Path("definition.yaml"), text, ())
 
 
 def test_every_launch_s_definition_is_read_once(tmp_path: Path) -> None:
@@ -199,9 +199,9 @@ def test_every_launch_s_definition_is_read_once(tmp_path: Path) -> None:
     for number in (1, 3):
         write_text(sweep / "definitions" / f"{number}.yaml", f"name: {number}\nplugins: [common, ./{number}.py]\n")
     (read,) = read_sweeps(sweep)
-    assert [(kept.file, kept.content["name"], kept.launches) for kept in read.definitions] == [
-        ("definitions/1.yaml", 1, (1, 2)),
-        ("definitions/3.yaml", 3, (3,)),
+    assert [(kept.file.name, kept.content["name"], kept.launches) for kept in read.definitions] == [
+        ("1.yaml", 1, (1, 2)),
+        ("3.yaml", 3, (3,)),
     ]
     assert read.plugins == ["common", "./1.py", "./3.py"]
     assert read.damages == ()
@@ -210,7 +210,7 @@ def test_every_launch_s_definition_is_read_once(tmp_path: Path) -> None:
 def test_earlier_results_have_one_definition(tmp_path: Path) -> None:
     for number, launches in enumerate(([], [{"started_at": "2026"}], [{"definition": None}], [{"definition": "../../secret.yaml"}])):
         (read,) = read_sweeps(write_sweep(tmp_path / str(number), [], launches=launches))
-        assert [(kept.file, kept.launches) for kept in read.definitions] == [("definition.yaml", ())]
+        assert [(kept.file.name, kept.launches) for kept in read.definitions] == [("definition.yaml", ())]
         assert (read.plugins, read.damages) == ([], ())
 
 
@@ -226,10 +226,10 @@ def test_a_definition_that_is_none_is_left_out_and_named(tmp_path: Path) -> None
 def test_a_changed_definition_is_damage(tmp_path: Path) -> None:
     checksum = checksum_of(b"name: demo\n")
     sweep = write_sweep(tmp_path / "demo", [], launches=[{"definition": "definitions/1.yaml", "definition_checksum": checksum}])
-    for text, file, n_damages in (("name: demo\n", "definitions/1.yaml", 0), ("name: Demo\n", "definition.yaml", 1)):
+    for text, file, n_damages in (("name: demo\n", "1.yaml", 0), ("name: Demo\n", "definition.yaml", 1)):
         write_text(sweep / "definitions" / "1.yaml", text)
         (read,) = read_sweeps(sweep)
-        assert ([kept.file for kept in read.definitions], len(read.damages)) == ([file], n_damages)
+        assert ([kept.file.name for kept in read.definitions], len(read.damages)) == ([file], n_damages)
     assert "1.yaml' is damaged: ValueError: its checksum does not match its content" in read.damages[0]
 
 
