@@ -213,7 +213,6 @@ def _close(one: Row, other: Row) -> bool:
 
 
 def _unresponsive(one: Row, other: Row) -> bool:
-    """Whether coefficients differ so much that L0 should."""
     low, high = sorted([one["sparsity_value"], other["sparsity_value"]])
     return bool(pd.isna(one["target_l0"]) and one["sparsity_parameter"] != "k" and high >= UNRESPONSIVE_FACTOR * low)
 

@@ -150,10 +150,13 @@ def frontier_lines(table: pd.DataFrame) -> list[str]:
 def _front_lines(runs: pd.DataFrame) -> list[str]:
     settings = pareto.settings_with_front(runs)
     front = settings[settings["on_front"]]
+    fewest, most, noun = int(min(front["n_seeds"], default=1)), int(max(front["n_seeds"], default=1)), words.noun(runs)
+    repeats = words.counted_repeats(runs) if most == words.n_repeats(runs) else words.counted(most, noun)
+    repeats = "1 seed" if most < 2 else f"means over {repeats if fewest == most else f'{fewest} to {most} {noun}s'}"
     several_rates = settings.groupby("architecture")["lr"].nunique().max() > 1
     headings = "".join(f"{heading:>{width}}" for heading, width in _FRONT_COLUMNS.values())
     lines = [
-        f"Pareto frontier of L0 against FVU: {len(front)} of {len(settings)} settings, {_repeats_of(front, runs)}",
+        f"Pareto frontier of L0 against FVU: {len(front)} of {len(settings)} settings, {repeats}",
         "",
         f"{'architecture':<22}{headings}{'      lr' if several_rates else ''}  setting",
     ]
@@ -164,16 +167,6 @@ def _front_lines(runs: pd.DataFrame) -> list[str]:
             line = f"{words.label(name) if index == 0 else '':<22}{cells}{lr}  {words.setting(row)}"
             lines.append(line if len(line) <= words.TERMINAL_WIDTH else f"{line[: words.TERMINAL_WIDTH - 1]}…")
     return lines
-
-
-def _repeats_of(front: pd.DataFrame, runs: pd.DataFrame) -> str:
-    """Over how many repeats the settings on a front are means."""
-    fewest, most = (int(of(front["n_seeds"], default=1)) for of in (min, max))
-    if most < 2:
-        return "1 seed"
-    if fewest < most:
-        return f"means over {fewest} to {most} {words.noun(runs)}s"
-    return f"means over {words.counted_repeats(runs) if most == words.n_repeats(runs) else words.counted(most, words.noun(runs))}"
 
 
 def _matched_lines(runs: pd.DataFrame) -> list[str]:

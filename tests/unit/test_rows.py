@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from fake_results import config_of, metrics_at, record_of, target_record, write_sweep
 
+from analysis.findings import warning_lines
 from analysis.rows import reason
 from analysis.table import load_table
 from sae_core.records import RunRecord
@@ -99,3 +100,12 @@ def test_a_start_that_another_field_decides_is_not_told(tmp_path: Path) -> None:
 def test_lists_and_nothing_are_written_as_json(tmp_path: Path) -> None:
     runs = [run("a", sae={"widths": [64, 128]}), run("b", sae={"widths": None})]
     assert variant_of(tmp_path, *runs) == {"a": "widths=[64, 128]", "b": "widths=null"}
+
+
+def test_arithmetic_has_columns_where_records_tell_it(tmp_path: Path) -> None:
+    kinds = [{"kernels": "reference", "device": "cpu"}, {"kernels": "triton", "device": "cuda"}]
+    records = [record_of("topk", k, metrics_at(k, 0.1, 0.2), eval_arithmetic=kind) for k, kind in zip((8, 16), kinds, strict=True)]
+    table = load_table(write_sweep(tmp_path / "demo", records))
+    assert list(table["eval_arithmetic"]) == ["device cpu, kernels reference", "device cuda, kernels triton"]
+    assert list(table.columns[-2:]) == ["eval_hardware", "eval_arithmetic"]  # none says how it was trained
+    assert "Evaluation arithmetic differs: 1 run with device cpu" in " ".join(warning_lines(table))
