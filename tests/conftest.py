@@ -5,6 +5,7 @@ pytest puts this file's folder on `sys.path`, so tests import its modules by nam
 
 import os
 import random
+import secrets
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,7 +16,11 @@ from jaxtyping import install_import_hook
 
 # Read when the libraries are imported, so set before any test imports one; Ray's workers inherit them.
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ |= {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}  # as a launch does
 os.environ.pop("WANDB_MODE", None)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # programs for GPUs run on the CPU

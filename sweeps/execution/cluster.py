@@ -17,37 +17,32 @@ from sae_core import provenance
 from sae_core.errors import ConfigError, border
 from sweeps.execution import signals
 from sweeps.execution.failures import LaunchError
-from sweeps.execution.local_ray import LocalRay, launch_ended_by
+from sweeps.execution.local_ray import LOOPBACK, LocalRay, launch_ended_by
 
-# Read by Ray when it is imported or when processes start. Facts behind each: docs/reliability.md.
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0, Tune prints nothing: progress is ours
+    "RAY_BACKEND_LOG_LEVEL": "error",  # as above: Ray's C++ part prints warnings
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no progress.csv, result.json, tensorboard files: records are ours
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C reaches us instead of ending fit() as if all were well
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the behaviour to come; trials ask Ray for their GPUs anyway
 }
+"""Of the launch; read when Ray is imported. Facts behind each: docs/reliability.md."""
 
-# Of the processes that train and evaluate: C libraries read it when a process starts. Measured in docs/performance.md.
 WORKER_ENVIRONMENT = {
-    # glibc keeps freed memory. Else each batch-sized tensor is mapped, and its pages cleared, anew: a tenth of a CPU step.
+    # glibc keeps freed memory. Else the pages of each batch-sized tensor are mapped and cleared again: a tenth of a CPU step.
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
     "MALLOC_TOP_PAD_": str(2**26),
     # PyTorch's threads do not spin on the cores that the kernels' threads need: a sixth of a step on 2 cores.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
+"""Of the processes that train and evaluate; read by C libraries when a process starts. Measured in docs/performance.md."""
 
 LEAST_GPU_SHARE = 0.0001
 """Ray counts in ten-thousandths."""
-AUTO_SECONDS = 30.0
-"""Most time that a cluster is looked for, in a process of its own that imports Ray."""
-_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-"""What a gRPC client says first: the preface of HTTP/2, and settings, none."""
-_HTTP2_SETTINGS = b"\x04"
-"""Type of the frame with which a gRPC server answers."""
-ANSWER_SECONDS = 5.0
-"""Most time that what listens at an address is given to answer."""
+CONNECT_SECONDS = 45.0
+"""Most time that connecting to a running cluster may take."""
 _HERE = str(Path(__file__).resolve().parents[2])
 
 
@@ -61,19 +56,19 @@ class Cluster:
         gpus: GPUs of each slot; a fraction shares one.
 
     Raises:
-        ConfigError: nothing answers at `address`, or no slot fits, e.g. a GPU is asked for where there is none. For this machine
-            it is known before Ray starts.
+        ConfigError: no cluster answers at `address`, or one with other versions, or no slot fits, e.g. a GPU is requested where there is
+            none. For this machine it is raised before Ray starts.
     """
 
     def __init__(self, *, address: str | None, cpus: int, gpus: float) -> None:
         self.address, self.cpus, self.gpus = address, cpus, gpus
         self._local: LocalRay | None = None
-        self._ours = False
+        self._is_ours = False
         _check_slot(cpus, gpus)
         if address is None:
             self.n_slots = _slots([{"CPU": provenance.n_cores(), "GPU": provenance.n_gpus()}], cpus, gpus)
         else:
-            _check_answers(address)
+            _check_cluster(address)
 
     def __enter__(self) -> "Cluster":
         for name, value in (_ENVIRONMENT | WORKER_ENVIRONMENT).items():
@@ -82,8 +77,7 @@ class Cluster:
             self._start()
             import ray
 
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            self.n_slots = _slots(nodes, self.cpus, self.gpus)
+            self.n_slots = _slots([node["Resources"] for node in ray.nodes() if node["Alive"]], self.cpus, self.gpus)
         except BaseException:
             self._stop()
             raise
@@ -100,7 +94,7 @@ class Cluster:
         return self._local is not None and bool(self._local.death)
 
     def raise_death(self) -> None:
-        """Say what ended the launch, if that was the death of a local Ray.
+        """Raise what ended the launch, if that was the death of a local Ray.
 
         Raises:
             LaunchError: it was.
@@ -108,35 +102,28 @@ class Cluster:
         if self._local is not None and self._local.death:
             raise LaunchError(launch_ended_by(self._local.death)) from None
 
-    @property
-    def directory(self) -> Path | None:
-        """For temporary files of the launch on this machine; None: where such files are usually put."""
-        return None if self._local is None else self._local.directory
-
     def _start(self) -> None:
         """Start Ray on this machine, or connect to a running cluster, unless this process has Ray running already."""
         if _ray_runs():
             return
-        self._ours = True
+        self._is_ours = True
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        # Workers import this package from where the driver did, also when it is not installed.
+        # Workers import this package from where the launch does, also when it is not installed.
         packages = dict.fromkeys(filter(None, [_HERE, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]))
-        paths = {"PYTHONPATH": os.pathsep.join(packages)}
+        environment = WORKER_ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(packages)}
         if self.address is None:
-            # Workers inherit it. A `runtime_env` would do as well, but costs each stage two seconds.
-            os.environ.update(paths)
-            self._local = LocalRay()
+            self._local = LocalRay(environment)
             self._local.start(**options)
             return
         import ray
 
-        with _border(self.address), signals.kept():
-            ray.init(address=self.address, runtime_env={"env_vars": paths | WORKER_ENVIRONMENT}, **options)
+        with _address_border(self.address), signals.kept():
+            ray.init(address=self.address, runtime_env={"env_vars": environment}, **options)
 
     def _stop(self) -> None:
         if self._local is not None:
             self._local.stop()
-        elif self._ours:
+        elif self._is_ours:
             import ray
 
             with signals.kept():
@@ -154,50 +141,46 @@ class Cluster:
 
 
 def _ray_runs() -> bool:
-    """Whether this process has Ray running. Ray is not imported to find out: what it reads of the environment must be set before."""
+    """Whether this process has Ray running. Ray is not imported for this: its environment must be set first."""
     return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
-def _border(address: str) -> AbstractContextManager[None]:
-    remedy = "Start one with `ray start --head`, or leave `--address` out to use this machine."
+def _address_border(address: str) -> AbstractContextManager[None]:
+    remedy = "Start one with `ray start --head`, or omit `--address` to use this machine."
     return border(f"`--address` must be that of a running Ray cluster, but got {address!r}", remedy)
 
 
-def _check_answers(address: str) -> None:
-    """Make sure that a gRPC server answers at an address. Ray itself tries for a minute or more before it says that nothing is there.
+def _check_cluster(address: str) -> None:
+    """Connect to a cluster from another process: where something is wrong, Ray may retry for minutes, or end the process.
 
     Raises:
-        ConfigError: none does.
+        ConfigError: no cluster can be used at this address.
     """
-    with _border(address):
-        if address == "auto":
-            _check_found()
-            return
-        form = re.fullmatch(r"(ray://)?(\[[0-9A-Fa-f:.]+\]|[\w.-]+):([0-9]{1,5})", address, re.ASCII)
-        if form is None or not 0 < int(form[3]) < 2**16:
-            raise ValueError("an address is HOST:PORT or auto")
-        with socket.create_connection((form[2].strip("[]"), int(form[3])), timeout=ANSWER_SECONDS) as connection:
-            if os.environ.get("RAY_USE_TLS", "0") != "0":
-                return
-            connection.sendall(_HTTP2_HELLO)
-            answer = connection.recv(9)
-        if answer[3:4] != _HTTP2_SETTINGS:
-            raise ValueError("what listens there is not Ray")
-
-
-def _check_found() -> None:
-    """Make sure that Ray finds a cluster by itself. It may look for minutes where one is gone, so another process tries.
-
-    Raises:
-        ConnectionError: it does not.
-    """
-    command = [sys.executable, "-c", "import ray; ray.init('auto', log_to_driver=False)"]
-    try:
-        tried = subprocess.run(command, timeout=AUTO_SECONDS, capture_output=True, text=True, check=False)
-    except subprocess.TimeoutExpired:
-        raise ConnectionError(f"no cluster answered within {AUTO_SECONDS:g} s") from None
-    if tried.returncode:
-        raise ConnectionError((tried.stderr.strip().splitlines() or ["Ray ended"])[-1].removeprefix("ConnectionError: "))
+    if "ray" in sys.modules and os.environ.get(LOOPBACK) == "0":
+        raise ConfigError(f"`--address` must be given to a process that has not started Ray, but got {address!r}. Use a new process.")
+    with _address_border(address):
+        if address != "auto":
+            form = re.fullmatch(r"(ray://)?(\S+):([0-9]+)", address, re.ASCII)
+            if form is None:
+                raise ValueError("an address is HOST:PORT or auto")
+            socket.create_connection((form[2].strip("[]"), int(form[3])), timeout=CONNECT_SECONDS).close()
+        command = [sys.executable, "-c", "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)", address]
+        try:
+            tried = subprocess.run(command, timeout=CONNECT_SECONDS, capture_output=True, text=True, check=False)
+        except subprocess.TimeoutExpired:
+            raise ConnectionError(f"no cluster answered within {CONNECT_SECONDS:g} s") from None
+    if tried.returncode == 0:
+        return
+    versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", tried.stderr)
+    if len(versions) == 2:  # of the cluster, and of this process
+        (ray, python), ours = versions
+        raise ConfigError(
+            f"a cluster must have the Ray and Python of this process, {ours[0]} and {ours[1]}, but {address!r} has Ray {ray} and Python "
+            f"{python}. Install `ray[tune]=={ray}` in Python {python} here, or start the cluster with the versions of this process."
+        )
+    with _address_border(address):
+        reasons = re.findall(r"^(?:[\w.]*Error): (.*\S)", tried.stderr, re.MULTILINE)
+        raise ConnectionError(reasons[-1] if reasons else "Ray could not connect to it")
 
 
 def _check_slot(cpus: int, gpus: float) -> None:

@@ -1,165 +1,204 @@
-"""Ray on this machine for the time of a launch: reached from this machine only, with a token of its own, and watched."""
+"""Ray on this machine for the time of a launch: reached from this machine only, with a token, in a directory of its own, and watched.
 
+It is started by `ray start` under `guard.py`, and a launch connects to it as to any cluster. Its directory is readable by its owner only,
+and locked by the launch, so that later launches know which directories are left over.
+"""
+
+import fcntl
 import os
-import re
 import secrets
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sae_core import provenance
 from sae_core.errors import ConfigError, border
-from sweeps.execution import ray_session, signals
-from sweeps.execution.lean_ray import SELDOM, lean_start
+from sweeps.execution import guard, signals
 
-PARTS = ("gcs_server", "raylet")
-"""Ray's own processes without which nothing goes on; it waits for them without end."""
-OURS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AIR_NEW_OUTPUT", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
-"""Settings of Ray that a launch makes itself."""
-LOOK_SECONDS = 0.5
-"""Between two looks whether they live."""
-FIRST_SECONDS = 10.0
-"""Most time until the first of them is seen: it is what Ray starts first."""
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""With "0", Ray is reached through 127.0.0.1 only, as on macOS and Windows. Read when Ray is imported."""
+PREFIX = "sae-sweep-"
+LONGEST_BASE = 20
+"""Most bytes of the path in which the directory is made: names of sockets, to which 87 bytes are added, may have 107."""
+LEAST_FREE_BYTES = 2**26
+"""Free space that Ray's logs and sockets need."""
+UNLOCKED_SECONDS = 60.0
+"""Age from which an unlocked directory is left over: a new one is unlocked for a moment."""
 STUCK_SECONDS = 15.0
-"""Most time that the launch is given to stop after one of them died. Then the process is ended."""
+"""Most time that a launch is given to stop after Ray died. Then its process is ended."""
 
 
 class LocalRay:
     """Ray on this machine, started by `start` and gone after `stop`, or soon after this process died.
 
+    Args:
+        environment: of Ray's processes, beside this process's own.
+
     Attributes:
-        death: what died that should not have, as a message; empty as long as all is well.
-        directory: for temporary files of the launch; removed with Ray.
+        death: why Ray ended before `stop`, as a message; empty as long as it runs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
         self.death = ""
-        ray_session.remove_left_over()
-        remedy = f"Free some space in {_tried()}, or set `TMPDIR` to a short path."
-        with border("a directory for temporary files must be writable", remedy), signals.held() as late:
-            self._session = ray_session.Session()
-        if late.interrupted:  # held back until there is a process that removes the directory
-            self._session.close()
-            raise KeyboardInterrupt
-        self.directory: Path = self._session.directory
-        self._lock = threading.Lock()
+        self._environment = environment
+        self._guard: subprocess.Popen[str] | None = None
         self._stopping, self._stopped = threading.Event(), threading.Event()
-        self._environment = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "NUMBA_CACHE_DIR")}
 
     def start(self, **options: Any) -> None:
-        """Start Ray.
+        """Start Ray and connect to it.
+
+        Args:
+            options: of `ray.init`.
 
         Raises:
             ConfigError: it does not start.
         """
-        os.environ.pop("RAY_AUTH_MODE", None)  # then Ray sets it to "token" for the processes it starts
-        os.environ["RAY_AUTH_TOKEN"] = _token()
-        if not _compiled_code_is_kept():
-            os.environ["NUMBA_CACHE_DIR"] = str(self.directory / "numba")
-        with _starting():
-            _check_settings()
-            import ray
-
-            threading.Thread(target=self._watch, daemon=True).start()
+        if "ray" in sys.modules and os.environ.get(LOOPBACK) != "0":
+            raise ConfigError(
+                "Ray must be imported after `launch` has started it, but got it imported. Import it later, or call `ray.init`."
+            )
+        os.environ[LOOPBACK] = "0"
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        settings = ", ".join(sorted(name for name in os.environ if name.startswith("RAY_")))
+        with border("Ray must start on this machine, but it did not", f"Free memory or processes, or correct one of {settings}."):
+            port = self._start_guard()
             try:
-                with signals.kept(), lean_start():
-                    # "local": not the cluster that RAY_ADDRESS may name.
-                    ray.init(
-                        address="local",
-                        include_dashboard=False,
-                        num_cpus=provenance.n_cores(),
-                        num_gpus=provenance.n_gpus(),
-                        _system_config=SELDOM,
-                        _temp_dir=str(self._session.ray),
-                        **options,
-                    )
+                _wait_for(port, self)
+                import ray
+
+                with signals.kept():
+                    ray.init(address=f"127.0.0.1:{port}", **options)
             except (Exception, KeyboardInterrupt):
                 if self.death:
                     raise RuntimeError(self.death) from None
                 raise
 
     def stop(self) -> None:
-        """Stop Ray, end what is left of it, and remove its directory."""
-        with self._lock:
-            self._stopping.set()
+        """Stop Ray and remove its directory."""
+        self._stopping.set()
         try:
-            if "ray" in sys.modules:  # its settings can be read
+            if "ray" in sys.modules:
                 with signals.kept():
                     sys.modules["ray"].shutdown()
         finally:
-            self._session.close()
+            if self._guard is not None and self._guard.stdin is not None:
+                self._guard.stdin.close()
+                with suppress(subprocess.TimeoutExpired):
+                    self._guard.wait(guard.END_SECONDS)
+                os.close(self._lock)
             self._stopped.set()
-            for name, value in self._environment.items():
-                os.environ.pop(name, None)
-                if value is not None:
-                    os.environ[name] = value
 
-    def _watch(self) -> None:
-        """Interrupt the launch when one of Ray's processes died: Ray itself would wait for it."""
-        parts: dict[str, int] = {}
-        began = time.monotonic()
-        while not self._stopping.wait(LOOK_SECONDS):
-            if len(parts) < len(PARTS):
-                parts |= ray_session.children(os.getpid(), PARTS)
-            dead = [name for name, pid in parts.items() if not ray_session.is_alive(pid)]
-            if not parts and sys.platform == "linux" and time.monotonic() - began > FIRST_SECONDS:
-                dead = list(PARTS[:1])  # too quickly to be seen
-            if dead:
-                with self._lock:
-                    if self._stopping.is_set():
-                        return
-                    self.death = f"its process {' and '.join(dead)} died (killed, or out of memory?)"
-                    signals.interrupt()
-                if not self._stopped.wait(STUCK_SECONDS):
-                    os.write(2, f"{launch_ended_by(self.death)}\n".encode())
-                    os._exit(1)
-                return
+    def _start_guard(self) -> int:
+        """Returns the port of the Ray that it starts."""
+        with signals.held() as late:  # until there is a process that removes the directory
+            directory = _new_directory()
+            self._lock = os.open(directory, os.O_RDONLY)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                port = int(server.getsockname()[1])
+            resources = [f"--num-cpus={provenance.n_cores()}", f"--num-gpus={provenance.n_gpus()}", "--include-dashboard=false"]
+            ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}", "--disable-usage-stats"]
+            self._guard = subprocess.Popen(
+                [sys.executable, "-I", guard.__file__, str(directory), *ray, *resources, f"--temp-dir={directory / 'ray'}"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,  # Ctrl-C and a closing terminal do not reach it
+                env={**os.environ, **self._environment, **_compiled_code(directory)},
+                cwd="/",
+            )
+            threading.Thread(target=self._watch, args=(self._guard,), daemon=True).start()
+        if late.interrupted:
+            raise KeyboardInterrupt
+        return port
+
+    def _watch(self, guarding: "subprocess.Popen[str]") -> None:
+        """Interrupt the launch when Ray ends: Ray itself would wait without end."""
+        assert guarding.stdout is not None
+        reason = guarding.stdout.read()
+        if self._stopping.is_set():
+            return
+        self.death = f"it ended ({reason or 'killed'})"
+        signals.interrupt()
+        if not self._stopped.wait(STUCK_SECONDS):
+            os.write(2, f"{launch_ended_by(self.death)}\n".encode())
+            os._exit(1)
 
 
 def launch_ended_by(death: str) -> str:
-    """What is said about a launch whose Ray died."""
-    return f"Ray must run until a launch ends, but {death}. What is finished is kept; the same command continues from here."
+    """Message for a launch whose Ray died."""
+    return f"Ray must run until a launch ends, but {death}. What is finished is kept; the same command resumes."
 
 
-@contextmanager
-def _starting() -> Iterator[None]:
-    """Whatever ends the start of Ray is told with the settings of Ray that are in the environment."""
-    names = sorted(name for name in os.environ if name.startswith("RAY_") and name not in OURS)
-    remedy = f"Unset what is wrong of {', '.join(names)}." if names else "Look whether memory, disk or processes are used up."
-    with border("Ray must start on this machine, but it did not", remedy):
-        yield
+def _wait_for(port: int, ray: LocalRay) -> None:
+    """Wait until Ray listens. Ray itself would print a warning each second."""
+    while not ray.death:
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+            return
+        time.sleep(0.05)
+    raise RuntimeError(ray.death)
 
 
-def _check_settings() -> None:
-    """Ray ends the process where one of its numbers, named in lower case, cannot be read: so a process of its own tries them."""
-    if "ray" in sys.modules or not any(re.match(r"RAY_[a-z]", name) for name in os.environ):
-        return
-    tried = subprocess.run([sys.executable, "-c", "import ray"], env=os.environ, capture_output=True, timeout=60, check=False)
-    if tried.returncode:
-        settings = ", ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if re.match(r"RAY_[a-z]", name))
-        raise ConfigError(f"Ray must be able to read its settings, but got {settings}. Correct the environment.")
+def _new_directory() -> Path:
+    """A directory for Ray; those that killed launches left are removed, with what runs in them.
+
+    Raises:
+        ConfigError: nowhere is room for one.
+    """
+    named = [os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)]
+    bases = [Path(base) for base in dict.fromkeys([*named, "/tmp", "/var/tmp", "/dev/shm"]) if _is_usable(base)]
+    for base in bases:
+        for left in base.glob(f"{PREFIX}*"):
+            with suppress(OSError):
+                if left.stat().st_uid == os.getuid() and _is_left_over(left):
+                    guard.remove(left)
+    error = "no directory for temporary files has a short path and 64 MiB of free space"
+    for base in bases:
+        try:
+            return Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+        except OSError as problem:
+            error = str(problem)
+    tried = ", ".join(dict.fromkeys([*named, "/tmp"]))
+    raise ConfigError(
+        f"a directory for temporary files must be writable, but {error}. Free some space in {tried}, or set `TMPDIR` to a short path."
+    )
 
 
-def _compiled_code_is_kept() -> bool:
-    """Whether Numba can keep what it compiles: where it is told to, beside the code, or in the user's cache. Else each process would
-    compile for itself."""
+def _is_usable(base: str) -> bool:
+    try:
+        has_room = len(os.fsencode(base)) <= LONGEST_BASE and shutil.disk_usage(base).free >= LEAST_FREE_BYTES
+    except (OSError, ValueError):
+        return False
+    return has_room and Path(base).is_absolute() and os.access(base, os.W_OK | os.X_OK)
+
+
+def _is_left_over(directory: Path) -> bool:
+    lock = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(lock)
+    return time.time() - directory.stat().st_mtime > UNLOCKED_SECONDS
+
+
+def _compiled_code(directory: Path) -> dict[str, str]:
+    """Where Numba keeps what it compiles, if neither the package nor the user's cache can be written to: each process would compile."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111  it does not raise without a home
     existing = next(path for path in (cache, *cache.absolute().parents) if path.exists())
-    code = Path(provenance.__file__).parent / "sparse" / "kernels"
-    return bool(os.environ.get("NUMBA_CACHE_DIR")) or os.access(code, os.W_OK) or os.access(existing, os.W_OK)
-
-
-@cache
-def _token() -> str:
-    """What Ray's processes show one another. One per process: Ray reads it once."""
-    return secrets.token_hex(32)
-
-
-def _tried() -> str:
-    return ", ".join(dict.fromkeys([os.environ.get("TMPDIR") or "/tmp", "/tmp"]))
+    kernels = Path(provenance.__file__).parent / "sparse" / "kernels"
+    is_kept = "NUMBA_CACHE_DIR" in os.environ or os.access(kernels, os.W_OK) or os.access(existing, os.W_OK)
+    return {} if is_kept else {"NUMBA_CACHE_DIR": str(directory / "numba")}

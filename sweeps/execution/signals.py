@@ -1,6 +1,5 @@
 """Signals that end a program: SIGTERM, which schedulers send, and SIGHUP, of a closing terminal, do what Ctrl-C does."""
 
-import ctypes
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,8 +15,6 @@ class Held:
     interrupted: bool = False
 
 
-LOOK_SECONDS = 0.002
-"""Between two looks whether the action of a signal is still ours."""
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _holders: list[Held] = []
 """Whom the next interrupt is kept for, the last one; with none, it is raised."""
@@ -54,38 +51,19 @@ def handled() -> Iterator[None]:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Code that sets handlers of its own, as Ray does when it starts and when it stops: ours stay."""
+    """Start or stop Ray, which replaces the handler of SIGTERM: by one that exits when it starts, by the default when it stops."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    original, ours = signal.signal, signal.getsignal(signal.SIGTERM)
-
-    def all_but_sigterm(number: int, handler: Any) -> Any:
-        return ours if number == signal.SIGTERM else original(number, handler)
-
-    done = threading.Event()
-    watch = threading.Thread(target=_keep_action, args=(signal.SIGTERM, done), daemon=True)
-    watch.start()
-    setattr(signal, "signal", all_but_sigterm)  # noqa: B010  mypy refuses the assignment
+    ours = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit as end:
+        if end.code != signal.SIGTERM or ours is not _interrupt:
+            raise
+        raise KeyboardInterrupt from None
     finally:
-        setattr(signal, "signal", original)  # noqa: B010
-        done.set()
-        watch.join()
         signal.signal(signal.SIGTERM, ours)
-
-
-def _keep_action(number: int, done: threading.Event) -> None:
-    """Set the action of a signal again whenever something else has set another. Ray's C++ part sets the default one when it stops: a signal
-    then would end the process. Python only sets actions in the main thread, its C interface in any."""
-    get_action, set_action = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
-    get_action.argtypes, get_action.restype = [ctypes.c_int], ctypes.c_void_p
-    set_action.argtypes, set_action.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
-    ours = get_action(number)
-    while not done.wait(LOOK_SECONDS):
-        if get_action(number) != ours:
-            set_action(number, ours)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sweeps.execution import ray_session
+from sweeps.execution import guard, local_ray
 
 
 class Command:
@@ -53,7 +53,7 @@ class Command:
 
     def sessions(self):
         """The directories of its local Rays."""
-        return list(self.directory.glob(f"{ray_session.PREFIX}*/"))
+        return list(self.directory.glob(f"{local_ray.PREFIX}*/"))
 
     def trains(self):
         """Whether there is a trial."""
@@ -61,7 +61,7 @@ class Command:
 
     def part(self, name):
         """The process id of a part of its local Ray."""
-        return ray_session.children(self.process.pid, (name,))[name]
+        return next(pid for pid in self.ray_processes() if psutil.Process(pid).name() == name)
 
     def end(self):
         """End it, and its children, if it runs."""
@@ -76,7 +76,7 @@ class Command:
 
     def ray_processes(self):
         """Ids of what its local Rays consist of, but itself."""
-        return {pid for directory in self.sessions() for pid in ray_session.writers(directory)} - {self.process.pid}
+        return {pid for directory in self.sessions() for pid in guard.writers(directory)} - {self.process.pid}
 
 
 def wait_until(happens, seconds=300):

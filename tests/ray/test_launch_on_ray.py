@@ -55,15 +55,6 @@ def test_a_deleted_record_and_a_longer_grid(undisturbed, results, monkeypatch):
     assert len(results_of(undisturbed.directory)) == 6
 
 
-def test_ray_runs_without_monitors(cluster):
-    commands = []
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):  # a worker that has just ended
-            commands.append(" ".join(process.cmdline()))
-    assert any("raylet" in command for command in commands)
-    assert not any("monitor.py" in command or "dashboard.py" in command for command in commands)
-
-
 def test_a_worker_that_dies_is_started_again(cluster, undisturbed, results, monkeypatch):
     """With its SAEs, and its job is done anew."""
     run = sweep_of("undisturbed").runs()[0]

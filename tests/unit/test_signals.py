@@ -1,8 +1,7 @@
-import ctypes
 import os
 import signal
+import sys
 import threading
-import time
 from contextlib import suppress
 
 import pytest
@@ -79,17 +78,18 @@ def test_an_interrupt_before_counts_as_the_first():
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_handlers_are_kept_from_who_sets_others():
+def test_the_handler_is_kept_while_ray_starts_and_stops():
     with signals.handled():
-        ours, set_handler = signal.getsignal(signal.SIGTERM), signal.signal
+        ours = signal.getsignal(signal.SIGTERM)
         with signals.kept():
-            signal.signal(signal.SIGTERM, lambda *_: pytest.fail("theirs"))
-            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-            with pytest.raises(KeyboardInterrupt):
-                os.kill(os.getpid(), signal.SIGTERM)
-        assert signal.signal is set_handler
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         assert signal.getsignal(signal.SIGTERM) is ours
-        assert signal.signal(signal.SIGUSR1, signal.SIG_DFL) is signal.SIG_IGN
+        with pytest.raises(KeyboardInterrupt), signals.kept():  # a SIGTERM that reaches the handler of Ray
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is ours
+        with pytest.raises(SystemExit), signals.kept():
+            sys.exit(2)
 
 
 def test_another_thread_interrupts_the_main_one():
@@ -97,13 +97,3 @@ def test_another_thread_interrupts_the_main_one():
     with signals.handled(), pytest.raises(KeyboardInterrupt):
         threading.Timer(0.1, signals.interrupt).start()
         event.wait(30)
-
-
-def test_the_action_is_kept_from_c_code():
-    """As Ray's C++ part does when it stops: Python does not hear of it."""
-    set_action = ctypes.pythonapi.PyOS_setsig
-    set_action.argtypes, set_action.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
-    with signals.handled(), pytest.raises(KeyboardInterrupt), signals.kept():
-        set_action(signal.SIGTERM, None)
-        time.sleep(0.2)
-        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,118 @@
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from sae_core.errors import ConfigError
+from sweeps.execution import guard, local_ray
+from sweeps.execution.local_ray import LocalRay
+
+WRITER = "import sys, time; file = open(sys.argv[1], 'w'); print('open', flush=True); time.sleep(60)"
+READER = "import sys, time; file = open(sys.argv[1]); print('open', flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def base(monkeypatch):
+    """Where directories for Ray are made. Not pytest's, whose path is too long for the sockets of Ray."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as base:
+        monkeypatch.setenv("TMPDIR", base)
+        yield Path(base)
+
+
+@pytest.fixture
+def with_file():
+    """Starts a process that has a file open; ended at the end."""
+    processes = []
+
+    def start(program, path):
+        process = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE)
+        processes.append(process)
+        assert process.stdout.readline() == b"open\n"
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def guarding(directory, program):
+    command = [sys.executable, "-I", guard.__file__, str(directory), sys.executable, "-c", program]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_what_writes_into_the_directory_ends_with_the_launch(base, with_file):
+    directory = base / "session"
+    directory.mkdir()
+    guardian = guarding(directory, "import time; time.sleep(60)")
+    writer = with_file(WRITER, directory / "raylet.log")
+    reader = with_file(READER, directory / "raylet.log")  # somebody who looks at the log
+    other = with_file(WRITER, base / "log")
+    assert writer.pid in guard.writers(directory)
+    guardian.stdin.close()  # as when the launch dies
+    assert guardian.wait(20) == 0
+    guardian.stdout.close()
+    assert writer.wait(10) == -signal.SIGKILL
+    assert reader.poll() is None and other.poll() is None
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("print('INFO x.py:1 -- Some died:\\nINFO x.py:1 --   gcs_server [exit code=-9]\\nThe rest ends')", "gcs_server [exit code=-9]"),
+        ("raise SystemExit('ValueError: abc')", "ValueError: abc"),
+        ("raise SystemExit(3)", "exit code 3"),
+    ],
+)
+def test_the_end_of_ray_is_reported(base, program, reason):
+    guardian = guarding(base, program)
+    assert guardian.stdout.read() == reason  # to its end, while the guard waits for the launch
+    assert guardian.poll() is None
+    guardian.communicate()
+
+
+def test_directories_of_killed_launches_are_removed(base, with_file):
+    left, young, theirs = base / "sae-sweep-left", base / "sae-sweep-young", base / "others"
+    for path in (left, young, theirs):
+        path.mkdir()
+    writer = with_file(WRITER, left / "log")
+    for path in (left, theirs):
+        os.utime(path, (0, 0))
+    made = local_ray._new_directory()
+    assert made.parent == base
+    assert made.stat().st_mode & 0o777 == 0o700
+    assert writer.wait(10) == -signal.SIGKILL
+    assert not left.exists()
+    assert young.exists() and theirs.exists()
+
+
+@pytest.mark.parametrize("base", ["/tmp/" + "x" * 75, "/nothing/there", "relative", "/proc", "/tmp/\0"])
+def test_directories_that_ray_cannot_use(base):
+    Path("/tmp").joinpath("x" * 75).mkdir(exist_ok=True)
+    assert not local_ray._is_usable(base)
+    Path("/tmp").joinpath("x" * 75).rmdir()
+
+
+def test_ray_needs_a_directory(monkeypatch):
+    monkeypatch.setattr(local_ray, "LEAST_FREE_BYTES", 2**80)
+    monkeypatch.setattr(os, "environ", {**os.environ, local_ray.LOOPBACK: "0"})
+    with pytest.raises(ConfigError, match="must be writable, but no directory for temporary files has a short path and 64 MiB"):
+        LocalRay({}).start()
+
+
+def test_ray_is_not_imported_before_it_is_started(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", object())
+    monkeypatch.delenv(local_ray.LOOPBACK, raising=False)
+    with pytest.raises(ConfigError, match="but got it imported"):
+        LocalRay({}).start()
+
+
+def test_names_of_sockets_are_short_enough():
+    # <base>/sae-sweep-12345678/ray/session_2026-11-30_05-45-03_590797_4194304/sockets/plasma_store
+    rest = len("/sae-sweep-12345678/ray/session_2026-11-30_05-45-03_590797_4194304/sockets/plasma_store")
+    assert local_ray.LONGEST_BASE + rest <= 107
