@@ -3,9 +3,7 @@
 import io
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, TextIO, cast
+from contextlib import suppress
 
 from sae_core.errors import reason_of
 
@@ -13,45 +11,39 @@ from sae_core.errors import reason_of
 class _Lasting(io.TextIOWrapper):
     """A text stream that drops what can no longer be written: a sweep does not depend on who reads its progress."""
 
-    lost: OSError | None = None
+    lost = ""
     """Why something could not be written, unless its reader left."""
 
     def write(self, text: str) -> int:
-        with self._noticing():
+        try:
             super().write(text)
+        except OSError as error:
+            self._lose(error)
         return len(text)
 
     def flush(self) -> None:
-        with self._noticing(), suppress(ValueError):  # closed
-            super().flush()
-
-    @contextmanager
-    def _noticing(self) -> Iterator[None]:
         try:
-            yield
-        except BrokenPipeError:
-            pass
+            with suppress(ValueError):  # closed
+                super().flush()
         except OSError as error:
-            self.lost = error
+            self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        self.lost = self.lost if isinstance(error, BrokenPipeError) else reason_of(error)
 
 
 def lost_output() -> str:
-    """Why output could not be written, in words; empty where all of it was, or its reader left."""
+    """Message why output could not be written; empty where all of it was, or its reader left."""
     sys.stdout.flush()
-    lost = getattr(sys.stdout, "lost", None)
-    return f"standard output must be writable, but got {reason_of(lost)}. Repeat the command with another output." if lost else ""
+    lost = getattr(sys.stdout, "lost", "")
+    return f"standard output must be writable, but got {lost}. Repeat the command with another output." if lost else ""
 
 
 def outlast_terminal() -> None:
-    """Put streams in the place of stdout and stderr that never raise: a character that the terminal does not have becomes "?"."""
+    """Replace stdout and stderr by streams that never raise: a character that the terminal does not have becomes "?"."""
     for name in ("stdout", "stderr"):
-        setattr(sys, name, _lasting(getattr(sys, name)))
-
-
-def _lasting(stream: Any) -> TextIO:
-    if stream is None:  # Python was started with it closed
-        return _Lasting(open(os.devnull, "wb"), encoding="utf-8", errors="replace")  # noqa: PTH123  it is used to the end
-    if not isinstance(stream, io.TextIOWrapper):
-        return cast(TextIO, stream)
-    encoding = stream.encoding
-    return _Lasting(stream.detach(), encoding=encoding, errors="replace", line_buffering=True)
+        stream = getattr(sys, name)
+        if stream is None:  # Python was started with it closed
+            setattr(sys, name, _Lasting(open(os.devnull, "wb"), encoding="utf-8"))  # noqa: PTH123, SIM115  it is used to the end
+        elif isinstance(stream, io.TextIOWrapper):
+            setattr(sys, name, _Lasting(stream.detach(), encoding=stream.encoding, errors="replace", line_buffering=True))

@@ -1,4 +1,4 @@
-"""Temporary files that earlier launches left when they were killed: removed by the next one, unless a living launch writes them."""
+"""Temporary files of launches that were killed: removed by the next launch, unless a living one may be writing them."""
 
 import fcntl
 import re
@@ -7,12 +7,11 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 LOCK = ".lock"
-"""In a cache of activations: shared by the launches that use it."""
+"""File in a cache of activations, locked by the launches that use it."""
 OLD_SECONDS = 3600.0
-"""Age from which a temporary file in a cache that others use is left over: nothing takes that long to write."""
+"""Age from which a temporary file in a cache that others use is left over."""
 _TEMPORARY = re.compile(
     r"\.ray-.*"  # what Ray Tune writes
     r"|\..*\.tmp"
@@ -41,9 +40,9 @@ def remove_temporary(directory: Path, *, older_than: float = 0.0) -> None:
 @contextmanager
 def held(caches: Iterable[Path]) -> Iterator[None]:
     """Use caches of activations, which sweeps share; what killed launches left in them is removed."""
-    with ExitStack() as all_of_them:
+    with ExitStack() as stack:
         for cache in caches:
-            all_of_them.enter_context(_held(cache))
+            stack.enter_context(_held(cache))
         yield
 
 
@@ -52,9 +51,12 @@ def _held(cache: Path) -> Iterator[None]:
     cache.mkdir(parents=True, exist_ok=True)
     try:
         with (cache / LOCK).open("a") as file:
-            alone = _lock(file)
-            remove_temporary(cache, older_than=0.0 if alone else OLD_SECONDS)
-            with suppress(OSError):  # a file system without locks
+            age = OLD_SECONDS
+            with suppress(OSError):  # others use the cache, or the file system has no locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                age = 0.0
+            remove_temporary(cache, older_than=age)
+            with suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_SH)
             yield
     finally:
@@ -62,12 +64,3 @@ def _held(cache: Path) -> Iterator[None]:
             if {path.name for path in cache.iterdir()} == {LOCK}:  # nothing came of the launch
                 (cache / LOCK).unlink()
                 cache.rmdir()
-
-
-def _lock(file: IO[str]) -> bool:
-    """Whether nobody else uses what this file is the lock of; it is locked then."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

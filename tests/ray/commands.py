@@ -57,11 +57,11 @@ class Command:
 
     def trains(self):
         """Whether there is a trial."""
-        return any("ImplicitFunc" in " ".join(psutil.Process(pid).cmdline()) for pid in self.ray_processes())
+        return any("ImplicitFunc" in line for line in self.ray_processes().values())
 
     def part(self, name):
         """The process id of a part of its local Ray."""
-        return next(pid for pid in self.ray_processes() if psutil.Process(pid).name() == name)
+        return next(pid for pid, line in self.ray_processes().items() if f"/{name} " in line)
 
     def end(self):
         """End it, and its children, if it runs."""
@@ -75,8 +75,12 @@ class Command:
         self.process.stderr.close()
 
     def ray_processes(self):
-        """Ids of what its local Rays consist of, but itself."""
-        return {pid for directory in self.sessions() for pid in guard.writers(directory)} - {self.process.pid}
+        """What its local Rays consist of, but itself: process id -> command line."""
+        lines = {}
+        for pid in {pid for directory in self.sessions() for pid in guard.writers(directory)} - {self.process.pid}:
+            with suppress(psutil.Error):  # it has just ended
+                lines[pid] = " ".join(psutil.Process(pid).cmdline())
+        return lines
 
 
 def wait_until(happens, seconds=300):
