@@ -32,6 +32,8 @@ LEAST_FREE_BYTES = 2**26
 """Free space that Ray's logs and sockets need."""
 UNLOCKED_SECONDS = 60.0
 """Age from which an unlocked directory is left over: a new one is unlocked for a moment."""
+START_SECONDS = 60.0
+"""Most time that Ray is given to say that it runs."""
 STUCK_SECONDS = 15.0
 """Most time that a launch is given to stop after Ray died. Then its process is ended."""
 
@@ -72,7 +74,7 @@ class LocalRay:
         with border("Ray must start on this machine, but it did not", f"Free memory or processes, or correct one of {settings}."):
             port = self._start_guard()
             try:
-                _wait_for(port, self)
+                self._wait()
                 import ray
 
                 with signals.kept():
@@ -100,7 +102,8 @@ class LocalRay:
     def _start_guard(self) -> int:
         """Returns the port of the Ray that it starts."""
         with signals.held() as late:  # until there is a process that removes the directory
-            directory = _new_directory()
+            directory = self._directory = _new_directory()
+            (directory / "log").touch()
             self._lock = os.open(directory, os.O_RDONLY)
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -123,6 +126,14 @@ class LocalRay:
             raise KeyboardInterrupt
         return port
 
+    def _wait(self) -> None:
+        """Wait until Ray runs. It is connected to without that after a while, which prints warnings until it does."""
+        give_up = time.monotonic() + START_SECONDS
+        while b"Ray runtime started" not in (self._directory / "log").read_bytes() and time.monotonic() < give_up:
+            if self.death:
+                raise RuntimeError(self.death)
+            time.sleep(0.05)
+
     def _watch(self, guarding: "subprocess.Popen[str]") -> None:
         """Interrupt the launch when Ray ends: Ray itself would wait without end."""
         assert guarding.stdout is not None
@@ -139,16 +150,6 @@ class LocalRay:
 def launch_ended_by(death: str) -> str:
     """Message for a launch whose Ray died."""
     return f"Ray must run until a launch ends, but {death}. What is finished is kept; the same command resumes."
-
-
-def _wait_for(port: int, ray: LocalRay) -> None:
-    """Wait until Ray listens. Ray itself would print a warning each second."""
-    while not ray.death:
-        with suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
-            return
-        time.sleep(0.05)
-    raise RuntimeError(ray.death)
 
 
 def _new_directory() -> Path:
