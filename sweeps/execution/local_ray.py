@@ -7,7 +7,6 @@ and locked by the launch, so that later launches know which directories are left
 import fcntl
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -28,8 +27,6 @@ LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 PREFIX = "sae-sweep-"
 LONGEST_BASE = 20
 """Most bytes of the path in which the directory is made: names of sockets, to which 87 bytes are added, may have 107."""
-LEAST_FREE_BYTES = 2**26
-"""Free space that Ray's logs and sockets need."""
 UNLOCKED_SECONDS = 60.0
 """Age from which an unlocked directory is left over: a new one is unlocked for a moment."""
 START_SECONDS = 60.0
@@ -118,7 +115,7 @@ class LocalRay:
                 stderr=subprocess.DEVNULL,
                 text=True,
                 start_new_session=True,  # Ctrl-C and a closing terminal do not reach it
-                env={**os.environ, **self._environment, **_compiled_code(directory)},
+                env={**os.environ, **self._environment},
                 cwd="/",
             )
             threading.Thread(target=self._watch, args=(self._guard,), daemon=True).start()
@@ -153,36 +150,20 @@ def launch_ended_by(death: str) -> str:
 
 
 def _new_directory() -> Path:
-    """A directory for Ray; those that killed launches left are removed, with what runs in them.
-
-    Raises:
-        ConfigError: nowhere is room for one.
-    """
-    named = [os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)]
-    bases = [Path(base) for base in dict.fromkeys([*named, "/tmp", "/var/tmp", "/dev/shm"]) if _is_usable(base)]
-    for base in bases:
-        for left in base.glob(f"{PREFIX}*"):
-            with suppress(OSError):
-                if left.stat().st_uid == os.getuid() and _is_left_over(left):
-                    guard.remove(left)
-    error = "no directory for temporary files has a short path and 64 MiB of free space"
-    for base in bases:
-        try:
-            return Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-        except OSError as problem:
-            error = str(problem)
-    tried = ", ".join(dict.fromkeys([*named, "/tmp"]))
-    raise ConfigError(
-        f"a directory for temporary files must be writable, but {error}. Free some space in {tried}, or set `TMPDIR` to a short path."
-    )
-
-
-def _is_usable(base: str) -> bool:
-    try:
-        has_room = len(os.fsencode(base)) <= LONGEST_BASE and shutil.disk_usage(base).free >= LEAST_FREE_BYTES
-    except (OSError, ValueError):
-        return False
-    return has_room and Path(base).is_absolute() and os.access(base, os.W_OK | os.X_OK)
+    """A directory for Ray, in one for temporary files; those that killed launches left there are removed, with what runs in them."""
+    with border("a directory for temporary files must be writable", "Free some space in it, or set `TMPDIR` to a short path."):
+        error = OSError(f"none has a path of at most {LONGEST_BASE} bytes")
+        for base in dict.fromkeys([tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]):
+            if len(os.fsencode(base)) <= LONGEST_BASE:
+                for left in Path(base).glob(f"{PREFIX}*"):
+                    with suppress(OSError):
+                        if left.stat().st_uid == os.getuid() and _is_left_over(left):
+                            guard.remove(left)
+                try:
+                    return Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+                except OSError as problem:
+                    error = problem
+        raise error
 
 
 def _is_left_over(directory: Path) -> bool:
@@ -194,12 +175,3 @@ def _is_left_over(directory: Path) -> bool:
     finally:
         os.close(lock)
     return time.time() - directory.stat().st_mtime > UNLOCKED_SECONDS
-
-
-def _compiled_code(directory: Path) -> dict[str, str]:
-    """Where Numba keeps what it compiles, if neither the package nor the user's cache can be written to: each process would compile."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111  it does not raise without a home
-    existing = next(path for path in (cache, *cache.absolute().parents) if path.exists())
-    kernels = Path(provenance.__file__).parent / "sparse" / "kernels"
-    is_kept = "NUMBA_CACHE_DIR" in os.environ or os.access(kernels, os.W_OK) or os.access(existing, os.W_OK)
-    return {} if is_kept else {"NUMBA_CACHE_DIR": str(directory / "numba")}
