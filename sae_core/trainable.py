@@ -110,18 +110,18 @@ def _train(trial: TrialConfig, runs: Sequence[RunConfig], report: Report, device
         normalize_activations=train.normalize_activations,
         device=device,
     )
+    made_by = {**provenance.node(), "kernels": trial.kernels, "arithmetic": arithmetic(device, autocast=train.autocast)}
     results = train_group(
         runs,
         stream,
         device=device,
         directory=directory,
         checkpoint_seconds=trial.checkpoint_seconds,
-        on_step=_Reporter(directory, trial.rungs, report),
+        on_step=_Reporter(directory, trial.rungs, report, made_by),
     )
     for result in results:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        made_by = {"kernels": trial.kernels, "arithmetic": arithmetic(device, autocast=train.autocast)}
-        facts = {**trial.facts, **provenance.node(), **made_by, "finished_at": now}
+        facts = {**trial.facts, **made_by, "finished_at": now}
         write_result(result, RunPaths(directory / result.run.run_id), metadata=trial.metadata, facts=facts)
 
 
@@ -152,8 +152,8 @@ def _source(config: str, device: str) -> ActivationSource:
 class _Reporter:
     """Reports how far each run is, every five seconds and at rungs, and keeps histories current for whoever reads the files."""
 
-    def __init__(self, directory: Path, rungs: Sequence[float], report: Report) -> None:
-        self.directory, self.rungs, self.report = directory, rungs, report
+    def __init__(self, directory: Path, rungs: Sequence[float], report: Report, made_by: dict[str, Any]) -> None:
+        self.directory, self.rungs, self.report, self.made_by = directory, rungs, report, made_by
         self.rows_written: dict[str, int] = {}
         self.last = time.monotonic()
 
@@ -167,7 +167,7 @@ class _Reporter:
             if rows > self.rows_written.get(run_id, 0):
                 write_json_lines(RunPaths(self.directory / run_id).history, learner.history)
                 self.rows_written[run_id] = rows
-        at_rung = {} if rung is None else {"rung": rung, "node": provenance.node()}  # for the record of a run that is stopped
+        at_rung = {} if rung is None else {"rung": rung, "node": self.made_by}  # for the record of a run that is stopped
         self.report({"progress": {learner.run.run_id: learner.step / learner.run.n_steps for learner in learners}, **at_rung})
 
     def _rung(self, learners: Sequence[Learner]) -> float | None:
