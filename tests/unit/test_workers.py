@@ -132,7 +132,7 @@ def test_a_worker_harvests_and_evaluates(tmp_path):
     assert read_manifest(tmp_path / "20000").n_tokens == 20_000
     sums, node = worker.evaluate(0, *source, {run_id: str(tmp_path / run_id) for run_id in ("a", "b")})
     assert (sums.index, sums.n_tokens, set(sums.by_sae)) == (0, 512, {"a", "b"})
-    assert node == {"versions": provenance.versions(), "hardware": provenance.hardware()}
+    assert node == {**provenance.node(), "arithmetic": node["arithmetic"]}
 
 
 def test_a_worker_has_the_threads_of_a_slot():
