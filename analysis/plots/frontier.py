@@ -98,19 +98,7 @@ class FrontierPlot(Plot):
     def figure(cls, info: FrontierInfo) -> Figure:
         """Draw the points, the fronts and the legend beside them."""
         figure = Figure(figsize=(7.4, 4.2), layout="constrained")
-        axes = figure.subplots()
-        axes.grid(True)
-        for architecture, look in style.looks(info.series).items():
-            _draw_series(axes, info.series[architecture], look)
-        points = [point for series in info.series.values() for point in series]
-        style.l0_axis(axes.xaxis, [end for point in points for end in point.x_range if end > 0])
-        if info.log_y:
-            style.log_axis(axes.yaxis, [end for point in points for end in point.y_range if end > 0])
-        low, high = axes.get_xlim()
-        if info.true_l0 is not None and low < info.true_l0 < high:
-            axes.axvline(info.true_l0, color=style.FAINT, linestyle=":", linewidth=1.2, zorder=1)
-        axes.set_xlabel("L0 (active latents per token)")
-        axes.set_ylabel(info.y_label)
+        draw_fronts(figure.subplots(), info)
         figure.legend(loc="outside right upper")
         if info.not_drawn:
             note = f"Without a place on a logarithmic axis: {len(info.not_drawn)} run{'s' * (len(info.not_drawn) > 1)} (see the table)"
@@ -156,20 +144,6 @@ class L0CeLossRecovered(FrontierPlot):
     y = "ce_loss_recovered"
 
 
-@PLOTS.register("ground_truth")
-class GroundTruth(FrontierPlot):
-    """Does what reconstructs best find the features, too?"""
-
-    title = "Sparsity against ground truth"
-    caption = (
-        "Upper left is better: how well latents match the features that the activations were made of; 1 is all of them. Lines: each "
-        "architecture's Pareto front of L0 against FVU, to show what is found by those who choose by reconstruction."
-    )
-    order = 14
-    y = "mcc"
-    front_by = "fvu"
-
-
 @PLOTS.register("dead_fraction")
 class DeadFraction(FrontierPlot):
     """How much of each dictionary is never used."""
@@ -192,6 +166,24 @@ class DeadFraction(FrontierPlot):
         figure.axes[0].set_ylim(bottom=0)
         figure.axes[0].yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
         return figure
+
+
+def draw_fronts(axes: Axes, info: FrontierInfo) -> None:
+    """Draw each architecture's points over L0, and where the true L0 is."""
+    axes.grid(True)
+    for architecture, look in style.looks(info.series).items():
+        _draw_series(axes, info.series[architecture], look)
+    points = [point for series in info.series.values() for point in series]
+    style.l0_axis(axes.xaxis, [end for point in points for end in point.x_range if end > 0])
+    if info.log_y:
+        style.log_axis(axes.yaxis, [end for point in points for end in point.y_range if end > 0])
+    low, high = axes.get_xlim()
+    if info.true_l0 is not None and low < info.true_l0 < high:
+        axes.axvline(info.true_l0, color=style.FAINT, linestyle=":", linewidth=1.2, zorder=1)
+        place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "xytext": (4, -2), "textcoords": "offset points", "va": "top"}
+        axes.annotate("true L0", (info.true_l0, 1), fontsize=8, color=style.FAINT, **place)
+    axes.set_xlabel("L0 (active latents per token)")
+    axes.set_ylabel(info.y_label)
 
 
 def _thinned(settings: pd.DataFrame) -> pd.DataFrame:

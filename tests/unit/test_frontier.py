@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from fake_results import metrics_at, record_of, write_sweep
 
-from analysis.plots.frontier import DeadFraction, GroundTruth, L0CeLossRecovered, L0DeltaCe, L0Fvu, Point
+from analysis.plots.frontier import DeadFraction, L0CeLossRecovered, L0DeltaCe, L0Fvu, Point
+from analysis.plots.ground_truth import GroundTruth
 from analysis.table import load_table
 from sae_core.records import RunRecord
 
@@ -98,10 +99,13 @@ def test_ground_truth_is_shown_on_the_front_by_reconstruction(tmp_path: Path) ->
     runs = [known(8, 0, 0.125, 0.75), known(8, 1, 0.375, 0.25), known(16, 0, 0.5, 1.0)]  # the last is dominated, though it finds all
     info = GroundTruth.info(load_table(write_sweep(tmp_path / "demo", [*runs, record_of("topk", 32, metrics_at(32, 0.1, 0.1))])), {})
     assert info is not None
-    assert [(point.x, point.y, point.on_front) for point in info.series["topk"]] == [(8.0, 0.5, True), (16.0, 1.0, False)]
-    assert (info.y_label, info.true_l0) == ("MCC of latents and true features", 12.0)
+    assert [(point.x, point.y, point.on_front) for point in info.reconstruction.series["topk"]] == [(8.0, 0.25, True), (16.0, 0.5, False)]
+    assert [(point.x, point.y, point.on_front) for point in info.recovery.series["topk"]] == [(8.0, 0.5, True), (16.0, 1.0, False)]
+    assert (info.recovery.y_label, info.recovery.true_l0) == ("MCC of latents and true features", 12.0)
     assert GroundTruth.note(info) == "Dotted: how many features are active on a token, on average."
-    assert [line.get_linestyle() for line in GroundTruth.figure(info).axes[0].lines] == ["-", ":"]
+    left, right = GroundTruth.figure(info).axes
+    assert [[line.get_linestyle() for line in axes.lines] for axes in (left, right)] == [["-", ":"]] * 2
+    assert right.get_ylim()[1] == 1
 
 
 def test_without_known_features_there_is_no_plot_of_them(tmp_path: Path) -> None:
