@@ -223,7 +223,7 @@ def _weighted_sums(first: int, last: int, offsets: Any, indices: Any, weights: A
             w0, w1, w2, w3 = weights[entry], weights[entry + 1], weights[entry + 2], weights[entry + 3]
             s0, s1, s2, s3 = source[indices[entry]], source[indices[entry + 1]], source[indices[entry + 2]], source[indices[entry + 3]]
             for j in range(d):
-                sums[r, j] += w0 * s0[j] + w1 * s1[j] + w2 * s2[j] + w3 * s3[j]
+                sums[r, j] = sums[r, j] + w0 * s0[j] + w1 * s1[j] + w2 * s2[j] + w3 * s3[j]
             entry += 4
         for rest in range(entry, end):
             w0, s0 = weights[rest], source[indices[rest]]
