@@ -6,7 +6,7 @@ Not yet run: no GPU could be had while it was written.
 
 The floor of a TopK step is what it cannot do without, each part measured in the same rounds: one dense encoder product in bfloat16, one
 pass of Adam over the parameters, and the bytes of the pre-activations, written once and read once. Ours is `Learner.train_step`, with
-the kernels in Triton and with the reference in plain PyTorch; theirs is `SAETrainer.step`, in a process of its own, in float32 and under
+plain PyTorch, as by default, and with the kernels in Triton; theirs is `SAETrainer.step`, in a process of its own, in float32 and under
 bfloat16 autocast. A block of steps is timed from before its first to when the device is done with its last; told are medians
 over rounds, with the smallest and the largest, and ratios of paired rounds. 24 mixed SAEs are every architecture at L0 16, 32, 64 and
 128; 24 times one is the sum of the same learners' times, each alone on the stream. Profiles count what made Python wait for the
@@ -28,9 +28,13 @@ from measuring import Spread, console, parser, ratio, write_result
 from rich.table import Table
 from worker import MISSING_PEER, Worker, peers_python
 
+from sae_core.sparse.kernels.choice import Choice
+
 MIXED_L0S = (16, 32, 64, 128)
 N_BATCHES = 4
 PRECISIONS = ("float32", "bfloat16")
+OURS: dict[str, Choice] = {"PyTorch": "fast", "Triton": "triton"}
+"""What a column says -> the kernels of its step."""
 NO_GPU = (
     "this benchmark must run on a GPU, but got torch.cuda.is_available()=False. "
     "Run it on a machine with an NVIDIA GPU and a PyTorch that is built for CUDA."
@@ -91,8 +95,7 @@ def saelens(
 def step_rounds(inputs: Inputs, k: int, theirs: dict[str, Callable[[], float]], n_rounds: int, n_steps: int) -> dict[str, Any]:
     """One TopK step: rounds of the floor's parts, of ours with both kernels, and of theirs; and a profile of ours."""
     batches = inputs.batches()
-    steps = {"Triton": step_of(inputs.learner("topk", k), batches, "fast")}
-    steps |= {"reference": step_of(inputs.learner("topk", k), batches, "reference")}
+    steps = {name: step_of(inputs.learner("topk", k), batches, choice) for name, choice in OURS.items()}
     calls = floor_parts(inputs.sizes, inputs.device) | steps
 
     def block(call: Callable[[], object]) -> Callable[[], float]:
@@ -100,7 +103,7 @@ def step_rounds(inputs: Inputs, k: int, theirs: dict[str, Callable[[], float]], 
 
     blocks = {name: block(call) for name, call in calls.items()} | theirs
     rounds = in_rounds(blocks, n_rounds)
-    return {"seconds": rounds, "ratios": ratios(rounds), "profile": profiled(steps["Triton"], n_steps)}
+    return {"seconds": rounds, "ratios": ratios(rounds), "profile": profiled(steps["PyTorch"], n_steps)}
 
 
 def in_rounds(blocks: dict[str, Callable[[], float]], n_rounds: int) -> Rounds:
@@ -115,10 +118,10 @@ def in_rounds(blocks: dict[str, Callable[[], float]], n_rounds: int) -> Rounds:
 
 
 def ratios(rounds: Rounds) -> dict[str, Spread]:
-    """Ours with Triton over the floor; the others' times over ours."""
-    ours = rounds["Triton"]
-    others = {name: ratio(seconds, ours) for name, seconds in rounds.items() if name not in (*FLOOR, "Triton")}
-    return {"Triton / floor": ratio(ours, floor(rounds))} | {f"{name} / Triton": spread for name, spread in others.items()}
+    """Ours by default over the floor; the others' times over ours."""
+    ours = rounds["PyTorch"]
+    others = {name: ratio(seconds, ours) for name, seconds in rounds.items() if name not in (*FLOOR, "PyTorch")}
+    return {"PyTorch / floor": ratio(ours, floor(rounds))} | {f"{name} / PyTorch": spread for name, spread in others.items()}
 
 
 def group_rounds(inputs: Inputs, l0s: tuple[int, ...], n_rounds: int, n_steps: int) -> dict[str, Any]:
@@ -157,7 +160,7 @@ def step_table(rounds: Rounds, device: str) -> Table:
 def told(step: dict[str, Any], group: dict[str, Any]) -> str:
     """The ratios and the waits, in words."""
     lines = [f"{name}: {spread.text(digits=2)}" for name, spread in step["ratios"].items()]
-    profile, median = step["profile"], statistics.median(step["seconds"]["Triton"])
+    profile, median = step["profile"], statistics.median(step["seconds"]["PyTorch"])
     lines.append(f"the GPU was busy for {profile['busy_ms']:.3f} of {1e3 * median:.3f} ms of a TopK step")
     lines.append(f"{group['n_saes']} mixed SAEs on one stream / {group['n_saes']} times one: {group['ratio'].text(digits=3)}")
     for name, waits in group["waits"].items():

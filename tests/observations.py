@@ -79,4 +79,4 @@ def value(name: str, *parts: Evaluated, bare: bool = False) -> float | None:
     for index, part in enumerate(parts):
         for key, term in metric.sums(part.observation(bare, index)).items():
             total[key] = total[key] + term if key in total else term
-    return metric.value(total, sum(len(part.x) for part in parts))
+    return metric.value(total, sum(len(part.x) for part in parts)) if total else None

@@ -1,6 +1,6 @@
 """How well latents are the features that the activations were made of. Formulas and where they come from: docs/formulas.md.
 
-For sources that know their features; there is nothing to add up for the others. As SAELens' synthetic evaluation computes them, so
+For sources that know their features. As SAELens' synthetic evaluation computes them, so
 that numbers can be compared with SynthSAEBench (Chanin & Garriga-Alonso 2026, arXiv:2602.14687). |cos| is between a latent's decoder row
 and a feature's direction.
 """
@@ -17,7 +17,7 @@ from sae_core.records import MetricSpec
 
 
 class _OfDecoder(Metric):
-    """A metric that tokens have no say in: measured on the first chunk, whatever their number."""
+    """A metric of the decoder alone: measured on the first chunk."""
 
     needs = "ground_truth"
 
@@ -26,8 +26,8 @@ class _OfDecoder(Metric):
             return {}
         return {"value": self.of(seen.feature_cosines), "times_measured": torch.ones((), dtype=torch.float64)}
 
-    def value(self, sums: Sums, n_tokens: int) -> float | None:
-        return float(sums["value"] / sums["times_measured"]) if sums else None
+    def value(self, sums: Sums, n_tokens: int) -> float:
+        return float(sums["value"] / sums["times_measured"])
 
     @abstractmethod
     def of(self, cosines: Float[Tensor, "d_sae F"]) -> Float[Tensor, ""]:
@@ -74,9 +74,7 @@ class _Detection(Metric):
         times_present = present.double().sum(dim=0)[nearest]
         return {"true_positives": right, "false_positives": seen.times_active - right, "false_negatives": times_present - right}
 
-    def value(self, sums: Sums, n_tokens: int) -> float | None:
-        if not sums:
-            return None
+    def value(self, sums: Sums, n_tokens: int) -> float:
         right = sums["true_positives"]
         # Where the total is below 1, nothing is right.
         total = right + torch.stack([sums[name] for name in self.wrong]).mean(dim=0)
@@ -116,6 +114,3 @@ class TrueL0(Metric):
 
     def sums(self, seen: Observation) -> Sums:
         return {} if seen.chunk.ground_truth is None else {"active": seen.chunk.ground_truth.active.sum().double()}
-
-    def value(self, sums: Sums, n_tokens: int) -> float | None:
-        return float(sums["active"]) / n_tokens if sums else None

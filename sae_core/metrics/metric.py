@@ -42,7 +42,7 @@ class Observation:
     """The language model with x_hat in place of x."""
     W_dec: Float[Tensor, "d_sae d_in"]
     index: int = 0
-    """Place of the chunk, from 0: what needs no tokens is measured on the first."""
+    """Number of the chunk, from 0: what needs no tokens is measured on the first."""
 
     # What several metrics sum up is computed once for all of them.
 
@@ -96,11 +96,12 @@ class Metric(ABC):
     def sums(self, seen: Observation) -> Sums:
         """Additive sums of one chunk. Empty where the chunk lacks what the metric needs."""
 
-    @abstractmethod
     def value(self, sums: Sums, n_tokens: int) -> float | None:
-        """The metric of all chunks together.
+        """The metric of all chunks together: here the mean over tokens of its one sum.
 
         Args:
-            sums: this metric's sums, added over chunks.
+            sums: this metric's sums, added over chunks; not empty.
             n_tokens: tokens evaluated; at least 1.
         """
+        (total,) = sums.values()
+        return float(total) / n_tokens

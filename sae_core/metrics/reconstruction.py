@@ -15,9 +15,6 @@ class MeanSquaredError(Metric):
     def sums(self, seen: Observation) -> Sums:
         return {"error": seen.squared_error.sum()}
 
-    def value(self, sums: Sums, n_tokens: int) -> float | None:
-        return float(sums["error"]) / n_tokens
-
 
 @METRICS.register("fvu")
 class FractionOfVarianceUnexplained(Metric):
@@ -55,9 +52,6 @@ class Cosine(Metric):
     def sums(self, seen: Observation) -> Sums:
         norms = (seen.chunk.squared_norm * seen.squared_norm).sqrt()
         return {"cosine": (seen.dot / norms.clamp_min(torch.finfo(norms.dtype).tiny)).sum()}
-
-    def value(self, sums: Sums, n_tokens: int) -> float | None:
-        return float(sums["cosine"]) / n_tokens
 
 
 @METRICS.register("reconstruction_bias")

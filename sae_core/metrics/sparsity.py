@@ -13,9 +13,6 @@ class L0(Metric):
     def sums(self, seen: Observation) -> Sums:
         return {"active": seen.times_active.sum()}
 
-    def value(self, sums: Sums, n_tokens: int) -> float | None:
-        return float(sums["active"]) / n_tokens
-
 
 @METRICS.register("dead_fraction")
 class DeadFraction(Metric):
@@ -26,5 +23,5 @@ class DeadFraction(Metric):
     def sums(self, seen: Observation) -> Sums:
         return {"times_active": seen.times_active}
 
-    def value(self, sums: Sums, n_tokens: int) -> float | None:
+    def value(self, sums: Sums, n_tokens: int) -> float:
         return float((sums["times_active"] == 0).double().mean())
