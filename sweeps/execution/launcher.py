@@ -199,8 +199,7 @@ def _finishes(work: Callable[[], None], loggers: Loggers, executor: Executor) ->
 
 
 def _forget(runs: Sequence[RunConfig], store: Store, progress: SweepProgress) -> None:
-    """Remove what would be in the way of runs that are to be trained again: records of failures that may not happen again and of SAEs that
-    were damaged before they were evaluated, and damaged checkpoints."""
+    """Remove the records of runs to train again: of failures that may not happen again, and of SAEs that were damaged before evaluation."""
     for run in runs:
         record = store.read_record(run.run_id)
         is_damaged = record is not None and record.status == "trained" and not store.has_sound_sae(run.run_id)
@@ -208,8 +207,6 @@ def _forget(runs: Sequence[RunConfig], store: Store, progress: SweepProgress) ->
             progress.note(f"train: the SAE of {run.run_id} was damaged before it was evaluated, so it is trained again")
         if is_damaged or (record is not None and may_recover(record)):
             store.paths.run(run.run_id).record.unlink()
-    for run_id in store.remove_damaged_checkpoints(runs):
-        progress.note(f"train: the checkpoint of {run_id} was damaged, so it starts again from its first step")
 
 
 def _nothing_left(runs: Sequence[RunConfig], store: Store) -> str:

@@ -6,7 +6,7 @@ costs what it held, and one line says so; a launch renames it to `<name>.damaged
 
 import logging
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,29 +113,10 @@ class Store:
         self._facts["launches"][-1]["ended_at"] = now()
         write_json(self.paths.facts, self._facts)
 
-    def remove_damaged_checkpoints(self, runs: Iterable[RunConfig]) -> list[str]:
-        """Remove checkpoints that are not as they were written. Returns the ids of their runs, which start again from step 0."""
-        removed = []
-        for run in runs:
-            file = self.paths.run(run.run_id).checkpoint
-            try:
-                check_tensors(file)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except DamagedFileError:
-                removed.append(run.run_id)
-                shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
-        return removed
-
     def has_sound_sae(self, run_id: str) -> bool:
         """Whether the exported SAE is there, as it was written."""
         folder = self.paths.run(run_id).sae
-        try:
-            check_tensors(folder / "sae_weights.safetensors")
-            read_json(folder / "cfg.json")
-        except (DamagedFileError, OSError):
-            return False
-        return True
+        return _is_sound(lambda: (check_tensors(folder / "sae_weights.safetensors"), read_json(folder / "cfg.json")))
 
     def _set_aside_damaged(self, runs: Iterable[RunConfig]) -> None:
         """Make room for the files of a launch: whatever cannot be one of them, or is damaged, gets another name."""
@@ -151,6 +132,8 @@ class Store:
                     make_room(file)
                 if paths.record.is_file() and self.read_record(run.run_id) is None:
                     set_aside(paths.record, "it is damaged")
+                if paths.checkpoint.is_file() and not _is_sound(lambda file=paths.checkpoint: check_tensors(file)):
+                    set_aside(paths.checkpoint, f"it is damaged, so run {run.run_id} starts again from its first step")
 
     def check_ours(self, runs: Sequence[RunConfig]) -> None:
         """Make sure that the directory is free, or holds the sweep of `runs`: some run there has the same activations.
@@ -284,6 +267,14 @@ def record_without_result(run: RunConfig, status: Status, error: Mapping[str, st
         facts: further fields of the record.
     """
     return RunRecord(status=status, error=dict(error), **run.identity, **facts)
+
+
+def _is_sound(read: Callable[[], object]) -> bool:
+    try:
+        read()
+    except (DamagedFileError, OSError):
+        return False
+    return True
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:

@@ -295,7 +295,7 @@ def test_a_damaged_file_of_the_cache_is_made_again_and_changes_no_number(results
     assert f"activations: {name} in {cache} was damaged, and will be made again" in progress.notes
 
 
-def test_a_damaged_checkpoint_costs_its_run_alone(results, progress):
+def test_a_damaged_checkpoint_costs_its_run_alone(results, progress, caplog):
     store = Store(results / "small")
     run_id = next(iter(records(results)))
     expected = results_of(results / "small")
@@ -303,7 +303,7 @@ def test_a_damaged_checkpoint_costs_its_run_alone(results, progress):
     store.paths.run(run_id).checkpoint.write_bytes(b"PK\x03\x04broken")
     assert launch(small_sweep(), results=results, progress=progress).finished == 4
     assert results_of(results / "small") == expected
-    assert f"train: the checkpoint of {run_id} was damaged, so it starts again from its first step" in progress.notes
+    assert f"it is damaged, so run {run_id} starts again from its first step" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["sae_weights.safetensors", "cfg.json"])

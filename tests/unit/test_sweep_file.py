@@ -147,8 +147,9 @@ def test_a_number_of_a_launch_that_cannot_be_is_not_believed(store):
     assert store.begin(sweep(), sweep().runs()) == 2
 
 
-def test_damaged_checkpoints_are_removed_and_named(store):
-    runs = begin(store, sweep(architectures={"topk": {"k": [1, 2, 4, 8]}}))
+def test_damaged_checkpoints_are_set_aside_and_named(store, caplog):
+    changes = {"architectures": {"topk": {"k": [1, 2, 4, 8]}}}
+    runs = begin(store, sweep(**changes))
     good, flipped, directory, _ = (store.paths.run(run.run_id).checkpoint for run in runs)
     for file in (good, flipped):
         save_tensors(file, {"x": torch.arange(100)})
@@ -156,9 +157,10 @@ def test_damaged_checkpoints_are_removed_and_named(store):
     content[-1] ^= 1
     flipped.write_bytes(content)
     directory.mkdir(parents=True)
-    assert store.remove_damaged_checkpoints(runs) == [runs[1].run_id, runs[2].run_id]
-    assert [file.exists() for file in (good, flipped, directory)] == [True, False, False]
-    assert store.remove_damaged_checkpoints(runs) == []
+    for _ in range(2):
+        begin(store, sweep(**changes))
+        assert [file.exists() for file in (good, flipped, directory)] == [True, False, False]
+    assert [f"{runs[1].run_id} starts again from its first step" in line for line in caplog.messages] == [True, False]
 
 
 @pytest.mark.parametrize(
