@@ -27,7 +27,7 @@ def tiny(**changes):
 
 def write_record(store, run, status, error=None):
     told = error and {"type": error, "message": "told", "traceback": ""}
-    store.write_record(RunRecord(run.run_id, status, run.model_dump(mode="json"), "topk", "k", 2.0, 0, error=told))
+    store.write_record(RunRecord(status=status, error=told, **run.identity))
 
 
 class Interrupting(SweepProgress):

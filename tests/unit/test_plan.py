@@ -22,19 +22,8 @@ def sweep(**changes):
 
 
 def write_record(store, run, status, error=None):
-    sae = run.sae
-    store.write_record(
-        RunRecord(
-            run_id=run.run_id,
-            status=status,
-            config=run.model_dump(mode="json"),
-            architecture=sae.architecture,
-            sparsity_parameter=sae.sparsity_parameter,
-            sparsity_value=sae.sparsity_value,
-            seed=run.seed,
-            error=error and {"type": error, "message": "", "traceback": ""},
-        )
-    )
+    told = error and {"type": error, "message": "", "traceback": ""}
+    store.write_record(RunRecord(status=status, error=told, **run.identity))
 
 
 def test_a_fresh_sweep(tmp_path):

@@ -18,19 +18,15 @@ def write_finished_sweep(results, sweep, *, seconds, hardware=None, **facts):
     store, runs = Store(results / sweep.name), sweep.runs()
     store.begin(sweep, runs)
     for run in runs:
-        fields = {"architecture": run.sae.architecture, "sparsity_parameter": run.sae.sparsity_parameter, "seed": run.seed}
         record = RunRecord(
-            run_id=run.run_id,
             status="finished",
-            config=run.model_dump(mode="json"),
-            sparsity_value=run.sae.sparsity_value,
             d_in=16,
             metrics={"l0": run.sae.expected_l0},
             train_tokens=run.n_steps * run.train.batch_size,
             train_seconds=seconds,
             hardware=hardware or provenance.hardware(),
             launch=1,
-            **fields,
+            **run.identity,
         )
         store.write_record(record)
     store.note_stage("harvest", 4.0)

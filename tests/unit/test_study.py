@@ -24,7 +24,7 @@ def sweep_of(**search):
 
 def record(run, status="finished", error=None, **metrics):
     told = error and {"type": error, "message": "told", "traceback": ""}
-    return RunRecord(run.run_id, status, run.model_dump(mode="json"), "topk", "k", 2.0, run.seed, metrics=metrics, error=told)
+    return RunRecord(status=status, metrics=metrics, error=told, **run.identity)
 
 
 class Launch:

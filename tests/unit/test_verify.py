@@ -24,7 +24,7 @@ def results(tmp_path):
     write_json(tmp_path / "demo" / "sweep.json", {"name": "demo", "runs": []})
     write_json(directory / "config.json", run.model_dump(mode="json"), checksum=False)
     checksum = write_json_lines(directory / "history.jsonl", [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}])
-    record = RunRecord(run.run_id, "finished", run.model_dump(mode="json"), "topk", "k", 4.0, 0, history_checksum=checksum)
+    record = RunRecord(status="finished", history_checksum=checksum, **run.identity)
     record.write(directory / "record.json")
     save_tensors(directory / "checkpoint.safetensors", {"x": torch.randn(8)})
     random_sae("topk").eval().save_pretrained(directory / "sae")
