@@ -116,7 +116,7 @@ class LanguageModelSource(ActivationSource):
 
     def fingerprint(self) -> str:
         config = self.config
-        # Content stands for the names of model and data set, so that the hash does not depend on where they lie.
+        # Content stands for the names of model and dataset, so that the hash does not depend on where they lie.
         content = {
             "format": self.format_version,
             "model": loading.content_hash(config.model.name),
@@ -129,14 +129,15 @@ class LanguageModelSource(ActivationSource):
 
     def eval_fingerprint(self, directory: Path) -> str:
         model = self.config.model
-        heldout = self._windows(directory, "heldout")
+        with open_tensors(_tokens_path(directory)) as file:
+            heldout, special_ids = file.get_tensor("heldout").long(), file.get_tensor("special_ids").tolist()
         content = {
             "format": self.format_version,
             "model": loading.content_hash(model.name),
             "hook_point": model.hook_point,
             "dtype": model.dtype,
             "heldout": hashlib.sha256(heldout.numpy().tobytes()).hexdigest(),
-            "special_ids": self._special_ids(directory).tolist(),
+            "special_ids": special_ids,
         }
         if not model.prepend_bos or _may_be_shorter(heldout):  # else BOS at each start shows how long windows are
             content["shape"] = list(heldout.shape)
@@ -192,7 +193,7 @@ class LanguageModelSource(ActivationSource):
         return windows
 
     def n_shards(self, directory: Path) -> int:
-        return -(-self._n_windows(directory, "train") // self._shard_windows)
+        return -(-_n_windows(directory, "train") // self._shard_windows)
 
     @property
     def _shard_windows(self) -> int:
@@ -201,8 +202,7 @@ class LanguageModelSource(ActivationSource):
     @torch.no_grad()
     def shard(self, directory: Path, index: int) -> Float[Tensor, "N d_in"]:
         start = index * self._shard_windows
-        tokens = self._windows(directory, "train", start, start + self._shard_windows)
-        keep = _keep(tokens, self._special_ids(directory))
+        tokens, keep = _windows(directory, "train", start, self._shard_windows)
         at_a_time = max(1, MODEL_TOKENS[torch.device(self.device).type] // tokens.shape[1])
         rows = [
             self._model.read(some.to(self.device))[some_keep.to(self.device)].float().cpu()
@@ -216,12 +216,11 @@ class LanguageModelSource(ActivationSource):
         return torch.nn.functional.embedding(order, x)  # whole rows: twice as fast as x[order]
 
     def n_eval_chunks(self, directory: Path) -> int:
-        return -(-self._n_windows(directory, "heldout") // _chunk_windows(directory))
+        return -(-_n_windows(directory, "heldout") // _chunk_windows(directory))
 
     def eval_chunk(self, directory: Path, index: int, mean: Float[Tensor, " d_in"]) -> EvalChunk:
         start = index * _chunk_windows(directory)
-        tokens = self._windows(directory, "heldout", start, start + _chunk_windows(directory))
-        keep = _keep(tokens, self._special_ids(directory))
+        tokens, keep = _windows(directory, "heldout", start, _chunk_windows(directory))
         text = SplicedText(self._model, tokens.to(self.device), keep.to(self.device))
         where = f"held-out windows {start} to {start + len(tokens) - 1}"
         self._check_finite("activations", text.x, where)
@@ -266,28 +265,26 @@ class LanguageModelSource(ActivationSource):
     def _model(self) -> HookedModel:
         return HookedModel(loading.load_model(self.config.model, device=self.device), self.config.model.hook_point)
 
-    def _n_windows(self, directory: Path, part: Part) -> int:
-        with open_tensors(_tokens_path(directory)) as file:
-            return int(file.get_slice(part).get_shape()[0])
-
-    def _windows(self, directory: Path, part: Part, start: int = 0, stop: int | None = None) -> Int[Tensor, "W T"]:
-        with open_tensors(_tokens_path(directory)) as file:
-            windows: Tensor = file.get_slice(part)[start:stop]
-            return windows.long()
-
-    def _special_ids(self, directory: Path) -> Int[Tensor, " S"]:
-        with open_tensors(_tokens_path(directory)) as file:
-            ids: Tensor = file.get_tensor("special_ids")
-            return ids
-
 
 def _tokens_path(directory: Path) -> Path:
     return Path(directory) / "tokens.safetensors"
 
 
+def _n_windows(directory: Path, part: Part) -> int:
+    with open_tensors(_tokens_path(directory)) as file:
+        return int(file.get_slice(part).get_shape()[0])
+
+
 def _chunk_windows(directory: Path) -> int:
     with open_tensors(_tokens_path(directory)) as file:
         return int(file.metadata()["chunk_windows"])
+
+
+def _windows(directory: Path, part: Part, start: int, n_windows: int) -> tuple[Int[Tensor, "W T"], Bool[Tensor, "W T"]]:
+    """Some windows, and which of their positions are not special tokens."""
+    with open_tensors(_tokens_path(directory)) as file:
+        windows: Tensor = file.get_slice(part)[start : start + n_windows].long()
+        return windows, _keep(windows, file.get_tensor("special_ids"))
 
 
 def _may_be_shorter(windows: Int[Tensor, "W T"]) -> bool:
