@@ -5,18 +5,27 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
-# SAELens, for benchmarks side by side, has an environment of its own: it wants other versions than we do.
+# The lowest version of every requirement, and SAELens for benchmarks side by side, each in an environment of its own.
+OLDEST := .venv-oldest
 PEERS := benchmarks/.peers
 PEERS_PYTHON ?= $(PEERS)/bin/python
 BENCHMARKS := steps growth sweep
 
-.PHONY: demo test check golden bench bench-peers clean
+.PHONY: demo test test-oldest check golden bench bench-peers clean
 
 demo: $(INSTALLED)
 	$(BIN)/sae-sweep run demo
 
 test: $(INSTALLED_DEV)  ## in two processes; in the order of the files, so that Ray's tests, which stay in one, do not come last
 	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+test-oldest: $(OLDEST)/.installed  ## the same with the lowest version of every requirement
+	$(OLDEST)/bin/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install -q -c constraints-oldest.txt -e '.[dev]'
+	touch $@
 
 check: $(INSTALLED_DEV)
 	$(BIN)/ruff check .
@@ -49,4 +58,4 @@ $(INSTALLED_DEV): pyproject.toml constraints.txt | $(BIN)/python
 	touch $@ $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) $(PEERS)
+	rm -rf $(VENV) $(OLDEST) $(PEERS)
