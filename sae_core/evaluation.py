@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae_core import plugins
 from sae_core.activations.source import ActivationSource, EvalChunk
 from sae_core.errors import ConfigError
 from sae_core.metrics import METRICS, Observation
@@ -128,6 +129,16 @@ def evaluate(
     return combine(evaluate_chunk(source.eval_chunk(directory, index, mean), saes, index) for index in indices)
 
 
+def metric_plugins() -> dict[str, str]:
+    """Name -> checksum of the plugins that define metrics."""
+    return plugins.checksums_of(METRICS.values())
+
+
+def is_to_evaluate(record: RunRecord) -> bool:
+    """Whether a run is trained but not measured, or measured without the metrics of a plugin as it is now."""
+    return record.status == "trained" or (record.status == "finished" and not metric_plugins().items() <= record.eval_plugins.items())
+
+
 def evaluated(record: RunRecord, values: Mapping[str, float | None], n_tokens: int, eval_hash: str) -> RunRecord:
     """The finished record of a trained run.
 
@@ -138,5 +149,11 @@ def evaluated(record: RunRecord, values: Mapping[str, float | None], n_tokens: i
     """
     specs = [dataclasses.asdict(METRICS[name].spec) for name in values]
     return dataclasses.replace(
-        record, status="finished", metrics=dict(values), metric_specs=specs, eval_tokens=n_tokens, eval_hash=eval_hash
+        record,
+        status="finished",
+        metrics=dict(values),
+        metric_specs=specs,
+        eval_tokens=n_tokens,
+        eval_hash=eval_hash,
+        eval_plugins=metric_plugins(),
     )

@@ -13,6 +13,7 @@ import importlib.util
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from sae_core.errors import ConfigError, border
@@ -54,9 +55,8 @@ def load(locations: Iterable[str] = ()) -> list[Plugin]:
     Raises:
         ConfigError: with every plugin that cannot be imported, one per line.
     """
-    installed = [entry.module for entry in importlib.metadata.entry_points(group=GROUP)]
     problems = []
-    for location in dict.fromkeys([*installed, *locations]):
+    for location in dict.fromkeys([*_installed(tuple(sys.path)), *locations]):
         try:
             _load(location)
         except ConfigError as error:
@@ -105,6 +105,12 @@ def defining(entries: Iterable[object]) -> list[Plugin]:
         return []
     homes = {str(Path(file).resolve()) for entry in entries if (file := getattr(sys.modules.get(entry.__module__), "__file__", None))}
     return [plugin for plugin in loaded() if homes & plugin.files]
+
+
+@lru_cache(maxsize=1)
+def _installed(path: tuple[str, ...]) -> list[str]:
+    """Modules that packages on this `sys.path` offer."""
+    return [entry.module for entry in importlib.metadata.entry_points(group=GROUP)]
 
 
 def _load(location: str) -> None:

@@ -91,6 +91,8 @@ class RunRecord:
     """Kernels, device and precisions of training: `arithmetic.arithmetic`."""
     eval_arithmetic: dict[str, str] = field(default_factory=dict)
     """As `arithmetic`, of evaluation, with the precision of the language model."""
+    eval_plugins: dict[str, str] = field(default_factory=dict)
+    """Name -> checksum of the plugins whose metrics are among `metrics`."""
     finished_at: str | None = None
     """UTC, ISO 8601."""
     error: dict[str, str] | None = None

@@ -24,7 +24,7 @@ from sae_core.activations.source import ActivationSource, source_of
 from sae_core.activations.stream import Stream
 from sae_core.arithmetic import arithmetic, eval_arithmetic
 from sae_core.config.run import RunConfig
-from sae_core.evaluation import evaluate, evaluated
+from sae_core.evaluation import evaluate, evaluated, is_to_evaluate
 from sae_core.files import write_json_lines
 from sae_core.layout import RunPaths
 from sae_core.records import RunRecord
@@ -126,10 +126,10 @@ def _train(trial: TrialConfig, runs: Sequence[RunConfig], report: Report, device
 
 
 def _evaluate(trial: TrialConfig, runs: Sequence[RunConfig], device: str) -> None:
-    """Measure the exported SAEs of the runs that are trained, on all held-out text, and finish their records."""
+    """Measure the exported SAEs of the runs on all held-out text, where that is to do, and finish their records."""
     cache, paths = Path(trial.cache), {run.run_id: RunPaths(Path(trial.directory) / run.run_id) for run in runs}
     records = {run_id: RunRecord.read(of.record) for run_id, of in paths.items()}
-    trained = {run_id: record for run_id, record in records.items() if record.status == "trained"}
+    trained = {run_id: record for run_id, record in records.items() if is_to_evaluate(record)}
     if not trained:
         return
     source = _source(json.dumps(trial.source), device)

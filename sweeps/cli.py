@@ -102,6 +102,9 @@ def run(
         typer.Option(help="Sparse kernels: compiled on CPUs; Triton on GPUs too; or plain PyTorch."),
     ] = "fast",
     reference_kernels: Annotated[bool, typer.Option("--reference-kernels", hidden=True)] = False,
+    executor: Annotated[
+        Literal["ray", "inline"], typer.Option(help="Ray, or this process alone: one trial after another, for debuggers.")
+    ] = "ray",
 ) -> None:
     """Train and evaluate what is missing of a sweep, then write its table and report."""
     from sweeps.definition.sweep import Sweep
@@ -111,6 +114,7 @@ def run(
     done = launch(
         sweep,
         results=results,
+        executor=executor,
         address=address,
         cpus_per_trial=cpus_per_trial,
         gpus_per_trial=gpus_per_trial,

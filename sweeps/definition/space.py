@@ -94,14 +94,14 @@ class Space:
         problems.raise_any()
         return runs
 
-    def identity(self, objectives: Sequence[str]) -> str:
-        """A hash of what makes results of one search useless to another: its parameters, what is fixed, and the objectives."""
+    def identity(self, measured: Sequence[str]) -> str:
+        """A hash of what makes results of one search useless to another: its parameters, what is fixed, and what is measured."""
         parameters = [
             [name, place, str(axis.range) if axis.range else [_label(value) for value in axis.values]]
             for name in self.axes.architectures
             for place, axis in self.parameters(name).items()
         ]
-        content = [list(objectives), parameters, sorted(run.run_id for run in self.corners)]
+        content = [list(measured), parameters, sorted(run.run_id for run in self.corners)]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     def fixed_point(self, given: Mapping[str, Any], problems: Problems) -> Point:

@@ -81,9 +81,8 @@ def _outliers(manifest: Manifest) -> str:
 
 
 def _evaluate(shared: SharedActivations, store: Store, executor: Executor, progress: SweepProgress) -> float:
-    """Measure the trained runs on held-out text, all in one pass, and finish their records. Returns seconds."""
-    records = {run.run_id: store.read_record(run.run_id) for run in shared.runs}
-    trained = {run_id: record for run_id, record in records.items() if record is not None and record.status == "trained"}
+    """Measure runs on held-out text, all in one pass, and finish their records. Returns seconds."""
+    records = shared.to_evaluate(store)
     n_chunks = shared.source.n_eval_chunks(shared.cache)
     progress.stage("evaluate", n_chunks, "chunks")
     results: list[tuple[ChunkSums, dict[str, Any]]] = []
@@ -92,15 +91,15 @@ def _evaluate(shared: SharedActivations, store: Store, executor: Executor, progr
         results.append(result)
         progress.advance_to(len(results), f"{len(results)} of {n_chunks} chunks")
 
-    if trained:
-        saes = {run_id: str(store.paths.run(run_id).sae) for run_id in trained}
+    if records:
+        saes = {run_id: str(store.paths.run(run_id).sae) for run_id in records}
         executor.pool.map("evaluate", range(n_chunks), done, *shared.arguments, saes)
         values, n_tokens = combine(sums for sums, _ in results)
         eval_hash = shared.source.eval_hash(shared.cache)
         where = _joined([node for _, node in results])
-        for run_id, record in trained.items():
+        for run_id, record in records.items():
             store.write_record(dataclasses.replace(evaluated(record, values[run_id], n_tokens, eval_hash), **where))
-    return progress.end_stage(f"{len(trained)} SAEs on {n_chunks} chunks of held-out text")
+    return progress.end_stage(f"{len(records)} SAEs on {n_chunks} chunks of held-out text")
 
 
 def _joined(nodes: Sequence[dict[str, Any]]) -> dict[str, Any]:

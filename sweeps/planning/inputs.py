@@ -8,6 +8,8 @@ from typing import Any
 from sae_core.activations.shards import cache_directory
 from sae_core.activations.source import ActivationSource
 from sae_core.config.run import SOURCES, ActivationsConfig, RunConfig
+from sae_core.evaluation import is_to_evaluate
+from sae_core.records import RunRecord
 from sweeps.definition.local_data import locate
 from sweeps.storage.store import Store, may_recover
 
@@ -36,9 +38,19 @@ class SharedActivations:
         return self.source.config.model_dump(mode="json"), str(self.cache)
 
     def todo(self, store: Store) -> list[RunConfig]:
-        """Runs without a finished record, or one of a failure that would happen again."""
+        """Runs that are to be trained or evaluated."""
+        to_evaluate = self.to_evaluate(store)
         records = [(run, store.read_record(run.run_id)) for run in self.runs]
-        return [run for run, record in records if record is None or record.status == "trained" or may_recover(record)]
+        return [run for run, record in records if record is None or run.run_id in to_evaluate or may_recover(record)]
+
+    def to_evaluate(self, store: Store) -> dict[str, RunRecord]:
+        """Records of the runs that are to be evaluated, or again because a plugin's metric was added or edited."""
+        records = {run.run_id: store.read_record(run.run_id) for run in self.runs}
+        return {
+            run_id: record
+            for run_id, record in records.items()
+            if record is not None and is_to_evaluate(record) and (record.status == "trained" or store.paths.run(run_id).sae.is_dir())
+        }
 
 
 def shared_activations(

@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 
 from sae_core.config.run import RunConfig
 from sae_core.errors import ConfigError, reason_of
+from sae_core.evaluation import metric_plugins
 from sae_core.files import read_json, write_json
 from sae_core.metrics import METRICS
 from sae_core.records import RunRecord
@@ -48,7 +49,8 @@ class Study:
 
     def __init__(self, space: Space, config: SearchConfig, store: Store) -> None:
         self.space, self.config, self.store = space, config, store
-        self.file = store.paths.search / f"{'-'.join(config.objectives)}-{space.identity(config.objectives)}.json"
+        measured = [*config.objectives, *(f"{name} {checksum}" for name, checksum in metric_plugins().items())]
+        self.file = store.paths.search / f"{'-'.join(config.objectives)}-{space.identity(measured)}.json"
         self.directions = [METRICS[name].spec.direction for name in config.objectives]
         self.trials, self._damage = self._read()
         self._study: optuna.Study | None = None
