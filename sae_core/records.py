@@ -38,8 +38,11 @@ class MetricSpec:
     """Which way is better; "none" for descriptive quantities."""
 
 
+_SPECS = TypeAdapter(list[MetricSpec])
+
+
 def _checked_specs(specs: list[dict[str, str]]) -> list[dict[str, str]]:
-    TypeAdapter(list[MetricSpec]).validate_python(specs)
+    _SPECS.validate_python(specs)
     return specs
 
 
