@@ -24,7 +24,7 @@ from sweeps.execution import guard, signals
 
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """With "0", Ray is reached through 127.0.0.1 only, as on macOS and Windows. Read when Ray is imported."""
-PREFIX = "sae-sweep-"
+PREFIX = "sae-ray-"
 LONGEST_BASE = 20
 """Most bytes of the path in which the directory is made: names of sockets, to which 87 bytes are added, may have 107."""
 UNLOCKED_SECONDS = 60.0

@@ -77,7 +77,7 @@ def test_the_end_of_ray_is_reported(base, program, reason):
 
 
 def test_directories_of_killed_launches_are_removed(base, with_file):
-    left, young, theirs = base / "sae-sweep-left", base / "sae-sweep-young", base / "others"
+    left, young, theirs = base / "sae-ray-left", base / "sae-ray-young", base / "others"
     for path in (left, young, theirs):
         path.mkdir()
     writer = with_file(WRITER, left / "log")
