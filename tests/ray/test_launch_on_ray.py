@@ -30,6 +30,12 @@ def test_a_sweep_runs_end_to_end(undisturbed):
     assert [stage["stage"] for stage in facts["stages"]] == ["harvest", "train", "evaluate"]
 
 
+def test_a_launch_in_this_process_gives_the_same(undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setattr("analysis.report.write_report", lambda *_: None)
+    done = launch(sweep_of("undisturbed"), results=tmp_path, executor="inline")
+    assert results_of(done.directory) == results_of(undisturbed.directory)
+
+
 def test_ray_leaves_nothing_behind(undisturbed):
     kept = {path.name for path in undisturbed.directory.iterdir()}
     assert kept == {".lock", "definition.yaml", "sweep.json", "definitions", "table.csv", "table.parquet", "runs", "report"}
