@@ -1,6 +1,5 @@
-"""Launches in this process, and what they show."""
+"""What a launch shows."""
 
-import inline
 import pytest
 
 from sweeps.execution.progress import SweepProgress
@@ -24,14 +23,6 @@ class Told(SweepProgress):
 
     def runs(self, fractions):
         self.trained |= fractions
-
-
-@pytest.fixture(scope="module")
-def in_process():
-    """`sae-sweep run` launches in this process, too."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sweeps.execution.launcher.launch", inline.launch)
-        yield
 
 
 @pytest.fixture

@@ -98,9 +98,8 @@ def test_all_problems_are_told_at_once(run, tmp_path):
         ("model.context_size=1000", ["`model.context_size` must be <= 128", "but got 1000. Lower"]),
     ],
 )
-def test_models_and_text(run, in_process, tmp_path, monkeypatch, setting, parts):
-    monkeypatch.setattr(Cluster, "__enter__", lambda self: self)  # workers look at them
-    refused(run(LANGUAGE_MODEL, "--set", setting), tmp_path, *parts)
+def test_models_and_text(run, tmp_path, setting, parts):
+    refused(run(LANGUAGE_MODEL, "--executor", "inline", "--set", setting), tmp_path, *parts)
 
 
 @pytest.mark.parametrize(

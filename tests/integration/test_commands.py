@@ -13,15 +13,13 @@ from typer.testing import CliRunner
 from sae_core.config.run import ARCHITECTURES
 from sweeps.cli import app
 
-pytestmark = pytest.mark.usefixtures("in_process")
-
 
 def call(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory, in_process):
+def swept(tmp_path_factory):
     """A directory with a definition of every architecture and one run that diverges, its results, and what `run` said."""
     here = tmp_path_factory.mktemp("swept")
     definition = {
@@ -34,7 +32,7 @@ def swept(tmp_path_factory, in_process):
     }
     definition["architectures"]["gated"] = DIVERGING
     (here / "all.yaml").write_text(yaml.safe_dump(definition))
-    return here, call("run", here / "all.yaml", "--results", here / "results")
+    return here, call("run", "--executor", "inline", here / "all.yaml", "--results", here / "results")
 
 
 def test_run(swept):
@@ -96,7 +94,7 @@ def test_report_again(swept, tmp_path):
 def test_other_text_is_another_sweep(swept):
     here, _ = swept
     before = (here / "results" / "all" / "sweep.json").read_text()
-    done = call("run", here / "all.yaml", "--results", here / "results", "--set", "data.train_tokens=3000")
+    done = call("run", "--executor", "inline", here / "all.yaml", "--results", here / "results", "--set", "data.train_tokens=3000")
     assert done.exit_code == 2
     assert "a results directory must hold one sweep" in done.stderr
     assert "train_tokens is 4000 there and 3000 here. Choose another directory with `--results DIR`" in done.stderr
@@ -108,7 +106,7 @@ def test_changed_text_under_the_same_name_is_refused(swept):
     original = (here / "text.jsonl").read_text()
     try:
         write_text(here / "text.jsonl", n_train=13)
-        done = call("run", here / "all.yaml", "--results", here / "results")
+        done = call("run", "--executor", "inline", here / "all.yaml", "--results", here / "results")
     finally:
         (here / "text.jsonl").write_text(original)
     assert done.exit_code == 2
