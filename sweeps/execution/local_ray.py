@@ -134,7 +134,8 @@ class LocalRay:
     def _watch(self, guarding: "subprocess.Popen[str]") -> None:
         """Interrupt the launch when Ray ends: Ray itself would wait without end."""
         assert guarding.stdout is not None
-        reason = guarding.stdout.read()
+        with guarding.stdout as output:
+            reason = output.read()
         if self._stopping.is_set():
             return
         self.death = f"it ended ({reason or 'killed'})"
