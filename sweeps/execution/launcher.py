@@ -51,7 +51,7 @@ class LaunchResult:
 
 
 class _Options(Config):
-    """Arguments of `launch`, checked as the command line would."""
+    """Arguments of `launch`, in their order, checked as the command line would."""
 
     executor: ExecutorName
     address: str | None
@@ -88,15 +88,7 @@ def launch(
         ConfigError: what is asked for is not possible. No work was begun.
         LaunchError: Ray or a worker died. What is finished is kept.
     """
-    _check_arguments(
-        sweep,
-        executor=executor,
-        address=address,
-        cpus_per_trial=cpus_per_trial,
-        gpus_per_trial=gpus_per_trial,
-        checkpoint_seconds=checkpoint_seconds,
-        kernels=kernels,
-    )
+    _check_arguments(sweep, executor, address, cpus_per_trial, gpus_per_trial, checkpoint_seconds, kernels)
     with signals.handled():
         store = _store(results, sweep.name)
         work = Search(sweep, store) if sweep.search else Grid(sweep, store)
@@ -115,16 +107,7 @@ def launch(
                 leftovers.remove_temporary(store.directory)
                 _forget(work.runs(), store, shown)
                 if inputs:
-                    settings = TrialConfig(
-                        runs=[],
-                        cache="",
-                        directory=str(store.paths.runs),
-                        plugins=plugins.checksums(),
-                        checkpoint_seconds=checkpoint_seconds,
-                        kernels=kernels,
-                        facts={"launch": number},
-                        rungs=sweep.early_stopping.rungs if sweep.early_stopping else [],
-                    )
+                    settings = _settings(sweep, store, number, checkpoint_seconds, kernels)
                     interrupted = not _finishes(lambda: run_stages(work, inputs, store, engine, shown, loggers, settings), loggers, engine)
                 else:
                     shown.note(_nothing_left(work.runs(), store))
@@ -136,7 +119,7 @@ def launch(
         return _result(store, work.runs(), interrupted or late.interrupted)
 
 
-def _check_arguments(sweep: Any, **options: Any) -> None:
+def _check_arguments(sweep: Any, *options: Any) -> None:
     """Make sure that a caller in Python gives what the command line would.
 
     Raises:
@@ -146,7 +129,7 @@ def _check_arguments(sweep: Any, **options: Any) -> None:
     if not isinstance(sweep, Sweep):
         problems.add("", f"`sweep` must be a Sweep, but got {sweep!r}. Make one with `Sweep.from_yaml`.")
     try:
-        _Options(**options)
+        _Options(**dict(zip(_Options.model_fields, options, strict=True)))
     except ValidationError as error:
         collect(error, problems, ".".join, _Options)
     problems.raise_any()
@@ -164,6 +147,24 @@ def _store(results: str | Path, name: str) -> Store:
         if not existing.is_dir():
             raise NotADirectoryError(f"{str(existing)!r} is not a directory")
     return Store(directory / name)
+
+
+def _settings(sweep: Sweep, store: Store, number: int, checkpoint_seconds: float, kernels: Choice) -> TrialConfig:
+    """What all trials of a launch share.
+
+    Args:
+        number: of the launch.
+    """
+    return TrialConfig(
+        runs=[],
+        cache="",
+        directory=str(store.paths.runs),
+        plugins=plugins.checksums(),
+        checkpoint_seconds=checkpoint_seconds,
+        kernels=kernels,
+        facts={"launch": number},
+        rungs=sweep.early_stopping.rungs if sweep.early_stopping else [],
+    )
 
 
 def _check(inputs: Sequence[SharedActivations], executor: Executor, progress: SweepProgress) -> None:

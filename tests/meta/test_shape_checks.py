@@ -9,7 +9,7 @@ from sae_core.sae.base import LossContext, LossTerms, mse
 
 
 def test_arguments_are_checked() -> None:
-    with pytest.raises(TypeCheckError, match=r"parameters of sae_core\.architectures\.standard\.Standard\.encode"):
+    with pytest.raises(TypeCheckError, match=r"parameters of sae_core\.sae\.elementwise\.ElementwiseSAE\.encode"):
         random_sae("standard").encode(torch.zeros(12))
 
 

@@ -102,7 +102,14 @@ def test_run_passes_on_what_was_asked(definition, launched, tmp_path):
     assert done.exit_code == 0, done.output
     ((sweep, options),) = launched.calls
     assert sweep == Sweep(**{**DEFINITION, "name": "mine", "train": {"lr": 1e-3}})
-    expected = {"results": tmp_path / "out", "address": None, "cpus_per_trial": 2, "gpus_per_trial": 0.0, "kernels": "fast"}
+    expected = {
+        "results": tmp_path / "out",
+        "executor": "ray",
+        "address": None,
+        "cpus_per_trial": 2,
+        "gpus_per_trial": 0.0,
+        "kernels": "fast",
+    }
     assert options == expected
     assert call("run", definition, "--reference-kernels").exit_code == 0
     assert launched.calls[1][1]["kernels"] == "reference"
