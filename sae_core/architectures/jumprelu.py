@@ -17,8 +17,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, require
-from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse
+from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
 from sae_core.sae.elementwise import ElementwiseSAE
+from sae_core.sae.functional import mse, row_norms
 from sae_core.sparse.pre_acts import PreActs
 
 QUADRATIC_TIMES_L0 = 64.0
@@ -129,7 +130,7 @@ class JumpReLU(ElementwiseSAE):
 
     def _sparsity(self, pre_acts: PreActs, latents: Tensor, active: Tensor) -> Tensor:
         if self.config.sparsity_loss == "tanh":
-            norms = pre_acts.gather(self.W_dec.norm(dim=1))
+            norms = pre_acts.gather(row_norms(self.W_dec))
             return pre_acts.per_token(torch.tanh(self.config.tanh_scale * latents * norms)).mean()
         l0 = pre_acts.per_token(active)
         if self.config.sparsity_loss == "step":
@@ -142,7 +143,7 @@ class JumpReLU(ElementwiseSAE):
         if dead is None:
             return pre_acts.values.new_zeros(())
         below = (pre_acts.gather(self.threshold) - pre_acts.values).relu()
-        return pre_acts.weighted_mean(below, dead * self.W_dec.norm(dim=1))
+        return pre_acts.weighted_mean(below, dead * row_norms(self.W_dec))
 
 
 class _JumpReLU(torch.autograd.Function):

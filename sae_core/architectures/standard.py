@@ -12,8 +12,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
-from sae_core.sae.base import LossContext, LossTerms, mse
+from sae_core.sae.base import LossContext, LossTerms
 from sae_core.sae.elementwise import ElementwiseSAE
+from sae_core.sae.functional import mse, row_norms
 from sae_core.sparse.pre_acts import PreActs
 
 
@@ -55,6 +56,6 @@ class Standard(ElementwiseSAE):
         latents = self.activate(pre_acts)
         terms = {
             "mse_loss": mse(pre_acts.decode(latents, self.W_dec) + self.b_dec, x),
-            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * pre_acts.weighted_mean(latents, self.W_dec.norm(dim=1)),
+            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * pre_acts.weighted_mean(latents, row_norms(self.W_dec)),
         }
         return LossTerms.of(terms, latents, pre_acts)

@@ -15,7 +15,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sae_core.config.run import ArchitectureConfig, Fraction, require
-from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, mse
+from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
+from sae_core.sae.functional import mse, row_norms
 from sae_core.sparse.active import ActiveLatents, topk_per_token
 from sae_core.sparse.pre_acts import SparsePreActs, encoder_products, pre_acts_at, sparse_decode
 
@@ -159,7 +160,7 @@ class TopKFamily(SparseAutoencoder):
     @torch.no_grad()
     def folded_weights(self) -> dict[str, Tensor]:
         """Weights of the equivalent SAE whose latents are `scores`: decoder norms moved into the encoder."""
-        norms = self.W_dec.norm(dim=1) if self.config.rescale_acts_by_decoder_norm else torch.ones(self.d_sae, device=self.W_dec.device)
+        norms = row_norms(self.W_dec) if self.config.rescale_acts_by_decoder_norm else torch.ones(self.d_sae, device=self.W_dec.device)
         # A row that shrank to nothing decodes to nothing: any positive norm gives the same SAE.
         norms = torch.where(norms > 0, norms, torch.ones_like(norms))
         return {"W_enc": self.W_enc * norms, "b_enc": self.b_enc * norms, "W_dec": self.W_dec / norms[:, None], "b_dec": self.b_dec.clone()}

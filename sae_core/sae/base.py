@@ -314,9 +314,3 @@ def _draw_rows(rows: Float[Tensor, "d_sae d_in"], config: ArchitectureConfig, ge
     rows.uniform_(-bound, bound, generator=generator)
     rows *= norm / rows.norm(dim=1, keepdim=True)
     return rows
-
-
-def mse(x_hat: Float[Tensor, "B d_in"], x: Float[Tensor, "B d_in"]) -> Float[Tensor, ""]:
-    """Mean over tokens of the squared error summed over d_in: the reconstruction term of every loss here."""
-    error = (x_hat.to(x.dtype) - x).flatten()
-    return error.dot(error) / x.shape[0]

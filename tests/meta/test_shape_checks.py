@@ -5,7 +5,8 @@ import torch
 from jaxtyping import TypeCheckError
 from small_runs import random_sae
 
-from sae_core.sae.base import LossContext, LossTerms, mse
+from sae_core.sae.base import LossContext, LossTerms
+from sae_core.sae.functional import mse
 
 
 def test_arguments_are_checked() -> None:
