@@ -16,9 +16,13 @@ from torch import Tensor, nn
 
 from sae_core.config.run import ArchitectureConfig, Fraction, require
 from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
-from sae_core.sae.functional import mse, row_norms
+from sae_core.sae.functional import error_of_few, mse, row_norms
 from sae_core.sparse.active import ActiveLatents, topk_per_token
+from sae_core.sparse.kernels.choice import sparse_is_faster
 from sae_core.sparse.pre_acts import SparsePreActs, encoder_products, pre_acts_at, sparse_decode
+
+FEW_WEIGHTS = 2**13
+"""Decoder weights of dead latents up to which `error_of_few` is used: products so small gain nothing by bfloat16."""
 
 
 class TopKFamilyConfig(ArchitectureConfig):
@@ -148,6 +152,9 @@ class TopKFamily(SparseAutoencoder):
         """
         which = dead.nonzero().squeeze(1)
         n_dead, k_aux = len(which), max(self.d_in // 2, 1)
+        if n_dead <= k_aux and n_dead * self.d_in <= FEW_WEIGHTS and sparse_is_faster(x):
+            error = error_of_few(x, residual, self.b_dec, self.W_enc, self.b_enc, self.W_dec, which)
+            return error * (n_dead / k_aux / len(x))
         W_enc, b_enc, W_dec = self.W_enc.T.index_select(0, which).T, self.b_enc.index_select(0, which), self.W_dec.index_select(0, which)
         products = encoder_products(x, self.b_dec, W_enc)
         if n_dead <= k_aux:

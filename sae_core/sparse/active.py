@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -140,10 +141,16 @@ def topk_per_batch(
     if not len(values):
         return active, values, values.new_zeros(())
     scores = values * factors.index_select(0, active.indices)
-    smallest = scores.kthvalue(max(1, len(scores) - n + 1)).values
+    smallest = _kth_smallest(scores, max(1, len(scores) - n + 1))
     keep = scores >= smallest
     kept = keep.nonzero().squeeze(1)
     return ActiveLatents(active.indices[kept], _offsets(keep.long())[active.offsets], active.d_sae), values[kept], smallest
+
+
+def _kth_smallest(values: Float[Tensor, " N"], k: int) -> Float[Tensor, ""]:
+    if values.device.type == "cpu":  # PyTorch takes ten times as long there
+        return torch.from_numpy(np.partition(values.numpy(), k - 1))[k - 1]
+    return values.kthvalue(k).values
 
 
 def _offsets(counts: Int[Tensor, " R"]) -> Int[Tensor, " R_plus_1"]:

@@ -233,22 +233,23 @@ def _weighted_sums(first: int, last: int, offsets: Any, indices: Any, weights: A
 
 @_compiled
 def _dots(first: int, last: int, offsets: Any, indices: Any, rows: Any, source: Any, products: Any) -> None:
-    """Four entries at a time, so that a row is read once for them."""
-    d = source.shape[1]
+    """Eight entries at a time, so that a row is read once for them; the last entry of a row is repeated where fewer are left."""
     for r in range(first, last):
-        entry, end = offsets[r], offsets[r + 1]
-        while entry + 4 <= end:
-            s0, s1, s2, s3 = source[indices[entry]], source[indices[entry + 1]], source[indices[entry + 2]], source[indices[entry + 3]]
-            p0 = p1 = p2 = p3 = np.float32(0)
-            for j in range(d):
-                p0 += rows[r, j] * s0[j]
-                p1 += rows[r, j] * s1[j]
-                p2 += rows[r, j] * s2[j]
-                p3 += rows[r, j] * s3[j]
-            products[entry], products[entry + 1], products[entry + 2], products[entry + 3] = p0, p1, p2, p3
-            entry += 4
-        for rest in range(entry, end):
-            p0, s0 = np.float32(0), source[indices[rest]]
-            for j in range(d):
-                p0 += rows[r, j] * s0[j]
-            products[rest] = p0
+        row, end = rows[r], offsets[r + 1] - 1
+        for entry in range(offsets[r], end + 1, 8):
+            e1, e2, e3, e4 = min(entry + 1, end), min(entry + 2, end), min(entry + 3, end), min(entry + 4, end)
+            e5, e6, e7 = min(entry + 5, end), min(entry + 6, end), min(entry + 7, end)
+            s0, s1, s2, s3 = source[indices[entry]], source[indices[e1]], source[indices[e2]], source[indices[e3]]
+            s4, s5, s6, s7 = source[indices[e4]], source[indices[e5]], source[indices[e6]], source[indices[e7]]
+            p0 = p1 = p2 = p3 = p4 = p5 = p6 = p7 = np.float32(0)
+            for j in range(len(row)):
+                p0 += row[j] * s0[j]
+                p1 += row[j] * s1[j]
+                p2 += row[j] * s2[j]
+                p3 += row[j] * s3[j]
+                p4 += row[j] * s4[j]
+                p5 += row[j] * s5[j]
+                p6 += row[j] * s6[j]
+                p7 += row[j] * s7[j]
+            products[entry], products[e1], products[e2], products[e3] = p0, p1, p2, p3
+            products[e4], products[e5], products[e6], products[e7] = p4, p5, p6, p7
