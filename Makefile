@@ -17,10 +17,10 @@ demo: $(INSTALLED)
 	$(BIN)/sae-sweep run demo
 
 test: $(INSTALLED_DEV)  ## in two processes; in the order of the files, so that Ray's tests, which stay in one, do not come last
-	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest -m "" -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-oldest: $(OLDEST)/.installed  ## the same with the lowest version of every requirement
-	$(OLDEST)/bin/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(OLDEST)/bin/pytest -m "" -n 2 --dist loadgroup --no-loadscope-reorder
 
 $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)

@@ -30,6 +30,8 @@ install_import_hook("sae_core", "shape_checks.check")
 
 torch.set_num_threads(1)
 
+SLOW_DIRECTORIES = {"integration", "docs", "conformance"}
+
 # The same examples each time, and no time limit an example: a busy machine is not a failure.
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")
@@ -52,9 +54,18 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `make test`, which runs tests in two processes: those of a file in one, since they share fixtures, and all that share a Ray."""
+    """Mark what a plain `pytest` leaves out, by its directory, and what `make test` must keep in one of its two processes.
+
+    Tests of a file stay together, since they share fixtures, and so do all that share a Ray.
+    """
     for item in items:
+        directory = item.path.parent.name
+        if directory == "ray":
+            item.add_marker("ray")
+        elif directory in SLOW_DIRECTORIES:
+            item.add_marker("slow")
         item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else str(item.path)))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from documents import ROOT, blocks
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = pytest.mark.ray
 
 README = ROOT / "README.md"
 BIN = Path(sys.executable).parent

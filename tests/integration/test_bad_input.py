@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from sae_core import provenance
 from sweeps.cli import app
 from sweeps.execution.cluster import Cluster
+from sweeps.execution.local_ray import LOOPBACK
 from sweeps.storage.store import Store
 
 SYNTHETIC = {"source": "synthetic", "train_tokens": 5_000, "eval_tokens": 1_000}
@@ -60,11 +61,11 @@ def refused(done, tmp_path, *parts):
         (["architectures.topk.k=[4, 65]"], ["`k` must satisfy 0 < k <= d_sae, but got k=65 and d_sae=64. Lower"]),
         (["activations.train_tokens=-5"], ["`train_tokens` must be greater than or equal to 1, but got train_tokens=-5. Raise it."]),
         (["activations.eval_tokens=0"], ["`eval_tokens` must be greater than or equal to 1, but got eval_tokens=0. Raise it."]),
-        (["architectures.topk.l1_coefficient=[1, 2]"], ["got 'l1_coefficient'.", "The sparsity of 'topk' is set by `k`."]),
+        (["architectures.topk.l1_coefficient=[1, 2]"], ["unknown key 'l1_coefficient'.", "The sparsity of 'topk' is set by `k`."]),
         (["architectures.topk.k=[4, 4]"], ["architectures.topk.k: an axis must list each value once, but got 4 twice. Remove one."]),
         (["seeds=[0, 0]"], ["seeds: an axis must list each value once, but got 0 twice. Remove one."]),
         (["train.lr=[]"], ["train.lr: an axis must list at least one value, but got lr=[]. Add one"]),
-        (["name=../up"], ["`name` must start with a letter or digit", "but got name='../up'."]),
+        (["name=../up"], ["and start with a letter or digit", "but got name='../up'."]),
     ],
 )
 def test_definitions(run, tmp_path, settings, parts):
@@ -110,7 +111,8 @@ def test_models_and_text(run, tmp_path, setting, parts):
         (["--address", "127.0.0.1:9"], "`--address` must be that of a running Ray cluster, but got '127.0.0.1:9'"),
     ],
 )
-def test_machines(run, tmp_path, arguments, message):
+def test_machines(run, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.delenv(LOOPBACK)  # the suite's environment is that of a process that has started Ray
     refused(run({"activations": SYNTHETIC}, *arguments), tmp_path, message)
 
 

@@ -10,8 +10,6 @@ import pytest
 from commands import running, wait_until
 from long_sweep import sweep_of
 
-pytestmark = pytest.mark.ray
-
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):

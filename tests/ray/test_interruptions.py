@@ -20,8 +20,6 @@ from small_sweep import results_of, times_written
 
 from sweeps.execution.launcher import launch
 
-pytestmark = pytest.mark.ray
-
 CHECKPOINT_SECONDS = 0.05
 COMMAND = f"""
 import functools, sweeps.cli, sweeps.execution.launcher

@@ -5,14 +5,11 @@ from contextlib import suppress
 
 import pandas as pd
 import psutil
-import pytest
 from long_sweep import sweep_of
 from small_sweep import result_of, results_of, times_written
 
 from sweeps.execution.launcher import launch
 from sweeps.execution.workers import WorkerPool
-
-pytestmark = pytest.mark.ray
 
 
 def test_a_sweep_runs_end_to_end(undisturbed):

@@ -6,8 +6,6 @@ from small_sweep import small_sweep, times_written
 
 from sweeps.execution.launcher import launch
 
-pytestmark = pytest.mark.ray
-
 
 @pytest.fixture(autouse=True)
 def _without_report(monkeypatch):

@@ -1,11 +1,7 @@
 """Plugins in a launch: edited ones make new runs or new measurements, and nothing is mixed."""
 
-import pytest
-
 from analysis.table import load_table
 from sweeps import Sweep, launch
-
-pytestmark = pytest.mark.slow
 
 METRIC = """
 from sae_core.metrics.metric import METRICS, Metric
