@@ -36,7 +36,7 @@ WORKER_ENVIRONMENT = {
     # PyTorch's threads do not spin on the cores that the kernels' threads need: a sixth of a step on 2 cores.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
-"""Of the processes that train and evaluate; read by C libraries when a process starts. Measured in docs/performance.md."""
+"""Of the processes that train and evaluate; read by C libraries when a process starts."""
 
 LEAST_GPU_SHARE = 0.0001
 """Ray counts in ten-thousandths."""

@@ -49,7 +49,8 @@ def test_they_train_on_two_workers(plugins, tmp_path):
         "activations": {"source": "array", "path": "./activations.npy", "train_tokens": 66_000, "eval_tokens": 4_000},
         "sae": {"d_sae": 32},
         "train": {"lr": 4e-3, "batch_size": 256},
-        "architectures": {"log_penalty": {"log_coefficient": [0.3, 1.0]}, "topk": {"k": 2}},
+        "architectures": {"log_penalty": {"log_coefficient": [0.3, 1.0]}, "topk": {"k": 2, "normalize_activations": "centered"}},
+        "loggers": {"csv": {"file": "progress.csv"}},
     }
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(definition))
     command = [sys.executable, "-m", "sweeps", "run", "mine.yaml"]
@@ -59,3 +60,4 @@ def test_they_train_on_two_workers(plugins, tmp_path):
     table = load_table(tmp_path / "results" / "mine").set_index("architecture")
     assert (table.status == "finished").all()
     assert table.norm_ratio.between(0.3, 1.2).all()
+    assert len((tmp_path / "results" / "mine" / "progress.csv").read_text().splitlines()) == 3
