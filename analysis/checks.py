@@ -131,7 +131,7 @@ def missed_target(runs: pd.DataFrame) -> list[str]:
 
 @_check(
     "Coefficients in a dead zone",
-    "Such runs say nothing new: keep one coefficient of each group and move the others, or ask for levels with `target_l0`.",
+    "Such runs add nothing: keep one coefficient of each group and move the others, or request levels with `target_l0`.",
 )
 def dead_zone(runs: pd.DataFrame) -> list[str]:
     """Coefficients that L0 does not respond to, or so weak or strong that nothing sparse, or nothing at all, was learned."""

@@ -42,7 +42,7 @@ def edge_of_rates(variant: str, tried: pd.DataFrame) -> str:
     )
     for name, side, end, gains, factor in ends:
         if 2 * len(gains) > len(winners):
-            near = f"near the {side} end of the learning rates asked for, {low:g} to {high:g}"
+            near = f"near the {side} end of the learning rates requested, {low:g} to {high:g}"
             known = [gain for gain in gains if not np.isnan(gain)]
             below = f", on average {100 * np.mean(known):.1f} % below the next best rate" if known else ""
             among = listed(f"{rate:g}" for rate in rates) if len(rates) <= LISTED else f"{len(rates)} from {rates[0]:g} to {rates[-1]:g}"

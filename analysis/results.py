@@ -109,7 +109,7 @@ def read_sweeps(results: str | Path | Sequence[str | Path]) -> list[StoredSweep]
     with border(f"results must be one path or several, but got {results!r}", "Name a sweep's own directory, e.g. results/demo."):
         directories = [Path(path) for path in ([results] if isinstance(results, str | os.PathLike) else results)]
     if not directories:
-        raise ConfigError(f"at least one results directory must be given, but got {results!r}. Name a sweep's own directory.")
+        raise ConfigError(f"at least one results directory must be given, but got {results!r}. Give the directory of a sweep.")
     return [_read_sweep(directory) for directory in dict.fromkeys(directories)]
 
 

@@ -43,7 +43,7 @@ class DamagedFileError(ConfigError):
             error: what was raised while the file was read.
             remedy: a last sentence: how to have the file again.
         """
-        return cls(f"a file must be as it was written, but {str(path)!r} is damaged: {reason_of(error)}. {remedy}")
+        return cls(f"a file must be unchanged since it was written, but {str(path)!r} is damaged: {reason_of(error)}. {remedy}")
 
 
 @contextmanager

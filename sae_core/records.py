@@ -127,7 +127,9 @@ class RunRecord:
             tabular(raw)
             return _RECORD.validate_python(raw)
         except ValueError as error:
-            raise DamagedFileError.of(path, ValueError(first_problem(error)), "Delete it: the same launch makes it again.") from error
+            raise DamagedFileError.of(
+                path, ValueError(first_problem(error)), "Delete it: the same command trains the run again."
+            ) from error
 
 
 _RECORD = TypeAdapter(RunRecord)

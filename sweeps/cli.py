@@ -22,7 +22,7 @@ from sweeps.terminal import lost_output, outlast_terminal
 if TYPE_CHECKING:
     from sweeps.execution.launcher import LaunchResult
 
-INTERRUPTED = "Interrupted. What is finished is kept; the same command continues from here."
+INTERRUPTED = "Interrupted. What is finished is kept; the same command resumes."
 
 
 class _Commands(TyperGroup):
@@ -41,7 +41,7 @@ class _Commands(TyperGroup):
         except (typer.Exit, typer.Abort):
             raise
         except OSError as error:
-            message = f"files must be readable and writable, but got {reason_of(error)}. Make room or correct permissions, then repeat."
+            message = f"files must be readable and writable, but got {reason_of(error)}. Free space or correct permissions, then repeat."
             code = _say(message, 1)
         except Exception as error:
             if hasattr(error, "exit_code"):  # of the command line itself: a wrong argument
@@ -58,22 +58,22 @@ def _say(message: str, code: int) -> int:
 
 def _unforeseen(error: Exception) -> str:
     """A message for what nobody thought of, and where its traceback is."""
-    message = f"something unforeseen ended the command: {reason_of(error)}."
+    message = f"an unexpected error ended the command: {reason_of(error)}."
     try:
         with tempfile.NamedTemporaryFile("w", prefix="sae-sweep-", suffix=".txt", delete=False, encoding="utf-8", errors="replace") as file:
             traceback.print_exception(error, file=file)
     except OSError:
-        return f"{message} Its traceback could not be written, as there is no room for temporary files."
+        return f"{message} Its traceback could not be written: no space for temporary files."
     return f"{message} Its traceback is in {file.name!r}: please report it. What is finished is kept."
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
-cache_app = typer.Typer(no_args_is_help=True, help="What lies under a results directory.")
+cache_app = typer.Typer(no_args_is_help=True, help="Check the files under a results directory.")
 app.add_typer(cache_app, name="cache")
 
-Definition = Annotated[str, typer.Argument(help="A YAML file, or the name of a ready sweep, e.g. demo.")]
+Definition = Annotated[str, typer.Argument(help="A YAML, TOML or JSON file, or the name of a ready definition, e.g. demo.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a field, e.g. train.lr=1e-3. Repeatable.")]
-Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Directory in which the sweep's own one is made.")]
+Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Directory of all sweeps; this one is DIR/<name>.")]
 
 
 def _version(requested: bool) -> None:
@@ -94,19 +94,21 @@ def run(
     definition: Definition,
     settings: Settings = None,
     results: Results = Path("results"),
-    address: Annotated[str | None, typer.Option(metavar="ADDR", help="A running Ray cluster; default: this machine.")] = None,
-    cpus_per_trial: Annotated[int, typer.Option(metavar="N", min=1, help="Cores of a trial.")] = 1,
-    gpus_per_trial: Annotated[float, typer.Option(metavar="X", min=0, help="GPUs of a trial; a fraction shares one.")] = 0.0,
+    address: Annotated[
+        str | None, typer.Option(metavar="ADDR", help="Address of a running Ray cluster. Default: start Ray on this machine.")
+    ] = None,
+    cpus_per_trial: Annotated[int, typer.Option(metavar="N", min=1, help="Cores per trial.")] = 1,
+    gpus_per_trial: Annotated[float, typer.Option(metavar="X", min=0, help="GPUs per trial; a fraction shares a GPU.")] = 0.0,
     kernels: Annotated[
         Literal["fast", "triton", "reference"],
-        typer.Option(help="Sparse kernels: compiled on CPUs; Triton on GPUs too; or plain PyTorch."),
+        typer.Option(help="Sparse kernels. fast: compiled on CPUs, PyTorch on GPUs; triton: Triton on GPUs; reference: PyTorch."),
     ] = "fast",
     reference_kernels: Annotated[bool, typer.Option("--reference-kernels", hidden=True)] = False,
     executor: Annotated[
-        Literal["ray", "inline"], typer.Option(help="Ray, or this process alone: one trial after another, for debuggers.")
+        Literal["ray", "inline"], typer.Option(help="ray, or inline: one trial after another in this process, for debuggers.")
     ] = "ray",
 ) -> None:
-    """Train and evaluate what is missing of a sweep, then write its table and report."""
+    """Train and evaluate the missing runs of a sweep, then write its table and report."""
     from sweeps.definition.sweep import Sweep
     from sweeps.execution.launcher import launch
 
@@ -132,14 +134,16 @@ def plan(
     definition: Definition,
     settings: Settings = None,
     results: Results = Path("results"),
-    slots: Annotated[int | None, typer.Option(metavar="N", min=1, help="Trials side by side; default: as many as fit here.")] = None,
-    cpus_per_trial: Annotated[int, typer.Option(metavar="N", min=1, help="Cores of a trial.")] = 1,
-    gpus_per_trial: Annotated[float, typer.Option(metavar="X", min=0, help="GPUs of a trial; a fraction shares one.")] = 0.0,
+    slots: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Trials at the same time. Default: as many as fit on this machine.")
+    ] = None,
+    cpus_per_trial: Annotated[int, typer.Option(metavar="N", min=1, help="Cores per trial.")] = 1,
+    gpus_per_trial: Annotated[float, typer.Option(metavar="X", min=0, help="GPUs per trial; a fraction shares a GPU.")] = 0.0,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Predict the time from a few training steps of each setting, taken now: about a minute.")
+        bool, typer.Option("--measure", help="Predict the time from a few real steps of each setting. Takes about a minute.")
     ] = False,
 ) -> None:
-    """Show what `run` would do: every run, done or not, and what it takes. Nothing is started."""
+    """Show what `run` would do: every run, tokens, FLOPs, memory, disk and time. Nothing is started."""
     from sweeps.definition.sweep import Sweep
     from sweeps.execution.cluster import Cluster
     from sweeps.planning.plan import plan as make_plan
@@ -150,7 +154,7 @@ def plan(
 
 
 @app.command()
-def status(results: Annotated[Path, typer.Argument(help="A sweep's own directory, e.g. results/demo.")]) -> None:
+def status(results: Annotated[Path, typer.Argument(help="Directory of a sweep, e.g. results/demo.")]) -> None:
     """List finished, failed and missing runs, with reasons."""
     from sae_core.records import STATES
     from sweeps.storage.store import Store
@@ -165,8 +169,8 @@ def status(results: Annotated[Path, typer.Argument(help="A sweep's own directory
 
 @app.command()
 def report(
-    results: Annotated[list[Path], typer.Argument(help="A sweep's own directory, or several to report on together.")],
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write; default, for one sweep: its report/.")] = None,
+    results: Annotated[list[Path], typer.Argument(help="Directory of a sweep; several give one report.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write. Default for one sweep: its report/.")] = None,
 ) -> None:
     """Write the report again from the records, for one sweep or several together."""
     from analysis.report import write_report  # and nothing of `sweeps`: a report needs no torch
@@ -180,7 +184,7 @@ def report(
 def list_names(
     plugin: Annotated[list[str] | None, typer.Option(metavar="PLUGIN", help="A plugin to import first. Repeatable.")] = None,
 ) -> None:
-    """List what a definition may name: ready definitions, architectures, sources, metrics, samplers and plots, plugins included."""
+    """List every name that a definition may use: ready definitions, architectures, sources, metrics, samplers, plots, plugins."""
     from sae_core import plugins
     from sweeps.listing import listing
 
@@ -189,7 +193,7 @@ def list_names(
 
 
 @app.command()
-def init(name: Annotated[str, typer.Argument(help="Name of the sweep; NAME.yaml is written.")] = "my-sweep") -> None:
+def init(name: Annotated[str, typer.Argument(help="Name of the sweep; writes NAME.yaml.")] = "my-sweep") -> None:
     """Write a definition to start from, with every section explained. It runs as it is."""
     from sweeps.definition.sweep import write_template
 

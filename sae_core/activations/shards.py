@@ -246,4 +246,4 @@ def _read(path: Path, kind: Callable[..., T]) -> T:
     try:
         return kind(**read_json(path))
     except TypeError as error:
-        raise DamagedFileError.of(path, error, "Launch again: it is made again.") from error
+        raise DamagedFileError.of(path, error, "Launch again: it is created again.") from error

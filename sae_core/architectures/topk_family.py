@@ -49,10 +49,9 @@ class TopKFamilyConfig(ArchitectureConfig):
     def _k_fits(self) -> Self:
         k, target = self.sparsity_value, self.target_l0
         require(k <= self.d_sae, f"`k` must satisfy 0 < k <= d_sae, but got k={k:g} and d_sae={self.d_sae}. Lower `k` or raise `d_sae`.")
-        require(
-            target in (None, k),
-            f"`target_l0` must equal `k`, which is the L0 of this architecture, but got target_l0={target} and k={k:g}. Give one of them.",
-        )
+        if target is not None:
+            rule = "`target_l0` must equal `k`, which is the L0 of this architecture"
+            require(target == k, f"{rule}, but got target_l0={target:g} and k={k:g}. Give one of them.")
         return self
 
     @model_validator(mode="after")

@@ -149,7 +149,7 @@ def _by_name(registry: Registry[Any], key: str) -> BeforeValidator:
         if not isinstance(value, Mapping):
             return value
         if not isinstance(value.get(key), str):
-            raise ConfigError(f"`{key}` must be the name of one, but got {value.get(key)!r}. Choose one of {list(registry)}.")
+            raise ConfigError(f"`{key}` must be a registered name, but got {value.get(key)!r}. Choose one of {list(registry)}.")
         return registry[value[key]].Config.model_validate(dict(value))
 
     return BeforeValidator(parse)
@@ -205,7 +205,7 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _fields_have_an_effect(self) -> Self:
         ones = [name for name, factor in self.lr_factors.items() if factor == 1]
-        require(not ones, f"`lr_factors` must differ from 1, but got {', '.join(ones)}=1. Leave it out: 1 changes nothing.")
+        require(not ones, f"`lr_factors` must differ from 1, but got {', '.join(ones)}=1. Leave it out: 1 has no effect.")
         require(
             self.sparsity_decay_to == 0 or self.sparsity_decay != 0,
             f"`sparsity_decay_to` must come with `sparsity_decay`, but got sparsity_decay_to={self.sparsity_decay_to} and "

@@ -145,8 +145,8 @@ def plugins_needed(directory: Path, known: Collection[str]) -> list[str]:
     for location in needed:
         if plugins.is_file(location) and Path(location).resolve().is_relative_to(directory.resolve()):
             raise ConfigError(
-                f"a plugin that an SAE's cfg.json names must lie elsewhere, but got {location!r}, which is not imported unless you name "
-                "it. Read it first; then give `from_pretrained(..., plugins=[...])`."
+                f"a plugin named in an SAE's cfg.json must be outside the SAE's directory, but got {location!r}, which is not imported "
+                "unless you name it. Read it first, then pass `from_pretrained(..., plugins=[...])`."
             )
     return needed
 
@@ -188,7 +188,7 @@ def _problems(cfg: Mapping[str, Any], architecture: str, fields: Collection[str]
     of_others = {"rescale_acts_by_decoder_norm"} - set(fields)
     known = {*_VALUES, *_OTHER_KEYS.split(), *fields} - of_others
     problems += [
-        f"keys of an SAE's cfg.json must be known or lie in `metadata`, but got {shown(key)}: {shown(cfg[key])}"
+        f"keys of an SAE's cfg.json must be known or be in `metadata`, but got {shown(key)}: {shown(cfg[key])}"
         for key in cfg
         if key not in known
     ]

@@ -67,7 +67,7 @@ class TrainResult:
             ConfigError: the run failed.
         """
         if self.sae is None:
-            raise ConfigError(f"a run must have ended well to be exported, but run {self.run.run_id} failed: {self.error}")
+            raise ConfigError(f"only a run that succeeded can be exported, but run {self.run.run_id} failed: {self.error}")
         sae = self.sae.to_inference()
         sae.fold(self.normalization)
         return sae
@@ -209,7 +209,7 @@ class Learner:
         try:
             self.sae.check_finite()
         except ConfigError as error:
-            self.fail(DivergedError(f"run {self.run.run_id} ended with weights that are not numbers (lr={self.run.train.lr}): {error}"))
+            self.fail(DivergedError(f"run {self.run.run_id} ended with NaN or infinite weights (lr={self.run.train.lr}): {error}"))
         return self.error is None
 
     def fail(self, error: BaseException) -> None:
@@ -271,7 +271,7 @@ def _check_normalisation(runs: Sequence[RunConfig], stream: ActivationStream) ->
     for run in runs:
         if run.train.normalize_activations != stream.normalization.name:
             raise ConfigError(
-                "a run must be trained on activations normalised as it asks, but got "
+                "a run must be trained on activations with its own normalization, but got "
                 f"normalize_activations={run.train.normalize_activations!r} and a stream with {stream.normalization.name!r}. "
                 "Give both the same."
             )

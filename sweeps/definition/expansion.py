@@ -123,7 +123,7 @@ def runs_of(axes: Axes, problems: Problems, most: int | None = None) -> list[Run
             fields = {"activations": activations, "sae": sae, "train": train, "seed": seed, "data_seed": data_seed, "plugins": plugins}
             for run in _validated(RunConfig, fields, problems, place_of):
                 if (run_id := run.run_id) in runs:
-                    rule = f"runs must differ, but got {run_id} twice. Remove one of the values that mean the same."
+                    rule = f"runs must differ, but got {run_id} twice. Remove one of the two equal values."
                     problems.add(f"architectures.{name}", rule)
                 runs[run_id] = run
     return list(runs.values())
@@ -164,7 +164,7 @@ def check_rungs(definition: Definition, runs: Iterable[RunConfig], problems: Pro
         warm_up = fraction_of_run(run.train.sparsity_warm_up, run.n_steps, run.train.batch_size) if run.sae.has_coefficient else 0.0
         if (settled := max(warm_up, run.sae.schedule_end)) >= rungs[0]:
             rule = f"but got rungs={rungs} where the sparsity of {run.sae.architecture!r} settles at {settled:g} of the run"
-            problems.add(place, f"rungs must lie after the sparsity warm-up, {rule}. Raise them, or shorten the warm-up.")
+            problems.add(place, f"rungs must be after the sparsity warm-up, {rule}. Raise them, or shorten the warm-up.")
 
 
 def local_paths(definition: Definition) -> dict[str, Any]:
@@ -268,7 +268,7 @@ def _validated(config: type[C], fields: Mapping[str, Any], problems: Problems, p
     except ValidationError as error:
         collect(error, problems, place_of, config)
     except Exception as error:  # what a check of a number that is far off raises: an overflow, no memory
-        problems.add(place_of(()), f"values must be such that they can be checked, but got {shown(dict(fields))}: {reason_of(error)}.")
+        problems.add(place_of(()), f"values must be of a type that can be validated, but got {shown(dict(fields))}: {reason_of(error)}.")
 
 
 def _seeds(value: Any, place: str, problems: Problems) -> tuple[int, ...]:

@@ -74,5 +74,5 @@ def _merged(section: dict[str, Any], place: str, problems: Problems) -> dict[str
         if isinstance(source, dict):
             merged |= source
         else:
-            problems.add(place, f"`<<` must be given a section or a list of sections, but got {shown(source)}. Correct it.")
+            problems.add(place, f"`<<` must be followed by a section or a list of sections, but got {shown(source)}. Correct it.")
     return merged | section

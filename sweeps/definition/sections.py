@@ -62,7 +62,7 @@ class EarlyStoppingConfig(Config):
     @classmethod
     def _rungs_rise(cls, rungs: list[float]) -> list[float]:
         if rungs != sorted(set(rungs)):
-            raise ConfigError(f"`rungs` must increase, but got rungs={rungs}. Sort them, each once.")
+            raise ConfigError(f"`rungs` must increase, but got rungs={rungs}. Sort them and remove duplicates.")
         return rungs
 
 

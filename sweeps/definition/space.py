@@ -120,7 +120,7 @@ class Space:
             if key not in axes:
                 problems.add(place, unknown_key(key, axes))
             elif not _contains(axes[key], value):
-                problems.add(place, f"`{key}` must lie in {_shown(axes[key])}, but got {key}={shown(value)}. Correct it.")
+                problems.add(place, f"`{key}` must be in {_shown(axes[key])}, but got {key}={shown(value)}. Correct it.")
             else:
                 point[key] = _label(value)
         return point
@@ -155,7 +155,7 @@ def space_of(definition: Definition) -> Space:
     problems.raise_any()
     space = Space(axes, tuple(corners))
     if not any(space.parameters(name) for name in axes.architectures) and len(axes.architectures) == 1:
-        problems.add("search", "a search must have something to decide, but got only fixed fields. Add a range or a list.")
+        problems.add("search", "a search must have at least one range or choice, but got only fixed fields. Add a range or a list.")
     _check_points(space, search, problems)
     problems.raise_any()
     return space
@@ -170,7 +170,7 @@ def _check_points(space: Space, search: SearchConfig, problems: Problems) -> Non
         if point and point in fixed[:index]:
             problems.add(place, f"points must be listed once each, but got {shown(given[index])} twice. Remove one.")
     if len(given) > search.trials:
-        rule = f"there must be a trial per point, but got {len(given)} points and trials={search.trials}"
+        rule = f"there must be one trial per point, but got {len(given)} points and trials={search.trials}"
         problems.add(place, f"{rule}. Raise `search.trials`.")
 
 
@@ -183,7 +183,7 @@ def _check_objectives(objectives: Sequence[str], source: str, problems: Problems
             problems.add(place, str(UnknownNameError.of("metric", name, METRICS)))
         elif METRICS[name].spec.direction == "none":
             ranked = [other for other in METRICS if METRICS[other].spec.direction != "none"]
-            problems.add(place, f"an objective must have a better end, but got {name!r}. Choose among {ranked}.")
+            problems.add(place, f"an objective must have a direction (min or max), but got {name!r}. Choose among {ranked}.")
         elif source and (needs := METRICS[name].needs) is not None and needs not in SOURCES[source].offers:
             rule = "an objective must be a metric of the source of activations"
             problems.add(place, f"{rule}, but got {name!r} for {source!r}. Choose another.")

@@ -64,7 +64,7 @@ class Sweep(Definition):
             path = Path(name).expanduser()
             if not path.exists():
                 if path.suffix in _ENDINGS or "/" in name:
-                    raise ConfigError(f"a definition file must exist, but {shown_name} is missing. Correct it, or take one of {ready()}.")
+                    raise ConfigError(f"a definition file must exist, but {shown_name} is missing. Correct it, or use one of {ready()}.")
                 raise UnknownNameError.of("definition", name, ready(), "Or give the path of a YAML file.")
             with path.open("rb") as file:  # one byte more than there may be, so that `load_yaml` notices
                 text = file.read(4 * MOST_CHARACTERS + 1).decode("utf-8-sig")

@@ -46,7 +46,7 @@ def demo_text(cache: Path) -> Path:
         with suppress(FileNotFoundError, DamagedFileError):
             if read_json(checksum).get("sha256") == _digest(path):
                 return path
-        logger.warning("the demo's text %s is not what was written: it is written again.", path)
+        logger.warning("the demo's text %s was changed: it is written again.", path)
     write_corpus(path)
     write_json(checksum, {"sha256": _digest(path)})
     return path

@@ -178,7 +178,7 @@ def _check(inputs: Sequence[SharedActivations], executor: Executor, progress: Sw
         if damaged := remove_damaged(shared.cache):
             names = ", ".join(path.name for path in damaged)
             verb = "were" if len(damaged) > 1 else "was"
-            progress.note(f"activations: {names} in {shared.cache} {verb} damaged, and will be made again")
+            progress.note(f"activations: {names} in {shared.cache} {verb} damaged and will be created again")
     for shared, facts in zip(inputs, executor.pool.ask("prepare", [shared.arguments for shared in inputs]), strict=True):
         shared.facts |= facts
 
@@ -212,7 +212,7 @@ def _forget(runs: Sequence[RunConfig], store: Store, progress: SweepProgress) ->
 
 def _nothing_left(runs: Sequence[RunConfig], store: Store) -> str:
     """Why nothing is trained; and if so, that there are only the records, as of a sweep that somebody committed."""
-    text = f"train: nothing is left, all {len(runs)} runs have their record in {store.directory}"
+    text = f"train: nothing to do, all {len(runs)} runs have their record in {store.directory}"
     records = [store.read_record(run.run_id) for run in runs]
     gone = sum(record is not None and record.status == "finished" and not store.paths.run(record.run_id).sae.exists() for record in records)
     return f"{text}, {gone} of them without its SAE: delete their directories under runs/ to train them again" if gone else text

@@ -62,7 +62,7 @@ class LocalRay:
         """
         if "ray" in sys.modules and os.environ.get(LOOPBACK) != "0":
             raise ConfigError(
-                "Ray must be imported after `launch` has started it, but got it imported. Import it later, or call `ray.init`."
+                "Ray must be imported after `launch` has started it, but it is already imported. Import it later, or call `ray.init` first."
             )
         os.environ[LOOPBACK] = "0"
         os.environ["RAY_AUTH_MODE"] = "token"

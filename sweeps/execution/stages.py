@@ -76,7 +76,7 @@ def _harvest(shared: SharedActivations, executor: Executor, progress: SweepProgr
 def _outliers(manifest: Manifest) -> str:
     return (
         f"harvest: {manifest.outlier_rows:,} of {manifest.n_tokens:,} rows hold {manifest.outlier_share:.0%} of the variance, as "
-        "attention sinks do. FVU is then about these rows; leave them out of the text, or choose another hook point"
+        "attention sinks do. FVU is then about these rows; remove them from the text, or choose another hook point"
     )
 
 

@@ -67,7 +67,7 @@ def _create_holder(directory: Path) -> Path:
 
 def _busy(directory: Path, holder: str, remedy: str = "") -> ConfigError:
     return ConfigError(
-        f"a sweep must be launched once at a time, but {holder} is writing to {str(directory)!r}. "
+        f"only one launch at a time may write to a sweep, but {holder} is writing to {str(directory)!r}. "
         f"Wait until it has ended, or stop it.{remedy}"
     )
 

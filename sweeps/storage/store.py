@@ -222,7 +222,7 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except DamagedFileError as error:
-            self._report(self.paths.facts, f"what it said of launches and of runs without a record is lost; records stay: {error}")
+            self._report(self.paths.facts, f"its facts about launches and runs without a record are lost; records are kept: {error}")
             return {}
 
     def _requested(self) -> list[dict[str, Any]]:
@@ -243,7 +243,7 @@ class Store:
         """
         if not (self.paths.facts.exists() or self.paths.definition.is_file()):
             raise ConfigError(
-                f"a results directory must hold sweep.json, but got {str(self.directory)!r}. Name a sweep's own one, e.g. results/demo."
+                f"a results directory must hold sweep.json, but got {str(self.directory)!r}. Give that of a sweep, e.g. results/demo."
             )
         records = self.records()
         run_ids = dict.fromkeys([*(run["run_id"] for run in self._requested()), *records])

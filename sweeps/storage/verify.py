@@ -12,8 +12,8 @@ from sae_core.layout import RunPaths, SweepPaths
 from sae_core.records import RunRecord
 from sweeps.storage.store import Store
 
-CACHE_REMEDY = "The next launch that needs it makes it again."
-RUN_REMEDY = "Delete the directory of the run: the same launch makes it again."
+CACHE_REMEDY = "The next launch that needs it creates it again."
+RUN_REMEDY = "Delete the directory of the run: the same command trains it again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def verify(results: Path) -> Verified:
         caches = sorted(path for path in SweepPaths(results / "any").activations.glob("*") if path.is_dir())
     for cache in caches:
         verified.n_read += len([*cache.glob("*.safetensors"), *cache.glob("*.json")])
-        reason = "it is not as it was written, or without a checksum"
+        reason = "it was changed, or has no checksum"
         verified.files += [Damage(path, reason, CACHE_REMEDY) for path in damaged_files(cache)]
     for paths in directories:
         if paths.facts.exists() or paths.runs.is_dir():
@@ -65,13 +65,13 @@ def verify(results: Path) -> Verified:
 
 
 def _verify_sweep(paths: SweepPaths, verified: Verified) -> None:
-    verified.read(paths.facts, read_json, "The next launch makes it again.")
+    verified.read(paths.facts, read_json, "The next launch creates it again.")
     for number, launch in enumerate(Store(paths.directory).facts().get("launches") or [], start=1):
         if (name := launch.get("definition")) and (checksum := launch.get("definition_checksum")):
-            remedy = f"Put back a copy: it says what launch {number} asked for."
+            remedy = f"Put back a copy: it is the definition of launch {number}."
             verified.read(paths.directory / name, lambda path, checksum=checksum: _check_content(path, checksum), remedy)
     for study in sorted(paths.search.glob("*.json")):
-        verified.read(study, read_json, "The next launch makes it again from the records.")
+        verified.read(study, read_json, "The next launch writes it again from the records.")
     for directory in sorted(path for path in paths.runs.glob("*") if path.is_dir()):
         _verify_run(paths.run(directory.name), verified)
 

@@ -88,7 +88,7 @@ def test_a_relaunch_does_nothing(results, progress):
     assert (done.finished, done.failed, done.missing, done.interrupted) == (4, {}, [], False)
     assert (times_written(results / "small" / "runs"), times_written(results / ".activations")) == before
     assert progress.stages == ["report"]
-    assert progress.notes[0] == f"train: nothing is left, all 4 runs have their record in {results / 'small'}"
+    assert progress.notes[0] == f"train: nothing to do, all 4 runs have their record in {results / 'small'}"
 
 
 def test_records_alone_are_told_of(results, progress):
@@ -292,7 +292,7 @@ def test_a_damaged_file_of_the_cache_is_made_again_and_changes_no_number(results
     shutil.rmtree(results / "small")
     assert launch(small_sweep(), results=results, progress=progress).finished == 4
     assert results_of(results / "small") == before
-    assert f"activations: {name} in {cache} was damaged, and will be made again" in progress.notes
+    assert f"activations: {name} in {cache} was damaged and will be created again" in progress.notes
 
 
 def test_a_damaged_checkpoint_costs_its_run_alone(results, progress, caplog):

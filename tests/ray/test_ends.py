@@ -78,7 +78,7 @@ def test_sigterm_in_a_stage(definition, stage):
             wait_until(lambda: command.sessions(), 20)  # Ray is starting
         command.process.terminate()
         assert command.ends() == 130, command.said
-        assert command.said.endswith("Interrupted. What is finished is kept; the same command continues from here.\n")
+        assert command.said.endswith("Interrupted. What is finished is kept; the same command resumes.\n")
         assert "Traceback" not in command.said
         assert (results_of(definition) / "table.csv").is_file() == bool(stage)
         assert (results_of(definition) / "report" / "report.html").is_file() == (stage in ("evaluate", "report"))

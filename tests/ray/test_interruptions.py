@@ -91,7 +91,7 @@ def test_interrupted(directory, results, interrupt, exit_code):
         assert process.wait(60) == exit_code, process.stderr.read()
         if exit_code == 130:
             said = process.stderr.read()
-            assert said.endswith("Interrupted. What is finished is kept; the same command continues from here.\n")
+            assert said.endswith("Interrupted. What is finished is kept; the same command resumes.\n")
             assert "Traceback" not in said
         wait_until(lambda: not marked(mark), 30)
     after = times_written(directory)

@@ -137,11 +137,11 @@ def test_a_search_is_at_the_edge_only_near_the_ends_of_its_range(table_of) -> No
     assert learning_rate(asked(table, 1e-4, 0.1, searched=True)) == []  # far from 0.1
     (text,) = learning_rate(asked(table, 1e-4, 0.01, searched=True))  # 0.01 / 100 ** 0.1 = 0.0063
     assert text == (
-        "FVU is lowest near the upper end of the learning rates asked for, 0.0001 to 0.01, at 1 of 1 sparsity level, on average 50.0 % "
+        "FVU is lowest near the upper end of the learning rates requested, 0.0001 to 0.01, at 1 of 1 sparsity level, on average 50.0 % "
         "below the next best rate (tried: 0.001, 0.002 and 0.008). Try 0.02 too."
     )
     low = table_of(topk(16, 1.1e-3, 0.1), topk(16, 2e-3, 0.2))
-    assert "near the lower end of the learning rates asked for, 0.001 to 0.01," in learning_rate(asked(low, 1e-3, 1e-2, searched=True))[0]
+    assert "near the lower end of the learning rates requested, 0.001 to 0.01," in learning_rate(asked(low, 1e-3, 1e-2, searched=True))[0]
 
 
 def test_rates_that_another_launch_asked_for_bound_the_range(table_of) -> None:

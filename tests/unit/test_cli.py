@@ -150,7 +150,7 @@ def test_a_full_disk_is_one_message(definition, launched):
     done = call("run", definition)
     assert done.exit_code == 1
     assert done.stderr == (
-        "files must be readable and writable, but got [Errno 28] No space left on device: '/results/x'. Make room or correct permissions, "
+        "files must be readable and writable, but got [Errno 28] No space left on device: '/results/x'. Free space or correct permissions, "
         "then repeat.\n"
     )
 
@@ -161,13 +161,13 @@ def test_the_traceback_of_what_nobody_thought_of_is_in_a_file(definition, launch
     done = call("run", definition)
     (file,) = tmp_path.glob("sae-sweep-*.txt")
     assert done.exit_code == 1
-    message = f"something unforeseen ended the command: KeyError: 'odd'. Its traceback is in {str(file)!r}: please report it. What is"
+    message = f"an unexpected error ended the command: KeyError: 'odd'. Its traceback is in {str(file)!r}: please report it. What is"
     assert done.stderr.startswith(message)
     assert len(done.stderr.splitlines()) == 1
     assert "raise module.outcome" in file.read_text()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nothing"))
     done = call("run", definition)
-    assert done.stderr.endswith("could not be written, as there is no room for temporary files.\n")
+    assert done.stderr.endswith("could not be written: no space for temporary files.\n")
 
 
 def test_cache_verify(tmp_path):
@@ -179,7 +179,7 @@ def test_cache_verify(tmp_path):
     done = call("cache", "verify", "--results", tmp_path / "results")
     assert done.exit_code == 1
     assert done.stdout.splitlines() == [
-        f"damaged: {file}: ValueError: its checksum does not match its content. The next launch makes it again.",
+        f"damaged: {file}: ValueError: its checksum does not match its content. The next launch creates it again.",
         "1 files read, 1 damaged",
     ]
 
@@ -193,7 +193,7 @@ sweeps.cli.app = lambda: os.kill(os.getpid(), {int(number)})
 sweeps.cli.main()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (130, "Interrupted. What is finished is kept; the same command continues from here.\n")
+    assert (done.returncode, done.stderr) == (130, "Interrupted. What is finished is kept; the same command resumes.\n")
 
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt(), Result(Path("r"), finished=1, missing=["topk-2"], interrupted=True)])
@@ -201,7 +201,7 @@ def test_an_interrupted_run_says_how_to_go_on(definition, launched, ending):
     launched.outcome = ending
     done = call("run", definition)
     assert done.exit_code == 130
-    assert done.stderr == "Interrupted. What is finished is kept; the same command continues from here.\n"
+    assert done.stderr == "Interrupted. What is finished is kept; the same command resumes.\n"
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])

@@ -103,7 +103,7 @@ def test_where_a_shortcut_makes_a_difference_it_is_not_taken(monkeypatch: pytest
     assert torch.equal(model.read(TOKENS), x)
     clean = model.run(TOKENS)[0]
     assert torch.equal(model.run_from(clean, clean.x), logits)
-    assert "resuming at blocks.2.hook_mlp_out differs from running the whole model" in caplog.text
+    assert "resuming at blocks.2.hook_mlp_out differs from running the full model" in caplog.text
     assert modules_run(model, lambda: model.run_from(clean, clean.x)) == {0, 1, 2, 3}
     assert model.unembedding is None
 

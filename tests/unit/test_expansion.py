@@ -166,7 +166,7 @@ def test_two_names_of_one_file_are_duplicate_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (line, _) = problems(data={**BASE["data"], "dataset": ["a.txt", "./a.txt"]})
     assert line.startswith("architectures.topk: runs must differ, but got topk-")
-    assert line.endswith(" twice. Remove one of the values that mean the same.")
+    assert line.endswith(" twice. Remove one of the two equal values.")
 
 
 def test_all_problems_are_told_at_once_and_once():

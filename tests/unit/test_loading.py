@@ -36,12 +36,12 @@ def check(name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda weights: {f"_orig_mod.{name}": value for name, value in weights.items()}, "53 missing .*52|no place for \\(_orig_mod"),
-        (lambda weights: {f"module.{name}": value for name, value in weights.items()}, "missing .*no place for \\(module"),
+        (lambda weights: {f"_orig_mod.{name}": value for name, value in weights.items()}, "53 missing .*52|not the model's \\(_orig_mod"),
+        (lambda weights: {f"module.{name}": value for name, value in weights.items()}, "missing .*not the model's \\(module"),
         (lambda weights: {name: value for name, value in weights.items() if name != FIRST}, rf"1 missing \({FIRST}\)"),
         (
             lambda weights: {**weights, "transformer.h.9.ln_1.bias": torch.zeros(3)},
-            r"1 that the model has no place for \(transformer\.h\.9",
+            r"1 that are not the model's \(transformer\.h\.9",
         ),
         (
             lambda weights: {**weights, FIRST: weights[FIRST][:, :100]},

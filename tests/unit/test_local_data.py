@@ -90,7 +90,7 @@ def test_a_damaged_demo_text_is_written_again(written, tmp_path, caplog, damage)
         path.with_suffix(".json").write_text("{")
     locate(activations(), tmp_path)
     assert (path.read_text(), len(written)) == ("text", 2)
-    assert f"the demo's text {path} is not what was written" in caplog.text
+    assert f"the demo's text {path} was changed" in caplog.text
     locate(activations(), tmp_path)
     assert len(written) == 2
 

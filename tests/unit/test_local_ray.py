@@ -106,7 +106,7 @@ def test_ray_needs_a_directory_with_a_short_path(base, monkeypatch):
 def test_ray_is_not_imported_before_it_is_started(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", object())
     monkeypatch.delenv(local_ray.LOOPBACK, raising=False)
-    with pytest.raises(ConfigError, match="but got it imported"):
+    with pytest.raises(ConfigError, match="but it is already imported"):
         LocalRay({}).start()
 
 

@@ -29,7 +29,7 @@ def test_a_second_launch_is_refused_and_a_later_one_is_not(tmp_path):
     for _ in range(2):
         with locked(tmp_path):
             (tmp_path / "file").touch()
-            with pytest.raises(ConfigError, match=f"once at a time, but .* is writing to '{tmp_path}'"), locked(tmp_path):
+            with pytest.raises(ConfigError, match=f"only one launch at a time .* but .* is writing to '{tmp_path}'"), locked(tmp_path):
                 pass
     assert not (tmp_path / HOLDER).exists()
 

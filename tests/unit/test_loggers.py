@@ -200,7 +200,7 @@ def test_not_installed(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(
         ConfigError,
-        match=r"wandb must be installed where a definition asks for it, but it cannot be imported: .*\. Run `pip install wandb`",
+        match=r"wandb must be installed where a definition has `wandb`, but it cannot be imported: .*\. Run `pip install wandb`",
     ):
         WandbLogger(WandbConfig().model_dump(), "demo", store)
 

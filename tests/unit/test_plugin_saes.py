@@ -75,7 +75,7 @@ def test_code_beside_the_weights_is_not_imported(saved: tuple[Path, Path], tmp_p
     cfg = {"architecture": "evil", "d_in": 4, "d_sae": 8, "metadata": {"plugins": [str(evil)]}}
     (tmp_path / "cfg.json").write_text(json.dumps(cfg))
     (tmp_path / "sae_weights.safetensors").write_bytes((saved[1] / "sae_weights.safetensors").read_bytes())
-    with pytest.raises(ConfigError, match=r"must lie elsewhere, but got '.*evil\.py', which is not imported unless"):
+    with pytest.raises(ConfigError, match=r"must be outside the SAE's directory, but got '.*evil\.py', which is not imported unless"):
         SparseAutoencoder.from_pretrained(tmp_path)
 
 

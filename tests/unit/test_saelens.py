@@ -108,7 +108,7 @@ def test_both_files_must_be_there(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("path", ["nowhere", "a\x00b", "\ud800", "x" * 5_000, __file__])
 def test_what_is_no_directory_of_an_sae_is_one_message(path: str) -> None:
-    with pytest.raises(ConfigError, match=r"^(an SAE must be a directory with|a file must be as it was written, but) .*\.$"):
+    with pytest.raises(ConfigError, match=r"^(an SAE must be a directory with|a file must be unchanged since it was written, but) .*\.$"):
         load(path)
 
 

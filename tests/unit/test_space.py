@@ -151,7 +151,7 @@ def test_identity_is_that_of_what_can_be_tried():
         ({"search": {"trials": 1, "objectives": ["l0", "fvuu"]}}, "but got 'fvuu'. Did you mean 'fvu'?"),
         (
             {"search": {"trials": 1, "objectives": ["ce_loss_clean"]}},
-            "search.objectives: an objective must have a better end, but got 'ce_loss_clean'.",
+            "search.objectives: an objective must have a direction (min or max), but got 'ce_loss_clean'.",
         ),
         (
             {"search": {"trials": 1, "objectives": ["l0", "delta_ce"]}},
@@ -163,11 +163,11 @@ def test_identity_is_that_of_what_can_be_tried():
         ),
         (
             {"architectures": {"topk": {"k": 4}}, "sae": {"d_sae": 32}, "train": {}},
-            "search: a search must have something to decide, but got only fixed fields.",
+            "search: a search must have at least one range or choice, but got only fixed fields.",
         ),
         (
             {"early_stopping": {"rungs": [0.05, 0.5]}, "architectures": {"jumprelu": {}}, "target_l0": 8},
-            "early_stopping.rungs: rungs must lie after the sparsity warm-up, but got rungs=[0.05, 0.5]",
+            "early_stopping.rungs: rungs must be after the sparsity warm-up, but got rungs=[0.05, 0.5]",
         ),
     ],
 )
@@ -179,9 +179,9 @@ def test_what_bad_spaces_get(changes, message):
     ("point", "message"),
     [
         ({"train.lrr": 1e-3}, "search.points_to_evaluate: unknown key 'train.lrr'. Did you mean 'train.lr'?"),
-        ({"train.lr": 1}, "search.points_to_evaluate: `train.lr` must lie in 0.001 to 0.03 (log), but got train.lr=1."),
-        ({"architectures.topk.k": 2.5}, "`architectures.topk.k` must lie in 2 to 16, but got architectures.topk.k=2.5."),
-        ({"sae.d_sae": 48}, "`sae.d_sae` must lie in 32, 64, but got sae.d_sae=48."),
+        ({"train.lr": 1}, "search.points_to_evaluate: `train.lr` must be in 0.001 to 0.03 (log), but got train.lr=1."),
+        ({"architectures.topk.k": 2.5}, "`architectures.topk.k` must be in 2 to 16, but got architectures.topk.k=2.5."),
+        ({"sae.d_sae": 48}, "`sae.d_sae` must be in 32, 64, but got sae.d_sae=48."),
         ({"architectures": "gated"}, "`architectures` must be one of ['topk', 'matryoshka_batchtopk'], but got 'gated'."),
         (
             {"architectures": "topk", "architectures.matryoshka_batchtopk.matryoshka_widths": [8]},
@@ -197,7 +197,10 @@ def test_what_bad_points_get(point, message):
 @pytest.mark.parametrize(
     ("search", "message"),
     [
-        ({"trials": 1, "points_to_evaluate": [{"sae.d_sae": 32}, {"sae.d_sae": 64}]}, "a trial per point, but got 2 points and trials=1."),
+        (
+            {"trials": 1, "points_to_evaluate": [{"sae.d_sae": 32}, {"sae.d_sae": 64}]},
+            "one trial per point, but got 2 points and trials=1.",
+        ),
         ({"trials": 3, "points_to_evaluate": [{"sae.d_sae": 32}, {"sae.d_sae": 32}]}, "once each, but got {'sae.d_sae': 32} twice."),
         ({"trials": 3, "points_to_evaluate": [{}]}, "a point must give at least one value, but got {}."),
     ],
@@ -240,7 +243,7 @@ def test_a_stepped_range_never_leaves_its_ends(k, values):
 @pytest.mark.parametrize(("k", "value"), [({"low": 1, "high": 10, "step": 4}, 10), ({"low": 1, "high": 10, "step": 4}, 6)])
 def test_a_point_between_the_steps(k, value):
     (line,) = problems(architectures={"topk": {"k": k}}, search={"trials": 1, "points_to_evaluate": [{"architectures.topk.k": value}]})
-    assert f"must lie in 1 to 10, step 4, but got architectures.topk.k={value}." in line
+    assert f"must be in 1 to 10, step 4, but got architectures.topk.k={value}." in line
 
 
 @pytest.mark.parametrize(

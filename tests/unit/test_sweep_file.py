@@ -47,7 +47,7 @@ def test_a_damaged_sweep_json_costs_what_it_held(store, damage, caplog):
     assert again.facts() == {}
     (line,) = caplog.messages
     assert (
-        line.startswith("what it said of launches and of runs without a record is lost; records stay: ")
+        line.startswith("its facts about launches and runs without a record are lost; records are kept: ")
         and "sweep.json' is damaged" in line
     )
     assert again.begin(sweep(), sweep().runs()) == 2

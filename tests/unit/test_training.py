@@ -189,7 +189,7 @@ def test_weights_that_are_not_finite_at_the_end_fail_the_run(name: str, value: f
     with using_kernels(kernels):
         failed, good = train_group([run, other], stream_of(run), on_step=break_a_weight)
     assert failed.sae is None and failed.error is not None and failed.error["type"] == "DivergedError"
-    assert f"run {run.run_id} ended with weights that are not numbers (lr={run.train.lr})" in failed.error["message"]
+    assert f"run {run.run_id} ended with NaN or infinite weights (lr={run.train.lr})" in failed.error["message"]
     assert "W_enc" in failed.error["message"]
     assert good.sae is not None
 

@@ -40,15 +40,15 @@ def test_all_is_well(results):
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        (".activations/abc/train-00000.safetensors", "The next launch that needs it makes it again."),
-        (".activations/abc/train-00000.json", "The next launch that needs it makes it again."),
-        ("demo/sweep.json", "The next launch makes it again."),
+        (".activations/abc/train-00000.safetensors", "The next launch that needs it creates it again."),
+        (".activations/abc/train-00000.json", "The next launch that needs it creates it again."),
+        ("demo/sweep.json", "The next launch creates it again."),
         ("demo/runs/*/config.json", "It is for readers only; the record has the same config."),
-        ("demo/runs/*/history.jsonl", "Delete the directory of the run: the same launch makes it again."),
-        ("demo/runs/*/record.json", "Delete the directory of the run: the same launch makes it again."),
+        ("demo/runs/*/history.jsonl", "Delete the directory of the run: the same command trains it again."),
+        ("demo/runs/*/record.json", "Delete the directory of the run: the same command trains it again."),
         ("demo/runs/*/checkpoint.safetensors", "The next launch starts this run again from its first step."),
-        ("demo/runs/*/sae/sae_weights.safetensors", "Delete the directory of the run: the same launch makes it again."),
-        ("demo/runs/*/sae/cfg.json", "Delete the directory of the run: the same launch makes it again."),
+        ("demo/runs/*/sae/sae_weights.safetensors", "Delete the directory of the run: the same command trains it again."),
+        ("demo/runs/*/sae/cfg.json", "Delete the directory of the run: the same command trains it again."),
     ],
 )
 def test_one_changed_digit_or_byte_is_found(results, name, remedy):

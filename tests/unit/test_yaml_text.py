@@ -109,7 +109,7 @@ def test_override_with_a_value_that_is_not_yaml():
             "a: &a {<<: *a}",
             "a definition must hold at most 300,000 values",
         ),
-        ("a: {<<: [3]}", "a: `<<` must be given a section or a list of sections, but got 3."),
+        ("a: {<<: [3]}", "a: `<<` must be followed by a section or a list of sections, but got 3."),
         ("{a: 1, a: 2}", "line 1: a definition must be valid YAML, but got: 'a' twice in one section. Correct it."),
         ("a: &a {x: 1}\nb: {<<: *a, x: 2, x: 3}", "line 2: a definition must be valid YAML, but got: 'x' twice in one section."),
         ("a: &a {x: 1}\nb: {<<: *a, <<: *a}", "line 2: a definition must be valid YAML, but got: '<<' twice in one section."),

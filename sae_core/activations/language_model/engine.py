@@ -173,7 +173,7 @@ class HookedModel:
             resumed, whole = self._run_from(clean, x, self._where.n_before), self._run_from(clean, x, 0)
         if _agree([resumed], [whole], RESUME_TOLERANCE):
             return self._where.n_before
-        logger.warning("resuming at %s differs from running the whole model: whole runs are used, which is slower.", self._hook_point)
+        logger.warning("resuming at %s differs from running the full model: full runs are used, which is slower.", self._hook_point)
         return 0
 
     @cached_property

@@ -101,7 +101,7 @@ def check_weights(name: str, model: Any) -> None:
             return
     groups = {
         "missing": sorted(info["missing_keys"]),
-        "that the model has no place for": sorted(key for key in info["unexpected_keys"] if not NOT_WANTED.search(key)),
+        "that are not the model's": sorted(key for key in info["unexpected_keys"] if not NOT_WANTED.search(key)),
         "of another shape": [f"{key} {list(stored)} instead of {list(wanted)}" for key, stored, wanted in sorted(info["mismatched_keys"])],
     }
     if problems := [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in groups.items() if names]:

@@ -60,7 +60,7 @@ class Loggers:
             asked["wandb"] = sweep.wandb.model_dump()
         self._working: dict[str, Logger] = {}
         for name, options in asked.items():
-            with border(f"a logger must work as the definition asks, but got {name!r}", f"Correct `{name}`, or leave it out."):
+            with border(f"a logger must work with the options of the definition, but got {name!r}", f"Correct `{name}`, or leave it out."):
                 self._working[name] = LOGGERS[name](options, sweep.name, store)
 
     def update(self, run: RunConfig) -> None:

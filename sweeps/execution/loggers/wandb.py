@@ -16,7 +16,7 @@ class WandbLogger(Logger):
 
     def __init__(self, options: Mapping[str, Any], sweep_name: str, store: Store) -> None:
         super().__init__(options, sweep_name, store)
-        with border("wandb must be installed where a definition asks for it, but it cannot be imported", "Run `pip install wandb`."):
+        with border("wandb must be installed where a definition has `wandb`, but it cannot be imported", "Run `pip install wandb`."):
             import wandb
         self.wandb, self.online = wandb, options["mode"] == "online"
         with border("`wandb.mode` must be offline where W&B cannot log in, but got mode='online'", "Set it to offline."):
