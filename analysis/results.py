@@ -106,7 +106,7 @@ def read_sweeps(results: str | Path | Sequence[str | Path]) -> list[StoredSweep]
     Raises:
         ConfigError: no directory was given, one of them is not a sweep's or cannot be read, or a record is of a newer version.
     """
-    with border(f"results must be one path or several, but got {results!r}", "Name a sweep's own directory, e.g. results/demo."):
+    with border(f"results must be one path or several, but got {results!r}", "Give the directory of a sweep, e.g. results/demo."):
         directories = [Path(path) for path in ([results] if isinstance(results, str | os.PathLike) else results)]
     if not directories:
         raise ConfigError(f"at least one results directory must be given, but got {results!r}. Give the directory of a sweep.")
@@ -151,7 +151,7 @@ def _read_sweep(directory: Path) -> StoredSweep:
         if not paths.facts.is_file() and not paths.runs.is_dir():
             raise ConfigError(
                 f"a results directory must hold `runs/` or `sweep.json`, but got {str(directory)!r}. "
-                "Name a sweep's own directory, not its parent."
+                "Give the directory of a sweep, not its parent."
             )
         run_ids = paths.run_ids()
     damages: list[str] = []
@@ -211,7 +211,7 @@ def _read_run(files: RunPaths, run_id: str, sweep: str, planned: Mapping[str, An
         if taken := [name for name in record.metrics if name in NOT_METRICS or name.startswith("version_")]:
             problem = f"`metrics` holds {taken[0]!r}, which is no metric"
         if problem:
-            raise DamagedFileError.of(files.record, ValueError(problem), "Delete it: the same launch makes it again.")
+            raise DamagedFileError.of(files.record, ValueError(problem), "Delete it: the same command trains the run again.")
     except (FileNotFoundError, NotADirectoryError):
         return StoredRun(run_id, sweep, files, planned)
     except DamagedFileError as error:

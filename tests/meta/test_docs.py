@@ -47,3 +47,19 @@ def test_links_lead_somewhere(page):
 def test_every_python_block_is_run_by_a_test():
     """README's and the plugins of extending.md are; whoever adds Python to another page adds a test."""
     assert {page.name for page in PAGES if blocks(page, "python")} == {"README.md", "extending.md"}
+
+
+def test_the_map_names_every_file():
+    rooms = (ROOT / "docs" / "architecture.md").read_text().partition("## Who imports whom")[0]
+    files = {path.name for package in ("sae_core", "sweeps", "analysis") for path in (ROOT / package).rglob("*.py")}
+    assert set(re.findall(r"\w+\.py", rooms)) == files - {"__init__.py"}
+
+
+def test_the_tests_of_invariants_exist():
+    table = (ROOT / "docs" / "architecture.md").read_text().partition("## Invariants")[2]
+    file = ROOT
+    for name in re.findall(r"`(\w+/\w+\.py(?:::\w+)?|::\w+)`", table):
+        path, _, test = name.partition("::")
+        file = ROOT / "tests" / path if path else file
+        assert file.is_file(), name
+        assert f"def {test}" in file.read_text(), name
