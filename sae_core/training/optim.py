@@ -38,8 +38,8 @@ def lr_factor(step: int, n_steps: int, config: TrainConfig) -> float:
 class Adam:
     """Adam (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1), in one pass over the parameters, which clips the gradients on its way.
 
-    PyTorch's fused kernel without `torch.optim` around it: that imports a compiler, more than a second of every process that trains, and
-    takes as long as the kernel where SAEs are small.
+    PyTorch's fused kernel, which has no public name, without `torch.optim` around it: that imports a compiler, more than a second of every
+    process that trains, and takes as long as the kernel where SAEs are small.
 
     Args:
         sae: whose parameters to train. Those named in `sae.lr_factors()` or `config.lr_factors` have a rate of their own; named in both,
@@ -66,7 +66,7 @@ class Adam:
             The norm of all gradients together, before.
         """
         gradients = {name: parameter.grad for name, parameter in self.parameters.items() if parameter.grad is not None}
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients.values()))))
+        norm = torch.nn.utils.get_total_norm(list(gradients.values()))
         # What a GradScaler gives the kernel: it divides gradients by this as it reads them.
         divisor = None if max_norm is None else ((norm + 1e-6) / max_norm).clamp_min(1.0)
         self.n_steps += 1
