@@ -184,7 +184,7 @@ def report(
 def list_names(
     plugin: Annotated[list[str] | None, typer.Option(metavar="PLUGIN", help="A plugin to import first. Repeatable.")] = None,
 ) -> None:
-    """List every name that a definition may use: ready definitions, architectures, sources, metrics, samplers, plots, plugins."""
+    """List every name that a definition may use: ready definitions, architectures, sources, metrics, samplers, plots, loggers."""
     from sae_core import plugins
     from sweeps.listing import listing
 

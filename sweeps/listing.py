@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 
 from sae_core import plugins
+from sae_core.records import MetricSpec
 
 
 def listing() -> Iterator[str]:
@@ -34,6 +35,7 @@ def _registries() -> dict[str, Mapping[str, object]]:
     from analysis.plots import PLOTS
     from sae_core.config import ARCHITECTURES, NORMALIZATIONS, SOURCES
     from sae_core.metrics import METRICS
+    from sweeps.execution.loggers import LOGGERS
     from sweeps.samplers import SAMPLERS
 
     return {
@@ -43,8 +45,11 @@ def _registries() -> dict[str, Mapping[str, object]]:
         "metrics": METRICS,
         "samplers": SAMPLERS,
         "plots": PLOTS,
+        "loggers": LOGGERS,
     }
 
 
 def _first_sentence(entry: object) -> str:
+    if isinstance(spec := getattr(entry, "spec", None), MetricSpec):
+        return spec.label
     return (inspect.getdoc(entry) or "").partition("\n")[0]

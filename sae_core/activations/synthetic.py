@@ -116,7 +116,7 @@ def _relative_frequencies(n_features: int, zipf_exponent: float) -> Float[Tensor
 
 @SOURCES.register("synthetic")
 class SyntheticSource(ActivationSource):
-    """Makes `SyntheticActivations`; what is held out are further tokens with the same features."""
+    """Sparse sums of known feature directions. Held out are further tokens with the same features."""
 
     Config = SyntheticActivations
     offers = frozenset({"ground_truth"})

@@ -89,16 +89,19 @@ def layer_norm(x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_in"], Flo
 
 @NORMALIZATIONS.register("expected_norm")
 def expected_norm(scale: float, shards: Shards) -> Affine:
+    """y = s * x with one scalar s, so that E||y|| = sqrt(d_in)."""
     return Affine("expected_norm", scale, 1 / scale)
 
 
 @NORMALIZATIONS.register("none")
 def unchanged(scale: float, shards: Shards) -> Affine:
+    """y = x."""
     return Affine("none", 1.0, 1.0)
 
 
 @NORMALIZATIONS.register("layer_norm")
 def per_token(scale: float, shards: Shards) -> LayerNorm:
+    """Each token with mean 0 and standard deviation 1, as SAELens' `layer_norm`."""
     return LayerNorm()
 
 

@@ -52,7 +52,7 @@ class LanguageModelActivations(ActivationsConfig):
 
 @SOURCES.register("language_model")
 class LanguageModelSource(ActivationSource):
-    """Makes `LanguageModelActivations`. The model is loaded when it is first needed, and kept."""
+    """Activations of a language model at a hook point, over text. The model is loaded when it is first needed, and kept."""
 
     Config = LanguageModelActivations
     offers = frozenset({"splice", "clean", "zero_ablated", "mean_ablated"})
