@@ -61,6 +61,7 @@ def test_there_are_the_tokens_asked_for(prepared: tuple[ActivationSource, Path])
     assert sum(len(chunk.x) for chunk in chunks) >= source.config.eval_tokens
 
 
+@pytest.mark.slow
 def test_another_worker_makes_the_same(make: Callable[[], ActivationSource], prepared: tuple[ActivationSource, Path]) -> None:
     source, directory = prepared
     other = make()
@@ -122,6 +123,7 @@ def test_harvest_gives_a_stream(prepared: tuple[ActivationSource, Path]) -> None
     assert next(iter(stream.batches())).shape == (256, source.d_in)
 
 
+@pytest.mark.slow
 def test_importing_the_sources_imports_no_heavy_library() -> None:
     heavy = ("ray", "transformer_lens", "transformers", "datasets", "wandb")
     code = f"import sys, sae_core.config.run; list(sae_core.config.run.SOURCES); print([name for name in {heavy} if name in sys.modules])"

@@ -44,12 +44,14 @@ def inference_l0(result: TrainResult) -> float:
     return float((sae.encode(result.normalization(heldout(4096))) != 0).sum() / 4096)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", NAMES)
 def test_heldout_l0_ends_within_ten_percent(name: str, target: float) -> None:
     assert inference_l0(trained()[name, target]) == pytest.approx(target, rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_outcome_is_a_run_of_its_own() -> None:
     originals = [trained()[name, TARGETS[0]] for name in NAMES]
     runs = [replayed(one) for one in originals]

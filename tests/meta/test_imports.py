@@ -4,6 +4,10 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow  # starts other processes
+
 HEAVY = ["ray", "transformer_lens", "transformers", "datasets", "wandb", "pandas", "matplotlib"]
 
 

@@ -17,6 +17,8 @@ from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError
 from sae_core.sae.base import SparseAutoencoder
 
+pytestmark = pytest.mark.slow
+
 
 @cache
 def folders(directory: Path) -> dict[str, tuple[Path, dict[str, Any]]]:

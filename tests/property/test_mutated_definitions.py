@@ -20,6 +20,8 @@ from sweeps.cli import app
 from sweeps.definition.sweep import Sweep
 from sweeps.definition.yaml_text import dump_yaml, load_yaml
 
+pytestmark = pytest.mark.slow
+
 GRID = {
     "name": "small",
     "model": {"name": "demo", "hook_point": "blocks.2.hook_resid_post", "context_size": 64},

@@ -17,6 +17,8 @@ from mutations import mutated
 from analysis.table import load_table, metric_specs, write_table
 from sae_core.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 RUN = "gated-target16-lr0.001-0"
 
 

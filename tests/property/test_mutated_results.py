@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import mutated
@@ -18,6 +19,8 @@ from sae_core.files import write_json
 from sae_core.records import RunRecord
 from sweeps.definition.sweep import Sweep
 from sweeps.storage.store import Store, record_without_result
+
+pytestmark = pytest.mark.slow
 
 
 @cache

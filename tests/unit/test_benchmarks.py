@@ -63,6 +63,7 @@ def test_time_for_all_steps_counts_what_comes_before_once():
         for_all_steps([3.0, 5.0, 6.0, 7.0], 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_both_states_are_complete_and_the_sparse_one_has_the_l0_asked_for(architecture, tmp_path):
     x, features = activations(16, 64, l0=4, n_tokens=256)
@@ -93,6 +94,7 @@ def test_points_of_the_csv_come_back(tmp_path):
     assert read_csv(tmp_path / "new" / "growth.csv") == points
 
 
+@pytest.mark.slow
 def test_what_patience_does_not_allow_is_computed(monkeypatch):
     monkeypatch.setattr(growth, "peers_python", lambda: None)
     monkeypatch.setattr(growth, "_inputs", nullcontext)
@@ -103,6 +105,7 @@ def test_what_patience_does_not_allow_is_computed(monkeypatch):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_memory_does_not_hold_is_computed(monkeypatch):
     monkeypatch.setattr(growth, "peers_python", lambda: None)
     monkeypatch.setattr(growth, "_step_seconds", lambda *_: [0.0])
@@ -110,6 +113,7 @@ def test_what_memory_does_not_hold_is_computed(monkeypatch):
     assert [point.x for point in growth._steps(["d_sae"], 1, 1.0) if not point.measured] == [16_384, 32_768, 65_536]
 
 
+@pytest.mark.slow
 def test_the_figure_has_all_panels(tmp_path):
     points = [
         Point(panel, program, x, x * 1e-3, x * 0.9e-3, x * 1.2e-3, measured=x < 4096)

@@ -184,6 +184,7 @@ def test_cache_verify(tmp_path):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_signals_in_the_first_moments(tmp_path, number):
     """Of the program itself: before any command has begun."""
@@ -278,6 +279,7 @@ def test_status_of_no_sweep(tmp_path):
     assert (done.exit_code, f"but got '{tmp_path}'" in done.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_report(tmp_path):
     store = finished(tmp_path)
     done = call("report", store.directory)
@@ -294,6 +296,7 @@ def test_report_on_several_sweeps_needs_a_place(tmp_path):
     assert "`--out` must be given for several sweeps, but got 2 directories" in done.stderr
 
 
+@pytest.mark.slow
 def test_help_is_quick_and_imports_nothing_heavy():
     program = "import sys, sweeps.cli; print([m for m in ('torch', 'ray', 'pandas', 'matplotlib', 'transformers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -52,6 +52,7 @@ def test_only_plugins_that_there_are_change_the_run_id() -> None:
     assert RunConfig.model_validate(edited[0].model_dump(mode="json")) == edited[0]
 
 
+@pytest.mark.slow
 def test_the_run_id_is_the_same_in_another_process() -> None:
     script = (
         "import json, sys; from sae_core.config import RunConfig; sys.stdout.write(RunConfig.model_validate(json.load(sys.stdin)).run_id)"

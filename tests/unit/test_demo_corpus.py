@@ -23,6 +23,7 @@ def test_model_is_complete() -> None:
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names
 
 
+@pytest.mark.slow
 def test_split_and_order_follow_the_hash_of_the_path(path: Path) -> None:
     table = pq.read_table(path)
     assert table.column_names == ["text", "path", "package", "split"]
@@ -40,6 +41,7 @@ def test_no_tests_and_no_extremes(path: Path) -> None:
     assert max(lengths) <= 200_000
 
 
+@pytest.mark.slow
 @pytest.mark.skipif({name: importlib.metadata.version(name) for name in PINNED} != PINNED, reason="counts are those of the pinned versions")
 def test_counts_with_the_pinned_versions(path: Path) -> None:
     table = pq.read_table(path).to_pylist()

@@ -150,6 +150,7 @@ def test_few_documents_that_the_hash_parts_are_not_cut(tmp_path: Path) -> None:
 # Files and directories
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["run[1]", "100% #1 ?*", "a b", "ünï", "{a,b}", "[!x]"])
 @pytest.mark.parametrize("kind", ["file", "directory", "saved"])
 def test_a_path_is_no_pattern(tmp_path: Path, name: str, kind: str) -> None:

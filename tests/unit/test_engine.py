@@ -10,6 +10,8 @@ from sae_core.activations.language_model import engine
 from sae_core.activations.language_model.engine import CleanRun, HookedModel, activations_at
 from sae_core.activations.language_model.loading import ModelConfig, load_model
 
+pytestmark = pytest.mark.slow
+
 TOKENS = torch.randint(1, 4096, (3, 20), generator=torch.Generator().manual_seed(0))
 HOOK_POINTS = [
     *("blocks.1.hook_resid_post", "blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out", "blocks.1.attn.hook_z", "blocks.1.mlp.hook_post"),

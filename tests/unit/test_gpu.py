@@ -101,6 +101,7 @@ def step(sae: SparseAutoencoder, dead: Tensor | None) -> tuple[LossTerms, dict[s
     return loss, {name: value.grad.clone() for name, value in sae.named_parameters() if value.grad is not None}
 
 
+@pytest.mark.slow
 @on_every_device
 @pytest.mark.usefixtures("for_the_cpu_too")
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -173,6 +174,7 @@ def test_a_step_waits_for_nothing(name: str) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.slow
 def test_every_program_compiles_for_gpus_that_are_not_there(tmp_path: Path) -> None:
     from triton import knobs
 

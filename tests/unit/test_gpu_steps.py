@@ -20,8 +20,8 @@ ROUNDS = {
     "encoder product": [1.0, 2.0],
     "Adam": [2.0, 4.0],
     "pre-activations": [1.0, 2.0],
-    "Triton": [6.0, 10.0],
-    "reference": [12.0, 30.0],
+    "PyTorch": [6.0, 10.0],
+    "Triton": [12.0, 30.0],
 }
 
 
@@ -32,14 +32,14 @@ def test_the_floor_is_the_sum_of_its_parts_in_each_round() -> None:
 
 
 def test_ratios_are_those_of_paired_rounds() -> None:
-    assert gpu_steps.ratios(ROUNDS) == {"Triton / floor": Spread(1.375, 1.25, 1.5), "reference / Triton": Spread(2.5, 2.0, 3.0)}
+    assert gpu_steps.ratios(ROUNDS) == {"PyTorch / floor": Spread(1.375, 1.25, 1.5), "Triton / PyTorch": Spread(2.5, 2.0, 3.0)}
 
 
 def test_the_table_has_a_row_for_everything_and_the_floor() -> None:
     screen = Console(width=120, file=StringIO())
     screen.print(gpu_steps.step_table(ROUNDS, "a GPU"))
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in screen.file.getvalue().splitlines() if "│" in line]
-    assert [row[0] for row in rows] == [*FLOOR, "floor", "Triton", "reference"]
+    assert [row[0] for row in rows] == [*FLOOR, "floor", "PyTorch", "Triton"]
     assert rows[3] == ["floor", "6000.000 (4000.000–8000.000)", "1.00 (1.00–1.00)"]
     assert rows[4][2] == "1.38 (1.25–1.50)"
 
@@ -84,8 +84,8 @@ def test_the_parts_of_the_floor_have_the_sizes_of_a_step() -> None:
 def test_everything_that_is_timed_runs() -> None:
     inputs = Inputs(Sizes(16, 64, 32), 4, 2, "cpu")
     step = gpu_steps.step_rounds(inputs, 4, {"SAELens float32": lambda: 1.0}, 2, 1)
-    assert list(step["seconds"]) == [*FLOOR, "Triton", "reference", "SAELens float32"]
-    assert list(step["ratios"]) == ["Triton / floor", "reference / Triton", "SAELens float32 / Triton"]
+    assert list(step["seconds"]) == [*FLOOR, "PyTorch", "Triton", "SAELens float32"]
+    assert list(step["ratios"]) == ["PyTorch / floor", "Triton / PyTorch", "SAELens float32 / PyTorch"]
     group = gpu_steps.group_rounds(inputs, (4, 8), 1, 1)
     assert group["n_saes"] == 2 * len(ARCHITECTURES) and group["waits"].keys() == set(ARCHITECTURES)
     text = gpu_steps.told(step, group)
@@ -97,6 +97,7 @@ def test_without_saelens_only_our_side_is_timed() -> None:
         assert theirs == {} and versions is None
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so_and_fails() -> None:
     done = subprocess.run(
         [sys.executable, BENCHMARK], capture_output=True, text=True, env={"CUDA_VISIBLE_DEVICES": ""}, timeout=120, check=False

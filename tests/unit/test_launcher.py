@@ -125,6 +125,7 @@ def test_arguments_of_the_wrong_kind_are_told_together(tmp_path):
         assert "but got " in line and value in line
 
 
+@pytest.mark.slow
 def test_an_inline_launch_imports_no_ray_and_nothing_of_models_or_loggers(tmp_path):
     names = ("ray", "wandb", "transformer_lens", "transformers", "datasets", "optuna")
     program = f"""

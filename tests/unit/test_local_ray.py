@@ -45,6 +45,7 @@ def guarding(directory, program):
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_what_writes_into_the_directory_ends_with_the_launch(base, with_file):
     directory = base / "session"
     directory.mkdir()
@@ -61,6 +62,7 @@ def test_what_writes_into_the_directory_ends_with_the_launch(base, with_file):
     assert not directory.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "reason"),
     [
@@ -76,6 +78,7 @@ def test_the_end_of_ray_is_reported(base, program, reason):
     guardian.communicate()
 
 
+@pytest.mark.slow
 def test_directories_of_killed_launches_are_removed(base, with_file):
     left, young, theirs = base / "sae-ray-left", base / "sae-ray-young", base / "others"
     for path in (left, young, theirs):

@@ -63,12 +63,14 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return plugin, directory / "sae"
 
 
+@pytest.mark.slow
 def test_another_process_imports_what_the_files_name(saved: tuple[Path, Path]) -> None:
     plugin, sae = saved
     assert json.loads((sae / "cfg.json").read_text())["metadata"]["plugins"] == [str(plugin)]
     assert python(LOAD, sae) == "abs"
 
 
+@pytest.mark.slow
 def test_code_beside_the_weights_is_not_imported(saved: tuple[Path, Path], tmp_path: Path) -> None:
     evil = tmp_path / "evil.py"
     evil.write_text("raise AssertionError")

@@ -310,6 +310,7 @@ def test_the_report_shows_each_definition_with_its_runs(tmp_path: Path, prefixes
     assert text.index("# number 1") < text.index("# number 3")
 
 
+@pytest.mark.slow
 def test_a_plot_of_a_plugin_is_in_the_report(tmp_path: Path) -> None:
     plugin = tmp_path / "my_plot.py"
     plugin.write_text(

@@ -158,6 +158,7 @@ def test_activations_that_are_no_numbers_to_train_on_are_refused(x: torch.Tensor
         TensorStream(x, batch_size=2)
 
 
+@pytest.mark.slow
 def test_integers_are_cast_and_other_shapes_refused() -> None:
     # Without the checks of types and shapes that tests run under.
     code = """

@@ -27,6 +27,7 @@ def run(tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}, {}])
 def test_any_character_can_be_written_to_any_terminal(run, environment):
     done = run('"$@"', **environment)
@@ -34,6 +35,7 @@ def test_any_character_can_be_written_to_any_terminal(run, environment):
     assert len(done.stdout.splitlines()) == 20_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirected", ["| head -1", ">&-", "2>&-", ">&- 2>&-", "2>&1 | head -1", "> /dev/full 2> /dev/full"])
 def test_a_program_outlasts_who_reads_it(run, redirected):
     done = run(f'"$@" {redirected}; exit ${{PIPESTATUS[0]}}')
