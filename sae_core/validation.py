@@ -53,13 +53,13 @@ def _names_a_directory(name: str) -> str:
 
 def tabular(content: Any, depth: int = 0) -> Any:
     """The same, if tables can hold what is in it: text that is Unicode, numbers of 64 bits, no nesting without end."""
-    if isinstance(content, Mapping | list | tuple):
+    if isinstance(content, str):
+        content.encode()
+    elif isinstance(content, dict | list | tuple):
         if depth == _MOST_NESTED:
             raise ValueError(f"it is nested more than {_MOST_NESTED} levels deep")
-        for value in [*content, *content.values()] if isinstance(content, Mapping) else content:
+        for value in [*content, *content.values()] if isinstance(content, dict) else content:
             tabular(value, depth + 1)
-    elif isinstance(content, str):
-        content.encode()
     elif is_number(content) and not (-(2**63) <= content < 2**63 if isinstance(content, int) else math.isfinite(content)):
         raise ValueError(f"a number is {str(content)[:20]}")
     return content
