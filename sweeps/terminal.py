@@ -44,6 +44,6 @@ def outlast_terminal() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # Python was started with it closed
-            setattr(sys, name, _Lasting(open(os.devnull, "wb"), encoding="utf-8"))  # noqa: PTH123, SIM115  it is used to the end
+            setattr(sys, name, _Lasting(open(os.devnull, "wb"), encoding="utf-8", errors="replace"))  # noqa: PTH123, SIM115  used to the end
         elif isinstance(stream, io.TextIOWrapper):
             setattr(sys, name, _Lasting(stream.detach(), encoding=stream.encoding, errors="replace", line_buffering=True))

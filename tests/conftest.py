@@ -45,6 +45,14 @@ def _seeds() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin that a test loads is no plugin of the tests after it."""
+    from sae_core import plugins  # not before the import hook is at work
+
+    monkeypatch.setattr(plugins, "_loaded", {**plugins._loaded})
+
+
 @pytest.fixture(params=["fast", "reference"])
 def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
     """Run a test twice: with the kernels made for this device, and with the reference."""
