@@ -162,6 +162,7 @@ def test_inference_on_a_token_ignores_the_rest_of_the_batch(name: str) -> None:
     torch.testing.assert_close(sae.encode(x[:1])[0], sae.encode(x)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize_activations", NORMALIZATIONS)
 def test_inference_form_normalisation_and_files_keep_the_outputs(name: str, normalize_activations: str, tmp_path: Path) -> None:
     result, x = trained(normalize_activations)[name], tokens(256)
@@ -182,6 +183,7 @@ def test_inference_form_normalisation_and_files_keep_the_outputs(name: str, norm
     assert inference.saelens_architecture in (None, inference.config.architecture)
 
 
+@pytest.mark.slow
 def test_with_every_option_packed_is_alone_and_resumed_is_uninterrupted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(initialization, "SEARCH_TOKENS", 128)  # for speed
     resampled: list[int] = []

@@ -30,6 +30,7 @@ def outputs(sae: SparseAutoencoder) -> tuple[Tensor, Tensor]:
         return sae.reconstruct(torch.randn(8, 12, generator=torch.Generator().manual_seed(1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["cfg.json", "sae_weights.safetensors"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_flipped_byte_is_refused_or_changes_nothing(name: str, file: str, tmp_path: Path) -> None:
@@ -74,6 +75,7 @@ def test_an_sae_with_a_weight_that_is_not_finite_is_neither_measured_nor_saved(
         sae.save_pretrained(tmp_path / "sae")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("name", NAMES)

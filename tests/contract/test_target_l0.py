@@ -61,6 +61,7 @@ def test_the_outcome_is_a_run_of_its_own() -> None:
         assert result.sparsity_value == original.sparsity_value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_resumed_is_uninterrupted(name: str, tmp_path: Path) -> None:
     run = run_of(aimed(name, 4.0), n_steps=30, lr=8e-3)

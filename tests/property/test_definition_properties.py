@@ -1,5 +1,6 @@
 import math
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,6 +44,7 @@ def definitions(draw):
     return definition, per_architecture * (len(lrs) * len(ks) + (len(lrs) if own_lr is None else 1) * len(coefficients))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(definitions())
 def test_runs_are_the_product_all_different_and_survive_yaml(drawn):

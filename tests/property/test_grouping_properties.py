@@ -1,5 +1,6 @@
 import itertools
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -48,6 +49,7 @@ def test_grouping_does_not_depend_on_the_order_of_different_runs(runs, n_slots):
     assert groups == group_runs(distinct[::-1], n_slots=n_slots, d_in=width)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(many([256], [0], max_size=7))
 def test_balance_is_within_four_thirds_of_the_best(runs):

@@ -39,6 +39,7 @@ def proposed(one):
     return [trial.suggest_float("x", one.low, one.last, log=one.log, step=one.step) for trial in trials]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @settings(max_examples=200)
 @given(ranges())

@@ -108,6 +108,7 @@ def test_without_rescaling_the_inference_form_keeps_its_rows() -> None:
     assert torch.equal(sae.to_inference().W_dec, sae.W_dec)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_steps", [5, 20, 98])
 @pytest.mark.parametrize("name", ["batchtopk", "matryoshka_batchtopk"])
 def test_inference_l0_is_k_after_any_number_of_steps(name: str, n_steps: int) -> None:

@@ -119,6 +119,7 @@ def test_losses_and_gradients_of_whole_saes(device: str, name: str, with_dead: b
     assert torch.equal(loss.active, expected.active)
 
 
+@pytest.mark.slow
 @on_every_device
 @pytest.mark.usefixtures("for_the_cpu_too")
 @pytest.mark.parametrize("name", ["topk", "batchtopk", "matryoshka_batchtopk"])

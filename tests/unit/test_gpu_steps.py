@@ -81,6 +81,7 @@ def test_the_parts_of_the_floor_have_the_sizes_of_a_step() -> None:
     assert sum(p.numel() for p in parameters) == sum(p.numel() for p in learner.sae.parameters())
 
 
+@pytest.mark.slow
 def test_everything_that_is_timed_runs() -> None:
     inputs = Inputs(Sizes(16, 64, 32), 4, 2, "cpu")
     step = gpu_steps.step_rounds(inputs, 4, {"SAELens float32": lambda: 1.0}, 2, 1)

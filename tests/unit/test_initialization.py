@@ -96,6 +96,7 @@ def test_norms_are_a_logarithmic_grid() -> None:
     assert {round(after / before, 6) for before, after in itertools.pairwise(NORMS)} == {round(40 ** (1 / 16), 6)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["standard", "batchtopk", "jumprelu"])
 def test_the_search_finds_the_norm_of_least_error(name: str) -> None:
     example: ArchitectureConfig = ARCHITECTURES[name].Config.example(D_IN, 64)

@@ -14,6 +14,8 @@ from sae_core.activations.language_model import source as language_model
 from sae_core.activations.language_model.source import LanguageModelSource
 from sae_core.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:

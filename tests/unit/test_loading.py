@@ -17,6 +17,8 @@ from sae_core.activations.language_model.loading import ModelConfig, check_weigh
 from sae_core.activations.language_model.model_spec import model_spec
 from sae_core.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 Weights = Mapping[str, Tensor]
 FIRST = "transformer.h.0.attn.c_attn.weight"
 

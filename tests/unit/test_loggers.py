@@ -205,6 +205,7 @@ def test_not_installed(store, monkeypatch):
         WandbLogger(WandbConfig().model_dump(), "demo", store)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_offline_needs_no_key(store, monkeypatch, tmp_path):
     """With the real package."""

@@ -14,6 +14,8 @@ from sae_core.activations.language_model.loading import ModelConfig, content_has
 from sae_core.activations.language_model.model_spec import ModelSpec, model_spec
 from sae_core.errors import ConfigError, UnknownNameError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def demo() -> ModelSpec:

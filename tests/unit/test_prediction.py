@@ -90,6 +90,7 @@ def test_the_time_of_a_search(tmp_path):
     assert "(harvest 0:00:04, training 0:00:09, evaluation 0:00:14)" in plan(search, tmp_path, 2).lines()[-1]
 
 
+@pytest.mark.slow
 def test_measured_now(tmp_path):
     made = plan(small_sweep(), tmp_path / "results", 2, measure=True)
     assert made.costs is not None and "predicted from steps of each setting taken now" in made.lines()[-1]

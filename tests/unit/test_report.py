@@ -47,6 +47,7 @@ def prefixes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
+@pytest.mark.slow
 def test_files(out: Path) -> None:
     assert sorted(file.name for file in out.iterdir()) == ["plots", "report.html", "report.md"]
     names = ["dead_fraction", "l0_ce_loss_recovered", "l0_delta_ce", "l0_fvu", "training_curves"]
@@ -60,6 +61,7 @@ def test_settings_that_lack_seeds_are_told(tmp_path: Path) -> None:
     assert "1 of 2 settings have finished with fewer seeds" in (tmp_path / "out" / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_html_is_one_file_that_needs_no_network(out: Path) -> None:
     html = (out / "report.html").read_text()
     assert html.count("<svg ") == 5

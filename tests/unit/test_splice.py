@@ -9,6 +9,8 @@ from sae_core.activations.language_model.loading import ModelConfig, load_model
 from sae_core.activations.language_model.splice import SplicedText
 from sae_core.activations.source import NextToken
 
+pytestmark = pytest.mark.slow
+
 HOOK_POINT = "blocks.2.hook_resid_post"
 
 

@@ -103,6 +103,7 @@ def test_a_later_launch_does_not_repeat_the_random_numbers(tmp_path):
     assert len(set(points)) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
 def test_the_seed_decides_the_proposals(tmp_path, sampler):
     def proposed(name, seed):
