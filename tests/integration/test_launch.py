@@ -268,7 +268,7 @@ def test_sweeps_share_activations(results, progress, monkeypatch):
 
 
 def test_a_run_does_not_depend_on_its_group(tmp_path, finished, monkeypatch):
-    monkeypatch.setattr("sweeps.execution.training.group_runs", lambda runs, **_: [runs])
+    monkeypatch.setattr("sweeps.execution.work.group_runs", lambda runs, **_: [runs])
     assert launch(small_sweep(), results=tmp_path).finished == 4
     assert results_of(tmp_path / "small") == results_of(finished / "small")
 
