@@ -234,7 +234,7 @@ def test_a_target_l0_and_a_coefficient_do_not_go_together():
         "architectures.topk.k: `k` must be left out where `target_l0` is given, but got both. Remove one of them."
     ]
     (line,) = problems(architectures={"topk": {"k": 8, "target_l0": 16}})
-    assert "`target_l0` must equal `k`" in line and "target_l0=16.0 and k=8" in line
+    assert "`target_l0` must equal `k`" in line and "target_l0=16 and k=8" in line
 
 
 @pytest.mark.parametrize(
