@@ -143,22 +143,15 @@ def topk_per_batch(
     scores = values * factors.index_select(0, active.indices)
     smallest = _kth_smallest(scores, max(1, len(scores) - n + 1))
     keep = scores >= smallest
-    kept = _where(keep)
+    kept = keep.nonzero().squeeze(1)
     offsets = _offsets(keep.long()).index_select(0, active.offsets)
     return ActiveLatents(active.indices.index_select(0, kept), offsets, active.d_sae), values.index_select(0, kept), smallest
 
 
-# On CPUs NumPy takes a tenth of PyTorch's time for these two.
-
-
 def _kth_smallest(values: Float[Tensor, " N"], k: int) -> Float[Tensor, ""]:
-    if values.device.type == "cpu":
+    if values.device.type == "cpu":  # NumPy takes a tenth of PyTorch's time
         return torch.from_numpy(np.partition(values.numpy(), k - 1))[k - 1]
     return values.kthvalue(k).values
-
-
-def _where(flags: Bool[Tensor, " N"]) -> Int[Tensor, " M"]:
-    return torch.from_numpy(np.flatnonzero(flags.numpy())) if flags.device.type == "cpu" else flags.nonzero().squeeze(1)
 
 
 def _offsets(counts: Int[Tensor, " R"]) -> Int[Tensor, " R_plus_1"]:
