@@ -11,7 +11,7 @@ from sweeps.definition.problems import Problems, shown
 
 DEEPEST = 20
 """Sections and lists in one another."""
-MOST_VALUES = 300_000
+MOST_VALUES = 200_000
 """Values of a definition, where what an alias stands for counts each time."""
 LONGEST_TEXT = 4_096
 """Characters of a name, a path or another text."""

@@ -142,12 +142,12 @@ def test_a_file_that_is_not_a_mapping(tmp_path, text):
     [
         (b"\xef\xbb\xbfname: a\n1: b\n", "a.yaml: keys must be text of one line, but got 1. Put it in quotes, or correct it."),
         ("name: é".encode("latin-1"), "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xe9 in position 6: unexpected end of data."),
-        (b"a: &a [*a]", "at most 300,000 values (aliases count each time), 20 levels deep, but got more in 'a'. Shorten it."),
+        (b"a: &a [*a]", "at most 200,000 values (aliases count each time), 20 levels deep, but got more in 'a'. Shorten it."),
         (b"#" * 5_000_000, "a definition must have at most 1,000,000 characters, but got more. Shorten it."),
         (
             b"a: &a [1, 1, 1, 1, 1, 1, 1]\n"
             + b"".join(b"%c: &%c [%b]\n" % (c, c, b", ".join([b"*%c" % (c - 1)] * 7)) for c in b"bcdefghijk"),
-            "at most 300,000 values (aliases count each time), 20 levels deep, but got more in 'g'. Shorten it.",
+            "at most 200,000 values (aliases count each time), 20 levels deep, but got more in 'g'. Shorten it.",
         ),
     ],
 )
@@ -191,7 +191,7 @@ def test_paths_that_are_no_definition(path, message):
         ),
         ({**SMALL, "seeds": [10**400]}, [], "seeds: `seeds` must be at most 2^63 - 1 in size, but got seeds=1000"),
         ({**SMALL, "seeds": [10**9_000]}, [], "seeds: `seeds` must be at most 2^63 - 1 in size, but got seeds=int (Exceeds the limit"),
-        (SMALL, ["a." * 30 + "b=1"], "a definition must hold at most 300,000 values (aliases count each time), 20 levels deep"),
+        (SMALL, ["a." * 30 + "b=1"], "a definition must hold at most 200,000 values (aliases count each time), 20 levels deep"),
     ],
 )
 def test_content_from_python_that_no_definition_can_have(definition, overrides, message):
@@ -216,7 +216,7 @@ def test_content_from_python_that_no_definition_can_have(definition, overrides, 
         ({"model": {"\ud800": 1}}, r"model: keys must be text of one line, but got '\ud800'."),
         ({"model": {"name": "a" * 5_000}}, "model.name: `name` must be text of at most 4,096 characters, but got name='aaa"),
         ({"seeds": [1.0]}, "seeds: `seeds` must be a valid integer, but got seeds=1.0. Write 1."),
-        ({"train": [0] * 300_000}, "at most 300,000 values (aliases count each time), 20 levels deep, but got more in 'train'"),
+        ({"train": [0] * 200_000}, "at most 200,000 values (aliases count each time), 20 levels deep, but got more in 'train'"),
         ({"architecture": {}}, "unknown key 'architecture'. Did you mean 'architectures'?"),
         ({"name": "a/b"}, "because it names the results directory, but got name='a/b'. Choose another."),
         ({"name": ".activations"}, "but got name='.activations'"),
