@@ -15,9 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from sae_core.errors import ConfigError, border
 from sae_core.files import checksum_of
+from sae_core.registry import Registry
 
 GROUP = "sae_sweep.plugins"
 """Entry-point group of installed packages."""
@@ -84,6 +86,15 @@ def load_same(checksums: Mapping[str, str]) -> None:
             )
 
 
+def unload(location: str) -> None:
+    """Undo the import of a plugin, and what it registered."""
+    files = _loaded.pop(location).files
+    modules = {name for name, module in list(sys.modules.items()) if str(getattr(module, "__file__", "")) in files}
+    Registry.forget(modules)
+    for name in modules:
+        del sys.modules[name]
+
+
 def loaded() -> list[Plugin]:
     """Every imported plugin, sorted by name."""
     return sorted(_loaded.values(), key=lambda plugin: plugin.name)
@@ -105,6 +116,16 @@ def defining(entries: Iterable[object]) -> list[Plugin]:
         return []
     homes = {str(Path(file).resolve()) for entry in entries if (file := getattr(sys.modules.get(entry.__module__), "__file__", None))}
     return [plugin for plugin in loaded() if homes & plugin.files]
+
+
+def unnamed(registries: Iterable[Registry[Any]]) -> list[str]:
+    """What modules registered that are neither ours nor a plugin, such as the user's script: other processes would not have it."""
+    return [
+        f"{registry.what} {name!r} of {entry.__module__!r}"
+        for registry in registries
+        for name, entry in registry.items()
+        if not entry.__module__.startswith(registry.package) and not defining([entry])
+    ]
 
 
 @lru_cache(maxsize=1)
@@ -129,9 +150,8 @@ def _load(location: str) -> None:
         if taken := [plugin.location for plugin in _loaded.values() if plugin.name == name and plugin.location != location]:
             raise ConfigError(f"plugins must have different names, but got {taken[0]!r} and {location!r}. Rename one of them.")
         covered = frozenset(str(file) for file in files.values())
-        for imported, content in list(sys.modules.items()):
-            if before and str(getattr(content, "__file__", "")) in covered:
-                del sys.modules[imported]
+        if before:
+            unload(location)
         _import(module, first if is_file(location) else None)
         _loaded[location] = Plugin(location, name, checksum, covered)
 

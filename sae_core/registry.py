@@ -6,8 +6,8 @@ Standard library only, so that `analysis` can use it without torch.
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, ClassVar, Generic, TypeVar
 
 from sae_core.errors import UnknownNameError
 
@@ -22,11 +22,14 @@ class Registry(Mapping[str, T], Generic[T]):
         package: dotted name of the package whose modules register entries; imported on first look-up.
     """
 
+    _all: ClassVar["list[Registry[Any]]"] = []
+
     def __init__(self, what: str, package: str) -> None:
         self.what = what
         self.package = package
         self._entries: dict[str, T] = {}
         self._discovered = False
+        self._all.append(self)
 
     def register(self, name: str) -> Callable[[T], T]:
         """Class decorator that adds an entry.
@@ -45,6 +48,12 @@ class Registry(Mapping[str, T], Generic[T]):
             return entry
 
         return add
+
+    @classmethod
+    def forget(cls, modules: Collection[str]) -> None:
+        """Take what these modules registered, anywhere, out again."""
+        for registry in cls._all:
+            registry._entries = {name: entry for name, entry in registry._entries.items() if _origin(entry)[0] not in modules}
 
     def _discover(self) -> None:
         if self._discovered:

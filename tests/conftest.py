@@ -46,11 +46,14 @@ def _seeds() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+def _plugins() -> Iterator[None]:
     """A plugin that a test loads is no plugin of the tests after it."""
     from sae_core import plugins  # not before the import hook is at work
 
-    monkeypatch.setattr(plugins, "_loaded", {**plugins._loaded})
+    before = plugins.checksums()
+    yield
+    for location in plugins.checksums().keys() - before.keys():
+        plugins.unload(location)
 
 
 @pytest.fixture(params=["fast", "reference"])

@@ -14,8 +14,9 @@ from pydantic import Field, ValidationError
 
 from sae_core import plugins
 from sae_core.activations.shards import remove_damaged
-from sae_core.config.run import Config, Count, RunConfig
+from sae_core.config.run import ARCHITECTURES, NORMALIZATIONS, SOURCES, Config, Count, RunConfig
 from sae_core.errors import border
+from sae_core.metrics.metric import METRICS
 from sae_core.sparse.kernels.choice import Choice
 from sae_core.trainable import TrialConfig
 from sweeps.definition.problems import Problems, collect
@@ -132,6 +133,8 @@ def _check_arguments(sweep: Any, *options: Any) -> None:
         _Options(**dict(zip(_Options.model_fields, options, strict=True)))
     except ValidationError as error:
         collect(error, problems, ".".join, _Options)
+    for entry in plugins.unnamed([ARCHITECTURES, SOURCES, NORMALIZATIONS, METRICS]):
+        problems.add("", f"{entry} is registered by no plugin, so no worker would know it. Name its file or module under `plugins`.")
     problems.raise_any()
 
 

@@ -9,6 +9,7 @@ from inline import launch
 from small_sweep import small_sweep
 
 from sae_core.errors import ConfigError
+from sae_core.metrics.metric import METRICS
 from sae_core.records import RunRecord
 from sweeps.execution.progress import SweepProgress
 from sweeps.storage.store import Store
@@ -123,6 +124,12 @@ def test_arguments_of_the_wrong_kind_are_told_together(tmp_path):
     assert [line.split()[0] for line in lines] == names
     for line, value in zip(lines, ["'demo'", "'slurm'", "1.5", "'x'", "inf", "'nope'"], strict=True):
         assert "but got " in line and value in line
+
+
+def test_what_only_this_process_knows_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(METRICS._entries, "answer", type("Answer", (), {"__module__": "__main__"}))
+    with pytest.raises(ConfigError, match=r"metric 'answer' of '__main__' is registered by no plugin.*Name its file or module"):
+        launch(tiny(), results=tmp_path)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 from sae_core import plugins
 from sae_core.errors import ConfigError
 from sae_core.registry import Registry
+from sweeps.samplers import SAMPLERS
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +73,17 @@ def test_an_edited_plugin_is_imported_again(tmp_path: Path, monkeypatch: pytest.
     assert registry["circle"].version == 2
     assert list(plugins.checksums_of([registry["circle"]])) == ["circle.py"]
     assert plugins.checksums_of([Path, subprocess.run]) == {}
+
+
+def test_an_edited_plugin_keeps_no_name_that_it_gave_up(tmp_path: Path) -> None:
+    text = "from sweeps.samplers import SAMPLERS\n@SAMPLERS.register({!r})\ndef sampler(seed, n_trials): pass"
+    location = write(tmp_path / "mine.py", text.format("first"))
+    plugins.load([location])
+    write(tmp_path / "mine.py", text.format("second"))
+    plugins.load([location])
+    assert "second" in SAMPLERS and "first" not in SAMPLERS
+    plugins.unload(location)
+    assert "second" not in SAMPLERS and "tpe" in SAMPLERS
 
 
 def test_another_process_must_have_the_same(tmp_path: Path) -> None:
