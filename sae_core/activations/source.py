@@ -80,33 +80,8 @@ class EvalChunk:
 class ActivationSource(ABC):
     """Makes the activations of one config. Everything is a function of the config: the same on every worker.
 
-    A source of your own is one file. Three methods are enough; the others have defaults, to be replaced where a source can do better:
-
-        class ArrayActivations(ActivationsConfig):
-            source: Literal["array"] = "array"
-            path: str  # of a .npy file, float32 [tokens, d_in], the held-out tokens last
-
-        @SOURCES.register("array")
-        class ArraySource(ActivationSource):
-            Config = ArrayActivations
-            path_fields = (("path",),)
-
-            @cached_property
-            def rows(self):
-                return numpy.load(self.config.path, mmap_mode="r")
-
-            @property
-            def d_in(self):
-                return self.rows.shape[1]
-
-            def shard(self, directory, index):
-                start, stop = self.train_span(index)
-                return torch.tensor(self.rows[start:stop])
-
-            def eval_chunk(self, directory, index, mean):
-                start, stop = self.eval_span(index)
-                first = self.config.train_tokens
-                return EvalChunk(torch.tensor(self.rows[first + start : first + stop], device=self.device))
+    A source of your own is one file with three members: `d_in`, `shard` and `eval_chunk` (docs/extending.md has one). The others have
+    defaults, to be replaced where a source can do better.
     """
 
     Config: ClassVar[type[ActivationsConfig]]
