@@ -1,4 +1,4 @@
-"""A source of one's own, in one file: the example of `ActivationSource`'s docstring, run."""
+"""A source of one's own, in one file: what the defaults of `ActivationSource` make of three members."""
 
 from functools import cached_property
 from pathlib import Path
