@@ -1,27 +1,44 @@
 """What a definition may name: ready definitions, and what is registered, plugins included."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
 from sae_core import plugins
 from sae_core.records import MetricSpec
 
 
-def listing() -> Iterator[str]:
-    """The lines of `sae-sweep list`: each kind, then its names with what they are and the plugin they come from."""
-    yield from _section("definitions", {name: (text, "") for name, text in _definitions().items()})
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A name that a definition may use."""
+
+    kind: str
+    """Section of the list, e.g. "architectures"."""
+    name: str
+    text: str
+    """What it is."""
+    origin: str
+    """Plugin it comes from; of a plugin, its checksum; else empty."""
+
+
+def listing() -> list[Name]:
+    """Each kind, then its names with what they are and the plugin they come from."""
+    found = [Name("definitions", name, text, "") for name, text in _definitions().items()]
     for kind, registry in _registries().items():
-        yield from _section(
-            kind, {name: (_first_sentence(entry), ", ".join(plugins.checksums_of([entry]))) for name, entry in registry.items()}
-        )
-    yield from _section("plugins", {plugin.name: (plugin.location, f"checksum {plugin.checksum[:12]}") for plugin in plugins.loaded()})
+        found += [Name(kind, name, _first_sentence(entry), ", ".join(plugins.checksums_of([entry]))) for name, entry in registry.items()]
+    return found + [Name("plugins", plugin.name, plugin.location, f"checksum {plugin.checksum[:12]}") for plugin in plugins.loaded()]
 
 
-def _section(kind: str, rows: Mapping[str, tuple[str, str]]) -> Iterator[str]:
-    if rows:
-        width = max(map(len, rows))
-        yield f"{kind}:"
-        yield from (f"  {name:<{width}}  {text}{f' [{origin}]' if origin else ''}" for name, (text, origin) in rows.items())
+def lines(names: Sequence[Name]) -> list[str]:
+    """The lines of `sae-sweep list`."""
+    return [line for kind, section in groupby(names, lambda name: name.kind) for line in _section(kind, list(section))]
+
+
+def _section(kind: str, names: Sequence[Name]) -> Iterator[str]:
+    width = max(len(name.name) for name in names)
+    yield f"{kind}:"
+    yield from (f"  {name.name:<{width}}  {name.text}{f' [{name.origin}]' if name.origin else ''}" for name in names)
 
 
 def _definitions() -> dict[str, str]:

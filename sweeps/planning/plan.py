@@ -1,11 +1,13 @@
 """The dry run: what a launch would do, and what it would take. Nothing is started and nothing is left on disk."""
 
+import dataclasses
 import tempfile
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sae_core import plugins, provenance
 from sae_core.activations.shards import was_finished
@@ -78,10 +80,36 @@ class Plan(ABC):
     def _seconds(self, costs: prediction.Costs) -> dict[str, float]:
         """Part of the launch -> seconds; NaN where they are not known."""
 
+    def data(self) -> dict[str, Any]:
+        """The plan as plain data, described in docs/commands.md."""
+        return {
+            "sweep": self.sweep.name,
+            "directory": str(self.store.directory),
+            "runs": [],
+            "trials": None,
+            "trials_left": None,
+            "harvest_tokens": self.harvest_tokens,
+            "harvest_shards": self.n_shards,
+            "harvest_cached": self._is_cached,
+            "eval_tokens": self.eval_tokens,
+            "flops": None,
+            "groups": None,
+            "slots": self.n_slots,
+            "memory_bytes": None,
+            "activations_bytes": self.activations_bytes,
+            "results_bytes": None,
+            "seconds": self._seconds(self.costs) if self.costs else None,
+            "predicted_from": self.costs.origin if self.costs else None,
+        }
+
+    @property
+    def _is_cached(self) -> bool:
+        return all(was_finished(shared.cache) for shared in self.inputs)
+
     def lines(self) -> list[str]:
         """The plan as text."""
         imported = [f"{plugin.name} ({plugin.checksum[:8]})" for plugin in plugins.loaded()]
-        cached = "all cached" if all(was_finished(shared.cache) for shared in self.inputs) else "once for all runs"
+        cached = "all cached" if self._is_cached else "once for all runs"
         time = "not known: no run finished on this hardware. `--measure` predicts it from a few steps of each setting, in about a minute"
         if self.costs:
             time = f"{'at most ' if self.sweep.early_stopping else ''}{self.costs.in_words(self._seconds(self.costs))}"
@@ -147,6 +175,16 @@ class GridPlan(Plan):
         self.memory_bytes = max((group_bytes(group, self._d_in) for group in self.groups), default=0)
         self.results_bytes = sum(n_parameters(run, self._d_in(run)) * _FLOAT_BYTES for run in runs)
 
+    def data(self) -> dict[str, Any]:
+        return {
+            **super().data(),
+            "runs": [dataclasses.asdict(run) for run in self.runs],
+            "flops": self.flops,
+            "groups": len(self.groups),
+            "memory_bytes": self.memory_bytes,
+            "results_bytes": self.results_bytes,
+        }
+
     def _d_in(self, run: RunConfig) -> int:
         return self._widths[run.run_id]
 
@@ -189,6 +227,9 @@ class SearchPlan(Plan):
         self.search, self.space = self.sweep.search, self.sweep.space()
         self.study = Study(self.space, self.search, self.store)
         self.n_left, self.n_runs = self.study.n_left(), self.space.axes.n_repeats
+
+    def data(self) -> dict[str, Any]:
+        return {**super().data(), "trials": self.search.trials, "trials_left": self.n_left}
 
     def _head(self) -> list[str]:
         pairs = zip(self.search.objectives, self.study.directions, strict=True)

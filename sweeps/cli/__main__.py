@@ -1,0 +1,5 @@
+"""Makes `python -m sweeps.cli` the same as `sae-sweep`."""
+
+from sweeps.cli import main
+
+main()

@@ -1,0 +1,101 @@
+"""Commands that launch a sweep, or say what a launch would do."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from sweeps.cli.app import Answer, CpusPerTrial, Definition, GpusPerTrial, Results, Settings, command
+
+if TYPE_CHECKING:
+    from sweeps.execution.launcher import LaunchResult
+
+
+@command()
+def run(
+    definition: Definition,
+    settings: Settings = None,
+    results: Results = Path("results"),
+    address: Annotated[
+        str | None, typer.Option(metavar="ADDR", help="Address of a running Ray cluster. Default: start Ray on this machine.")
+    ] = None,
+    cpus_per_trial: CpusPerTrial = 1,
+    gpus_per_trial: GpusPerTrial = 0.0,
+    kernels: Annotated[
+        Literal["fast", "triton", "reference"],
+        typer.Option(help="Sparse kernels. fast: compiled on CPUs, PyTorch on GPUs; triton: Triton on GPUs; reference: PyTorch."),
+    ] = "fast",
+    reference_kernels: Annotated[bool, typer.Option("--reference-kernels", hidden=True)] = False,
+    executor: Annotated[
+        Literal["ray", "inline"], typer.Option(help="ray, or inline: one trial after another in this process, for debuggers.")
+    ] = "ray",
+) -> Answer:
+    """Train and evaluate the missing runs of a sweep, then write its table and report."""
+    from sweeps.definition.sweep import Sweep
+    from sweeps.execution.launcher import launch
+
+    sweep = Sweep.from_yaml(definition, settings or [])
+    done = launch(
+        sweep,
+        results=results,
+        executor=executor,
+        address=address,
+        cpus_per_trial=cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
+        kernels="reference" if reference_kernels else kernels,
+    )
+    if done.interrupted:
+        raise KeyboardInterrupt
+    return _answer(done)
+
+
+@command()
+def plan(
+    definition: Definition,
+    settings: Settings = None,
+    results: Results = Path("results"),
+    slots: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Trials at the same time. Default: as many as fit on this machine.")
+    ] = None,
+    cpus_per_trial: CpusPerTrial = 1,
+    gpus_per_trial: GpusPerTrial = 0.0,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Predict the time from a few real steps of each setting. Takes about a minute.")
+    ] = False,
+) -> Answer:
+    """Show what `run` would do: every run, tokens, FLOPs, memory, disk and time. Nothing is started."""
+    from sweeps.definition.sweep import Sweep
+    from sweeps.execution.cluster import Cluster
+    from sweeps.planning.plan import plan as make_plan
+
+    sweep, device = Sweep.from_yaml(definition, settings or []), "cuda:0" if gpus_per_trial else "cpu"
+    n_slots = slots or Cluster(address=None, cpus=cpus_per_trial, gpus=gpus_per_trial).n_slots
+    planned = make_plan(sweep, results, n_slots, measure=measure, device=device)
+    return Answer(planned.data(), planned.lines())
+
+
+def _answer(done: "LaunchResult") -> Answer:
+    """The frontier, warnings and where the report is, then what did not work."""
+    from analysis.findings import warning_lines
+    from analysis.summary import frontier_lines
+    from analysis.table import load_table
+
+    lines, report = [], done.directory / "report" / "report.html"
+    if done.finished:
+        table = load_table(done.directory)
+        lines += [*frontier_lines(table), "", *warning_lines(table), "", f"Report: {report}"]
+    if done.pruned:
+        lines.append(f"{len(done.pruned)} runs stopped early: {done.tokens_spent:,} of {done.tokens_asked:,} training tokens spent")
+    problems = [f"failed: {run_id}: {reason}" for run_id, reason in done.failed.items()]
+    problems += [f"missing: {run_id}" for run_id in done.missing]
+    data = {
+        "directory": str(done.directory),
+        "report": str(report) if done.finished else None,
+        "finished": done.finished,
+        "pruned": [{"run_id": run_id, "reason": reason} for run_id, reason in done.pruned.items()],
+        "failed": [{"run_id": run_id, "reason": reason} for run_id, reason in done.failed.items()],
+        "missing": done.missing,
+        "tokens_asked": done.tokens_asked,
+        "tokens_spent": done.tokens_spent,
+    }
+    return Answer(data, lines, problems, 1 if problems else 0)

@@ -1,0 +1,75 @@
+"""Commands that read what is there, or write a file to start from."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sae_core.errors import ConfigError
+from sweeps.cli.app import Answer, Results, SweepDirectory, cache_app, command
+
+
+@command()
+def status(results: SweepDirectory) -> Answer:
+    """List finished, failed and missing runs, with reasons."""
+    from sae_core.records import STATES
+    from sweeps.storage.store import Store
+
+    store = Store(results)
+    runs = store.status()
+    width = max((len(run.run_id) for run in runs), default=0)
+    states = [run.state for run in runs]
+    counts = {state: states.count(state) for state in STATES}
+    lines = [f"{run.run_id:<{width}}  {run.state:<8}  {run.reason}".rstrip() for run in runs]
+    data = {"directory": str(store.directory), "counts": counts, "runs": [dataclasses.asdict(run) for run in runs]}
+    return Answer(data, [*lines, ", ".join(f"{number} {state}" for state, number in counts.items())])
+
+
+@command()
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Directory of a sweep; several give one report.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write. Default for one sweep: its report/.")] = None,
+) -> Answer:
+    """Write the report again from the records, for one sweep or several together."""
+    from analysis.report import write_report  # and nothing of `sweeps`: a report needs no torch
+
+    if out is None and len(results) > 1:
+        raise ConfigError(f"`--out` must be given for several sweeps, but got {len(results)} directories and no `--out`. Add `--out DIR`.")
+    page = write_report(results, out)
+    return Answer({"report": str(page)}, [f"Report: {page}"])
+
+
+@command("list")
+def list_names(
+    plugin: Annotated[list[str] | None, typer.Option(metavar="PLUGIN", help="A plugin to import first. Repeatable.")] = None,
+) -> Answer:
+    """List every name that a definition may use: ready definitions, architectures, sources, metrics, samplers, plots, loggers."""
+    from sae_core import plugins
+    from sweeps.listing import lines, listing
+
+    plugins.load(plugins.absolute(location, Path.cwd()) for location in plugin or [])
+    listed = listing()
+    return Answer({"names": [dataclasses.asdict(name) for name in listed]}, lines(listed))
+
+
+@command()
+def init(name: Annotated[str, typer.Argument(help="Name of the sweep; writes NAME.yaml.")] = "my-sweep") -> Answer:
+    """Write a definition to start from, with every section explained. It runs as it is."""
+    from sweeps.definition.sweep import write_template
+
+    file = Path(f"{name.removesuffix('.yaml')}.yaml")
+    write_template(file)
+    return Answer({"definition": str(file)}, [f"{file} is written. Next: sae-sweep plan {file}"])
+
+
+@command(of=cache_app)
+def verify(results: Results = Path("results")) -> Answer:
+    """Read every file that numbers come from, in all sweeps of a results directory and their caches of activations."""
+    from sweeps.storage.verify import verify as damaged_files
+
+    damaged = damaged_files(results)
+    lines = [f"damaged: {file.path}: {file.reason}. {file.remedy}" for file in damaged.files]
+    files = [{"path": str(file.path), "reason": file.reason, "remedy": file.remedy} for file in damaged.files]
+    summary = f"{damaged.n_read} files read, {len(files)} damaged"
+    return Answer({"files_read": damaged.n_read, "damaged": files}, [*lines, summary], code=1 if files else 0)
