@@ -5,6 +5,7 @@ results/
   <sweep>/
     definition.yaml           of the last launch; definitions/<n>.yaml keeps that of each
     sweep.json                runs asked for, launches, stages
+    orders.json               what the running launch is asked to do
     table.csv  table.parquet  report/
     search/                   the Optuna study of a search
     runs/<run_id>/            config.json  record.json  history.jsonl  checkpoint.safetensors  sae/
@@ -67,6 +68,11 @@ class SweepPaths:
     def facts(self) -> Path:
         """What no record can know: sweep.json."""
         return self.directory / "sweep.json"
+
+    @property
+    def orders(self) -> Path:
+        """What the running launch is asked to do; see `orders`."""
+        return self.directory / "orders.json"
 
     @property
     def table_csv(self) -> Path:

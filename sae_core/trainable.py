@@ -27,6 +27,7 @@ from sae_core.config.run import RunConfig
 from sae_core.evaluation import evaluate, evaluated, is_to_evaluate
 from sae_core.files import write_json_lines
 from sae_core.layout import RunPaths
+from sae_core.orders import OrdersFile
 from sae_core.records import RunRecord
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.kernels.choice import Choice, use_kernels
@@ -48,6 +49,8 @@ class TrialConfig:
     """Absolute path of the harvested activations."""
     directory: str
     """Absolute path that holds a folder a run."""
+    orders: str = ""
+    """Absolute path of the orders to follow; see `orders`. Empty: none."""
     checkpoint_seconds: float = 60.0
     """Least time between two checkpoints."""
     kernels: Choice = "fast"
@@ -81,7 +84,7 @@ def train_trial(config: dict[str, Any]) -> None:
 
 
 def run_trial(trial: TrialConfig, report: Report, device: str) -> None:
-    """Train a group and write one record per run. Runs with a record are left alone.
+    """Train a group and write one record per run. Runs with a record are left alone, and those that are ordered to stop get none.
 
     A retry of the trial, or a later launch with other groups, resumes each run from its checkpoint.
 
@@ -90,18 +93,21 @@ def run_trial(trial: TrialConfig, report: Report, device: str) -> None:
             not return; whoever decided that has written the records.
     """
     plugins.load_same(trial.plugins)
-    directory = Path(trial.directory)
+    directory, orders = Path(trial.directory), OrdersFile(trial.orders)
     runs = [RunConfig.model_validate(run) for run in trial.runs]
-    todo = [run for run in runs if not RunPaths(directory / run.run_id).record.exists()]
     use_kernels(trial.kernels)
-    for data_seed in dict.fromkeys(run.data_seed for run in todo):  # a point of a search has a run per order of the tokens, too
-        _train(trial, [run for run in todo if run.data_seed == data_seed], report, device)
-    if trial.source is not None:
-        _evaluate(trial, runs, device)
-    report({"progress": {run.run_id: 1.0 for run in runs}})
+    for data_seed in dict.fromkeys(run.data_seed for run in runs):  # a point of a search has a run per order of the tokens, too
+        told = orders.wait()
+        todo = [run for run in runs if run.data_seed == data_seed and not RunPaths(directory / run.run_id).record.exists()]
+        if todo := [run for run in todo if not told.stop(run.run_id)]:
+            _train(trial, todo, report, device, orders)
+    ended = [run for run in runs if RunPaths(directory / run.run_id).record.exists()]
+    if trial.source is not None and orders.now().sweep == "go":
+        _evaluate(trial, ended, device)
+    report({"progress": {run.run_id: 1.0 for run in ended}})
 
 
-def _train(trial: TrialConfig, runs: Sequence[RunConfig], report: Report, device: str) -> None:
+def _train(trial: TrialConfig, runs: Sequence[RunConfig], report: Report, device: str, orders: OrdersFile) -> None:
     train, directory = runs[0].train, Path(trial.directory)
     stream = Stream(
         Path(trial.cache),
@@ -118,6 +124,7 @@ def _train(trial: TrialConfig, runs: Sequence[RunConfig], report: Report, device
         directory=directory,
         checkpoint_seconds=trial.checkpoint_seconds,
         on_step=_Reporter(directory, trial.rungs, report, made_by),
+        orders=orders,
     )
     for result in results:
         now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -22,6 +22,7 @@ from sae_core.activations.stream import ActivationStream
 from sae_core.config.run import ARCHITECTURES, RunConfig
 from sae_core.errors import ConfigError
 from sae_core.layout import RunPaths
+from sae_core.orders import NO_ORDERS, OrdersFile
 from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
 from sae_core.sae.normalization import Normalization
 from sae_core.seeds import seed_of
@@ -95,6 +96,8 @@ class Learner:
     seconds: float = 0.0
     history: list[dict[str, float | None]] = field(default_factory=list)
     error: dict[str, str] | None = None
+    is_stopped: bool = False
+    """By an order, after a checkpoint."""
 
     @classmethod
     def start(cls, run: RunConfig, d_in: int, device: torch.device) -> "Learner":
@@ -126,7 +129,7 @@ class Learner:
 
     @property
     def done(self) -> bool:
-        return self.error is not None or self.step >= self.run.n_steps
+        return self.error is not None or self.is_stopped or self.step >= self.run.n_steps
 
     @property
     def _autocasts(self) -> bool:
@@ -231,6 +234,7 @@ def train_group(
     directory: Path | None = None,
     checkpoint_seconds: float = 60.0,
     on_step: Callable[[Sequence[Learner]], Any] | None = None,
+    orders: OrdersFile = NO_ORDERS,
 ) -> list[TrainResult]:
     """Train SAEs on one stream of activations.
 
@@ -241,9 +245,10 @@ def train_group(
             bit on CPU. None: nothing is written.
         checkpoint_seconds: least time between two checkpoints.
         on_step: called with the learners after every batch.
+        orders: that stop runs, or let them wait.
 
     Returns:
-        One result a run, in the order of `runs`; a diverged run has an `error` and no SAE.
+        One result a run, in the order of `runs`, but none of a stopped one; a diverged run has an `error` and no SAE.
 
     Raises:
         ConfigError: a run asks for another normalisation than the stream's.
@@ -255,11 +260,12 @@ def train_group(
         if directory and (found := read_checkpoint(RunPaths(directory / learner.run.run_id).checkpoint, like=learner.state()[0])):
             learner.restore(*found)
     _initialize(learners, stream)
-    _train(learners, stream, directory, checkpoint_seconds, on_step)
-    for learner in learners:
+    _train(learners, stream, directory, checkpoint_seconds, on_step, orders)
+    ended = [learner for learner in learners if not learner.is_stopped]
+    for learner in ended:
         if learner.error is None:
             learner.calibrate(stream.batches(0))
-    return [learner.result(stream.normalization) for learner in learners]
+    return [learner.result(stream.normalization) for learner in ended]
 
 
 def train_run(run: RunConfig, stream: ActivationStream, **options: Any) -> TrainResult:
@@ -291,6 +297,7 @@ def _train(
     directory: Path | None,
     checkpoint_seconds: float,
     on_step: Callable[[Sequence[Learner]], Any] | None,
+    orders: OrdersFile,
 ) -> None:
     """Step every learner through its batches. After a resume learners may stand at different steps: each waits for its own."""
     start = min((learner.step for learner in learners if not learner.done), default=0)
@@ -304,10 +311,15 @@ def _train(
                     learner.train_step(x)
                 except Exception as error:  # the boundary of a run: whatever broke it is its own record
                     learner.fail(error)
-        if directory and time.monotonic() - last_checkpoint >= checkpoint_seconds:
+        told = orders.now()
+        for learner in active:
+            learner.is_stopped = not learner.done and told.stop(learner.run.run_id)
+        is_ordered = told.sweep == "pause" or any(learner.is_stopped for learner in active)
+        if directory and (is_ordered or time.monotonic() - last_checkpoint >= checkpoint_seconds):
             for learner in active:
                 if learner.error is None:  # else a resumed run could take its broken weights for a result
                     write_checkpoint(RunPaths(directory / learner.run.run_id).checkpoint, *learner.state())
             last_checkpoint = time.monotonic()
         if on_step:
             on_step(learners)
+        orders.wait()

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from sae_core import provenance
 from sae_core.errors import ConfigError
+from sae_core.orders import NO_ORDERS, OrdersFile
 from sae_core.sparse.kernels.choice import Choice
 from sae_core.trainable import run_trial
 from sweeps.execution.cluster import Cluster
@@ -109,8 +110,9 @@ class _InlinePool:
     def ask(self, job: str, *arguments: Any) -> Any:
         return getattr(self._worker, job)(*arguments)
 
-    def map(self, job: str, indices: Sequence[int], done: Callable[[Any], None], *arguments: Any) -> None:
+    def map(self, job: str, indices: Sequence[int], done: Callable[[Any], None], *arguments: Any, orders: OrdersFile = NO_ORDERS) -> None:
         for index in indices:
+            orders.go_on()
             done(self.ask(job, index, *arguments))
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from sae_core.activations.shards import remove_damaged
 from sae_core.config.run import ARCHITECTURES, NORMALIZATIONS, SOURCES, Config, Count, RunConfig
 from sae_core.errors import border
 from sae_core.metrics.metric import METRICS
+from sae_core.orders import StoppedError
 from sae_core.sparse.kernels.choice import Choice
 from sae_core.trainable import TrialConfig
 from sweeps.definition.problems import Problems, collect
@@ -96,6 +97,7 @@ def launch(
         store.check_ours(work.examples)
         engine = EXECUTORS[executor](address, cpus_per_trial, gpus_per_trial, kernels)
         with store.locked(), progress or SweepProgress() as shown:
+            store.paths.orders.unlink(missing_ok=True)  # those of an earlier launch
             loggers = Loggers(sweep, store)
             inputs = work.to_do()
             interrupted = False
@@ -109,7 +111,9 @@ def launch(
                 _forget(work.runs(), store, shown)
                 if inputs:
                     settings = _settings(sweep, store, number, checkpoint_seconds, kernels)
-                    interrupted = not _finishes(lambda: run_stages(work, inputs, store, engine, shown, loggers, settings), loggers, engine)
+                    interrupted = not _finishes(
+                        lambda: run_stages(work, inputs, store, engine, shown, loggers, settings), loggers, engine, shown
+                    )
                 else:
                     shown.note(_nothing_left(work.runs(), store))
                 with signals.held(interrupted) as late:
@@ -162,6 +166,7 @@ def _settings(sweep: Sweep, store: Store, number: int, checkpoint_seconds: float
         runs=[],
         cache="",
         directory=str(store.paths.runs),
+        orders=str(store.paths.orders),
         plugins=plugins.checksums(),
         checkpoint_seconds=checkpoint_seconds,
         kernels=kernels,
@@ -186,13 +191,15 @@ def _check(inputs: Sequence[SharedActivations], executor: Executor, progress: Sw
         shared.facts |= facts
 
 
-def _finishes(work: Callable[[], None], loggers: Loggers, executor: Executor) -> bool:
-    """Do the work. Whether it came to its end, or was interrupted, if only by the death of Ray."""
+def _finishes(work: Callable[[], None], loggers: Loggers, executor: Executor, progress: SweepProgress) -> bool:
+    """Do the work. Whether it came to its end, or an order ended it; else it was interrupted, if only by the death of Ray."""
     try:
         work()
     except KeyboardInterrupt:
         signals.was_interrupted()
         return False
+    except StoppedError:
+        progress.note("stopped as ordered; the same command resumes")
     except Exception:
         if not executor.died:
             raise

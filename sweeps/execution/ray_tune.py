@@ -10,6 +10,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from sae_core.trainable import TrialConfig, train_trial
+from sweeps.execution import signals
 from sweeps.execution.cluster import Cluster
 from sweeps.execution.failures import reason_of_failure
 from sweeps.execution.training import Training
@@ -68,6 +69,7 @@ class _Searcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The config of the next trial."""
+        signals.regain()
         trial = self.training.next()
         if trial is None:
             return Searcher.FINISHED

@@ -1,8 +1,8 @@
-"""Signals that end a program: SIGTERM, which schedulers send, and SIGHUP, of a closing terminal, do what Ctrl-C does."""
+"""Signals that end a program: SIGTERM and SIGUSR1, which schedulers send, and SIGHUP, of a closing terminal, do what Ctrl-C does."""
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +12,12 @@ from typing import Any
 class Held:
     """Whether an interrupt came while it was held back."""
 
-    interrupted: bool = False
+    interrupted: bool
+    then: Callable[[], bool]
+    """Called when it comes. Returns whether to hold it back, indeed."""
 
 
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _holders: list[Held] = []
 """Whom the next interrupt is kept for, the last one; with none, it is raised."""
 _raised = threading.Event()
@@ -23,7 +25,7 @@ _raised = threading.Event()
 
 
 def handle() -> None:
-    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does. In the main thread only; elsewhere it does nothing.
+    """Let SIGTERM, SIGHUP and SIGUSR1 raise KeyboardInterrupt, as Ctrl-C does. In the main thread only; elsewhere it does nothing.
 
     A signal that is ignored stays ignored: so that `nohup` works.
     """
@@ -66,14 +68,21 @@ def kept() -> Iterator[None]:
         signal.signal(signal.SIGTERM, ours)
 
 
+def regain() -> None:
+    """Take SIGUSR1 back from Ray Tune, which replaces its handler by one that ends the trials without a checkpoint."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is _interrupt:
+        signal.signal(signal.SIGUSR1, _interrupt)
+
+
 @contextmanager
-def held(interrupted: bool = False) -> Iterator[Held]:
+def held(interrupted: bool = False, then: Callable[[], bool] = lambda: True) -> Iterator[Held]:
     """Keep the first interrupt until the end of the block, which should take seconds; the second one is raised at once.
 
     Args:
         interrupted: whether the first one came before the block.
+        then: see `Held`.
     """
-    holder = Held(interrupted)
+    holder = Held(interrupted, then)
     _holders.append(holder)
     try:
         yield holder
@@ -104,6 +113,7 @@ def interrupt() -> None:
 def _interrupt(*_: Any) -> None:
     if _holders and not _holders[-1].interrupted:
         _holders[-1].interrupted = True
-        return
+        if _holders[-1].then():
+            return
     _raised.set()
     raise KeyboardInterrupt

@@ -1,13 +1,17 @@
 """The stages of a launch: harvest, train (or search), evaluate. Each does what is missing and notes how long it took."""
 
 import dataclasses
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from sae_core.activations.shards import Manifest, is_complete
 from sae_core.activations.shards import finish as finish_harvest
 from sae_core.evaluation import ChunkSums, combine, evaluated
+from sae_core.orders import Orders, OrdersFile
 from sae_core.trainable import TrialConfig
+from sweeps.execution import signals
 from sweeps.execution.executor import Executor
 from sweeps.execution.loggers import Loggers
 from sweeps.execution.progress import SweepProgress
@@ -18,6 +22,8 @@ from sweeps.storage.store import Store
 
 LARGE_OUTLIER_SHARE = 0.5
 """Part of the variance in a few rows above which a note says so: the loss is then about them."""
+STOP_SECONDS = 5.0
+"""Most time that trials are given to write their checkpoints after an interrupt."""
 
 
 def run_stages(
@@ -34,26 +40,54 @@ def run_stages(
     Args:
         inputs: activations with something left to do.
         settings: see `Training`.
+
+    Raises:
+        StoppedError: the orders say so.
+        KeyboardInterrupt: a signal did.
     """
+    orders = OrdersFile(store.paths.orders)
     done = {run_id for run_id, record in store.records().items() if record.status != "trained"}
     for shared in inputs:
-        store.note_stage("harvest", _harvest(shared, executor, progress))
+        store.note_stage("harvest", _harvest(shared, executor, progress, orders))
     executor.pool.close()  # trials need the slots
     work.begin(executor.n_slots, executor.slot_bytes)
     progress.stage(work.stage, work.n_tokens, "tokens")
     training = Training(work, store, progress, loggers, settings)
     if work.n_trials:
-        executor.train(training)
+        _train(training, executor, store)
+        orders.go_on()
     store.note_stage(work.stage, progress.end_stage(training.summary()))
     if not work.evaluates_trials:
         for shared in inputs:
-            store.note_stage("evaluate", _evaluate(shared, store, executor, progress))
+            store.note_stage("evaluate", _evaluate(shared, store, executor, progress, orders))
     for run in work.runs():
         if run.run_id not in done and (record := store.read_record(run.run_id)) is not None:
             loggers.finish(run, record)
 
 
-def _harvest(shared: SharedActivations, executor: Executor, progress: SweepProgress) -> float:
+def _train(training: Training, executor: Executor, store: Store) -> None:
+    """Train all trials. The first interrupt is an order to stop: trials write their checkpoints, for a few seconds at most."""
+    timer = threading.Timer(STOP_SECONDS, signals.interrupt)
+    timer.daemon = True
+
+    def stop() -> bool:
+        if executor.died:
+            return False
+        with suppress(OSError):
+            dataclasses.replace(Orders.read(store.paths.orders), sweep="stop").write(store.paths.orders)
+        timer.start()
+        return True
+
+    try:
+        with signals.held(then=stop) as held:
+            executor.train(training)
+    finally:
+        timer.cancel()
+    if held.interrupted:
+        raise KeyboardInterrupt
+
+
+def _harvest(shared: SharedActivations, executor: Executor, progress: SweepProgress, orders: OrdersFile) -> float:
     """Make the shards that are missing, on all slots. Returns seconds."""
     n_shards = shared.source.n_shards(shared.cache)
     missing = [index for index in range(n_shards) if not is_complete(shared.cache, index)]
@@ -65,7 +99,7 @@ def _harvest(shared: SharedActivations, executor: Executor, progress: SweepProgr
         progress.advance_to(sum(tokens))
 
     if missing:
-        executor.pool.map("harvest", missing, done, *shared.arguments)
+        executor.pool.map("harvest", missing, done, *shared.arguments, orders=orders)
     manifest = finish_harvest(shared.source, shared.cache)
     shared.facts |= {"outlier_rows": manifest.outlier_rows, "outlier_share": manifest.outlier_share}
     if manifest.outlier_share > LARGE_OUTLIER_SHARE:
@@ -80,7 +114,7 @@ def _outliers(manifest: Manifest) -> str:
     )
 
 
-def _evaluate(shared: SharedActivations, store: Store, executor: Executor, progress: SweepProgress) -> float:
+def _evaluate(shared: SharedActivations, store: Store, executor: Executor, progress: SweepProgress, orders: OrdersFile) -> float:
     """Measure runs on held-out text, all in one pass, and finish their records. Returns seconds."""
     records = shared.to_evaluate(store)
     n_chunks = shared.source.n_eval_chunks(shared.cache)
@@ -93,7 +127,7 @@ def _evaluate(shared: SharedActivations, store: Store, executor: Executor, progr
 
     if records:
         saes = {run_id: str(store.paths.run(run_id).sae) for run_id in records}
-        executor.pool.map("evaluate", range(n_chunks), done, *shared.arguments, saes)
+        executor.pool.map("evaluate", range(n_chunks), done, *shared.arguments, saes, orders=orders)
         values, n_tokens = combine(sums for sums, _ in results)
         eval_hash = shared.source.eval_hash(shared.cache)
         where = _joined([node for _, node in results])

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sae_core.config.run import RunConfig
+from sae_core.orders import OrdersFile
 from sae_core.trainable import TrialConfig
 from sweeps.execution.early_stopping import EarlyStopping
 from sweeps.execution.loggers import Loggers
@@ -23,13 +24,14 @@ class Training:
         self.work, self.store, self.progress, self.loggers, self.settings = work, store, progress, loggers, settings
         early_stopping = work.sweep.early_stopping
         self.stopping = EarlyStopping(early_stopping, store, work.groups()) if early_stopping else None
+        self.orders = OrdersFile(settings.orders)
         self.runs: dict[str, RunConfig] = {}
         self._tokens: dict[str, float] = {}
         """Run id -> tokens trained on so far."""
 
     def next(self) -> Trial | None:
-        """The next trial; None after the last one."""
-        trial = self.work.next_trial(self.settings)
+        """The next trial; None after the last one, or when the sweep is to stop."""
+        trial = self.work.next_trial(self.settings) if self.orders.now().sweep != "stop" else None
         self.runs |= {run.run_id: run for run in trial.runs} if trial else {}
         return trial
 

@@ -12,6 +12,7 @@ from typing import Any
 from sae_core import plugins, provenance
 from sae_core.activations.source import ActivationSource, source_of
 from sae_core.errors import ConfigError
+from sae_core.orders import LOOK_SECONDS, NO_ORDERS, OrdersFile
 from sae_core.sparse.kernels.choice import Choice, use_kernels
 from sweeps.execution.cluster import Cluster
 from sweeps.execution.failures import LaunchError, cause_of, reason_of_failure
@@ -117,14 +118,16 @@ class WorkerPool:
         self._grow(1)
         return _result(getattr(self.workers[0], job).remote(*arguments))
 
-    def map(self, job: str, indices: Sequence[int], done: Callable[[Any], None], *arguments: Any) -> None:
+    def map(self, job: str, indices: Sequence[int], done: Callable[[Any], None], *arguments: Any, orders: OrdersFile = NO_ORDERS) -> None:
         """Have the workers do `job` for every index; each takes the next one when it is free.
 
         Args:
-            arguments: of every call, after the index.
             done: called with each result, in order of completion.
+            arguments: of every call, after the index.
+            orders: to pause or stop; what is under way when they say stop is lost.
 
         Raises:
+            StoppedError: the orders say so.
             ConfigError: a job raised it, e.g. activations do not fit the precision requested; as any other exception.
             LaunchError: a worker's process died each time it was started.
         """
@@ -139,7 +142,10 @@ class WorkerPool:
                 running[getattr(worker, job).remote(index, *arguments)] = worker
             if not running:
                 return
-            finished, _ = ray.wait(list(running), num_returns=1)
+            finished: list[Any] = []
+            while not finished:
+                orders.go_on()
+                finished, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_SECONDS)
             idle = [running.pop(ref) for ref in finished]
             for ref in finished:
                 done(_result(ref))

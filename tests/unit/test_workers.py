@@ -44,7 +44,7 @@ def ray(monkeypatch):
         return ref[1] ** 2
 
     monkeypatch.setattr("ray.remote", lambda cls: SimpleNamespace(options=options))
-    monkeypatch.setattr("ray.wait", lambda refs, num_returns: (refs[-1:], refs[:-1]))
+    monkeypatch.setattr("ray.wait", lambda refs, num_returns, timeout: (refs[-1:], refs[:-1]))
     monkeypatch.setattr("ray.get", get)
     monkeypatch.setattr("ray.kill", ray.killed.append)
     return ray
