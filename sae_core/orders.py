@@ -1,7 +1,7 @@
 """Stop orders: what a launch is asked to do while it runs. A file beside its results, so that any process of any node may ask. Standard
 library only.
 
-The launch begins with no orders. Trials look about once a second, the launch between two jobs. Whoever is to stop writes a checkpoint first.
+The launch begins with no orders. Trials and the launch look about once a second. Whoever is to stop writes a checkpoint first.
 """
 
 import time
@@ -41,7 +41,7 @@ class Orders:
         except (OSError, DamagedFileError):
             return cls()
         sweep, runs = content.get("sweep"), content.get("runs")
-        stopped: dict[str, Literal["stop"]] = {run_id: "stop" for run_id in runs} if isinstance(runs, dict) else {}
+        stopped: dict[str, Literal["stop"]] = dict.fromkeys(runs, "stop") if isinstance(runs, dict) else {}
         return cls(sweep if sweep in ("pause", "stop") else "go", stopped)
 
 

@@ -119,7 +119,7 @@ def test_a_launch_that_is_ordered_to_stop_keeps_what_it_has(tmp_path, stage, mon
     store = Store(tmp_path / "small")
     done = launch(small_sweep(**changes), results=tmp_path, progress=At(stage, lambda: Orders("stop").write(store.paths.orders)))
     assert (done.finished, done.failed, done.interrupted, len(done.missing)) == (0, {}, False, 2)
-    assert len(list(store.directory.glob("runs/*/checkpoint.safetensors"))) == (2 if stage == "train" else 0)
+    assert len(list(store.directory.glob("runs/*/checkpoint.safetensors"))) == (stage == "train")  # its group is of one run
     if stage == "harvest":
         assert len(list(tmp_path.glob(".activations/*/train-*.safetensors"))) == 1
         return
