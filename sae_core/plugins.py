@@ -23,6 +23,7 @@ from sae_core.registry import Registry
 
 GROUP = "sae_sweep.plugins"
 """Entry-point group of installed packages."""
+_REMEDY = "Correct `plugins`, or install the package that it is in."
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +135,26 @@ def _installed(path: tuple[str, ...]) -> list[str]:
     return [entry.module for entry in importlib.metadata.entry_points(group=GROUP)]
 
 
-def _load(location: str) -> None:
-    with border(f"a plugin must be importable, but got {location!r}", "Correct `plugins`, or install the package that it is in."):
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A plugin that is not imported yet."""
+
+    module: str
+    first: Path
+    plugin: Plugin
+
+
+def checksum_at(location: str) -> str:
+    """Checksum of a plugin, which is not imported.
+
+    Raises:
+        ConfigError: it is not here.
+    """
+    return _find(location).plugin.checksum
+
+
+def _find(location: str) -> _Found:
+    with border(f"a plugin must be importable, but got {location!r}", _REMEDY):
         if is_file(location):
             first = Path(location).resolve(strict=True)
             module, files = f"{first.stem}_{checksum_of(str(first).encode())[:8]}", _files(first, first.parent, "")
@@ -144,16 +163,22 @@ def _load(location: str) -> None:
             files = _files(first, first.parents[location.count(".") + (first.stem == "__init__")], location.partition(".")[0])
         name = first.name if is_file(location) else location
         checksum = checksum_of(b"\0".join(f"{place}\0".encode() + file.read_bytes() for place, file in sorted(files.items())))
-        before = _loaded.get(location)
-        if before and before.checksum == checksum:
-            return
-        if taken := [plugin.location for plugin in _loaded.values() if plugin.name == name and plugin.location != location]:
-            raise ConfigError(f"plugins must have different names, but got {taken[0]!r} and {location!r}. Rename one of them.")
-        covered = frozenset(str(file) for file in files.values())
-        if before:
-            unload(location)
-        _import(module, first if is_file(location) else None)
-        _loaded[location] = Plugin(location, name, checksum, covered)
+        return _Found(module, first, Plugin(location, name, checksum, frozenset(str(file) for file in files.values())))
+
+
+def _load(location: str) -> None:
+    found = _find(location)
+    before = _loaded.get(location)
+    if before and before.checksum == found.plugin.checksum:
+        return
+    name = found.plugin.name
+    if taken := [plugin.location for plugin in _loaded.values() if plugin.name == name and plugin.location != location]:
+        raise ConfigError(f"plugins must have different names, but got {taken[0]!r} and {location!r}. Rename one of them.")
+    if before:
+        unload(location)
+    with border(f"a plugin must be importable, but got {location!r}", _REMEDY):
+        _import(found.module, found.first if is_file(location) else None)
+    _loaded[location] = found.plugin
 
 
 def _import(module: str, file: Path | None) -> None:

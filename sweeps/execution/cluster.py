@@ -3,21 +3,17 @@
 import logging
 import math
 import os
-import re
-import socket
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from sae_core import provenance
-from sae_core.errors import ConfigError, border
-from sweeps.execution import signals
-from sweeps.execution.failures import LaunchError
-from sweeps.execution.local_ray import LOOPBACK, LocalRay, launch_ended_by
+from sae_core.errors import ConfigError
+from sweeps.execution.failures import LaunchError, launch_ended_by
+from sweeps.execution.local_ray import LocalRay
+from sweeps.execution.running_ray import Nodes, RunningRay, living_nodes
 
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0, Tune prints nothing: progress is ours
@@ -40,8 +36,6 @@ WORKER_ENVIRONMENT = {
 
 LEAST_GPU_SHARE = 0.0001
 """Ray counts in ten-thousandths."""
-CONNECT_SECONDS = 45.0
-"""Most time that connecting to a running cluster may take."""
 _HERE = str(Path(__file__).resolve().parents[2])
 
 
@@ -60,23 +54,20 @@ class Cluster:
     """
 
     def __init__(self, *, address: str | None, cpus: int, gpus: float) -> None:
-        self.address, self.cpus, self.gpus = address, cpus, gpus
-        self._local: LocalRay | None = None
-        self._is_ours = False
+        self.cpus, self.gpus = cpus, gpus
+        self._ray: LocalRay | RunningRay | None = None
         _check_slot(cpus, gpus)
         if address is None:
             self.n_slots = _slots([{"CPU": provenance.n_cores(), "GPU": provenance.n_gpus()}], cpus, gpus)
         else:
-            _check_cluster(address)
+            self._ray = RunningRay(address, self._recount)
 
     def __enter__(self) -> "Cluster":
         for name, value in (_ENVIRONMENT | WORKER_ENVIRONMENT).items():
             os.environ.setdefault(name, value)
         try:
             self._start()
-            import ray
-
-            self.n_slots = _slots([node["Resources"] for node in ray.nodes() if node["Alive"]], self.cpus, self.gpus)
+            self.n_slots = _slots([node["Resources"] for node in living_nodes()], self.cpus, self.gpus)
         except BaseException:
             self._stop()
             raise
@@ -89,44 +80,40 @@ class Cluster:
 
     @property
     def died(self) -> bool:
-        """Whether a local Ray died before it was stopped."""
-        return self._local is not None and bool(self._local.death)
+        """Whether Ray died before it was stopped."""
+        return self._ray is not None and bool(self._ray.death)
 
     def raise_death(self) -> None:
-        """Raise what ended the launch, if that was the death of a local Ray.
+        """Raise what ended the launch, if that was the death of Ray.
 
         Raises:
             LaunchError: it was.
         """
-        if self._local is not None and self._local.death:
-            raise LaunchError(launch_ended_by(self._local.death)) from None
+        if self._ray is not None and self._ray.death:
+            raise LaunchError(launch_ended_by(self._ray.death)) from None
 
     def _start(self) -> None:
         """Start Ray on this machine, or connect to a running cluster, unless this process has Ray running already."""
         if _ray_runs():
+            self._ray = None
             return
-        self._is_ours = True
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         # Workers import this package from where the launch does, also when it is not installed.
         packages = dict.fromkeys(filter(None, [_HERE, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]))
         environment = WORKER_ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(packages)}
-        if self.address is None:
-            self._local = LocalRay(environment)
-            self._local.start(**options)
-            return
-        import ray
-
-        with _address_border(self.address), signals.kept():
-            ray.init(address=self.address, runtime_env={"env_vars": environment}, **options)
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if self._ray is None:
+            self._ray = LocalRay(environment)
+        else:
+            options["runtime_env"] = {"env_vars": environment}
+        self._ray.start(**options)
 
     def _stop(self) -> None:
-        if self._local is not None:
-            self._local.stop()
-        elif self._is_ours:
-            import ray
+        if self._ray is not None:
+            self._ray.stop()
 
-            with signals.kept():
-                ray.shutdown()
+    def _recount(self, nodes: Nodes) -> None:
+        """Nodes came or went."""
+        self.n_slots = max(1, sum(_slots_of_node(node["Resources"], self.cpus, self.gpus) for node in nodes))
 
     @property
     def actor(self) -> dict[str, float]:
@@ -142,44 +129,6 @@ class Cluster:
 def _ray_runs() -> bool:
     """Whether this process has Ray running. Ray is not imported for this: its environment must be set first."""
     return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
-
-
-def _address_border(address: str) -> AbstractContextManager[None]:
-    remedy = "Start one with `ray start --head`, or omit `--address` to use this machine."
-    return border(f"`--address` must be that of a running Ray cluster, but got {address!r}", remedy)
-
-
-def _check_cluster(address: str) -> None:
-    """Connect to a cluster from another process: where something is wrong, Ray may retry for minutes, or end the process.
-
-    Raises:
-        ConfigError: no cluster can be used at this address.
-    """
-    if "ray" in sys.modules and os.environ.get(LOOPBACK) == "0":
-        raise ConfigError(f"`--address` must be given to a process that has not started Ray, but got {address!r}. Use a new process.")
-    with _address_border(address):
-        if address != "auto":
-            form = re.fullmatch(r"(ray://)?(\S+):([0-9]+)", address, re.ASCII)
-            if form is None:
-                raise ValueError("an address is HOST:PORT or auto")
-            socket.create_connection((form[2].strip("[]"), int(form[3])), timeout=CONNECT_SECONDS).close()
-        command = [sys.executable, "-c", "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)", address]
-        try:
-            tried = subprocess.run(command, timeout=CONNECT_SECONDS, capture_output=True, text=True, check=False)
-        except subprocess.TimeoutExpired:
-            raise ConnectionError(f"no cluster answered within {CONNECT_SECONDS:g} s") from None
-    if tried.returncode == 0:
-        return
-    versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", tried.stderr)
-    if len(versions) == 2:  # of the cluster, and of this process
-        (ray, python), ours = versions
-        raise ConfigError(
-            f"a cluster must have the Ray and Python of this process, {ours[0]} and {ours[1]}, but {address!r} has Ray {ray} and Python "
-            f"{python}. Install `ray[tune]=={ray}` in Python {python} here, or start the cluster with the versions of this process."
-        )
-    with _address_border(address):
-        reasons = re.findall(r"^(?:[\w.]*Error): (.*\S)", tried.stderr, re.MULTILINE)
-        raise ConnectionError(reasons[-1] if reasons else "Ray could not connect to it")
 
 
 def _check_slot(cpus: int, gpus: float) -> None:

@@ -1,12 +1,47 @@
 """What ends a launch or a trial that nothing is wrong with: the reason, without Ray's wrapping."""
 
+import os
+import threading
 from typing import Any
 
+from sweeps.execution import signals
+
+STUCK_SECONDS = 15.0
+"""Most time that a launch is given to stop after Ray died. Then its process is ended."""
 PROCESS_DIED = "its process was killed or crashed (out of memory?)"
 
 
 class LaunchError(RuntimeError):
     """The launch cannot go on, for a reason that lies outside of what was asked for. The command line prints it and exits with 1."""
+
+
+class Death:
+    """Whether the Ray that a launch uses has died, and why. A thread that watches it calls `happened`.
+
+    Attributes:
+        reason: a message; empty as long as Ray runs.
+        launch_ends: set when the launch begins to stop Ray: it is not watched any longer.
+        launch_ended: set when Ray is stopped.
+    """
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self.launch_ends, self.launch_ended = threading.Event(), threading.Event()
+
+    def happened(self, reason: str) -> None:
+        """Interrupt the launch, which Ray may let wait without end; end its process where that does not help."""
+        if self.launch_ends.is_set():
+            return
+        self.reason = reason
+        signals.interrupt()
+        if not self.launch_ended.wait(STUCK_SECONDS):
+            os.write(2, f"{launch_ended_by(reason)}\n".encode())
+            os._exit(1)
+
+
+def launch_ended_by(death: str) -> str:
+    """Message for a launch whose Ray died."""
+    return f"Ray must run until a launch ends, but {death}. What is finished is kept; the same command resumes."
 
 
 def cause_of(error: BaseException) -> BaseException:

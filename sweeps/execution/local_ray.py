@@ -21,6 +21,7 @@ from typing import Any
 from sae_core import provenance
 from sae_core.errors import ConfigError, border
 from sweeps.execution import guard, signals
+from sweeps.execution.failures import Death
 
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """With "0", Ray is reached through 127.0.0.1 only, as on macOS and Windows. Read when Ray is imported."""
@@ -31,8 +32,6 @@ UNLOCKED_SECONDS = 60.0
 """Age from which an unlocked directory is left over: a new one is unlocked for a moment."""
 START_SECONDS = 60.0
 """Most time that Ray is given to say that it runs."""
-STUCK_SECONDS = 15.0
-"""Most time that a launch is given to stop after Ray died. Then its process is ended."""
 
 
 class LocalRay:
@@ -46,10 +45,13 @@ class LocalRay:
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self.death = ""
         self._environment = environment
         self._guard: subprocess.Popen[str] | None = None
-        self._stopping, self._stopped = threading.Event(), threading.Event()
+        self._death = Death()
+
+    @property
+    def death(self) -> str:
+        return self._death.reason
 
     def start(self, **options: Any) -> None:
         """Start Ray and connect to it.
@@ -83,7 +85,7 @@ class LocalRay:
 
     def stop(self) -> None:
         """Stop Ray and remove its directory."""
-        self._stopping.set()
+        self._death.launch_ends.set()
         try:
             if "ray" in sys.modules:
                 with signals.kept():
@@ -94,7 +96,7 @@ class LocalRay:
                 with suppress(subprocess.TimeoutExpired):
                     self._guard.wait(guard.END_SECONDS)
                 os.close(self._lock)
-            self._stopped.set()
+            self._death.launch_ended.set()
 
     def _start_guard(self) -> int:
         """Returns the port of the Ray that it starts."""
@@ -136,18 +138,7 @@ class LocalRay:
         assert guarding.stdout is not None
         with guarding.stdout as output:
             reason = output.read()
-        if self._stopping.is_set():
-            return
-        self.death = f"it ended ({reason or 'killed'})"
-        signals.interrupt()
-        if not self._stopped.wait(STUCK_SECONDS):
-            os.write(2, f"{launch_ended_by(self.death)}\n".encode())
-            os._exit(1)
-
-
-def launch_ended_by(death: str) -> str:
-    """Message for a launch whose Ray died."""
-    return f"Ray must run until a launch ends, but {death}. What is finished is kept; the same command resumes."
+        self._death.happened(f"it ended ({reason or 'killed'})")
 
 
 def _new_directory() -> Path:

@@ -23,7 +23,7 @@ RETRIES = 2
 
 def train(training: Training, cluster: Cluster) -> None:
     """Train all trials, one per slot at a time."""
-    searcher = _Searcher(training)
+    searcher = _Searcher(training, cluster)
     with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=training.store.directory) as scratch:
         tuner = tune.Tuner(
             tune.with_resources(train_trial, cluster.trial),
@@ -31,7 +31,7 @@ def train(training: Training, cluster: Cluster) -> None:
                 search_alg=searcher,
                 scheduler=_Scheduler(searcher),
                 num_samples=training.work.n_trials,
-                max_concurrent_trials=cluster.n_slots,
+                max_concurrent_trials=max(1, training.work.n_trials),  # the searcher keeps to the slots, which come and go
                 # Importing torch takes longer than the first steps of a small SAE.
                 reuse_actors=True,
                 trial_dirname_creator=_short_name,
@@ -51,11 +51,11 @@ def _short_name(trial: Any) -> str:
 
 
 class _Searcher(Searcher):
-    """Hands out the trials."""
+    """Hands out the trials, one per slot: those of a search are proposed from what is known then."""
 
-    def __init__(self, training: Training) -> None:
+    def __init__(self, training: Training, cluster: Cluster) -> None:
         super().__init__()
-        self.training = training
+        self.training, self.cluster = training, cluster
         self.trials: dict[str, Trial] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -68,8 +68,10 @@ class _Searcher(Searcher):
         pass
 
     def suggest(self, trial_id: str) -> Any:
-        """The config of the next trial."""
+        """The config of the next trial; None while every slot has one."""
         signals.regain()
+        if len(self.trials) >= self.cluster.n_slots:
+            return None
         trial = self.training.next()
         if trial is None:
             return Searcher.FINISHED

@@ -4,7 +4,7 @@ The jobs are fixed by the source, so results do not depend on how many workers s
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -133,21 +133,20 @@ class WorkerPool:
         """
         import ray
 
-        self._grow(min(self.cluster.n_slots, len(indices)))
-        waiting = iter(indices)
+        waiting = list(indices)[::-1]
         running: dict[Any, Any] = {}
-        idle: Iterable[Any] = self.workers
-        while True:
-            for worker, index in zip(idle, waiting, strict=False):
-                running[getattr(worker, job).remote(index, *arguments)] = worker
-            if not running:
-                return
-            finished: list[Any] = []
-            while not finished:
-                orders.go_on()
-                finished, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_SECONDS)
-            idle = [running.pop(ref) for ref in finished]
+        while waiting or running:
+            orders.go_on()
+            self._grow(min(self.cluster.n_slots, len(waiting) + len(running)))
+            for worker in [worker for worker in self.workers if worker not in running.values()]:
+                if len(self.workers) > self.cluster.n_slots:  # a node left: the worker that was there needs this one's slot
+                    self.workers.remove(worker)
+                    ray.kill(worker)
+                elif waiting:
+                    running[getattr(worker, job).remote(waiting.pop(), *arguments)] = worker
+            finished, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_SECONDS)
             for ref in finished:
+                del running[ref]
                 done(_result(ref))
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from sae_core import provenance
 from sae_core.errors import ConfigError
-from sweeps.execution import cluster
+from sweeps.execution import cluster, running_ray
 from sweeps.execution.cluster import Cluster
 from sweeps.execution.failures import LaunchError
 from sweeps.execution.local_ray import LOOPBACK
@@ -62,11 +62,13 @@ def ray(monkeypatch):
             shutdown()
 
     module.init, module.shutdown = init, shutdown
+    context = types.SimpleNamespace(gcs_address="127.0.0.1:9", get_node_id=lambda: "head")
+    module.get_runtime_context = lambda: context
     module.is_initialized = lambda: module.running
     module.nodes = lambda: [{"Alive": True, "Resources": node} for node in module.there] + [{"Alive": False, "Resources": {"CPU": 64.0}}]
     monkeypatch.setitem(sys.modules, "ray", module)
     monkeypatch.setattr(cluster, "LocalRay", LocalRay)
-    monkeypatch.setattr(cluster, "_check_cluster", lambda address: None)
+    monkeypatch.setattr(running_ray, "_check_connection", lambda address: None)
     return module
 
 
@@ -129,7 +131,7 @@ def test_a_launch_ends_with_the_death_of_its_ray(machine, ray):
         pytest.raises(LaunchError, match=r"Ray must run until a launch ends, but it ended \(raylet\)"),
         Cluster(address=None, cpus=1, gpus=0) as made,
     ):
-        made._local.death = "it ended (raylet)"
+        made._ray.death = "it ended (raylet)"
         raise KeyboardInterrupt
 
 
@@ -163,7 +165,10 @@ def test_what_a_cluster_does_not_have(ray):
     [
         ("127.0.0.1:9", "[Errno 111] Connection refused"),
         ("nosuchhost.invalid:6379", "[Errno "),
-        *((address, "ValueError: an address is HOST:PORT or auto") for address in ("host", "ray://", "", "local", "no such host:6379")),
+        *(
+            (address, "ValueError: an address is HOST:PORT, auto, or ray://HOST:PORT")
+            for address in ("host", "ray://", "", "local", "no such host:6379")
+        ),
     ],
 )
 def test_no_cluster_at_the_address(monkeypatch, address, reason):
@@ -182,7 +187,11 @@ MISMATCH = """raise RuntimeError('Version mismatch: The cluster was started with
     ("program", "message"),
     [
         ("import time; time.sleep(60)", "but got 'auto': no cluster answered within 0.5 s"),
-        ("class AuthenticationError(Exception): pass\nraise AuthenticationError('no token')", "but got 'auto': no token"),
+        (
+            "import time; import sys; print('InvalidAuthToken: it is missing', file=sys.stderr, flush=True); time.sleep(60)",
+            r"but 'auto' refused this process \(RAY_AUTH_MODE is [a-z ]+\)\. Set `RAY_AUTH_MODE=token`",
+        ),
+        ("class AuthenticationError(Exception): pass\nraise AuthenticationError('no token')", "but 'auto' refused this process"),
         ("import os; os.abort()", "but got 'auto': Ray could not connect to it"),
         (MISMATCH, r"Ray and Python of this process, 2\.60\.0 and 3\.11\.7, but 'auto' has Ray 2\.52\.1 and Python 3\.12\.4. Install"),
         ("pass", None),
@@ -191,7 +200,7 @@ MISMATCH = """raise RuntimeError('Version mismatch: The cluster was started with
 def test_another_process_connects_first(monkeypatch, program, message):
     run = subprocess.run
     monkeypatch.delenv(LOOPBACK, raising=False)
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5 if "sleep" in program else 30.0)
+    monkeypatch.setattr(running_ray, "CONNECT_SECONDS", 0.5 if "sleep" in program else 30.0)
     monkeypatch.setattr(subprocess, "run", lambda command, **options: run([sys.executable, "-c", program], **options))
     with nullcontext() if message is None else pytest.raises(ConfigError, match=message):
         Cluster(address="auto", cpus=1, gpus=0)

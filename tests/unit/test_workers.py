@@ -76,6 +76,20 @@ def test_a_pool_has_no_more_workers_than_jobs_or_slots(pool, ray):
     assert len(ray.workers) == 2
 
 
+def test_workers_come_and_go_with_the_nodes(pool, ray):
+    """A slot that is gone takes that of an idle worker, so that the job which was on it can be repeated there."""
+    slots = {0: 3, 1: 3, 4: 1}
+
+    def done(square):
+        pool.cluster.n_slots = slots.get(square, pool.cluster.n_slots)
+
+    pool.map("square", range(6), done)
+    assert len(ray.workers) == 3
+    assert len(ray.killed) == 2
+    assert pool.workers == [worker for worker in ray.workers if worker not in ray.killed]
+    assert sorted(index for _, index in ray.started) == list(range(6))
+
+
 @pytest.mark.parametrize("error", [ConfigError("`x` must be 1, but got x=2. Lower it."), OSError(28, "No space left on device")])
 def test_an_exception_is_what_it_was_in_the_worker(pool, ray, error):
     """Type and message; where it happened is in the cause, for the file with the traceback."""

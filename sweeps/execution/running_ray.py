@@ -1,0 +1,173 @@
+"""A Ray cluster that runs already: found to be usable before Ray is asked to connect, and watched while it is used."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from sae_core.errors import ConfigError, border
+from sweeps.execution import signals
+from sweeps.execution.failures import Death
+from sweeps.execution.local_ray import LOOPBACK
+
+PREFLIGHT_SECONDS = 15.0
+"""Most time from the first connection until it is known whether a cluster can be used."""
+CONNECT_SECONDS = 10.0
+"""The part of it that a first connection may take."""
+WATCH_SECONDS = 2.0
+"""Time between two looks at the nodes."""
+SILENT_SECONDS = 20.0
+"""Time without an answer of the head node after which a launch ends: a head that only starts again is not the end."""
+_AUTHENTICATION = re.compile(r"[^\n]*(Unauthenticated|InvalidAuthToken|AuthenticationError)[^\n]*")
+
+Nodes = Sequence[Mapping[str, Any]]
+"""Living nodes, as Ray describes them."""
+
+
+class RunningRay:
+    """A running Ray cluster, connected to by `start` and left by `stop`.
+
+    Args:
+        on_nodes: called with the nodes every few seconds: they come and go.
+
+    Attributes:
+        death: why it can no longer be used, as a message; empty as long as it can.
+
+    Raises:
+        ConfigError: no cluster can be used at this address.
+    """
+
+    def __init__(self, address: str, on_nodes: Callable[[Nodes], None]) -> None:
+        self.address, self._on_nodes = address, on_nodes
+        self._death = Death()
+        self._watcher: threading.Thread | None = None
+        started = time.monotonic()
+        _check_connection(address)
+        self.seconds_left = PREFLIGHT_SECONDS - (time.monotonic() - started)
+        """For the rest of the preflight."""
+
+    @property
+    def death(self) -> str:
+        return self._death.reason
+
+    def start(self, **options: Any) -> None:
+        """Connect to it.
+
+        Args:
+            options: of `ray.init`.
+        """
+        # Under `ray job submit` the job has an environment, too: what both name is taken from here, which extends the job's.
+        os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
+        started = time.monotonic()
+        import ray
+
+        with _address_border(self.address), signals.kept():
+            ray.init(address=self.address, **options)
+        self.seconds_left -= time.monotonic() - started
+        context = ray.get_runtime_context()
+        self._watcher = threading.Thread(target=self._watch, args=(context.gcs_address, context.get_node_id()), daemon=True)
+        self._watcher.start()
+
+    def stop(self) -> None:
+        """Leave it."""
+        self._death.launch_ends.set()
+        try:
+            if self._watcher is not None:
+                self._watcher.join(WATCH_SECONDS)  # Ray ends a process in which it is used while it stops
+            if "ray" in sys.modules:
+                with signals.kept():
+                    sys.modules["ray"].shutdown()
+        finally:
+            self._death.launch_ended.set()
+
+    def _watch(self, gcs_address: str, node_id: str) -> None:
+        """Look for nodes that come and go, and interrupt the launch when the head node is gone: Ray would wait for a minute or more."""
+        heard = time.monotonic()
+        while not self._death.launch_ends.wait(WATCH_SECONDS):
+            if not _answers(gcs_address):
+                if time.monotonic() - heard > SILENT_SECONDS:
+                    self._death.happened(f"the head node at {gcs_address} has not answered for {SILENT_SECONDS:g} s")
+                continue
+            heard = time.monotonic()
+            nodes = living_nodes()
+            if all(node["NodeID"] != node_id for node in nodes):
+                self._death.happened("the node of this launch is no longer part of the cluster")
+            self._on_nodes(nodes)
+
+
+def living_nodes() -> Nodes:
+    """The nodes of the cluster that this process is connected to."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=WATCH_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _address_border(address: str) -> AbstractContextManager[None]:
+    remedy = "Start one with `ray start --head`, or omit `--address` to use this machine."
+    return border(f"`--address` must be that of a running Ray cluster, but got {address!r}", remedy)
+
+
+def _check_connection(address: str) -> None:
+    """Connect to a cluster from another process: where something is wrong, Ray may retry for minutes, or end the process.
+
+    Raises:
+        ConfigError: no cluster can be used at this address.
+    """
+    if "ray" in sys.modules and os.environ.get(LOOPBACK) == "0":
+        raise ConfigError(f"`--address` must be given to a process that has not started Ray, but got {address!r}. Use a new process.")
+    with _address_border(address):
+        if address != "auto":
+            form = re.fullmatch(r"(\S+):([0-9]+)", address, re.ASCII)
+            if form is None:
+                raise ValueError("an address is HOST:PORT, auto, or ray://HOST:PORT")
+            socket.create_connection((form[1].strip("[]"), int(form[2])), timeout=CONNECT_SECONDS).close()
+    command = [sys.executable, "-c", "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)", address]
+    # Ray tries again each second, also where the answer is clear.
+    environment = {"RAY_NUM_REDIS_GET_RETRIES": "3", **os.environ}
+    try:
+        tried = subprocess.run(command, timeout=CONNECT_SECONDS, capture_output=True, text=True, check=False, env=environment)
+        code, said = tried.returncode, tried.stderr
+    except subprocess.TimeoutExpired as late:
+        code, said = 1, (late.stderr or b"").decode(errors="replace")
+        said += f"\nConnectionError: no cluster answered within {CONNECT_SECONDS:g} s"
+    if code:
+        _refuse(address, said)
+
+
+def _refuse(address: str, said: str) -> None:
+    """Say what was wrong with a connection.
+
+    Args:
+        said: by Ray, on stderr.
+    """
+    versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", said)
+    if len(versions) == 2:  # of the cluster, and of this process
+        (ray, python), ours = versions
+        raise ConfigError(
+            f"a cluster must have the Ray and Python of this process, {ours[0]} and {ours[1]}, but {address!r} has Ray {ray} and Python "
+            f"{python}. Install `ray[tune]=={ray}` in Python {python} here, or start the cluster with the versions of this process."
+        )
+    if _AUTHENTICATION.search(said):
+        mode = os.environ.get("RAY_AUTH_MODE", "not set")
+        raise ConfigError(
+            f"a cluster that requires a token must be given its own, but {address!r} refused this process (RAY_AUTH_MODE is {mode}). "
+            "Set `RAY_AUTH_MODE=token`, and `RAY_AUTH_TOKEN_PATH` or `RAY_AUTH_TOKEN` to the token of the cluster."
+        )
+    with _address_border(address):
+        reasons = re.findall(r"^(?:[\w.]*Error): (.*\S)", said, re.MULTILINE)
+        raise ConnectionError(reasons[-1] if reasons else "Ray could not connect to it")
