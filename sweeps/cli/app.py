@@ -18,6 +18,7 @@ from sae_core.errors import ConfigError, reason_of
 from sae_core.files import finite_or_none
 from sweeps.execution import signals
 from sweeps.execution.failures import LaunchError
+from sweeps.storage.lease import LeaseLostError
 
 SCHEMA = 1
 """Version of what `--json` prints; docs/commands.md describes it."""
@@ -56,7 +57,7 @@ class _Commands(TyperGroup):
             code = self._show(super().invoke(ctx))
         except ConfigError as error:
             code = self._say("config", str(error), 2)
-        except LaunchError as error:
+        except (LaunchError, LeaseLostError) as error:
             code = self._say("launch", str(error), 1)
         except KeyboardInterrupt:
             signals.was_interrupted()

@@ -89,6 +89,7 @@ def launch(
     Raises:
         ConfigError: what is asked for is not possible. No work was begun.
         LaunchError: Ray or a worker died. What is finished is kept.
+        LeaseLostError: the results directory could not be held, or another launch has taken it. What is finished is kept.
     """
     _check_arguments(sweep, executor, address, cpus_per_trial, gpus_per_trial, checkpoint_seconds, kernels)
     with signals.handled():
@@ -96,7 +97,7 @@ def launch(
         work = Search(sweep, store) if sweep.search else Grid(sweep, store)
         store.check_ours(work.examples)
         engine = EXECUTORS[executor](address, cpus_per_trial, gpus_per_trial, kernels)
-        with store.locked(), progress or SweepProgress() as shown:
+        with store.locked(signals.interrupt) as lease, progress or SweepProgress() as shown:
             store.paths.orders.unlink(missing_ok=True)  # those of an earlier launch
             loggers = Loggers(sweep, store)
             inputs = work.to_do()
@@ -116,6 +117,7 @@ def launch(
                     )
                 else:
                     shown.note(_nothing_left(work.runs(), store))
+                lease.check()
                 with signals.held(interrupted) as late:
                     until_report.close()  # alone: Ray ends a process, with exit code 1, in which one of its references goes while it stops
                     _write_report(store, shown)

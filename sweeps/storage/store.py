@@ -19,6 +19,7 @@ from sae_core.files import check_tensors, read_json, read_json_lines, write_json
 from sae_core.layout import SweepPaths
 from sae_core.records import RunRecord, RunState, Status, flat
 from sweeps.definition.sweep import Sweep
+from sweeps.storage.lease import Lease
 from sweeps.storage.lock import locked
 from sweeps.storage.set_aside import make_room, set_aside
 from sweeps.storage.sweep_file import begin_launch, now, read_sweep_file
@@ -62,9 +63,9 @@ class Store:
         self._facts: dict[str, Any] = {}
         """Content of sweep.json during a launch, which alone writes to it."""
 
-    def locked(self) -> AbstractContextManager[None]:
+    def locked(self, lost: Callable[[], None] = lambda: None) -> AbstractContextManager[Lease]:
         """Hold the directory for one launch; see `lock.locked`."""
-        return locked(self.directory)
+        return locked(self.directory, lost)
 
     def begin(self, sweep: Sweep, runs: Sequence[RunConfig]) -> int:
         """Open the directory for a launch; records in it stay, also those of runs that `sweep` no longer has.

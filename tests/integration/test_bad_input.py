@@ -136,7 +136,7 @@ def test_a_second_launch_is_refused_before_ray_starts(run, tmp_path):
     with Store(tmp_path / "results" / "bad").locked():
         done = run({"activations": SYNTHETIC})
     assert done.exit_code == 2
-    assert "only one launch at a time may write to a sweep, but another launch is writing to" in done.stderr
+    assert "only one launch at a time may write to a sweep, but process " in done.stderr
     assert not (tmp_path / "results").exists()
 
 

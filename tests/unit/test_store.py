@@ -143,7 +143,7 @@ def test_a_directory_that_is_a_file(tmp_path):
 
 
 def test_only_one_launch_at_a_time(store):
-    with store.locked(), pytest.raises(ConfigError, match=r"but another launch is writing to '.*small'"), store.locked():
+    with store.locked(), pytest.raises(ConfigError, match=r"but process .* is writing to '.*small'"), store.locked():
         pass
     with store.locked():  # let go of
         begin(store, sweep())
