@@ -6,6 +6,7 @@ results/
     definition.yaml           of the last launch; definitions/<n>.yaml keeps that of each
     sweep.json                runs asked for, launches, stages
     orders.json               what the running launch is asked to do
+    progress.json             how far the present launch is, or the last one was
     table.csv  table.parquet  report/
     search/                   the Optuna study of a search
     runs/<run_id>/            config.json  record.json  history.jsonl  checkpoint.safetensors  sae/
@@ -73,6 +74,11 @@ class SweepPaths:
     def orders(self) -> Path:
         """What the running launch is asked to do; see `orders`."""
         return self.directory / "orders.json"
+
+    @property
+    def progress(self) -> Path:
+        """How far the present launch is."""
+        return self.directory / "progress.json"
 
     @property
     def table_csv(self) -> Path:

@@ -8,6 +8,7 @@ do not survive a restart of the driver. Results are files under `directory`, wri
 
 import dataclasses
 import json
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -175,7 +176,10 @@ class _Reporter:
                 write_json_lines(RunPaths(self.directory / run_id).history, learner.history)
                 self.rows_written[run_id] = rows
         at_rung = {} if rung is None else {"rung": rung, "node": self.made_by}  # for the record of a run that is stopped
-        self.report({"progress": {learner.run.run_id: learner.step / learner.run.n_steps for learner in learners}, **at_rung})
+        fractions = {learner.run.run_id: learner.step / learner.run.n_steps for learner in learners}
+        latest = [learner.history[-1] for learner in learners if learner.history]
+        seen = {name: [row[name] for row in latest if row[name] is not None] for name in ("loss", "l0")}
+        self.report({"progress": fractions, "host": socket.gethostname(), **seen, **at_rung})
 
     def _rung(self, learners: Sequence[Learner]) -> float | None:
         """The rung that the slowest run of the group has just reached."""

@@ -11,19 +11,37 @@ from sweeps.cli.app import Answer, Results, SweepDirectory, cache_app, command
 
 
 @command()
-def status(results: SweepDirectory) -> Answer:
-    """List finished, failed and missing runs, with reasons."""
+def status(
+    results: SweepDirectory,
+    follow: Annotated[bool, typer.Option("--watch", help="Show the progress of the launch that runs now, until it ends.")] = False,
+) -> Answer:
+    """List finished, failed and missing runs, with reasons, and say whether a launch runs now."""
     from sae_core.records import STATES
+    from sweeps.execution.view import line, lines
+    from sweeps.execution.watch import watch
+    from sweeps.storage.progress_file import running_progress
     from sweeps.storage.store import Store
 
     store = Store(results)
-    runs = store.status()
+    store.check_is_sweep()
+    if follow:
+        watch(store.paths.progress)
+    runs, progress = store.status(), running_progress(store.paths.progress)
     width = max((len(run.run_id) for run in runs), default=0)
     states = [run.state for run in runs]
     counts = {state: states.count(state) for state in STATES}
-    lines = [f"{run.run_id:<{width}}  {run.state:<8}  {run.reason}".rstrip() for run in runs]
-    data = {"directory": str(store.directory), "counts": counts, "runs": [dataclasses.asdict(run) for run in runs]}
-    return Answer(data, [*lines, ", ".join(f"{number} {state}" for state, number in counts.items())])
+    shown = [f"{run.run_id:<{width}}  {run.state:<8}  {run.reason}".rstrip() for run in runs]
+    shown.append(", ".join(f"{number} {state}" for state, number in counts.items()))
+    if progress:
+        shown += [f"running: launch {progress.launch}, {line(progress)}", *lines(progress)]
+    data = {
+        "directory": str(store.directory),
+        "running": progress is not None,
+        "progress": dataclasses.asdict(progress) if progress else None,
+        "counts": counts,
+        "runs": [dataclasses.asdict(run) for run in runs],
+    }
+    return Answer(data, shown)
 
 
 @command()

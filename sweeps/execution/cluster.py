@@ -67,7 +67,8 @@ class Cluster:
             os.environ.setdefault(name, value)
         try:
             self._start()
-            self.n_slots = _slots([node["Resources"] for node in living_nodes()], self.cpus, self.gpus)
+            nodes = [node["Resources"] for node in living_nodes()]
+            self.n_slots, self.n_nodes = _slots(nodes, self.cpus, self.gpus), len(nodes)
         except BaseException:
             self._stop()
             raise
@@ -113,6 +114,7 @@ class Cluster:
 
     def _recount(self, nodes: Nodes) -> None:
         """Nodes came or went."""
+        self.n_nodes = len(nodes)
         self.n_slots = max(1, sum(_slots_of_node(node["Resources"], self.cpus, self.gpus) for node in nodes))
 
     @property

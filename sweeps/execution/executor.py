@@ -1,7 +1,8 @@
 """Executors, which do the work of a launch: Ray, or this process, for debuggers and tests. Results are the same.
 
-Both are contexts, and have `pool`, whose workers do the methods of `SourceWorker`; `n_slots`, trials side by side; `slot_bytes`, memory
-for training in each slot, None where it is not limited; `train`; and `died` and `raise_death`, for what ends by itself.
+Both are contexts, and have `pool`, whose workers do the methods of `SourceWorker`; `n_slots`, trials side by side;
+`slot_bytes`, memory for training in each slot, None where it is not limited; `train`; and `died` and `raise_death`, for what ends by
+itself.
 """
 
 import traceback
@@ -44,6 +45,10 @@ class RayExecutor:
         from sweeps.execution import ray_tune  # imports ray, which reads what `cluster` has set in the environment
 
         ray_tune.train(training, self.cluster)
+
+    def capacity(self) -> tuple[int, int]:
+        """Nodes and slots at this moment."""
+        return self.cluster.n_nodes, self.cluster.n_slots
 
     @property
     def died(self) -> bool:
@@ -94,6 +99,9 @@ class InlineExecutor:
             except Exception as error:  # the boundary of a trial
                 training.lose(trial.config, type(error).__name__, str(error), "".join(traceback.format_exception(error)))
             training.end(trial)
+
+    def capacity(self) -> tuple[int, int]:
+        return 1, 1
 
     def raise_death(self) -> None:
         pass

@@ -108,6 +108,7 @@ def launch(
                     until_report.enter_context(engine)
                     _check(inputs, engine, shown)
                 number = store.begin(sweep, work.runs())
+                shown.publish(store.paths.progress, number)
                 leftovers.remove_temporary(store.directory)
                 _forget(work.runs(), store, shown)
                 if inputs:

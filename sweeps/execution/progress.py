@@ -1,16 +1,25 @@
-"""Progress of a launch on the terminal: a bar per stage and per running SAE, or plain lines where there is no terminal."""
+"""Progress of a launch: shown on its terminal, or as plain lines where there is none, and written to a file for other terminals."""
 
 import time
-from collections.abc import Callable, Mapping
-from datetime import timedelta
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event, Thread
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.live import Live
+
+from sweeps.execution.view import duration, line, renderable
+from sweeps.storage.progress_file import SECONDS, GroupProgress, Progress, write_progress
 
 PLAIN_SECONDS = 10.0
 """Least time between two plain lines of one stage."""
 LEAST_SHARE = 0.02
 """Part of a stage that must be done before the time left is estimated: processes start slowly."""
+_NOTES = 10
+"""Lines that are kept for other terminals."""
 
 
 class SweepProgress:
@@ -24,68 +33,122 @@ class SweepProgress:
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.console = console or Console(stderr=True)
         self.clock = clock
-        texts = [TextColumn(text) for text in ("{task.description}", "{task.percentage:3.0f}%", "{task.fields[rate]}")]
-        columns = (texts[0], BarColumn(bar_width=30), *texts[1:], TimeElapsedColumn(), TimeRemainingColumn())
-        is_plain = not self.console.is_terminal or self.console.is_dumb_terminal
-        self.bars = Progress(*columns, console=self.console, disable=is_plain)
-        self.run_bars: dict[str, TaskID] = {}
+        self.is_plain = not self.console.is_terminal or self.console.is_dumb_terminal
+        self.state = Progress()
+        """Replaced, never changed: other threads read it."""
+        self.capacity: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        """Nodes and slots at this moment."""
+        self.groups: dict[int, GroupProgress] = {}
+        self.began = self.last_line = clock()
+        self._file: Path | None = None
+        self._beat = 0
+        self._live = Live(
+            get_renderable=lambda: renderable(self.now()), console=self.console, refresh_per_second=2, transient=True, redirect_stdout=False
+        )
 
     def __enter__(self) -> "SweepProgress":
-        self.bars.start()
+        self.state, self._file = Progress(), None
+        if not self.is_plain:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bars.stop()
+        self._live.stop()
+        if self._file:
+            self._ends.set()
+            self._writer.join()
+            self.groups, self.state = {}, replace(self.state, ended_at=_utc(), slots_in_use=0)
+            self._write(self._file)
+
+    def publish(self, file: Path, launch: int) -> None:
+        """From now on, also write progress to a file, about every two seconds.
+
+        Args:
+            launch: its number.
+        """
+        self.state = replace(self.state, launch=launch)
+        self._file, self._ends = file, Event()
+        self._write(file)
+        self._writer = Thread(target=self._write_on, name="progress", daemon=True)
+        self._writer.start()
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
+        self.state = replace(self.state, notes=[*self.state.notes, text][-_NOTES:])
         self.console.print(text, highlight=False, soft_wrap=True)
 
-    def stage(self, name: str, total: float, unit: str) -> None:
-        """Begin a stage of `total` units of work, e.g. tokens."""
-        self.stage_name, self.total, self.unit = name, total, unit
+    def stage(self, name: str, total: float, unit: str, jobs: int = 0) -> None:
+        """Begin a stage of `total` units of work, e.g. tokens.
+
+        Args:
+            jobs: for the slots, where they are not groups.
+        """
         self.began = self.last_line = self.clock()
-        self.bar = self.bars.add_task(f"[bold]{name}", total=total, rate="")
-        if self.bars.disable:
+        self.state = replace(self.state, stage=name, total=total, unit=unit, done=0.0, detail="", slots_in_use=jobs)
+        if self.is_plain:
             self.note(f"{name}: {total:,.0f} {unit}")
 
-    def advance_to(self, done: float, detail: str = "") -> None:
-        """Show how much of the stage is done, in its unit.
+    def advance_to(self, done: float, detail: str = "", jobs: int = 0) -> None:
+        """Note how much of the stage is done, in its unit.
 
         Args:
             detail: e.g. "3 of 24 runs done".
+            jobs: that are left.
         """
-        elapsed = max(self.clock() - self.began, 1e-9)
-        rate = self._rate(done, elapsed)
-        self.bars.update(self.bar, completed=done, rate=f"{rate}  {detail}".rstrip())
-        if self.bars.disable and self.clock() - self.last_line >= PLAIN_SECONDS:
+        self.state = replace(self.state, done=done, detail=detail, slots_in_use=jobs)
+        if self.is_plain and self.clock() - self.last_line >= PLAIN_SECONDS:
             self.last_line = self.clock()
-            left = _duration(elapsed * (self.total - done) / done) if done >= LEAST_SHARE * self.total else "?"
-            self.note(f"{self.stage_name}: {done / self.total:4.0%}, {rate}, {left} left{', ' + detail if detail else ''}")
+            self.console.print(line(self.now()), highlight=False, soft_wrap=True)
 
-    def _rate(self, done: float, elapsed: float) -> str:
-        """Units per second; per minute where that is less than one."""
-        if not done:
-            return f"no {self.unit} yet"
-        return f"{done / elapsed:,.0f} {self.unit}/s" if done >= elapsed else f"{60 * done / elapsed:.2g} {self.unit}/min"
+    def group(self, group: GroupProgress) -> None:
+        """Note how far a group is."""
+        self.groups = {**self.groups, group.number: group}
 
-    def runs(self, fractions: Mapping[str, float]) -> None:
-        """Show how far each running SAE is, by a bar of its own until it is done."""
-        for run_id, fraction in fractions.items():
-            if run_id not in self.run_bars:
-                self.run_bars[run_id] = self.bars.add_task(f"  {run_id}", total=1.0, rate="")
-            self.bars.update(self.run_bars[run_id], completed=fraction, visible=fraction < 1)
+    def end_group(self, number: int) -> None:
+        """Note that a group has left its slot."""
+        self.groups = {other: group for other, group in self.groups.items() if other != number}
+
+    def fail(self, run_id: str, reason: str) -> None:
+        """Note that a run failed."""
+        if run_id not in self.state.failures:
+            self.state = replace(self.state, failures={**self.state.failures, run_id: reason})
+            self.note(f"{self.state.stage}: {run_id} failed: {reason}")
 
     def end_stage(self, summary: str) -> float:
         """End the stage; returns its seconds."""
         seconds = self.clock() - self.began
-        for bar in self.bars.task_ids:
-            self.bars.remove_task(bar)
-        self.run_bars.clear()
-        self.note(f"{self.stage_name}: {summary} in {_duration(seconds)}")
+        self.groups = {}
+        self.note(f"{self.state.stage}: {summary} in {duration(seconds)}")
         return seconds
 
+    def now(self) -> Progress:
+        """The progress at this moment."""
+        state, groups, elapsed = self.state, list(self.groups.values()), max(self.clock() - self.began, 1e-9)
+        nodes, slots = self.capacity()
+        is_clear = state.done and state.done >= LEAST_SHARE * state.total
+        return replace(
+            state,
+            beat=self._beat,
+            written_at=_utc(),
+            rate=state.done / elapsed if state.done else None,
+            seconds=elapsed,
+            seconds_left=elapsed * (state.total - state.done) / state.done if is_clear else None,
+            groups=groups,
+            nodes=nodes,
+            slots=slots,
+            slots_in_use=min(len(groups) or state.slots_in_use, slots),
+        )
 
-def _duration(seconds: float) -> str:
-    """e.g. 0:00:42, 3:05:00."""
-    return str(timedelta(seconds=round(seconds)))
+    def _write_on(self) -> None:
+        """Write the file until the launch ends. It is for the eye: a disk that is full does not stop a launch."""
+        while self._file and not self._ends.wait(SECONDS):
+            self._write(self._file)
+
+    def _write(self, file: Path) -> None:
+        self._beat += 1
+        with suppress(OSError):
+            write_progress(file, self.now())
+
+
+def _utc() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

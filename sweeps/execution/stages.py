@@ -46,6 +46,7 @@ def run_stages(
         KeyboardInterrupt: a signal did.
     """
     orders = OrdersFile(store.paths.orders)
+    progress.capacity = executor.capacity
     done = {run_id for run_id, record in store.records().items() if record.status != "trained"}
     for shared in inputs:
         store.note_stage("harvest", _harvest(shared, executor, progress, orders))
@@ -91,12 +92,12 @@ def _harvest(shared: SharedActivations, executor: Executor, progress: SweepProgr
     """Make the shards that are missing, on all slots. Returns seconds."""
     n_shards = shared.source.n_shards(shared.cache)
     missing = [index for index in range(n_shards) if not is_complete(shared.cache, index)]
-    progress.stage("harvest", shared.source.config.train_tokens, "tokens")
+    progress.stage("harvest", shared.source.config.train_tokens, "tokens", len(missing))
     tokens: list[int] = []
 
     def done(n_tokens: int) -> None:
         tokens.append(n_tokens)
-        progress.advance_to(sum(tokens))
+        progress.advance_to(sum(tokens), jobs=len(missing) - len(tokens))
 
     if missing:
         executor.pool.map("harvest", missing, done, *shared.arguments, orders=orders)
@@ -118,12 +119,12 @@ def _evaluate(shared: SharedActivations, store: Store, executor: Executor, progr
     """Measure runs on held-out text, all in one pass, and finish their records. Returns seconds."""
     records = shared.to_evaluate(store)
     n_chunks = shared.source.n_eval_chunks(shared.cache)
-    progress.stage("evaluate", n_chunks, "chunks")
+    progress.stage("evaluate", n_chunks, "chunks", n_chunks if records else 0)
     results: list[tuple[ChunkSums, dict[str, Any]]] = []
 
     def done(result: tuple[ChunkSums, dict[str, Any]]) -> None:
         results.append(result)
-        progress.advance_to(len(results), f"{len(results)} of {n_chunks} chunks")
+        progress.advance_to(len(results), f"{len(results)} of {n_chunks} chunks", n_chunks - len(results))
 
     if records:
         saes = {run_id: str(store.paths.run(run_id).sae) for run_id in records}

@@ -10,7 +10,8 @@ from sweeps.execution.early_stopping import EarlyStopping
 from sweeps.execution.loggers import Loggers
 from sweeps.execution.progress import SweepProgress
 from sweeps.execution.work import Trial, Work
-from sweeps.storage.store import Store, record_without_result
+from sweeps.storage.progress_file import GroupProgress
+from sweeps.storage.store import Store, reason, record_without_result
 
 
 class Training:
@@ -28,16 +29,26 @@ class Training:
         self.runs: dict[str, RunConfig] = {}
         self._tokens: dict[str, float] = {}
         """Run id -> tokens trained on so far."""
+        self._groups: dict[str, GroupProgress] = {}
+        """First run id of a trial -> how far it was when it last reported."""
+        self._reported: dict[str, float] = {}
+        """First run id of a trial -> when it last reported."""
 
     def next(self) -> Trial | None:
         """The next trial; None after the last one, or when the sweep is to stop."""
         trial = self.work.next_trial(self.settings) if self.orders.now().sweep != "stop" else None
-        self.runs |= {run.run_id: run for run in trial.runs} if trial else {}
+        if trial:
+            self.runs |= {run.run_id: run for run in trial.runs}
+            self._show(GroupProgress(len(self._groups) + 1, [run.run_id for run in trial.runs]))
         return trial
 
     def end(self, trial: Trial) -> None:
         """A trial has ended; the records of its runs say how."""
         self.work.end_trial(trial)
+        self.progress.end_group(self._groups[trial.runs[0].run_id].number)
+        for run in trial.runs:
+            if (record := self.store.read_record(run.run_id)) is not None and record.status == "failed":
+                self.progress.fail(run.run_id, reason(record))
 
     def report(self, trial: Trial, told: Mapping[str, Any]) -> bool:
         """Take note of what `run_trial` reports. Returns whether the trial is to stop; then its runs have their records."""
@@ -50,8 +61,32 @@ class Training:
             self.loggers.update(self.runs[run_id])
         done = sum(tokens >= n_tokens(self.runs[run_id]) for run_id, tokens in self._tokens.items())
         self.progress.advance_to(sum(self._tokens.values()), f"{done} of {self.work.n_runs} SAEs done")
-        self.progress.runs(fractions)
+        self._show_report(trial, told)
         return stops
+
+    def _show_report(self, trial: Trial, told: Mapping[str, Any]) -> None:
+        key, now = trial.runs[0].run_id, self.progress.clock()
+        last, total = self._groups[key], sum(n_tokens(run) for run in trial.runs)
+        fraction = sum(self._tokens.get(run.run_id, 0.0) for run in trial.runs) / total
+        # A resumed run reports tokens of earlier launches at first.
+        rate = total * (fraction - last.fraction) / (now - self._reported[key]) if key in self._reported else None
+        self._reported[key] = now
+        self._show(
+            GroupProgress(
+                number=last.number,
+                runs=last.runs,
+                fraction=fraction,
+                node=told.get("host", last.node),
+                tokens_per_second=rate,
+                loss=_range(told, "loss") or last.loss,
+                l0=_range(told, "l0") or last.l0,
+                seconds_left=total * (1 - fraction) / rate if rate else None,
+            )
+        )
+
+    def _show(self, group: GroupProgress) -> None:
+        self._groups[group.runs[0]] = group
+        self.progress.group(group)
 
     def lose(self, config: TrialConfig, kind: str, message: str, trace: str) -> None:
         """Write failed records for the runs of a trial that ended before it could: its process died, or it could not even start."""
@@ -71,3 +106,8 @@ class Training:
 def n_tokens(run: RunConfig) -> int:
     """Tokens that a run trains on: whole batches."""
     return run.n_steps * run.train.batch_size
+
+
+def _range(told: Mapping[str, Any], name: str) -> list[float] | None:
+    values = told.get(name)
+    return [min(values), max(values)] if values else None

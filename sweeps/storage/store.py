@@ -242,22 +242,34 @@ class Store:
         Raises:
             ConfigError: the directory is not a sweep's.
         """
+        self.check_is_sweep()
+        records = self.records()
+        run_ids = dict.fromkeys([*(run["run_id"] for run in self._requested()), *records])
+        return [self._status(run_id, records.get(run_id)) for run_id in run_ids]
+
+    def check_is_sweep(self) -> None:
+        """Make sure that the directory is a sweep's.
+
+        Raises:
+            ConfigError: it is not.
+        """
         if not (self.paths.facts.exists() or self.paths.definition.is_file()):
             raise ConfigError(
                 f"a results directory must hold sweep.json, but got {str(self.directory)!r}. Give that of a sweep, e.g. results/demo."
             )
-        records = self.records()
-        run_ids = dict.fromkeys([*(run["run_id"] for run in self._requested()), *records])
-        return [self._status(run_id, records.get(run_id)) for run_id in run_ids]
 
     def _status(self, run_id: str, record: RunRecord | None) -> RunStatus:
         if record is None:
             started = self.paths.run(run_id).directory.is_dir()
             return RunStatus(run_id, "missing", "interrupted" if started else "not started")
-        error = record.error or {}
         reasons = {"finished": "", "trained": "not evaluated yet"}
-        why = f"{error.get('type', 'error')}: {error.get('message', 'no message')}".splitlines()[0]
-        return RunStatus(run_id, record.status, reasons.get(record.status, why))
+        return RunStatus(run_id, record.status, reasons.get(record.status, reason(record)))
+
+
+def reason(record: RunRecord) -> str:
+    """Why a run failed or was pruned, in one line."""
+    error = record.error or {}
+    return f"{error.get('type', 'error')}: {error.get('message', 'no message')}".splitlines()[0]
 
 
 def record_without_result(run: RunConfig, status: Status, error: Mapping[str, str], **facts: Any) -> RunRecord:

@@ -17,12 +17,12 @@ class Told(SweepProgress):
     def note(self, text):
         self.notes.append(text)
 
-    def stage(self, name, total, unit):
-        super().stage(name, total, unit)
+    def stage(self, name, *arguments):
+        super().stage(name, *arguments)
         self.stages.append(name)
 
-    def runs(self, fractions):
-        self.trained |= fractions
+    def group(self, group):
+        self.trained |= dict.fromkeys(group.runs, group.fraction)
 
 
 @pytest.fixture

@@ -74,8 +74,8 @@ def test_a_searched_run_is_that_of_a_grid(tmp_path):
 
 def test_an_interrupted_search_loses_no_finished_trial(tmp_path):
     class Interrupted(SweepProgress):
-        def runs(self, fractions):
-            if len(list(tmp_path.glob("small/runs/*/record.json"))) == 3:
+        def group(self, group):
+            if group.fraction and len(list(tmp_path.glob("small/runs/*/record.json"))) == 3:
                 raise KeyboardInterrupt
 
     interrupted = launch(search_of(4), results=tmp_path, progress=Interrupted())

@@ -38,7 +38,7 @@ class Interrupting(SweepProgress):
         super().__init__()
         self.interrupt = interrupt
 
-    def advance_to(self, done, detail=""):
+    def advance_to(self, *_, **__):
         self.interrupt()
 
 

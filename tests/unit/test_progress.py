@@ -1,9 +1,15 @@
+import dataclasses
 import io
+import threading
+import time
 
 import pytest
 from rich.console import Console
 
 from sweeps.execution.progress import SweepProgress
+from sweeps.execution.view import renderable
+from sweeps.execution.watch import watch
+from sweeps.storage.progress_file import GroupProgress, Progress, read_progress, running_progress, write_progress
 
 
 class Clock:
@@ -78,26 +84,84 @@ def test_each_stage_counts_its_own_time(plain, clock):
     assert plain.end_stage("done") == 2.0
 
 
-def test_runs_have_no_plain_lines(plain):
+def test_groups_have_no_plain_lines(plain):
     plain.stage("train", 10, "tokens")
-    plain.runs({"topk-1": 0.5})
+    plain.group(GroupProgress(1, ["topk-1"], 0.5))
     assert said(plain) == ["train: 10 tokens"]
 
 
-def test_bars(live, clock):
+def filled(progress, clock):
+    """A launch in the middle of its training."""
+    progress.capacity = lambda: (2, 4)
+    progress.stage("train", 2_000, "tokens")
+    clock.now += 10
+    progress.advance_to(500, "1 of 3 SAEs done")
+    progress.group(GroupProgress(1, ["topk-1"]))
+    progress.group(GroupProgress(2, ["topk-2", "topk-3"], 0.25, "gpu-1", 40.0, [0.5, 0.75], [16.0, 32.0], 30.0))
+    progress.fail("relu-1", "DivergedError: nan")
+    return progress
+
+
+SHOWN = [
+    "2 of 4 slots in use on 2 nodes, 1 failed",
+    "group 1: topk-1, 0%",
+    "group 2 on gpu-1: 2 SAEs, 25%, 40 tokens/s, loss 0.5 to 0.75, L0 16 to 32, 0:00:30 left",
+    "failed: relu-1: DivergedError: nan",
+]
+
+
+def test_what_is_shown(live, clock):
     with live:
-        live.stage("train", 2_000, "tokens")
-        clock.now += 10
-        live.advance_to(500, "1 of 3 SAEs done")
-        live.runs({"topk-1": 0.5, "topk-2": 0.25})
-        stage, first, second = live.bars.tasks
-        assert (stage.description, stage.percentage, stage.fields["rate"]) == ("[bold]train", 25.0, "50 tokens/s  1 of 3 SAEs done")
-        assert [(bar.description, bar.percentage) for bar in (first, second)] == [("  topk-1", 50.0), ("  topk-2", 25.0)]
-        live.runs({"topk-1": 1.0, "topk-2": 0.75, "topk-3": 1.0})
-        assert [bar.description for bar in live.bars.tasks if bar.visible] == ["[bold]train", "  topk-2"]
+        shown = renderable(filled(live, clock).now())
+        live.console.print(shown)
+        live.end_group(1)
+        assert [group.number for group in live.now().groups] == [2]
         live.end_stage("3 SAEs")
-        assert live.bars.tasks == []
-    assert any("train: 3 SAEs in 0:00:10" in line for line in said(live))
+        assert live.now().groups == []
+    text = "\n".join(said(live))
+    for part in ["25%", "50 tokens/s", "1 of 3 SAEs done", "0:00:30 left", *SHOWN, "train: 3 SAEs in 0:00:10"]:
+        assert part in text, part
+
+
+def test_a_failure_is_told_once(plain, clock):
+    filled(plain, clock).fail("relu-1", "DivergedError: nan")
+    assert said(plain).count("train: relu-1 failed: DivergedError: nan") == 1
+
+
+def test_another_terminal_sees_the_same(plain, clock, tmp_path, monkeypatch):
+    monkeypatch.setattr("sweeps.execution.progress.SECONDS", 0.01)
+    file, console = tmp_path / "progress.json", Console(file=io.StringIO(), width=200)
+    with plain:
+        filled(plain, clock).publish(file, 3)
+        progress = running_progress(file)
+        assert dataclasses.replace(progress, beat=0, written_at="") == dataclasses.replace(plain.now(), beat=0, written_at="")
+        watcher = threading.Thread(target=watch, args=(file, console))
+        watcher.start()
+        while not console.file.getvalue():
+            time.sleep(0.01)
+    watcher.join(timeout=5)
+    assert not watcher.is_alive()  # it has seen the end of the launch
+    told = [line.strip() for line in console.file.getvalue().splitlines()]
+    assert told == ["train:  25%, 50 tokens/s, 0:00:30 left, 1 of 3 SAEs done", *SHOWN]
+    ended = read_progress(file)
+    assert (ended.launch, bool(ended.ended_at), ended.groups, ended.slots_in_use) == (3, True, [], 0)
+    assert running_progress(file) is None
+
+
+def test_a_launch_that_was_killed_does_not_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("sweeps.storage.progress_file.SILENT_SECONDS", 0.3)
+    file = tmp_path / "progress.json"
+    assert running_progress(file) is None
+    write_progress(file, Progress(launch=1, beat=7))
+    assert running_progress(file) is None
+    file.write_text(file.read_text().replace("7", "8"))  # damaged: for the eye only, so no reason to stop
+    assert running_progress(file) is None
+
+
+def test_a_disk_that_is_full_does_not_stop_a_launch(plain, tmp_path):
+    with plain:
+        (tmp_path / "progress.json").mkdir()
+        plain.publish(tmp_path / "progress.json", 1)
 
 
 def test_results_go_elsewhere():
