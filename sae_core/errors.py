@@ -46,6 +46,16 @@ class DamagedFileError(ConfigError):
         return cls(f"a file must be unchanged since it was written, but {str(path)!r} is damaged: {reason_of(error)}. {remedy}")
 
 
+def is_out_of_memory(kind: str, message: str) -> bool:
+    """Whether an exception says that there was no memory for something: with less beside it, it may succeed.
+
+    Args:
+        kind: name of its type; PyTorch's and Ray's is OutOfMemoryError, but for the memory of the CPU PyTorch raises RuntimeError.
+        message: what it says.
+    """
+    return kind in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in message
+
+
 @contextmanager
 def border(what: str, remedy: str) -> Iterator[None]:
     """Turn everything that is raised while reading what a user named into one ConfigError; a ConfigError passes as it is.

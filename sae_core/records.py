@@ -80,6 +80,8 @@ class RunRecord:
     `ActivationSource.facts` and `shards.Manifest`."""
     launch: Whole | None = None
     """Number of the launch that trained it, from 1; its definition is `definitions/<launch>.yaml` of the sweep."""
+    attempts: Whole | None = None
+    """Times its training was started in that launch: 1 unless its process died or its group failed."""
     versions: dict[str, str] = field(default_factory=dict)
     """Version of this package (`sae_sweep`), its git commit where known (`commit`), and of python, torch, ray ..., where it was trained."""
     hardware: str | None = None

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import socket
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -80,8 +81,17 @@ def train_trial(config: dict[str, Any]) -> None:
     def report(told: dict[str, Any]) -> None:
         tune.report({"json": json.dumps(told)})  # as text: Tune flattens nested results, but not for everybody
 
-    # Ray leaves every GPU visible to a trial that asked for none, so torch.cuda.is_available() says nothing here.
-    run_trial(TrialConfig(**config["trial"]), report, "cuda:0" if get_gpu_ids() else "cpu")
+    try:
+        # Ray leaves every GPU visible to a trial that asked for none, so torch.cuda.is_available() says nothing here.
+        run_trial(TrialConfig(**config["trial"]), report, "cuda:0" if get_gpu_ids() else "cpu")
+    except Exception as error:  # the boundary of a trial: whoever hands out trials decides what follows
+        report({"error": facts_of(error)})
+        torch.cuda.empty_cache()  # the process may get the next trial
+
+
+def facts_of(error: BaseException) -> dict[str, str]:
+    """An exception, as records have it."""
+    return {"type": type(error).__name__, "message": str(error), "traceback": "".join(traceback.format_exception(error))}
 
 
 def run_trial(trial: TrialConfig, report: Report, device: str) -> None:

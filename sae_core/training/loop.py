@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sae_core.activations.stream import ActivationStream
 from sae_core.config.run import ARCHITECTURES, RunConfig
-from sae_core.errors import ConfigError
+from sae_core.errors import ConfigError, is_out_of_memory
 from sae_core.layout import RunPaths
 from sae_core.orders import NO_ORDERS, OrdersFile
 from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
@@ -252,6 +252,7 @@ def train_group(
 
     Raises:
         ConfigError: a run asks for another normalisation than the stream's.
+        MemoryError: there is no memory for all of them together; or another exception for which `is_out_of_memory` is true.
     """
     device = torch.device(device)
     _check_normalisation(runs, stream)
@@ -310,6 +311,8 @@ def _train(
                 try:
                     learner.train_step(x)
                 except Exception as error:  # the boundary of a run: whatever broke it is its own record
+                    if len(learners) > 1 and is_out_of_memory(type(error).__name__, str(error)):
+                        raise  # of all of them together
                     learner.fail(error)
         told = orders.now()
         for learner in active:

@@ -5,7 +5,6 @@ Both are contexts, and have `pool`, whose workers do the methods of `SourceWorke
 itself.
 """
 
-import traceback
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -14,7 +13,7 @@ from sae_core import provenance
 from sae_core.errors import ConfigError
 from sae_core.orders import NO_ORDERS, OrdersFile
 from sae_core.sparse.kernels.choice import Choice
-from sae_core.trainable import run_trial
+from sae_core.trainable import facts_of, run_trial
 from sweeps.execution.cluster import Cluster
 from sweeps.execution.training import Training
 from sweeps.execution.workers import SourceWorker, WorkerPool
@@ -59,7 +58,7 @@ class RayExecutor:
 
 
 class InlineExecutor:
-    """This process: one job after another, so that breakpoints work. A trial that fails is not retried."""
+    """This process: one job after another, so that breakpoints work."""
 
     n_slots = 1
     died = False
@@ -92,13 +91,14 @@ class InlineExecutor:
                 if training.report(trial, told):
                     raise _StoppedError
 
+            failure = None
             try:
                 run_trial(trial.config, report, self.device)
             except _StoppedError:
                 pass
             except Exception as error:  # the boundary of a trial
-                training.lose(trial.config, type(error).__name__, str(error), "".join(traceback.format_exception(error)))
-            training.end(trial)
+                failure = facts_of(error)
+            training.end(trial, failure)
 
     def capacity(self) -> tuple[int, int]:
         return 1, 1

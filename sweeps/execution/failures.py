@@ -1,14 +1,18 @@
 """What ends a launch or a trial that nothing is wrong with: the reason, without Ray's wrapping."""
 
 import os
+import re
 import threading
-from typing import Any
 
 from sweeps.execution import signals
 
 STUCK_SECONDS = 15.0
 """Most time that a launch is given to stop after Ray died. Then its process is ended."""
-PROCESS_DIED = "its process was killed or crashed (out of memory?)"
+PROCESS_DIED = "ProcessDied"
+"""Type of what ends a process that could not say why."""
+_PROCESS_DIED = "its process was killed or crashed (out of memory?)"
+_NODE_DIED = PROCESS_DIED, "its node died"
+_NO_MEMORY = "OutOfMemoryError", "its process was ended by Ray because the machine's memory was nearly full"
 
 
 class LaunchError(RuntimeError):
@@ -59,16 +63,23 @@ def reason_of_failure(error: BaseException) -> tuple[str, str]:
 
     cause = cause_of(error)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or ["no message"]
-    died: dict[Any, str] = {
-        exceptions.OutOfMemoryError: "its process was ended by Ray because the machine's memory was nearly full",
-        exceptions.NodeDiedError: "its node died",
-        exceptions.ActorDiedError: PROCESS_DIED,
-        exceptions.ActorUnavailableError: PROCESS_DIED,
-        exceptions.WorkerCrashedError: PROCESS_DIED,
-    }
-    for kind, message in died.items():
-        if isinstance(cause, kind):
-            return "ProcessDied", message
+    if isinstance(cause, exceptions.OutOfMemoryError):
+        return _NO_MEMORY
+    if isinstance(cause, exceptions.NodeDiedError):
+        return _NODE_DIED
+    if isinstance(cause, exceptions.ActorDiedError | exceptions.ActorUnavailableError | exceptions.WorkerCrashedError):
+        return reason_of_death(str(cause))
     if isinstance(cause, exceptions.RayTaskError):  # an exception that could not be sent: its traceback ends with it
         return "RemoteError", lines[-1]
     return type(cause).__name__, lines[0]
+
+
+def reason_of_death(message: str) -> tuple[str, str]:
+    """Type and message, in one line, of the death of a process about which Ray says this."""
+    if "low on memory" in message:
+        return _NO_MEMORY
+    if re.search(r"node (has )?died", message):
+        return _NODE_DIED
+    if "creation task" in message:  # it could not even start: the message ends with why
+        return "RemoteError", message.strip().splitlines()[-1].strip()
+    return PROCESS_DIED, _PROCESS_DIED

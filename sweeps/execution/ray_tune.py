@@ -2,48 +2,43 @@
 
 import dataclasses
 import json
+import logging
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from sae_core.trainable import TrialConfig, train_trial
+from sae_core.trainable import train_trial
 from sweeps.execution import signals
 from sweeps.execution.cluster import Cluster
-from sweeps.execution.failures import reason_of_failure
+from sweeps.execution.failures import reason_of_death
 from sweeps.execution.training import Training
 from sweeps.execution.work import Trial
 from sweeps.storage.store import SCRATCH_PREFIX
-
-RETRIES = 2
-"""Times a trial whose process or node died is started again; its runs resume from their checkpoints."""
 
 
 def train(training: Training, cluster: Cluster) -> None:
     """Train all trials, one per slot at a time."""
     searcher = _Searcher(training, cluster)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # trials that fail: `Training` says what became of them
     with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=training.store.directory) as scratch:
         tuner = tune.Tuner(
             tune.with_resources(train_trial, cluster.trial),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=_Scheduler(searcher),
-                num_samples=training.work.n_trials,
-                max_concurrent_trials=max(1, training.work.n_trials),  # the searcher keeps to the slots, which come and go
+                num_samples=-1,  # as many as the searcher hands out: some again
+                max_concurrent_trials=max(1, training.work.n_runs),  # the searcher keeps to the slots, which come and go
                 # Importing torch takes longer than the first steps of a small SAE.
                 reuse_actors=True,
                 trial_dirname_creator=_short_name,
             ),
-            run_config=tune.RunConfig(
-                name="trials", storage_path=scratch, verbose=0, failure_config=tune.FailureConfig(max_failures=RETRIES)
-            ),
+            run_config=tune.RunConfig(name="trials", storage_path=scratch, verbose=0),
         )
-        results = tuner.fit()
-    for result in (results[index] for index in range(len(results))):
-        if result.error is not None and result.config is not None:
-            training.lose(TrialConfig(**result.config["trial"]), *reason_of_failure(result.error), str(result.error))
+        tuner.fit()
 
 
 def _short_name(trial: Any) -> str:
@@ -57,6 +52,8 @@ class _Searcher(Searcher):
         super().__init__()
         self.training, self.cluster = training, cluster
         self.trials: dict[str, Trial] = {}
+        self.failures: dict[str, dict[str, str]] = {}
+        """What ended a trial that could not report it: its process died, or did not even start."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -68,19 +65,19 @@ class _Searcher(Searcher):
         pass
 
     def suggest(self, trial_id: str) -> Any:
-        """The config of the next trial; None while every slot has one."""
+        """The config of the next trial. None while every slot has one, and while there may be another one: when one that runs fails."""
         signals.regain()
         if len(self.trials) >= self.cluster.n_slots:
             return None
         trial = self.training.next()
         if trial is None:
-            return Searcher.FINISHED
+            return None if self.training.n_running else Searcher.FINISHED
         self.trials[trial_id] = trial
         return {"trial": dataclasses.asdict(trial.config)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The records say how the trial ended."""
-        self.training.end(self.trials.pop(trial_id))
+        self.training.end(self.trials.pop(trial_id), self.failures.pop(trial_id, None))
 
 
 class _Scheduler(FIFOScheduler):
@@ -97,3 +94,9 @@ class _Scheduler(FIFOScheduler):
         """STOP where early stopping says so."""
         stops = "json" in result and self.searcher.training.report(self.searcher.trials[trial.trial_id], json.loads(result["json"]))
         return TrialScheduler.STOP if stops else TrialScheduler.CONTINUE
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Note why. Tune calls this before the searcher hears that the trial has ended."""
+        text = Path(trial.error_file).read_text(errors="replace") if trial.error_file else ""
+        kind, message = reason_of_death(text)
+        self.searcher.failures[trial.trial_id] = {"type": kind, "message": message, "traceback": text}

@@ -1,17 +1,25 @@
 """The trials of a launch, as an executor sees them: what to train next, what it reports, and what became of it."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sae_core.config.run import RunConfig
+from sae_core.errors import is_out_of_memory
 from sae_core.orders import OrdersFile
 from sae_core.trainable import TrialConfig
 from sweeps.execution.early_stopping import EarlyStopping
+from sweeps.execution.failures import PROCESS_DIED
 from sweeps.execution.loggers import Loggers
 from sweeps.execution.progress import SweepProgress
 from sweeps.execution.work import Trial, Work
 from sweeps.storage.progress_file import GroupProgress
 from sweeps.storage.store import Store, reason, record_without_result
+
+RETRIES = 2
+"""Times in a row that a trial which failed is started again; its runs resume from their checkpoints. What was saved in between starts the
+count anew."""
 
 
 class Training:
@@ -27,6 +35,15 @@ class Training:
         self.stopping = EarlyStopping(early_stopping, store, work.groups()) if early_stopping else None
         self.orders = OrdersFile(settings.orders)
         self.runs: dict[str, RunConfig] = {}
+        self.n_running = 0
+        """Trials handed out that have not ended."""
+        self._again: list[Trial] = []
+        """Trials to start again, and parts of trials that were too large."""
+        self._parts: Counter[int] = Counter()
+        """`id` of a trial that was split -> parts of it that have not ended."""
+        self._attempts: Counter[str] = Counter()
+        self._errors: dict[int, Mapping[str, str]] = {}
+        """`id` of a trial -> the exception that it reported."""
         self._tokens: dict[str, float] = {}
         """Run id -> tokens trained on so far."""
         self._groups: dict[str, GroupProgress] = {}
@@ -35,23 +52,71 @@ class Training:
         """First run id of a trial -> when it last reported."""
 
     def next(self) -> Trial | None:
-        """The next trial; None after the last one, or when the sweep is to stop."""
-        trial = self.work.next_trial(self.settings) if self.orders.now().sweep != "stop" else None
-        if trial:
-            self.runs |= {run.run_id: run for run in trial.runs}
-            self._show(GroupProgress(len(self._groups) + 1, [run.run_id for run in trial.runs]))
-        return trial
+        """The next trial; None where there is none, or when the sweep is to stop. There may be one later as long as any runs."""
+        if self.orders.now().sweep == "stop":
+            return None
+        trial = self._again.pop(0) if self._again else self.work.next_trial(self.settings)
+        if trial is None:
+            return None
+        self.n_running += 1
+        self.runs |= {run.run_id: run for run in trial.runs}
+        number = self._groups[key].number if (key := trial.runs[0].run_id) in self._groups else len(self._groups) + 1
+        self._show(GroupProgress(number, [run.run_id for run in trial.runs]))
+        self._attempts.update(run.run_id for run in trial.runs)
+        facts = {**trial.config.facts, "attempts": max(self._attempts[run.run_id] for run in trial.runs)}
+        return dataclasses.replace(trial, config=dataclasses.replace(trial.config, facts=facts))
 
-    def end(self, trial: Trial) -> None:
-        """A trial has ended; the records of its runs say how."""
-        self.work.end_trial(trial)
+    def end(self, trial: Trial, error: Mapping[str, str] | None = None) -> None:
+        """A trial has ended; the records of its runs say how. One that failed is started again, or split, or its runs failed.
+
+        Args:
+            error: `type`, `message` and `traceback` of what ended it, where it could not report that.
+        """
+        self.n_running -= 1
+        error = self._errors.pop(id(trial), error)
+        again = self._again_after(trial, error) if error else []
+        self._again += again
+        if error and not again:
+            self._lose(trial.config, error)
+        whole = trial.whole or trial
+        self._parts[id(whole)] += len(again) - (trial.whole is not None)
+        if self._parts[id(whole)] <= 0:
+            self.work.end_trial(whole)
         self.progress.end_group(self._groups[trial.runs[0].run_id].number)
         for run in trial.runs:
             if (record := self.store.read_record(run.run_id)) is not None and record.status == "failed":
                 self.progress.fail(run.run_id, reason(record))
 
+    def _again_after(self, trial: Trial, error: Mapping[str, str]) -> list[Trial]:
+        """The trials to start after one failed: itself, or its two halves where it may have been too large; none if that is of no use."""
+        left = [run for run in trial.runs if self._is_left(run)]
+        saved = self._saved(trial)
+        failures = 1 if saved != trial.saved else trial.failures + 1
+        no_memory = is_out_of_memory(error["type"], error["message"])
+        why = f"{error['type']}: {error['message']}".splitlines()[0]
+        if len(left) > 1 and (no_memory or (failures > 1 and error["type"] == PROCESS_DIED)):
+            middle = len(left) // 2
+            self.progress.note(f"{self.work.stage}: {len(left)} SAEs are trained again, in two groups: {why}")
+            return [_part(trial, left[:middle]), _part(trial, left[middle:])]
+        if not left or no_memory or failures > RETRIES:
+            return []
+        self.progress.note(f"{self.work.stage}: {_named(left)} again, retry {failures} of {RETRIES}: {why}")
+        return [dataclasses.replace(trial, failures=failures, saved=saved)]
+
+    def _is_left(self, run: RunConfig) -> bool:
+        record = self.store.read_record(run.run_id)
+        return record is None or (self.work.evaluates_trials and record.status == "trained")
+
+    def _saved(self, trial: Trial) -> tuple[int, ...]:
+        """When checkpoints and records of a trial's runs were written."""
+        paths = [self.store.paths.run(run.run_id) for run in trial.runs]
+        return tuple(path.stat().st_mtime_ns for of in paths for path in (of.checkpoint, of.record) if path.exists())
+
     def report(self, trial: Trial, told: Mapping[str, Any]) -> bool:
-        """Take note of what `run_trial` reports. Returns whether the trial is to stop; then its runs have their records."""
+        """Take note of what a trial reports. Returns whether it is to stop; then its runs have their records."""
+        if "error" in told:
+            self._errors[id(trial)] = told["error"]
+            return False
         stops = False
         if self.stopping and (rung := told.get("rung")) is not None:
             stops = self.stopping.stops(trial.runs, rung, {**trial.config.facts, **told["node"]})
@@ -88,11 +153,10 @@ class Training:
         self._groups[group.runs[0]] = group
         self.progress.group(group)
 
-    def lose(self, config: TrialConfig, kind: str, message: str, trace: str) -> None:
-        """Write failed records for the runs of a trial that ended before it could: its process died, or it could not even start."""
+    def _lose(self, config: TrialConfig, error: Mapping[str, str]) -> None:
+        """Write failed records for the runs of a trial that ended before it could."""
         for run in map(RunConfig.model_validate, config.runs):
             if self.store.read_record(run.run_id) is None:
-                error = {"type": kind, "message": message, "traceback": trace}
                 self.store.write_record(record_without_result(run, "failed", error, **config.facts))
 
     def summary(self) -> str:
@@ -101,6 +165,16 @@ class Training:
         pruned, failed = states.count("pruned"), states.count("failed")
         exceptions = f"{f', {pruned} stopped early' if pruned else ''}{f', {failed} FAILED' if failed else ''}"
         return f"{len(self.runs)} SAEs, {self.work.n_tokens:,} tokens{exceptions}"
+
+
+def _part(trial: Trial, runs: list[RunConfig]) -> Trial:
+    config = dataclasses.replace(trial.config, runs=[run.model_dump(mode="json") for run in runs])
+    return Trial(runs, config, trial.proposal, whole=trial.whole or trial)
+
+
+def _named(runs: Sequence[RunConfig]) -> str:
+    """e.g. "topk-1 and 2 others"."""
+    return f"{runs[0].run_id}{f' and {len(runs) - 1} others' if len(runs) > 1 else ''}"
 
 
 def n_tokens(run: RunConfig) -> int:

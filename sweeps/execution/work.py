@@ -25,6 +25,12 @@ class Trial:
     config: TrialConfig
     proposal: Any = None
     """Optuna's trial, of a search."""
+    failures: int = 0
+    """Times in a row that it failed with nothing saved in between."""
+    saved: tuple[int, ...] = ()
+    """When the files of its runs were last written, at its last failure."""
+    whole: "Trial | None" = None
+    """The trial that this one is a part of, because that was too large."""
 
 
 class Work(ABC):

@@ -103,8 +103,8 @@ class At(SweepProgress):
         super().__init__()
         self.at, self.act = stage, act
 
-    def advance_to(self, done, detail=""):
-        if self.stage_name == self.at:
+    def advance_to(self, *_, **__):
+        if self.state.stage == self.at:
             self.at = ""
             self.act()
 
