@@ -71,6 +71,12 @@ def gpu_names() -> list[str]:
     return [line.strip() for line in _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines() if line.strip()]
 
 
+def gpu_memory_bytes() -> list[int]:
+    """Memory of each of the machine's GPUs; empty where nvidia-smi is missing or finds none."""
+    lines = _output("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits").splitlines()
+    return [int(line) * 2**20 for line in lines if line.strip().isdigit()]
+
+
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     model = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.is_file() else None

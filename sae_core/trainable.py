@@ -67,6 +67,8 @@ class TrialConfig:
     """Plugins to import first: location -> checksum."""
     source: dict[str, Any] | None = None
     """ActivationsConfig, as JSON, to evaluate the SAEs with at the end; None: another stage does."""
+    live: dict[str, Any] | None = None
+    """ActivationsConfig, as JSON, to make the shards with that are not stored; None: all are."""
 
 
 def rung_step(rung: float, n_steps: int) -> int:
@@ -126,6 +128,7 @@ def _train(trial: TrialConfig, runs: Sequence[RunConfig], report: Report, device
         data_seed=runs[0].data_seed,
         normalize_activations=train.normalize_activations,
         device=device,
+        source=_source(json.dumps(trial.live), device) if trial.live else None,
     )
     made_by = {**provenance.node(), "kernels": trial.kernels, "arithmetic": arithmetic(device, autocast=train.autocast)}
     results = train_group(

@@ -7,6 +7,8 @@
 Any number of workers may harvest into one directory: a shard is a function of the source and its index, files appear whole
 or not at all, and a shard that is there is never made again. Every file has a checksum (`sae_core.files`) that is looked at when it is
 opened. What is damaged can be made again: `remove_damaged`, then as for what is missing.
+
+Where the disk is too small, shards from some number on leave their statistics only; a stream makes their rows again when it reaches them.
 """
 
 import math
@@ -30,6 +32,8 @@ T = TypeVar("T")
 
 ROWS_AT_A_TIME = 1024
 """Rows that are summed at a time."""
+SAME_SHARD = 1e-3
+"""Largest relative difference between the norms of a shard made twice: processors differ in the last digits."""
 OUTLIER_FACTOR = 100.0
 """A row is an outlier where its squared distance from the mean is this many times the median one: a norm ten times the usual."""
 
@@ -95,17 +99,18 @@ def _stats_path(directory: Path, index: int) -> Path:
     return shard_path(directory, index).with_suffix(".json")
 
 
-def write_shard(directory: Path, index: int, x: Float[Tensor, "N d_in"], dtype: str) -> ShardStats:
+def write_shard(directory: Path, index: int, x: Float[Tensor, "N d_in"], dtype: str, *, stored: bool = True) -> ShardStats:
     """Store the rows of one shard, and their statistics as stored.
 
     Args:
         dtype: float32, float16 or bfloat16.
+        stored: False for the statistics alone.
 
     Raises:
         ConfigError: a value is not finite, or not in `dtype`.
     """
-    stored = x.to(getattr(torch, dtype))
-    rows = stored.float()
+    in_dtype = x.to(getattr(torch, dtype))
+    rows = in_dtype.float()
     # A sum over all rows at once in float64 takes five times as long: it converts what has left the cache.
     x_sum = torch.stack([some.double().sum(dim=0) for some in rows.split(ROWS_AT_A_TIME)]).sum(dim=0)
     if not bool(x_sum.isfinite().all()):  # in float64 it is finite if and only if every value is
@@ -115,15 +120,38 @@ def write_shard(directory: Path, index: int, x: Float[Tensor, "N d_in"], dtype: 
     outliers = distances[distances > OUTLIER_FACTOR * distances.median()]
     stats = ShardStats(
         n_tokens=len(rows),
-        norm_sum=float(rows.norm(dim=1).double().sum()),
+        norm_sum=_norm_sum(rows),
         x_sum=x_sum.tolist(),
         outlier_rows=len(outliers),
         outlier_variance=float(outliers.sum()),
         variance=float(distances.sum()),
     )
-    save_tensors(shard_path(directory, index), {"x": stored.contiguous()})
+    if stored:
+        save_tensors(shard_path(directory, index), {"x": in_dtype.contiguous()})
     write_json(_stats_path(directory, index), asdict(stats))
     return stats
+
+
+def make_again(source: ActivationSource, directory: Path, index: int, dtype: str) -> Float[Tensor, "N d_in"]:
+    """The rows of a shard that left its statistics only, as they would have been stored.
+
+    Raises:
+        ConfigError: they are not those that the statistics are of.
+    """
+    with torch.no_grad():
+        x = source.shard(directory, index).to(getattr(torch, dtype))
+        stats, norm_sum = _read(_stats_path(directory, index), ShardStats), _norm_sum(x.float())
+    if len(x) != stats.n_tokens or not abs(norm_sum - stats.norm_sum) <= SAME_SHARD * stats.norm_sum:
+        raise ConfigError(
+            f"a shard must be the same each time it is made, but shard {index} of {str(directory)!r} now has {len(x)} rows with norms that "
+            f"sum to {norm_sum:.6g}, instead of {stats.n_tokens} and {stats.norm_sum:.6g}. Correct the source, or remove the directory and "
+            "launch again."
+        )
+    return x
+
+
+def _norm_sum(rows: Float[Tensor, "N d_in"]) -> float:
+    return float(rows.norm(dim=1).double().sum())
 
 
 def _not_finite(x: Float[Tensor, "N d_in"], index: int, dtype: str) -> ConfigError:
@@ -166,9 +194,17 @@ def _is_sound(path: Path) -> bool:
     return True
 
 
-def is_complete(directory: Path, index: int) -> bool:
-    """Whether shard `index` need not be made."""
-    return _stats_path(directory, index).exists() and shard_path(directory, index).exists()
+def is_complete(directory: Path, index: int, n_stored: int | None = None) -> bool:
+    """Whether shard `index` need not be made.
+
+    Args:
+        n_stored: shards from this number on need their statistics only; None: all are stored.
+    """
+    return _stats_path(directory, index).exists() and (not _is_stored(index, n_stored) or shard_path(directory, index).exists())
+
+
+def _is_stored(index: int, n_stored: int | None) -> bool:
+    return n_stored is None or index < n_stored
 
 
 def harvest(
@@ -176,35 +212,41 @@ def harvest(
     directory: Path,
     *,
     indices: Iterable[int] | None = None,
+    n_stored: int | None = None,
     on_shard: Callable[[int, int], None] | None = None,
 ) -> None:
     """Make the shards that are missing, after `source.prepare(directory)`.
 
     Args:
         indices: which shards; all by default.
+        n_stored: shards from this number on leave their statistics only; None: all are stored.
         on_shard: called with the index and the number of tokens of each shard, made now or before.
 
     Raises:
         ConfigError: activations do not fit the precision asked for.
     """
     for index in range(source.n_shards(directory)) if indices is None else indices:
-        if is_complete(directory, index):
+        if is_complete(directory, index, n_stored):
             stats = _read(_stats_path(directory, index), ShardStats)
         else:
-            stats = write_shard(directory, index, source.shard(directory, index), source.activations_dtype)
+            x, stored = source.shard(directory, index), _is_stored(index, n_stored)
+            stats = write_shard(directory, index, x, source.activations_dtype, stored=stored)
         if on_shard:
             on_shard(index, stats.n_tokens)
 
 
-def finish(source: ActivationSource, directory: Path) -> Manifest:
+def finish(source: ActivationSource, directory: Path, n_stored: int | None = None) -> Manifest:
     """Write the manifest, once every shard is there. Sums are taken in shard order: the same for any number of workers.
+
+    Args:
+        n_stored: as `harvest` was given.
 
     Raises:
         ValueError: shards are missing.
         ConfigError: all activations are 0.
     """
     indices = range(source.n_shards(directory))
-    missing = [index for index in indices if not is_complete(directory, index)]
+    missing = [index for index in indices if not is_complete(directory, index, n_stored)]
     if missing:
         raise ValueError(f"every shard must be harvested before `finish`, but got missing={missing} of {len(indices)}. Harvest them.")
     stats = [_read(_stats_path(directory, index), ShardStats) for index in indices]

@@ -137,6 +137,11 @@ class ActivationSource(ABC):
         return self.d_in * getattr(torch, self.activations_dtype).itemsize
 
     @property
+    def model_bytes(self) -> int:
+        """Memory of the model that makes the activations, on the source's device; 0 where there is none."""
+        return 0
+
+    @property
     def flops_per_token(self) -> float:
         """Floating-point operations that make the activations of one token; 0 where they are few or not known."""
         return 0.0

@@ -18,7 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_core.activations.files import open_tensors
-from sae_core.activations.shards import read_manifest, shard_path
+from sae_core.activations.shards import make_again, read_manifest, shard_path
+from sae_core.activations.source import ActivationSource
 from sae_core.config.run import NORMALIZATIONS
 from sae_core.errors import ConfigError
 from sae_core.sae.normalization import Normalization
@@ -117,11 +118,16 @@ class _ShuffledStream(ABC):
                 yield ready
 
 
+KEPT_SHARDS = 2
+"""Shards made again that a stream keeps: the first two, in which thresholds are calibrated, are read once per run of a group."""
+
+
 class Stream(_ShuffledStream):
     """Activations harvested into `directory`, memory-mapped: workers on one machine share the pages they read.
 
     Args:
         directory: a complete cache.
+        source: makes the shards again that are not stored; None: all are.
         normalize_activations: as in the `TrainConfig` of the runs that read this stream.
         device: where batches go.
 
@@ -137,9 +143,11 @@ class Stream(_ShuffledStream):
         data_seed: int = 0,
         normalize_activations: str = "expected_norm",
         device: str | torch.device = "cpu",
+        source: ActivationSource | None = None,
     ) -> None:
         manifest = read_manifest(directory)
-        self._directory = Path(directory)
+        self._directory, self._source, self._dtype = Path(directory), source, manifest.dtype
+        self._made_again: dict[int, Tensor] = {}
         self.activations_hash = manifest.activations_hash
         super().__init__(
             manifest.shard_tokens,
@@ -152,9 +160,20 @@ class Stream(_ShuffledStream):
         )
 
     def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
-        with open_tensors(shard_path(self._directory, index)) as file:
+        path = shard_path(self._directory, index)
+        if self._source is not None and not path.exists():
+            return self._live(self._source, index)
+        with open_tensors(path) as file:
             x: Tensor = file.get_tensor("x")
             return x
+
+    def _live(self, source: ActivationSource, index: int) -> Float[Tensor, "N d_in"]:
+        """A shard that is not stored."""
+        if index not in self._made_again:
+            while len(self._made_again) >= KEPT_SHARDS:
+                del self._made_again[next(iter(self._made_again))]
+            self._made_again[index] = make_again(source, self._directory, index, self._dtype)
+        return self._made_again[index]
 
 
 class TensorStream(_ShuffledStream):

@@ -33,6 +33,7 @@ class BatchTopKFamily(TopKFamily):
 
     config: BatchTopKFamilyConfig
     saelens_architecture = "jumprelu"
+    selection_memory = 6.2, 5.7  # of the first batch, where half of all scores are positive
 
     threshold: Tensor
     """Smallest score that counts as active at inference; of the last batch while training, then calibrated."""

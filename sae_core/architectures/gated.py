@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
-from sae_core.sae.base import LossContext, LossTerms
+from sae_core.sae.base import LossContext, LossTerms, StepMemory
 from sae_core.sae.elementwise import ElementwiseSAE
 from sae_core.sae.functional import mse, row_norms
 from sae_core.sparse.pre_acts import PreActs
@@ -48,6 +48,10 @@ class Gated(ElementwiseSAE):
         self.b_gate = nn.Parameter(torch.zeros(self.d_sae))
         self.r_mag = nn.Parameter(torch.zeros(self.d_sae))
         self.b_mag = nn.Parameter(torch.zeros(self.d_sae))
+
+    @classmethod
+    def step_memory(cls, config: ArchitectureConfig, d_in: int) -> StepMemory:
+        return StepMemory(latents=7.0, latents_in_bfloat16=3.6, inputs=2.0)
 
     def bias(self) -> None:
         return None

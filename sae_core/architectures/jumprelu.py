@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, require
-from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
+from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, StepMemory
 from sae_core.sae.elementwise import ElementwiseSAE
 from sae_core.sae.functional import mse, row_norms
 from sae_core.sparse.pre_acts import PreActs
@@ -93,6 +93,10 @@ class JumpReLU(ElementwiseSAE):
         super().__init__(config, d_in, generator=generator)
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
         self.threshold = nn.Parameter(torch.full((self.d_sae,), config.init_threshold))
+
+    @classmethod
+    def step_memory(cls, config: ArchitectureConfig, d_in: int) -> StepMemory:
+        return StepMemory(latents=6.0, latents_in_bfloat16=3.5, inputs=2.0)
 
     def bound(self) -> Float[Tensor, " d_sae"]:
         # In training, a pre-activation within the kernel moves its threshold.

@@ -4,7 +4,8 @@ Selection and inference are BatchTopK's. The loss adds, for every prefix width, 
 that prefix alone; the widths are summed without weights, as in SAELens.
 """
 
-from typing import Annotated, Literal, Self
+import dataclasses
+from typing import Annotated, Any, Literal, Self
 
 from jaxtyping import Float
 from pydantic import Field, model_validator
@@ -13,6 +14,7 @@ from torch import Tensor
 from sae_core.architectures.batchtopk import BatchTopKFamily, BatchTopKFamilyConfig
 from sae_core.config.run import ARCHITECTURES, Count
 from sae_core.errors import ConfigError
+from sae_core.sae.base import StepMemory
 from sae_core.sae.functional import mse
 from sae_core.sparse.pre_acts import SparsePreActs, sparse_decode
 
@@ -56,6 +58,11 @@ class MatryoshkaBatchTopK(BatchTopKFamily):
     Config = MatryoshkaBatchTopKConfig
     relative_cost = 1.5
     config: MatryoshkaBatchTopKConfig
+
+    @classmethod
+    def step_memory(cls, config: Any, d_in: int) -> StepMemory:
+        widths = len(config.inner_widths) + 1  # each has its reconstruction, and the error of that
+        return dataclasses.replace(super().step_memory(config, d_in), inputs=2.0 * widths)
 
     def reconstruction_terms(
         self, pre_acts: SparsePreActs, latents: Float[Tensor, " N"], x: Float[Tensor, "B d_in"]

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
-from sae_core.sae.base import LossContext, LossTerms
+from sae_core.sae.base import LossContext, LossTerms, StepMemory
 from sae_core.sae.elementwise import ElementwiseSAE
 from sae_core.sae.functional import mse, row_norms
 from sae_core.sparse.pre_acts import PreActs
@@ -44,6 +44,10 @@ class Standard(ElementwiseSAE):
     def __init__(self, config: StandardConfig, d_in: int, *, generator: torch.Generator | None = None) -> None:
         super().__init__(config, d_in, generator=generator)
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
+
+    @classmethod
+    def step_memory(cls, config: ArchitectureConfig, d_in: int) -> StepMemory:
+        return StepMemory(latents=3.0, latents_in_bfloat16=1.6, inputs=2.0)
 
     def bound(self) -> Float[Tensor, " d_sae"]:
         return torch.zeros_like(self.b_enc)

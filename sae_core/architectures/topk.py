@@ -33,6 +33,7 @@ class TopK(TopKFamily):
     relative_cost = 1.1
     saelens_architecture = "topk"
     config: TopKConfig
+    selection_memory = 3.1, 2.6
 
     def select(self, products: Float[Tensor, "B d_sae"], k: float) -> tuple[ActiveLatents, Float[Tensor, " N"]]:
         return topk_per_token(products, self.b_enc, self.score_factors(), round(k))

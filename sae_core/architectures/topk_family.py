@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sae_core.config.run import ArchitectureConfig, Fraction, require
-from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
+from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, StepMemory
 from sae_core.sae.functional import error_of_few, mse, row_norms
 from sae_core.sparse.active import ActiveLatents, topk_per_token
 from sae_core.sparse.kernels.choice import sparse_is_faster
@@ -103,6 +103,8 @@ class TopKFamily(SparseAutoencoder):
     """Abstract: a concrete class says which entries `select` keeps, and how `encode` works at inference."""
 
     config: TopKFamilyConfig
+    selection_memory: ClassVar[tuple[float, float]] = (8.0, 8.0)
+    """`latents` and `latents_in_bfloat16` of `StepMemory`: what the selection needs."""
 
     def __init__(self, config: TopKFamilyConfig, d_in: int, *, generator: torch.Generator | None = None) -> None:
         super().__init__(config, d_in, generator=generator)
@@ -115,6 +117,13 @@ class TopKFamily(SparseAutoencoder):
         Args:
             products: pre-activations without b_enc.
         """
+
+    @classmethod
+    def step_memory(cls, config: Any, d_in: int) -> StepMemory:
+        latents, in_bfloat16 = cls.selection_memory
+        auxiliary = config.auxk_coefficient > 0  # copies of the dead latents' weights, and the gradients of those
+        listed = max(config.sparsity_value, config.k_start or 0) + (d_in / 2 if auxiliary else 0)
+        return StepMemory(latents, in_bfloat16, inputs=2.0, weights=2.0 if auxiliary else 1.0, listed_latents=listed)
 
     def products(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
         """Pre-activations without b_enc."""

@@ -66,6 +66,22 @@ class LossTerms:
         return cls(torch.stack(list(terms.values())).sum(), terms, *(pre_acts or DensePreActs(latents)).sparsity(latents))
 
 
+@dataclass(frozen=True, slots=True)
+class StepMemory:
+    """What a training step has in memory at its peak, in float32 tensors, beside what its run keeps. Measured: docs/performance.md."""
+
+    latents: float = 8.0
+    """Tensors of shape (B, d_sae)."""
+    latents_in_bfloat16: float = 8.0
+    """The same where training autocasts."""
+    inputs: float = 4.0
+    """Tensors of shape (B, d_in)."""
+    weights: float = 1.0
+    """Tensors of the size of all parameters: their gradients, and what is copied of them."""
+    listed_latents: float = 0.0
+    """Latents per token that are listed (`sparse.active`), instead of standing in a matrix."""
+
+
 class SparseAutoencoder(nn.Module, ABC):
     """A sparse autoencoder: x -> latents -> x_hat.
 
@@ -196,6 +212,11 @@ class SparseAutoencoder(nn.Module, ABC):
         fresh = type(self)(self.config, 1, generator=torch.Generator())  # of width 1, so that no other parameter has this shape
         values = {name: parameter.detach() for name, parameter in fresh.named_parameters() if name != "b_dec"}
         return {name: value.to(self.W_dec.device) for name, value in values.items() if value.shape == (self.d_sae,)}
+
+    @classmethod
+    def step_memory(cls, config: ArchitectureConfig, d_in: int) -> StepMemory:
+        """What a training step takes, so that groups fit into memory. The default is more than any architecture here needs."""
+        return StepMemory()
 
     @classmethod
     def parameter_names(cls) -> tuple[str, ...]:

@@ -127,6 +127,11 @@ SweepDirectory = Annotated[Path, typer.Argument(metavar="RESULTS", help="Directo
 CpusPerTrial = Annotated[int, typer.Option(metavar="N", min=1, help="Cores per trial.")]
 GpusPerTrial = Annotated[float, typer.Option(metavar="X", min=0, help="GPUs per trial; a fraction shares a GPU.")]
 
+CacheLimit = Annotated[
+    float | None,
+    typer.Option(metavar="GIB", min=0, help="Most GiB of activations to store; the rest is made again as it is read. Default: what fits."),
+]
+
 
 def command(name: str | None = None, *, of: typer.Typer = app) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
     """Make a function a command that also takes `--json`.

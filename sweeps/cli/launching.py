@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sweeps.cli.app import Answer, CpusPerTrial, Definition, GpusPerTrial, Results, Settings, command
+from sweeps.cli.app import Answer, CacheLimit, CpusPerTrial, Definition, GpusPerTrial, Results, Settings, command
 
 if TYPE_CHECKING:
     from sweeps.execution.launcher import LaunchResult
@@ -29,6 +29,7 @@ def run(
     executor: Annotated[
         Literal["ray", "inline"], typer.Option(help="ray, or inline: one trial after another in this process, for debuggers.")
     ] = "ray",
+    cache_limit: CacheLimit = None,
 ) -> Answer:
     """Train and evaluate the missing runs of a sweep, then write its table and report."""
     from sweeps.definition.sweep import Sweep
@@ -43,6 +44,7 @@ def run(
         cpus_per_trial=cpus_per_trial,
         gpus_per_trial=gpus_per_trial,
         kernels="reference" if reference_kernels else kernels,
+        cache_limit=cache_limit,
     )
     if done.interrupted:
         raise KeyboardInterrupt
@@ -62,15 +64,18 @@ def plan(
     measure: Annotated[
         bool, typer.Option("--measure", help="Predict the time from a few real steps of each setting. Takes about a minute.")
     ] = False,
+    cache_limit: CacheLimit = None,
 ) -> Answer:
     """Show what `run` would do: every run, tokens, FLOPs, memory, disk and time. Nothing is started."""
     from sweeps.definition.sweep import Sweep
     from sweeps.execution.cluster import Cluster
+    from sweeps.planning.memory import local_slot_bytes
     from sweeps.planning.plan import plan as make_plan
 
     sweep, device = Sweep.from_yaml(definition, settings or []), "cuda:0" if gpus_per_trial else "cpu"
     n_slots = slots or Cluster(address=None, cpus=cpus_per_trial, gpus=gpus_per_trial).n_slots
-    planned = make_plan(sweep, results, n_slots, measure=measure, device=device)
+    slot_bytes = local_slot_bytes(n_slots, gpus_per_trial)
+    planned = make_plan(sweep, results, n_slots, measure=measure, device=device, slot_bytes=slot_bytes, cache_limit=cache_limit)
     return Answer(planned.data(), planned.lines())
 
 

@@ -17,6 +17,7 @@ from sae_core.trainable import facts_of, run_trial
 from sweeps.execution.cluster import Cluster
 from sweeps.execution.training import Training
 from sweeps.execution.workers import SourceWorker, WorkerPool
+from sweeps.planning.memory import local_slot_bytes
 
 
 class RayExecutor:
@@ -29,7 +30,7 @@ class RayExecutor:
     def __enter__(self) -> Self:
         self.cluster.__enter__()
         self.n_slots = self.cluster.n_slots
-        self.slot_bytes = None if self.cluster.gpus else provenance.slot_memory_bytes(self.n_slots)
+        self.slot_bytes = local_slot_bytes(self.n_slots, self.cluster.gpus)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -69,7 +70,7 @@ class InlineExecutor:
         if gpus > provenance.n_gpus():
             raise ConfigError(f"`--gpus-per-trial` must be at most the GPUs of this machine, but got {gpus:g}. Lower it.")
         self.cpus, self.kernels, self.device = cpus, kernels, "cuda:0" if gpus else "cpu"
-        self.slot_bytes = None if gpus else provenance.slot_memory_bytes(1)
+        self.slot_bytes = local_slot_bytes(1, gpus)
 
     def __enter__(self) -> Self:
         import torch

@@ -27,8 +27,10 @@ from sweeps.execution.executor import EXECUTORS, Executor, ExecutorName
 from sweeps.execution.loggers import Loggers
 from sweeps.execution.progress import SweepProgress
 from sweeps.execution.stages import run_stages
-from sweeps.execution.work import Grid, Search
+from sweeps.execution.work import Grid, Search, Work
+from sweeps.planning.caches import share_room
 from sweeps.planning.inputs import SharedActivations
+from sweeps.planning.memory import check_fits
 from sweeps.storage.store import Store, may_recover
 
 
@@ -61,6 +63,7 @@ class _Options(Config):
     gpus_per_trial: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     kernels: Choice
+    cache_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
 
 
 def launch(
@@ -73,6 +76,7 @@ def launch(
     gpus_per_trial: float = 0.0,
     checkpoint_seconds: float = 60.0,
     kernels: Choice = "fast",
+    cache_limit: float | None = None,
     progress: SweepProgress | None = None,
 ) -> LaunchResult:
     """Train and evaluate what is missing of a sweep, then write its table and report.
@@ -84,6 +88,8 @@ def launch(
         checkpoint_seconds: least time between two checkpoints of a run: the most training that an interruption can cost.
         kernels: `reference` trains and evaluates with plain PyTorch only, several times slower on CPU: the check that the fast kernels
             change nothing.
+        cache_limit: most GiB that the activations of this sweep may take; None: what the disk has. Where they do not fit, each group makes
+            the rest again as it reads them.
         progress: what shows progress; the terminal by default.
 
     Raises:
@@ -91,7 +97,7 @@ def launch(
         LaunchError: Ray or a worker died. What is finished is kept.
         LeaseLostError: the results directory could not be held, or another launch has taken it. What is finished is kept.
     """
-    _check_arguments(sweep, executor, address, cpus_per_trial, gpus_per_trial, checkpoint_seconds, kernels)
+    _check_arguments(sweep, executor, address, cpus_per_trial, gpus_per_trial, checkpoint_seconds, kernels, cache_limit)
     with signals.handled():
         store = _store(results, sweep.name)
         work = Search(sweep, store) if sweep.search else Grid(sweep, store)
@@ -107,6 +113,8 @@ def launch(
                 if inputs:
                     until_report.enter_context(engine)
                     _check(inputs, engine, shown)
+                    share_room(inputs, store.directory, cache_limit)
+                    _check_memory(work, inputs, engine.slot_bytes)
                 number = store.begin(sweep, work.runs())
                 shown.publish(store.paths.progress, number)
                 leftovers.remove_temporary(store.directory)
@@ -190,8 +198,20 @@ def _check(inputs: Sequence[SharedActivations], executor: Executor, progress: Sw
             names = ", ".join(path.name for path in damaged)
             verb = "were" if len(damaged) > 1 else "was"
             progress.note(f"activations: {names} in {shared.cache} {verb} damaged and will be created again")
-    for shared, facts in zip(inputs, executor.pool.ask("prepare", [shared.arguments for shared in inputs]), strict=True):
+    told = executor.pool.ask("prepare", [shared.arguments for shared in inputs])
+    for shared, (facts, shared.d_in, shared.model_bytes) in zip(inputs, told, strict=True):
         shared.facts |= facts
+
+
+def _check_memory(work: Work, inputs: Sequence[SharedActivations], slot_bytes: int | None) -> None:
+    """Make sure that each run can train alone in a slot.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if slot_bytes is not None:
+        for shared in inputs:
+            check_fits([(run, shared.d_in) for run in work.to_train(shared)], slot_bytes, shared.live_bytes)
 
 
 def _finishes(work: Callable[[], None], loggers: Loggers, executor: Executor, progress: SweepProgress) -> bool:

@@ -90,8 +90,7 @@ def _train(training: Training, executor: Executor, store: Store) -> None:
 
 def _harvest(shared: SharedActivations, executor: Executor, progress: SweepProgress, orders: OrdersFile) -> float:
     """Make the shards that are missing, on all slots. Returns seconds."""
-    n_shards = shared.source.n_shards(shared.cache)
-    missing = [index for index in range(n_shards) if not is_complete(shared.cache, index)]
+    missing = [index for index in range(shared.n_shards) if not is_complete(shared.cache, index, shared.n_stored)]
     progress.stage("harvest", shared.source.config.train_tokens, "tokens", len(missing))
     tokens: list[int] = []
 
@@ -100,11 +99,13 @@ def _harvest(shared: SharedActivations, executor: Executor, progress: SweepProgr
         progress.advance_to(sum(tokens), jobs=len(missing) - len(tokens))
 
     if missing:
-        executor.pool.map("harvest", missing, done, *shared.arguments, orders=orders)
-    manifest = finish_harvest(shared.source, shared.cache)
+        executor.pool.map("harvest", missing, done, *shared.arguments, shared.n_stored, orders=orders)
+    manifest = finish_harvest(shared.source, shared.cache, shared.n_stored)
     shared.facts |= {"outlier_rows": manifest.outlier_rows, "outlier_share": manifest.outlier_share}
     if manifest.outlier_share > LARGE_OUTLIER_SHARE:
         progress.note(_outliers(manifest))
+    if n_streamed := shared.n_streamed:
+        progress.note(f"harvest: {n_streamed} of {shared.n_shards} shards are not stored: each group makes them again as it reads them")
     return progress.end_stage(f"{manifest.n_tokens:,} tokens of width {manifest.d_in}{'' if missing else ', all cached'}")
 
 

@@ -12,9 +12,9 @@ from sae_core.activations.shards import read_manifest
 from sae_core.config.run import RunConfig
 from sae_core.trainable import TrialConfig
 from sweeps.definition.sweep import Sweep
-from sweeps.planning.grouping import group_runs, lone_runs
+from sweeps.planning.grouping import GROUPS_PER_SLOT, group_runs, lone_runs
 from sweeps.planning.inputs import SharedActivations, shared_activations
-from sweeps.storage.store import Store
+from sweeps.storage.store import Store, may_recover
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,10 @@ class Work(ABC):
         """Activations with something left to do."""
 
     @abstractmethod
+    def to_train(self, shared: SharedActivations) -> list[RunConfig]:
+        """Runs that are to be trained on these activations; of a search, runs that differ from them in no way that takes more memory."""
+
+    @abstractmethod
     def begin(self, n_slots: int, slot_bytes: int | None) -> None:
         """Prepare this launch's trials, once activations are there.
 
@@ -97,7 +101,8 @@ class Work(ABC):
             cache=str(shared.cache),
             metadata=shared.metadata,
             facts={**settings.facts, "activations_hash": shared.activations_hash, "activation_facts": shared.facts},
-            source=shared.source.config.model_dump(mode="json") if self.evaluates_trials else None,
+            source=shared.arguments[0] if self.evaluates_trials else None,
+            live=shared.arguments[0] if shared.n_streamed else None,
         )
         return Trial(runs, config, proposal)
 
@@ -118,6 +123,10 @@ class Grid(Work):
     def to_do(self) -> list[SharedActivations]:
         return [shared for shared in self.inputs if shared.todo(self.store)]
 
+    def to_train(self, shared: SharedActivations) -> list[RunConfig]:
+        records = {run.run_id: self.store.read_record(run.run_id) for run in shared.runs}
+        return [run for run in shared.runs if (record := records[run.run_id]) is None or may_recover(record)]
+
     def begin(self, n_slots: int, slot_bytes: int | None) -> None:
         shared = {run.run_id: shared for shared in self.to_do() for run in shared.runs if self.store.read_record(run.run_id) is None}
         runs = [run for run in self.examples if run.run_id in shared]
@@ -127,9 +136,11 @@ class Grid(Work):
             return widths[run.run_id]
 
         if self.sweep.early_stopping:
-            groups = lone_runs(runs, d_in=d_in, memory_bytes=slot_bytes)
+            groups = lone_runs(runs)
         else:
-            groups = group_runs(runs, n_slots=n_slots, d_in=d_in, memory_bytes=slot_bytes)
+            live = max((one.live_bytes for one in shared.values()), default=0)
+            memory = None if slot_bytes is None else slot_bytes - live
+            groups = group_runs(runs, n_slots=n_slots, d_in=d_in, memory_bytes=memory, per_slot=1 if live else GROUPS_PER_SLOT)
         self._left = [(group, shared[group[0].run_id]) for group in groups]
         self.n_trials, self.n_runs = len(groups), len(runs)
         self.n_tokens = sum(run.n_steps * run.train.batch_size for run in runs)
@@ -160,6 +171,9 @@ class Search(Work):
 
     def to_do(self) -> list[SharedActivations]:
         return self.inputs if self.study.n_left() else []
+
+    def to_train(self, shared: SharedActivations) -> list[RunConfig]:
+        return list(self.examples)
 
     def begin(self, n_slots: int, slot_bytes: int | None) -> None:
         self.study.open()

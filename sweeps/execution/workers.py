@@ -37,14 +37,14 @@ class SourceWorker:
         use_kernels(kernels)
         self.device = device
 
-    def prepare(self, sources: Sequence[tuple[dict[str, Any], str]]) -> list[dict[str, float]]:
+    def prepare(self, sources: Sequence[tuple[dict[str, Any], str]]) -> list[tuple[dict[str, float], int, int]]:
         """Check all sources of a launch, then do once what their jobs need, e.g. tokenize.
 
         Args:
             sources: config and cache of each.
 
         Returns:
-            Facts about the activations of each: `ActivationSource.facts`.
+            Of each, what `ActivationSource` says: `facts`, `d_in` and `model_bytes`.
 
         Raises:
             ConfigError: with every problem, one per line.
@@ -60,14 +60,19 @@ class SourceWorker:
             raise ConfigError("\n".join(dict.fromkeys(problems)))
         for source, cache in loaded:
             source.prepare(cache)
-        return [source.facts() for source, _ in loaded]
+        return [(source.facts(), source.d_in, source.model_bytes) for source, _ in loaded]
 
-    def harvest(self, index: int, config: dict[str, Any], cache: str) -> int:
-        """Make one training shard, unless it exists. Returns its number of tokens."""
+    def harvest(self, index: int, config: dict[str, Any], cache: str, n_stored: int | None = None) -> int:
+        """Make one training shard, unless it exists. Returns its number of tokens.
+
+        Args:
+            n_stored: see `shards.harvest`.
+        """
         from sae_core.activations.shards import harvest
 
         tokens: list[int] = []
-        harvest(_source(json.dumps(config), self.device), Path(cache), indices=[index], on_shard=lambda _, n: tokens.append(n))
+        source = _source(json.dumps(config), self.device)
+        harvest(source, Path(cache), indices=[index], n_stored=n_stored, on_shard=lambda _, n: tokens.append(n))
         return tokens[0]
 
     def evaluate(self, index: int, config: dict[str, Any], cache: str, saes: Mapping[str, str]) -> tuple[Any, dict[str, Any]]:

@@ -5,13 +5,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sae_core.activations.shards import cache_directory
+import torch
+
+from sae_core.activations.shards import cache_directory, shard_path
 from sae_core.activations.source import ActivationSource
 from sae_core.config.run import SOURCES, ActivationsConfig, RunConfig
+from sae_core.errors import DamagedFileError
 from sae_core.evaluation import is_to_evaluate
 from sae_core.records import RunRecord
 from sweeps.definition.local_data import locate
 from sweeps.storage.store import Store, may_recover
+
+_SHARDS_IN_MEMORY = 5
+"""In float32: those that `Stream` keeps, and copies of the one that is made."""
 
 
 @dataclass(slots=True)
@@ -26,6 +32,12 @@ class SharedActivations:
     runs: list[RunConfig] = field(default_factory=list)
     facts: dict[str, float | None] = field(default_factory=dict)
     """For the records: `RunRecord.activation_facts`."""
+    d_in: int = 0
+    """Width, once the source was asked."""
+    model_bytes: int = 0
+    """Memory of the source's model, once the source was asked."""
+    n_stored: int | None = None
+    """Training shards to store: the first ones. The others are made again by each group that reads them. None: all."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -36,6 +48,33 @@ class SharedActivations:
     def arguments(self) -> tuple[dict[str, Any], str]:
         """What the jobs of `sweeps.execution.workers.SourceWorker` take: the source's config, in JSON, and its cache."""
         return self.source.config.model_dump(mode="json"), str(self.cache)
+
+    @property
+    def n_shards(self) -> int:
+        """Training shards; before `prepare`, about as many."""
+        try:
+            return self.source.n_shards(self.cache)
+        except (FileNotFoundError, DamagedFileError):
+            return -(-self.source.config.train_tokens // self.source.shard_tokens)
+
+    @property
+    def n_streamed(self) -> int:
+        """Training shards that are made again by each group that reads them: neither stored now nor to be stored."""
+        first = self.n_shards if self.n_stored is None else self.n_stored
+        return sum(not shard_path(self.cache, index).exists() for index in range(first, self.n_shards))
+
+    @property
+    def shard_bytes(self) -> int:
+        """Disk for a training shard."""
+        return self.source.shard_tokens * self.d_in * getattr(torch, self.source.activations_dtype).itemsize
+
+    @property
+    def live_bytes(self) -> int:
+        """Memory in each slot that makes shards again: the model, and the rows of the shards made last, and of one in the making.
+
+        On a GPU the rows are not there, but what the model computes them from is, and it takes about as much.
+        """
+        return self.model_bytes + _SHARDS_IN_MEMORY * self.source.shard_tokens * self.d_in * 4 if self.n_streamed else 0
 
     def todo(self, store: Store) -> list[RunConfig]:
         """Runs that are to be trained or evaluated."""

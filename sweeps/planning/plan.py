@@ -1,29 +1,40 @@
 """The dry run: what a launch would do, and what it would take. Nothing is started and nothing is left on disk."""
 
 import dataclasses
+import math
 import tempfile
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from sae_core import plugins, provenance
+from sae_core import plugins
 from sae_core.activations.shards import was_finished
 from sae_core.config.run import RunConfig
 from sae_core.records import RunState, flat
 from sweeps.definition.sweep import Sweep
 from sweeps.demo.corpus import demo_text_file
 from sweeps.planning import prediction
-from sweeps.planning.grouping import group_bytes, group_runs, lone_runs, n_parameters, training_flops
+from sweeps.planning.caches import share_room
+from sweeps.planning.grouping import GROUPS_PER_SLOT, group_runs, lone_runs, training_flops
 from sweeps.planning.inputs import SharedActivations, shared_activations
+from sweeps.planning.memory import FLOAT_BYTES, check_fits, group_bytes, n_parameters
 from sweeps.storage.store import Store, may_recover
 
-_FLOAT_BYTES = 4
 
-
-def plan(sweep: Sweep, results: Path, n_slots: int, *, measure: bool = False, device: str = "cpu") -> "Plan":
+def plan(
+    sweep: Sweep,
+    results: Path,
+    n_slots: int,
+    *,
+    measure: bool = False,
+    device: str = "cpu",
+    slot_bytes: int | None = None,
+    cache_limit: float | None = None,
+) -> "Plan":
     """What `launch` would do.
 
     Args:
@@ -31,6 +42,8 @@ def plan(sweep: Sweep, results: Path, n_slots: int, *, measure: bool = False, de
         n_slots: trials side by side.
         measure: predict the time from a few steps of each setting, taken now, and not from finished runs.
         device: that trials train on, as torch names it.
+        slot_bytes: memory for training in each slot; None: it is not known.
+        cache_limit: most GiB that the activations may take; None: what the disk has.
 
     Raises:
         ConfigError: the definition, the model, the text or the results directory is wrong.
@@ -45,9 +58,11 @@ def plan(sweep: Sweep, results: Path, n_slots: int, *, measure: bool = False, de
         inputs = shared_activations((run.activations for run in runs), runs, caches, text)
         for shared in inputs:
             shared.source.check()
+            shared.d_in, shared.model_bytes = shared.source.d_in, shared.source.model_bytes
+        share_room(inputs, store.directory, cache_limit)
         costs = prediction.measured(inputs, n_slots, device) if measure else prediction.of_finished_runs(results)
     kind = SearchPlan if sweep.search else GridPlan
-    return kind(sweep, store, inputs, costs, n_slots, device)
+    return kind(sweep, store, inputs, costs, n_slots, slot_bytes)
 
 
 @dataclass
@@ -59,14 +74,18 @@ class Plan(ABC):
     inputs: Sequence[SharedActivations]
     costs: prediction.Costs | None
     n_slots: int
-    device: str
+    slot_bytes: int | None
 
     def __post_init__(self) -> None:
         sources = [shared.source for shared in self.inputs]
         self.harvest_tokens = sum(source.config.train_tokens for source in sources)
         self.n_shards = sum(-(-source.config.train_tokens // source.shard_tokens) for source in sources)
         self.eval_tokens = sum(source.config.eval_tokens for source in sources)
-        self.activations_bytes = sum(source.config.train_tokens * source.bytes_per_token for source in sources)
+        self.n_streamed = sum(shared.n_streamed for shared in self.inputs)
+        shares = [1 - _streamed_share(shared) for shared in self.inputs]
+        stored = [source.config.train_tokens * source.bytes_per_token * share for source, share in zip(sources, shares, strict=True)]
+        self.activations_bytes = round(sum(stored))
+        self.live_bytes = max((shared.live_bytes for shared in self.inputs), default=0)
 
     @abstractmethod
     def _head(self) -> list[str]:
@@ -75,6 +94,10 @@ class Plan(ABC):
     @abstractmethod
     def _work(self) -> list[str]:
         """What training takes."""
+
+    @abstractmethod
+    def live_tokens(self) -> int:
+        """Tokens whose activations are made while trials train, because they are not stored."""
 
     @abstractmethod
     def _seconds(self, costs: prediction.Costs) -> dict[str, float]:
@@ -91,6 +114,8 @@ class Plan(ABC):
             "harvest_tokens": self.harvest_tokens,
             "harvest_shards": self.n_shards,
             "harvest_cached": self._is_cached,
+            "streamed_shards": self.n_streamed,
+            "streamed_tokens": self.live_tokens() if self.n_streamed else 0,
             "eval_tokens": self.eval_tokens,
             "flops": None,
             "groups": None,
@@ -119,8 +144,26 @@ class Plan(ABC):
             f"harvest     {self.harvest_tokens:,} training tokens in {self.n_shards} shards, {cached}",
             f"evaluation  {self.eval_tokens:,} held-out tokens",
             *self._work(),
+            *self._streaming(),
             f"time        {time}",
         ]
+
+    def _streaming(self) -> list[str]:
+        if not self.n_streamed:
+            return []
+        seconds = self._seconds(self.costs)["streaming"] if self.costs else math.nan
+        cost = "" if math.isnan(seconds) else f", about {timedelta(seconds=round(seconds))} of a slot's time"
+        return [
+            f"streaming   {self.n_streamed} of {self.n_shards} shards are not stored: each group makes them again as it reads them, "
+            f"{self.live_tokens():,} tokens in all{cost}. To store more, free disk or raise `--cache-limit`"
+        ]
+
+    def _live_seconds(self, shared: SharedActivations, tokens: float, costs: prediction.Costs) -> float:
+        """Seconds in a slot to make the activations that are not stored, of a group that trains on so many tokens."""
+        if not shared.n_streamed:
+            return 0.0
+        per_token = costs.harvest_seconds(shared) / shared.source.config.train_tokens * min(self.n_slots, shared.n_shards)
+        return tokens * _streamed_share(shared) * per_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +194,17 @@ class GridPlan(Plan):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._widths = {run.run_id: shared.source.d_in for shared in self.inputs for run in shared.runs}
+        self._shared = {run.run_id: shared for shared in self.inputs for run in shared.runs}
         runs, records = self.sweep.runs(), self.store.records()
         to_train = [run for run in runs if run.run_id not in records or may_recover(records[run.run_id])]
-        memory = provenance.slot_memory_bytes(self.n_slots) if self.device == "cpu" else None
+        memory = None if self.slot_bytes is None else self.slot_bytes - self.live_bytes
+        if self.slot_bytes is not None:
+            check_fits([(run, self._d_in(run)) for run in to_train], self.slot_bytes, self.live_bytes)
         if self.sweep.early_stopping:
-            self.groups = lone_runs(to_train, d_in=self._d_in, memory_bytes=memory)
+            self.groups = lone_runs(to_train)
         else:
-            self.groups = group_runs(to_train, n_slots=self.n_slots, d_in=self._d_in, memory_bytes=memory)
+            per_slot = 1 if self.live_bytes else GROUPS_PER_SLOT
+            self.groups = group_runs(to_train, n_slots=self.n_slots, d_in=self._d_in, memory_bytes=memory, per_slot=per_slot)
         number = {run.run_id: index for index, group in enumerate(self.groups, start=1) for run in group}
         self.runs = [
             PlannedRun(
@@ -172,8 +218,8 @@ class GridPlan(Plan):
             for run, setting in zip(runs, _settings(runs), strict=True)
         ]
         self.flops = sum(run.flops for run in self.runs if run.group)
-        self.memory_bytes = max((group_bytes(group, self._d_in) for group in self.groups), default=0)
-        self.results_bytes = sum(n_parameters(run, self._d_in(run)) * _FLOAT_BYTES for run in runs)
+        self.memory_bytes = max((group_bytes(group, self._d_in) for group in self.groups), default=0) + self.live_bytes
+        self.results_bytes = sum(n_parameters(run, self._d_in(run)) * FLOAT_BYTES for run in runs)
 
     def data(self) -> dict[str, Any]:
         return {
@@ -186,7 +232,10 @@ class GridPlan(Plan):
         }
 
     def _d_in(self, run: RunConfig) -> int:
-        return self._widths[run.run_id]
+        return self._shared[run.run_id].d_in
+
+    def live_tokens(self) -> int:
+        return round(sum(_tokens(group) * _streamed_share(self._shared[group[0].run_id]) for group in self.groups))
 
     def _head(self) -> list[str]:
         id_width, setting_width = (max(len(getattr(run, name)) for run in self.runs) for name in ("run_id", "setting"))
@@ -207,11 +256,13 @@ class GridPlan(Plan):
         ]
 
     def _seconds(self, costs: prediction.Costs) -> dict[str, float]:
+        live = [self._live_seconds(self._shared[group[0].run_id], _tokens(group), costs) for group in self.groups]
         groups = [sum(costs.train(run, self._d_in(run)) for run in group) for group in self.groups]
         todo = [(shared, len(shared.todo(self.store))) for shared in self.inputs if shared.todo(self.store)]
         return {
             "harvest": sum(costs.harvest_seconds(shared) for shared, _ in todo if not was_finished(shared.cache)),
             "training": prediction.makespan(groups, self.n_slots),
+            **({"streaming": prediction.makespan(live, self.n_slots)} if self.n_streamed else {}),
             "evaluation": sum(costs.evaluate_seconds(shared, n_saes) for shared, n_saes in todo),
         }
 
@@ -227,6 +278,10 @@ class SearchPlan(Plan):
         self.search, self.space = self.sweep.search, self.sweep.space()
         self.study = Study(self.space, self.search, self.store)
         self.n_left, self.n_runs = self.study.n_left(), self.space.axes.n_repeats
+
+    def live_tokens(self) -> int:
+        (shared,) = self.inputs
+        return round(self.n_left * self.n_runs * self.harvest_tokens * _streamed_share(shared))
 
     def data(self) -> dict[str, Any]:
         return {**super().data(), "trials": self.search.trials, "trials_left": self.n_left}
@@ -248,12 +303,23 @@ class SearchPlan(Plan):
 
     def _seconds(self, costs: prediction.Costs) -> dict[str, float]:
         (shared,) = self.inputs
+        live = self._live_seconds(shared, self.harvest_tokens * self.n_runs, costs)
         mean = sum(costs.train(run, shared.source.d_in) for run in shared.runs) / len(shared.runs)
         return {
             "harvest": 0.0 if was_finished(shared.cache) or not self.n_left else costs.harvest_seconds(shared),
             "training": prediction.makespan([mean * self.n_runs] * self.n_left, self.n_slots),
+            **({"streaming": prediction.makespan([live] * self.n_left, self.n_slots)} if self.n_streamed else {}),
             "evaluation": costs.evaluate_seconds(shared, self.n_runs) * self.n_left,
         }
+
+
+def _tokens(group: Sequence[RunConfig]) -> int:
+    """Tokens of the stream that a group reads."""
+    return max(run.n_steps * run.train.batch_size for run in group)
+
+
+def _streamed_share(shared: SharedActivations) -> float:
+    return shared.n_streamed / shared.n_shards
 
 
 def _settings(runs: Sequence[RunConfig]) -> list[str]:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from sae_core.activations.synthetic import SyntheticActivations
 from sae_core.architectures.topk import TopKConfig
 from sae_core.config.run import RunConfig, TrainConfig
-from sweeps.planning.grouping import group_bytes, group_runs, stream_key, training_cost
+from sweeps.planning.grouping import group_runs, stream_key, training_cost
+from sweeps.planning.memory import group_bytes
 
 ACTIVATIONS = SyntheticActivations(train_tokens=10_000, eval_tokens=1000)
 

@@ -3,7 +3,8 @@ import pytest
 from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError
 from sweeps.definition.sweep import Sweep
-from sweeps.planning.grouping import GROUPS_PER_SLOT, group_bytes, group_runs, lone_runs, n_parameters, training_cost, training_flops
+from sweeps.planning.grouping import GROUPS_PER_SLOT, group_runs, lone_runs, training_cost, training_flops
+from sweeps.planning.memory import check_fits, group_bytes, n_parameters
 
 
 def runs(**changes):
@@ -22,12 +23,10 @@ def width(_):
 
 
 def test_lone_runs_come_in_a_random_order_that_is_always_the_same():
-    groups = lone_runs(runs(), d_in=width)
+    groups = lone_runs(runs())
     assert sorted(run.sae.k for (run,) in groups) == [1, 2, 4, 8, 16, 32]
     assert [run.sae.k for (run,) in groups] != [1, 2, 4, 8, 16, 32]
-    assert groups == lone_runs(runs()[::-1], d_in=width)
-    with pytest.raises(ConfigError, match="a run must fit into a slot's memory"):
-        lone_runs(runs(), d_in=width, memory_bytes=1)
+    assert groups == lone_runs(runs()[::-1])
 
 
 def test_estimates():
@@ -37,13 +36,8 @@ def test_estimates():
     assert training_flops(run, 32) == 12 * 32 * 64 * 19 * 512
     # k is 1: 64 latents and 1 active one, which counts as ten.
     assert training_cost(run, 32) == 19 * 512 * 32 * (64 + 10) * ARCHITECTURES["topk"].relative_cost
-    # 4,192 parameters in four copies, and six tensors of 512 x 64, all of 4 bytes.
-    assert group_bytes([run], width) == 4 * (4 * 4_192 + 6 * 512 * 64)
-
-
-def test_a_group_holds_all_parameters_and_one_step():
-    small, large = runs(sae={"d_sae": [64, 128]}, architectures={"topk": {"k": 4}})
-    assert group_bytes([small, large], width) == 4 * (4 * (4_192 + 2 * 32 * 128 + 128 + 32) + 6 * 512 * 128)
+    # 4,192 parameters in three copies; a step has two more, 5 tensors of 512 x 32, and lists 1 + 32 / 2 latents per token, 64 bytes each.
+    assert group_bytes([run], width) == int(4 * 3 * 4_192 + 1.6 * (4 * (2 * 4_192 + 5 * 512 * 32) + 64 * 512 * (1 + 16)))
 
 
 def test_a_few_groups_per_slot():
@@ -96,14 +90,19 @@ def test_runs_with_other_normalisations_are_not_grouped():
 
 
 def test_a_group_stays_within_memory():
-    limit = group_bytes(runs()[:2], width)
-    groups = group_runs(runs(), n_slots=1, d_in=width, memory_bytes=limit)
-    assert [len(group) for group in groups] == [2, 2, 2]
+    several = runs(architectures={"topk": {"k": 4}}, seeds=list(range(8)))
+    limit = group_bytes(several[:2], width)
+    groups = group_runs(several, n_slots=1, d_in=width, memory_bytes=limit)
+    assert [len(group) for group in groups] == [2, 2, 2, 2]
 
 
 def test_a_run_that_does_not_fit():
-    with pytest.raises(ConfigError, match=r"must fit into a slot's memory, but topk-\w+ needs 0\.00 GiB \(d_sae=64, batch_size=512\)"):
-        group_runs(runs(), n_slots=1, d_in=width, memory_bytes=1000)
+    message = r"a run must fit into a slot's memory of 0\.00 GiB, but 6 of 6 do not: topk-\w+ needs 0\.00 GiB \(d_sae=64, batch_size=512\)"
+    with pytest.raises(ConfigError, match=message + ". Lower one of them"):
+        check_fits([(run, 32) for run in runs()], slot_bytes=1000, live_bytes=0)
+    with pytest.raises(ConfigError, match=r"batch_size=512\), 1\.00 GiB of it to make activations that are not stored"):
+        check_fits([(run, 32) for run in runs()], slot_bytes=2**30, live_bytes=2**30)
+    check_fits([(run, 32) for run in runs()], slot_bytes=2**21, live_bytes=0)
 
 
 def test_the_work_grows_with_the_number_of_runs_not_with_its_square():

@@ -82,6 +82,11 @@ class ModelSpec:
                 f"{hook_point!r}: {problem}. Choose 'blocks.{HookPoint.of(hook_point).layer or 0}.hook_resid_post' or another."
             ) from error
 
+    @property
+    def n_weights(self) -> int:
+        """Numbers in the weights of the model."""
+        return sum(weight.numel() for weight in self.bridge.original_model.parameters())
+
     def flops_below(self, hook_point: str) -> float:
         """Floating-point operations per token of the blocks up to the hook point: two per weight."""
         layer = HookPoint.of(hook_point).layer

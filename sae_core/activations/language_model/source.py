@@ -70,6 +70,10 @@ class LanguageModelSource(ActivationSource):
         return self._spec.d_in(self.config.model.hook_point)
 
     @property
+    def model_bytes(self) -> int:
+        return self._spec.n_weights * getattr(torch, self.config.model.dtype).itemsize
+
+    @property
     def flops_per_token(self) -> float:
         return self._spec.flops_below(self.config.model.hook_point)
 
