@@ -30,6 +30,9 @@ def run(
         Literal["ray", "inline"], typer.Option(help="ray, or inline: one trial after another in this process, for debuggers.")
     ] = "ray",
     cache_limit: CacheLimit = None,
+    mirror: Annotated[
+        str | None, typer.Option(metavar="URL", help="Copy results there as they appear, and start from it. E.g. s3://bucket/prefix.")
+    ] = None,
 ) -> Answer:
     """Train and evaluate the missing runs of a sweep, then write its table and report."""
     from sweeps.definition.sweep import Sweep
@@ -45,6 +48,7 @@ def run(
         gpus_per_trial=gpus_per_trial,
         kernels="reference" if reference_kernels else kernels,
         cache_limit=cache_limit,
+        mirror=mirror,
     )
     if done.interrupted:
         raise KeyboardInterrupt
@@ -93,6 +97,7 @@ def _answer(done: "LaunchResult") -> Answer:
         lines.append(f"{len(done.pruned)} runs stopped early: {done.tokens_spent:,} of {done.tokens_asked:,} training tokens spent")
     problems = [f"failed: {run_id}: {reason}" for run_id, reason in done.failed.items()]
     problems += [f"missing: {run_id}" for run_id in done.missing]
+    problems += [f"not mirrored: {name}: {reason}" for name, reason in done.not_mirrored.items()]
     data = {
         "directory": str(done.directory),
         "report": str(report) if done.finished else None,
@@ -100,6 +105,7 @@ def _answer(done: "LaunchResult") -> Answer:
         "pruned": [{"run_id": run_id, "reason": reason} for run_id, reason in done.pruned.items()],
         "failed": [{"run_id": run_id, "reason": reason} for run_id, reason in done.failed.items()],
         "missing": done.missing,
+        "not_mirrored": [{"name": name, "reason": reason} for name, reason in done.not_mirrored.items()],
         "tokens_asked": done.tokens_asked,
         "tokens_spent": done.tokens_spent,
     }

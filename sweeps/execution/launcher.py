@@ -31,6 +31,9 @@ from sweeps.execution.work import Grid, Search, Work
 from sweeps.planning.caches import share_room
 from sweeps.planning.inputs import SharedActivations
 from sweeps.planning.memory import check_fits
+from sweeps.storage.mirror import Mirror
+from sweeps.storage.mirror_copying import Copying
+from sweeps.storage.mirror_fetch import fetch
 from sweeps.storage.store import Store, may_recover
 
 
@@ -52,6 +55,8 @@ class LaunchResult:
     """Training tokens of all runs together, if none were stopped early."""
     tokens_spent: int = 0
     """Training tokens of the runs that are finished or pruned."""
+    not_mirrored: dict[str, str] = field(default_factory=dict)
+    """Runs and files that could not be copied to the mirror, and why."""
 
 
 class _Options(Config):
@@ -64,6 +69,7 @@ class _Options(Config):
     checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     kernels: Choice
     cache_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    mirror: str | None
 
 
 def launch(
@@ -77,6 +83,7 @@ def launch(
     checkpoint_seconds: float = 60.0,
     kernels: Choice = "fast",
     cache_limit: float | None = None,
+    mirror: str | None = None,
     progress: SweepProgress | None = None,
 ) -> LaunchResult:
     """Train and evaluate what is missing of a sweep, then write its table and report.
@@ -90,6 +97,7 @@ def launch(
             change nothing.
         cache_limit: most GiB that the activations of this sweep may take; None: what the disk has. Where they do not fit, each group makes
             the rest again as it reads them.
+        mirror: URL, of any kind that fsspec opens, to which results are copied as they appear, and from which an empty directory starts.
         progress: what shows progress; the terminal by default.
 
     Raises:
@@ -97,45 +105,61 @@ def launch(
         LaunchError: Ray or a worker died. What is finished is kept.
         LeaseLostError: the results directory could not be held, or another launch has taken it. What is finished is kept.
     """
-    _check_arguments(sweep, executor, address, cpus_per_trial, gpus_per_trial, checkpoint_seconds, kernels, cache_limit)
+    options = _checked(sweep, executor, address, cpus_per_trial, gpus_per_trial, checkpoint_seconds, kernels, cache_limit, mirror)
     with signals.handled():
-        store = _store(results, sweep.name)
-        work = Search(sweep, store) if sweep.search else Grid(sweep, store)
-        store.check_ours(work.examples)
-        engine = EXECUTORS[executor](address, cpus_per_trial, gpus_per_trial, kernels)
-        with store.locked(signals.interrupt) as lease, progress or SweepProgress() as shown:
-            store.paths.orders.unlink(missing_ok=True)  # those of an earlier launch
-            loggers = Loggers(sweep, store)
-            inputs = work.to_do()
-            interrupted = False
-            with ExitStack() as until_report:
-                until_report.enter_context(leftovers.held(shared.cache for shared in inputs))
-                if inputs:
-                    until_report.enter_context(engine)
-                    _check(inputs, engine, shown)
-                    share_room(inputs, store.directory, cache_limit)
-                    _check_memory(work, inputs, engine.slot_bytes)
-                number = store.begin(sweep, work.runs())
-                shown.publish(store.paths.progress, number)
-                leftovers.remove_temporary(store.directory)
-                _forget(work.runs(), store, shown)
-                if inputs:
-                    settings = _settings(sweep, store, number, checkpoint_seconds, kernels)
-                    interrupted = not _finishes(
-                        lambda: run_stages(work, inputs, store, engine, shown, loggers, settings), loggers, engine, shown
-                    )
-                else:
-                    shown.note(_nothing_left(work.runs(), store))
-                lease.check()
-                with signals.held(interrupted) as late:
-                    until_report.close()  # alone: Ray ends a process, with exit code 1, in which one of its references goes while it stops
-                    _write_report(store, shown)
-            store.end()
-        engine.raise_death()
-        return _result(store, work.runs(), interrupted or late.interrupted)
+        return _launch(sweep, results, options, progress or SweepProgress())
 
 
-def _check_arguments(sweep: Any, *options: Any) -> None:
+def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: SweepProgress) -> LaunchResult:
+    """`launch`, once its arguments were checked."""
+    store = _store(results, sweep.name)
+    work = _work(sweep, store)
+    store.check_ours(work.examples)
+    engine = EXECUTORS[options.executor](options.address, options.cpus_per_trial, options.gpus_per_trial, options.kernels)
+    copies = Mirror(options.mirror, store) if options.mirror else None
+    with store.locked(signals.interrupt) as lease, progress as shown, Copying(copies, shown.note) as copying:
+        if copies is not None:
+            fetch(copies, work.examples, shown.note)
+            work = _work(sweep, store)
+        store.paths.orders.unlink(missing_ok=True)  # those of an earlier launch
+        loggers = Loggers(sweep, store)
+        inputs = work.to_do()
+        interrupted = False
+        with ExitStack() as until_report:
+            until_report.enter_context(leftovers.held(shared.cache for shared in inputs))
+            if inputs:
+                until_report.enter_context(engine)
+                _check(inputs, engine, shown)
+                share_room(inputs, store.directory, options.cache_limit)
+                _check_memory(work, inputs, engine.slot_bytes)
+            number = store.begin(sweep, work.runs())
+            shown.publish(store.paths.progress, number)
+            copying.start()
+            leftovers.remove_temporary(store.directory)
+            _forget(work.runs(), store, shown)
+            if inputs:
+                settings = _settings(sweep, store, number, options)
+                interrupted = not _finishes(
+                    lambda: run_stages(work, inputs, store, engine, shown, loggers, settings), loggers, engine, shown
+                )
+            else:
+                shown.note(_nothing_left(work.runs(), store))
+            lease.check()
+            with signals.held(interrupted) as late:
+                until_report.close()  # alone: Ray ends a process, with exit code 1, in which one of its references goes while it stops
+                _write_report(store, shown)
+        store.end()
+        interrupted = interrupted or late.interrupted
+        not_copied = copying.finish(interrupted=interrupted)
+    engine.raise_death()
+    return _result(store, work.runs(), interrupted, not_copied)
+
+
+def _work(sweep: Sweep, store: Store) -> Work:
+    return Search(sweep, store) if sweep.search else Grid(sweep, store)
+
+
+def _checked(sweep: Any, *options: Any) -> _Options:
     """Make sure that a caller in Python gives what the command line would.
 
     Raises:
@@ -144,13 +168,16 @@ def _check_arguments(sweep: Any, *options: Any) -> None:
     problems = Problems()
     if not isinstance(sweep, Sweep):
         problems.add("", f"`sweep` must be a Sweep, but got {sweep!r}. Make one with `Sweep.from_yaml`.")
+    checked = None
     try:
-        _Options(**dict(zip(_Options.model_fields, options, strict=True)))
+        checked = _Options(**dict(zip(_Options.model_fields, options, strict=True)))
     except ValidationError as error:
         collect(error, problems, ".".join, _Options)
     for entry in plugins.unnamed([ARCHITECTURES, SOURCES, NORMALIZATIONS, METRICS]):
         problems.add("", f"{entry} is registered by no plugin, so no worker would know it. Name its file or module under `plugins`.")
     problems.raise_any()
+    assert checked is not None, f"{options=}"
+    return checked
 
 
 def _store(results: str | Path, name: str) -> Store:
@@ -167,7 +194,7 @@ def _store(results: str | Path, name: str) -> Store:
     return Store(directory / name)
 
 
-def _settings(sweep: Sweep, store: Store, number: int, checkpoint_seconds: float, kernels: Choice) -> TrialConfig:
+def _settings(sweep: Sweep, store: Store, number: int, options: _Options) -> TrialConfig:
     """What all trials of a launch share.
 
     Args:
@@ -179,8 +206,8 @@ def _settings(sweep: Sweep, store: Store, number: int, checkpoint_seconds: float
         directory=str(store.paths.runs),
         orders=str(store.paths.orders),
         plugins=plugins.checksums(),
-        checkpoint_seconds=checkpoint_seconds,
-        kernels=kernels,
+        checkpoint_seconds=options.checkpoint_seconds,
+        kernels=options.kernels,
         facts={"launch": number},
         rungs=sweep.early_stopping.rungs if sweep.early_stopping else [],
     )
@@ -265,7 +292,7 @@ def _write_report(store: Store, progress: SweepProgress) -> None:
     progress.end_stage(str(store.paths.report / "report.html"))
 
 
-def _result(store: Store, runs: Sequence[RunConfig], interrupted: bool) -> LaunchResult:
+def _result(store: Store, runs: Sequence[RunConfig], interrupted: bool, not_mirrored: dict[str, str]) -> LaunchResult:
     asked = {run.run_id for run in runs}
     records = store.records()
     status = [one for one in store.status() if one.run_id in asked]
@@ -277,5 +304,6 @@ def _result(store: Store, runs: Sequence[RunConfig], interrupted: bool) -> Launc
         interrupted=interrupted,
         pruned={one.run_id: one.reason for one in status if one.state == "pruned"},
         tokens_asked=sum(run.n_steps * run.train.batch_size for run in runs),
+        not_mirrored=not_mirrored,
         tokens_spent=sum(records[run_id].train_tokens or 0 for run_id in asked if run_id in records),
     )

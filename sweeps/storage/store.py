@@ -149,14 +149,19 @@ class Store:
             raise ConfigError(f"a results directory must be empty or a sweep's, but {str(self.directory)!r} holds {names[:5]}. {remedy}")
         if "runs" in names and not self.paths.runs.is_dir():
             raise ConfigError(f"`runs` must be a directory, but {str(self.paths.runs)!r} is not. Move it away. {remedy}")
-        configs = [*(run.get("config") or {} for run in self._requested()), *(record.config for record in self.records().values())]
-        theirs = [config["activations"] for config in configs if "activations" in config]
-        ours = [run.activations.model_dump(mode="json") for run in runs]
-        if theirs and ours and not any(activations in theirs for activations in ours):
-            differences = _differences(theirs[0], ours[0])
+        if differences := self.differences(runs):
             raise ConfigError(
                 f"a results directory must hold one sweep, but {str(self.directory)!r} holds another: {differences}. {remedy}"
             )
+
+    def differences(self, runs: Sequence[RunConfig]) -> str:
+        """How the activations of the sweep here differ from those of `runs`, in words; empty where some are the same, or there are none."""
+        configs = [*(run.get("config") or {} for run in self._requested()), *(record.config for record in self.records().values())]
+        theirs = [config["activations"] for config in configs if "activations" in config]
+        ours = [run.activations.model_dump(mode="json") for run in runs]
+        if not theirs or not ours or any(activations in theirs for activations in ours):
+            return ""
+        return _differences(theirs[0], ours[0])
 
     def check_hashes(self, current: Mapping[str, str]) -> None:
         """Make sure that results to be kept come from today's activations.

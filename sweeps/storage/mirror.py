@@ -1,0 +1,148 @@
+"""A copy of a sweep's results at a URL, any that fsspec opens. `mirror_fetch.py` starts from it, `mirror_copying.py` keeps it current.
+
+The files lie below the URL as they do in the results directory. A run's record is copied last, so a run is there in full or not at all.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from sae_core.errors import ConfigError, border
+from sweeps.storage.store import Store
+
+_WRITABLE = ".writable"
+"""An empty file that is written to see whether the URL can be written to."""
+
+State = tuple[int, int, int]
+"""What changes when a file is written again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Files to be copied together."""
+
+    name: str
+    """Of the file or directory, relative to the results directory."""
+    files: list[Path]
+    """In the order in which they are copied."""
+    state: State
+    """Of the last one."""
+
+
+class Mirror:
+    """The mirror of a sweep.
+
+    Args:
+        url: without a password or key: those belong into the environment.
+        store: what is mirrored.
+
+    Raises:
+        ConfigError: the URL cannot be opened, or holds a secret.
+    """
+
+    def __init__(self, url: str, store: Store) -> None:
+        self.store, self.paths, self.url = store, store.paths, url
+        _check_url(url)
+        remedy = "Correct it, or install what is missing: `pip install 'sae-sweep[s3]'` for s3://."
+        with border(f"`--mirror` must be a URL that fsspec opens, e.g. s3://bucket/prefix, but got {url!r}", remedy):
+            import fsspec
+
+            self.fs, root = fsspec.url_to_fs(url)
+            self._root = str(root).rstrip("/")
+        here, there = store.directory, Path(self._root)
+        if "file" in self.fs.protocol and (here == there or here in there.parents or there in here.parents):
+            raise ConfigError(f"`--mirror` must lie outside of the results, but got {url!r} and {str(here)!r}. Choose another.")
+        self._copied: dict[str, State] = {}
+        """What is there as it is here."""
+        self._checkpoints: set[str] = set()
+        """Runs whose checkpoints are there."""
+
+    def names(self) -> set[str]:
+        """Every file there, relative to the URL; but those that start with a dot, anywhere in their path."""
+        self.fs.invalidate_cache()
+        names = {str(path)[len(self._root) :].lstrip("/") for path in self.fs.find(self._root)}
+        names = {name for name in names if all(part and part[0] != "." for part in name.split("/"))}
+        self._checkpoints = {name.split("/")[1] for name in names if name.endswith(f"/{self.paths.run('').checkpoint.name}")}
+        return names
+
+    def at(self, name: str) -> str:
+        """What fsspec calls a file there."""
+        return f"{self._root}/{name}"
+
+    def check_writable(self) -> None:
+        """Write an empty file. Raises whatever fsspec does."""
+        self._make_parent(_WRITABLE)
+        self.fs.pipe_file(self.at(_WRITABLE), b"")
+
+    def note_copied(self, run_id: str) -> None:
+        """Note that a run is there as it is here."""
+        self._copied[self._name(self.paths.run(run_id).directory)] = _state(self.paths.run(run_id).record)
+
+    def pending(self) -> Iterator[Copy]:
+        """What is not there yet, but checkpoints: the sweep's own files, then finished runs, then table and report."""
+        paths = self.paths
+        for file in (paths.facts, paths.definition, *_files(paths.definitions), *_files(paths.search)):
+            yield from self._pending(file, [])
+        for run_id in paths.run_ids():
+            run = paths.run(run_id)
+            yield from self._pending(run.record, [run.config, run.history, *_files(run.sae)], name=self._name(run.directory))
+        for file in (paths.table_csv, paths.table_parquet, *_files(paths.report)):
+            yield from self._pending(file, [])
+
+    def pending_checkpoints(self) -> Iterator[Copy]:
+        """Checkpoints that are not there as they are here."""
+        for file in sorted(self.paths.runs.glob(f"*/{self.paths.run('').checkpoint.name}")):
+            yield from self._pending(file, [])
+
+    def copy(self, job: Copy) -> None:
+        """Copy files there. Raises whatever fsspec does."""
+        for file in job.files:
+            if file.exists():
+                self._make_parent(self._name(file))
+                self.fs.put_file(str(file), self.at(self._name(file)))
+        self._copied[job.name] = job.state
+        run = self.paths.run(job.files[-1].parent.name)
+        if job.files[-1] == run.checkpoint:
+            self._checkpoints.add(run.directory.name)
+        elif job.files[-1] == run.record and run.directory.name in self._checkpoints:
+            self._checkpoints.remove(run.directory.name)
+            with suppress(Exception):  # it is only in the way
+                self.fs.rm_file(self.at(self._name(run.checkpoint)))
+
+    def _pending(self, file: Path, others: list[Path], name: str = "") -> Iterator[Copy]:
+        name = name or self._name(file)
+        with suppress(FileNotFoundError):
+            state = _state(file)
+            if self._copied.get(name) != state:
+                yield Copy(name, [*others, file], state)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.paths.directory).as_posix()
+
+    def _make_parent(self, name: str) -> None:
+        if not self.fs.async_impl:  # stores of objects, which have no directories, are asynchronous
+            self.fs.makedirs(self.at(name).rpartition("/")[0], exist_ok=True)
+
+
+def _check_url(url: str) -> None:
+    """Refuse a URL with a secret: it would be seen in lists of processes, and by loggers."""
+    with border("`--mirror` must be a URL, but it cannot be read", "Correct it."):
+        parts = urlsplit(url)
+    if parts.username or parts.password or parts.query:
+        shown = f"{parts.scheme}://***{parts.netloc.rpartition('@')[2]}{parts.path}"
+        raise ConfigError(
+            f"`--mirror` must hold no user, password or key, but got {shown!r}. Put them where its fsspec backend looks: AWS_* or "
+            f"~/.aws for s3://, otherwise variables such as FSSPEC_{parts.scheme.upper()}_PASSWORD."
+        )
+
+
+def _state(path: Path) -> State:
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def _files(directory: Path) -> list[Path]:
+    """Every file below a directory, but temporary ones."""
+    return sorted(path for path in directory.rglob("*") if path.is_file() and path.name[0] != ".")
