@@ -103,10 +103,15 @@ def _check(kind: Kind, options: Options) -> str:
         ConfigError: with every problem found, one per line.
     """
     from sweeps.definition.sweep import Sweep
+    from sweeps.storage.mirror import check_url
 
     problems, sweep = Problems(), "my-sweep"
     try:
         sweep = Sweep.from_yaml(options.definition).name if options.definition is not None else sweep
+    except ConfigError as error:
+        problems.add("", str(error))
+    try:
+        check_url(options.mirror or "")
     except ConfigError as error:
         problems.add("", str(error))
     for name, least in (("nodes", 1), ("gpus", 0), ("cpus", 1), ("hours", 0.1)):
@@ -125,8 +130,6 @@ def _check(kind: Kind, options: Options) -> str:
         problems.add("", f"`--results` must lie on the volume, which is {_SHARED} in every pod, but got {options.results!r}. Correct it.")
     if options.mirror is not None and not urlsplit(options.mirror).scheme:
         problems.add("", f"`--mirror` must be a URL, e.g. s3://bucket/prefix, but got {options.mirror!r}. Correct it.")
-    if options.mirror is not None and "@" in urlsplit(options.mirror).netloc:
-        problems.add("", "`--mirror` must hold no key, since it is written to a file, but got one with '@'. Put keys into the environment.")
     problems.raise_any()
     return sweep
 

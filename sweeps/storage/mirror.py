@@ -44,7 +44,7 @@ class Mirror:
 
     def __init__(self, url: str, store: Store) -> None:
         self.store, self.paths, self.url = store, store.paths, url
-        _check_url(url)
+        check_url(url)
         remedy = "Correct it, or install what is missing: `pip install 'sae-sweep[s3]'` for s3://."
         with border(f"`--mirror` must be a URL that fsspec opens, e.g. s3://bucket/prefix, but got {url!r}", remedy):
             import fsspec
@@ -126,8 +126,12 @@ class Mirror:
             self.fs.makedirs(self.at(name).rpartition("/")[0], exist_ok=True)
 
 
-def _check_url(url: str) -> None:
-    """Refuse a URL with a secret: it would be seen in lists of processes, and by loggers."""
+def check_url(url: str) -> None:
+    """Refuse a URL with a secret: it would be seen in lists of processes, and by loggers.
+
+    Raises:
+        ConfigError: it holds one.
+    """
     with border("`--mirror` must be a URL, but it cannot be read", "Correct it."):
         parts = urlsplit(url)
     if parts.username or parts.password or parts.query:

@@ -157,7 +157,7 @@ def test_everything_that_cannot_be_is_said_at_once(tmp_path):
         write("kuberay", Options(definition="missing.yaml", **wrong), tmp_path / "job.yaml")
     lines = str(raised.value).splitlines()
     assert len(lines) == 7
-    for value in ("'missing.yaml'", "got 0", "got nan", "'a b'", "'$(rm)'", "'/tmp/results'"):
+    for value in ("'missing.yaml'", "got 0", "got nan", "'a b'", "'$(rm)'", "'/tmp/results'", "'s3://***bucket'"):
         assert value in str(raised.value)
     assert "secret" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
