@@ -23,6 +23,8 @@ from sae_core.registry import Registry
 
 GROUP = "sae_sweep.plugins"
 """Entry-point group of installed packages."""
+SHIPPED = "sae_sweep_plugins"
+"""Directory on `sys.path` with plugin files of a launch on another machine."""
 _REMEDY = "Correct `plugins`, or install the package that it is in."
 
 
@@ -35,8 +37,14 @@ class Plugin:
     name: str
     """Name in records: that of the module or file."""
     checksum: str
+    root: Path
+    """Where imports inside of it begin."""
     files: frozenset[str]
-    """What the checksum covers."""
+    """What the checksum covers, all below `root`."""
+
+    def shipped_files(self) -> dict[str, str]:
+        """Where its files must lie, in a directory that another process imports from -> its files."""
+        return {(_shipped_root(self.location) / Path(file).relative_to(self.root)).as_posix(): file for file in self.files}
 
 
 _loaded: dict[str, Plugin] = {}
@@ -156,14 +164,16 @@ def checksum_at(location: str) -> str:
 def _find(location: str) -> _Found:
     with border(f"a plugin must be importable, but got {location!r}", _REMEDY):
         if is_file(location):
-            first = Path(location).resolve(strict=True)
-            module, files = f"{first.stem}_{checksum_of(str(first).encode())[:8]}", _files(first, first.parent, "")
+            first = _shipped(location) or Path(location).resolve(strict=True)
+            root, module = first.parent, f"{first.stem}_{checksum_of(str(first).encode())[:8]}"
+            files = _files(first, root, "")
         else:
             module, first = location, _file_of(location)
-            files = _files(first, first.parents[location.count(".") + (first.stem == "__init__")], location.partition(".")[0])
+            root = first.parents[location.count(".") + (first.stem == "__init__")]
+            files = _files(first, root, location.partition(".")[0])
         name = first.name if is_file(location) else location
         checksum = checksum_of(b"\0".join(f"{place}\0".encode() + file.read_bytes() for place, file in sorted(files.items())))
-        return _Found(module, first, Plugin(location, name, checksum, frozenset(str(file) for file in files.values())))
+        return _Found(module, first, Plugin(location, name, checksum, root, frozenset(str(file) for file in files.values())))
 
 
 def _load(location: str) -> None:
@@ -197,6 +207,20 @@ def _import(module: str, file: Path | None) -> None:
         if isinstance(error, SystemExit):
             raise ImportError("it ends the program when it is imported") from error
         raise
+
+
+def _shipped_root(location: str) -> Path:
+    return Path(SHIPPED, checksum_of(location.encode())) if is_file(location) else Path()
+
+
+def _shipped(location: str) -> Path | None:
+    """The file of a plugin as the launch shipped it; None where it ships none."""
+    spec = importlib.util.find_spec(SHIPPED)
+    for directory in (spec and spec.submodule_search_locations) or []:
+        file = Path(directory).parent / _shipped_root(location) / Path(location).name
+        if file.is_file():
+            return file.resolve()
+    return None
 
 
 def _file_of(module: str) -> Path:

@@ -1,6 +1,7 @@
 """Where a result came from: versions, commit, hardware. Nothing heavy is imported to find out."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("sae_sweep", "torch", "transformer_lens", "transformers", "datasets", "ray", "optuna", "numpy")
+SHIPPED_VERSIONS = "SAE_SWEEP_SHIPPED_VERSIONS"
+"""In the environment of processes whose code came from the launch: version and commit there, in JSON."""
 _MEMORY_SHARE = 0.7
 """Part of the machine's memory that training may plan with; the rest is for programs, file cache and everything else."""
 
@@ -24,7 +27,7 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     commit = _commit(Path(__file__).resolve().parent.parent)
-    return found | ({"commit": commit} if commit else {})
+    return found | ({"commit": commit} if commit else {}) | json.loads(os.environ.get(SHIPPED_VERSIONS, "{}"))
 
 
 def hardware() -> str:

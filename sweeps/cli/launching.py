@@ -33,6 +33,7 @@ def run(
     mirror: Annotated[
         str | None, typer.Option(metavar="URL", help="Copy results there as they appear, and start from it. E.g. s3://bucket/prefix.")
     ] = None,
+    ship_code: Annotated[bool, typer.Option("--ship-code", help="Run this code, with plugins, on the nodes of --address.")] = False,
 ) -> Answer:
     """Train and evaluate the missing runs of a sweep, then write its table and report."""
     from sweeps.definition.sweep import Sweep
@@ -49,6 +50,7 @@ def run(
         kernels="reference" if reference_kernels else kernels,
         cache_limit=cache_limit,
         mirror=mirror,
+        ship_code=ship_code,
     )
     if done.interrupted:
         raise KeyboardInterrupt

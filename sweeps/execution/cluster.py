@@ -5,15 +5,20 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from sae_core import provenance
 from sae_core.errors import ConfigError
+from sweeps.execution import preflight
 from sweeps.execution.failures import LaunchError, launch_ended_by
 from sweeps.execution.local_ray import LocalRay
+from sweeps.execution.preflight import Needs
 from sweeps.execution.running_ray import Nodes, RunningRay, living_nodes
+from sweeps.execution.shipping import shipped
+from sweeps.planning.memory import local_slot_bytes
 
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0, Tune prints nothing: progress is ours
@@ -47,14 +52,21 @@ class Cluster:
             Ray running already: then that is used, and left running.
         cpus: cores of each slot.
         gpus: GPUs of each slot; a fraction shares one.
+        ship_code: run this process's code on all nodes, instead of what is installed there.
+
+    Attributes:
+        needs: what a launch needs on every node of a running cluster; to be set before the context.
+        n_slots: of all nodes together, as they come and go.
+        slot_bytes: memory for training in each slot, on the node that has least; None where it is not known.
 
     Raises:
         ConfigError: no cluster answers at `address`, or one with other versions, or no slot fits, e.g. a GPU is requested where there is
             none. For this machine it is raised before Ray starts.
     """
 
-    def __init__(self, *, address: str | None, cpus: int, gpus: float) -> None:
-        self.cpus, self.gpus = cpus, gpus
+    def __init__(self, *, address: str | None, cpus: int, gpus: float, ship_code: bool = False) -> None:
+        self.cpus, self.gpus, self.ship_code = cpus, gpus, ship_code
+        self.needs: Needs | None = None
         self._ray: LocalRay | RunningRay | None = None
         _check_slot(cpus, gpus)
         if address is None:
@@ -67,8 +79,7 @@ class Cluster:
             os.environ.setdefault(name, value)
         try:
             self._start()
-            nodes = [node["Resources"] for node in living_nodes()]
-            self.n_slots, self.n_nodes = _slots(nodes, self.cpus, self.gpus), len(nodes)
+            self._check(living_nodes())
         except BaseException:
             self._stop()
             raise
@@ -93,20 +104,46 @@ class Cluster:
         if self._ray is not None and self._ray.death:
             raise LaunchError(launch_ended_by(self._ray.death)) from None
 
+    def _check(self, nodes: Nodes) -> None:
+        """Count the slots, and make sure that every node with one can be used.
+
+        Raises:
+            ConfigError: with every problem, one per line.
+        """
+        problems: list[str] = []
+        try:
+            self.n_slots, self.n_nodes = _slots([node["Resources"] for node in nodes], self.cpus, self.gpus), len(nodes)
+            nodes = [node for node in nodes if self._slots_of(node)]
+        except ConfigError as error:
+            problems.append(str(error))
+        if isinstance(self._ray, RunningRay) and self.needs:
+            problems += preflight.check(self.needs, nodes, self._ray.seconds_left)
+        if problems:
+            raise ConfigError("\n".join(problems))
+        if isinstance(self._ray, RunningRay) and not self.gpus:
+            self.slot_bytes: int | None = min(int(node["Resources"]["memory"] / self._slots_of(node)) for node in nodes)
+        else:
+            self.slot_bytes = local_slot_bytes(self.n_slots, self.gpus)
+
+    def _slots_of(self, node: Mapping[str, Any]) -> int:
+        return _slots_of_node(node["Resources"], self.cpus, self.gpus)
+
     def _start(self) -> None:
         """Start Ray on this machine, or connect to a running cluster, unless this process has Ray running already."""
         if _ray_runs():
             self._ray = None
             return
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         # Workers import this package from where the launch does, also when it is not installed.
         packages = dict.fromkeys(filter(None, [_HERE, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]))
         environment = WORKER_ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(packages)}
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self._ray is None:
             self._ray = LocalRay(environment)
-        else:
-            options["runtime_env"] = {"env_vars": environment}
-        self._ray.start(**options)
+            self._ray.start(**options)
+            return
+        with shipped() if self.ship_code else nullcontext({"env_vars": {"PYTHONPATH": environment["PYTHONPATH"]}}) as runtime_env:
+            env_vars = WORKER_ENVIRONMENT | runtime_env["env_vars"]
+            self._ray.start(runtime_env={**runtime_env, "env_vars": env_vars}, **options)
 
     def _stop(self) -> None:
         if self._ray is not None:
@@ -114,8 +151,7 @@ class Cluster:
 
     def _recount(self, nodes: Nodes) -> None:
         """Nodes came or went."""
-        self.n_nodes = len(nodes)
-        self.n_slots = max(1, sum(_slots_of_node(node["Resources"], self.cpus, self.gpus) for node in nodes))
+        self.n_nodes, self.n_slots = len(nodes), max(1, sum(map(self._slots_of, nodes)))
 
     @property
     def actor(self) -> dict[str, float]:

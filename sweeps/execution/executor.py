@@ -15,6 +15,7 @@ from sae_core.orders import NO_ORDERS, OrdersFile
 from sae_core.sparse.kernels.choice import Choice
 from sae_core.trainable import facts_of, run_trial
 from sweeps.execution.cluster import Cluster
+from sweeps.execution.preflight import Needs
 from sweeps.execution.training import Training
 from sweeps.execution.workers import SourceWorker, WorkerPool
 from sweeps.planning.memory import local_slot_bytes
@@ -23,14 +24,13 @@ from sweeps.planning.memory import local_slot_bytes
 class RayExecutor:
     """A Ray cluster: started on this machine, or a running one. Its cluster starts with the context."""
 
-    def __init__(self, address: str | None, cpus: int, gpus: float, kernels: Choice) -> None:
-        self.cluster = Cluster(address=address, cpus=cpus, gpus=gpus)
+    def __init__(self, address: str | None, cpus: int, gpus: float, kernels: Choice, ship_code: bool) -> None:
+        self.cluster = Cluster(address=address, cpus=cpus, gpus=gpus, ship_code=ship_code)
         self.pool = WorkerPool(self.cluster, kernels)
 
     def __enter__(self) -> Self:
         self.cluster.__enter__()
-        self.n_slots = self.cluster.n_slots
-        self.slot_bytes = local_slot_bytes(self.n_slots, self.cluster.gpus)
+        self.slot_bytes = self.cluster.slot_bytes
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -45,6 +45,14 @@ class RayExecutor:
         from sweeps.execution import ray_tune  # imports ray, which reads what `cluster` has set in the environment
 
         ray_tune.train(training, self.cluster)
+
+    def needs(self, needs: Needs) -> None:
+        """Make sure, at the start, that every node has what the launch needs."""
+        self.cluster.needs = needs
+
+    @property
+    def n_slots(self) -> int:
+        return self.cluster.n_slots
 
     def capacity(self) -> tuple[int, int]:
         """Nodes and slots at this moment."""
@@ -64,7 +72,7 @@ class InlineExecutor:
     n_slots = 1
     died = False
 
-    def __init__(self, address: str | None, cpus: int, gpus: float, kernels: Choice) -> None:
+    def __init__(self, address: str | None, cpus: int, gpus: float, kernels: Choice, ship_code: bool) -> None:
         if address is not None:
             raise ConfigError(f"`--address` must be left out with `--executor inline`, but got {address!r}. Leave out one of them.")
         if gpus > provenance.n_gpus():
@@ -103,6 +111,9 @@ class InlineExecutor:
 
     def capacity(self) -> tuple[int, int]:
         return 1, 1
+
+    def needs(self, needs: Needs) -> None:
+        pass
 
     def raise_death(self) -> None:
         pass

@@ -25,6 +25,7 @@ from sweeps.definition.sweep import Sweep
 from sweeps.execution import leftovers, signals
 from sweeps.execution.executor import EXECUTORS, Executor, ExecutorName
 from sweeps.execution.loggers import Loggers
+from sweeps.execution.preflight import needs_of
 from sweeps.execution.progress import SweepProgress
 from sweeps.execution.stages import run_stages
 from sweeps.execution.work import Grid, Search, Work
@@ -70,6 +71,7 @@ class _Options(Config):
     kernels: Choice
     cache_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
     mirror: str | None
+    ship_code: bool
 
 
 def launch(
@@ -84,6 +86,7 @@ def launch(
     kernels: Choice = "fast",
     cache_limit: float | None = None,
     mirror: str | None = None,
+    ship_code: bool = False,
     progress: SweepProgress | None = None,
 ) -> LaunchResult:
     """Train and evaluate what is missing of a sweep, then write its table and report.
@@ -98,6 +101,7 @@ def launch(
         cache_limit: most GiB that the activations of this sweep may take; None: what the disk has. Where they do not fit, each group makes
             the rest again as it reads them.
         mirror: URL, of any kind that fsspec opens, to which results are copied as they appear, and from which an empty directory starts.
+        ship_code: run this process's code, with plugins, on the nodes of the cluster at `address`, instead of what is installed there.
         progress: what shows progress; the terminal by default.
 
     Raises:
@@ -105,7 +109,8 @@ def launch(
         LaunchError: Ray or a worker died. What is finished is kept.
         LeaseLostError: the results directory could not be held, or another launch has taken it. What is finished is kept.
     """
-    options = _checked(sweep, executor, address, cpus_per_trial, gpus_per_trial, checkpoint_seconds, kernels, cache_limit, mirror)
+    asked = (executor, address, cpus_per_trial, gpus_per_trial, checkpoint_seconds, kernels, cache_limit, mirror, ship_code)
+    options = _checked(sweep, *asked)
     with signals.handled():
         return _launch(sweep, results, options, progress or SweepProgress())
 
@@ -115,7 +120,9 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
     store = _store(results, sweep.name)
     work = _work(sweep, store)
     store.check_ours(work.examples)
-    engine = EXECUTORS[options.executor](options.address, options.cpus_per_trial, options.gpus_per_trial, options.kernels)
+    engine = EXECUTORS[options.executor](
+        options.address, options.cpus_per_trial, options.gpus_per_trial, options.kernels, options.ship_code
+    )
     copies = Mirror(options.mirror, store) if options.mirror else None
     with store.locked(signals.interrupt) as lease, progress as shown, Copying(copies, shown.note) as copying:
         if copies is not None:
@@ -128,6 +135,7 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
         with ExitStack() as until_report:
             until_report.enter_context(leftovers.held(shared.cache for shared in inputs))
             if inputs:
+                engine.needs(needs_of(store.directory, [shared.source for shared in inputs]))
                 until_report.enter_context(engine)
                 _check(inputs, engine, shown)
                 share_room(inputs, store.directory, options.cache_limit)
@@ -173,6 +181,8 @@ def _checked(sweep: Any, *options: Any) -> _Options:
         checked = _Options(**dict(zip(_Options.model_fields, options, strict=True)))
     except ValidationError as error:
         collect(error, problems, ".".join, _Options)
+    if checked and checked.ship_code and checked.address is None:
+        problems.add("", "`--ship-code` must be given with `--address`, but got no address. Leave it out: this machine has the code.")
     for entry in plugins.unnamed([ARCHITECTURES, SOURCES, NORMALIZATIONS, METRICS]):
         problems.add("", f"{entry} is registered by no plugin, so no worker would know it. Name its file or module under `plugins`.")
     problems.raise_any()

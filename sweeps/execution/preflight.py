@@ -4,8 +4,12 @@
 """
 
 import hashlib
+import importlib.metadata
 import importlib.util
+import platform
 import secrets
+import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,13 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sae_core import plugins, provenance
+from sae_core import plugins
 from sae_core.activations.source import ActivationSource
-from sae_core.errors import ConfigError, reason_of
+from sae_core.errors import reason_of
 from sae_core.files import existing
+from sweeps.execution.failures import cause_of
 
-_OF_THE_LAUNCH = ("optuna",)
-"""Packages that only the launching process uses."""
+_PACKAGES = ("sae_sweep", "ray", "torch", "numpy", "numba", "transformer_lens", "transformers", "datasets", "safetensors")
+"""Whose versions may change a number, or whether there is one."""
+ALL_SLOW_SECONDS = 60.0
+"""Most time until the first node answers: where all are slow, none is refused for it."""
+SLOWER = 3.0
+"""Each node may take this many times as long as the first."""
 _NAMED_NODES = 3
 """Most nodes that a message names."""
 
@@ -49,7 +58,7 @@ def needs_of(directory: Path, sources: Sequence[ActivationSource]) -> Needs:
             for key in field:
                 value = getattr(value, key)
             if value is not None and existing(value) is not None:
-                paths[".".join(field)] = value
+                paths[".".join(field)] = str(Path(value).expanduser())
     return Needs(str(directory), paths, plugins.checksums())
 
 
@@ -66,19 +75,68 @@ def probe(directory: str) -> Iterator[str]:
                 path.unlink()
 
 
+def check(needs: Needs, nodes: Sequence[Mapping[str, Any]], seconds: float) -> list[str]:
+    """Look at all nodes at once. Returns every problem, as a message.
+
+    Args:
+        nodes: as Ray describes them.
+        seconds: time that they are given, unless the first answer comes late.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    started, look = time.monotonic(), ray.remote(facts_here)
+    facts: dict[str, Any] = {}
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # nodes may have another version of this package, or none
+    with probe(needs.directory) as name:
+        asked = {}
+        for node in nodes:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked[node["NodeID"]] = look.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(needs, name, node["NodeID"])
+        here = facts_here(needs, name, "launch")
+        waiting = list(asked.values())
+        ray.wait(waiting, timeout=ALL_SLOW_SECONDS)
+        limit = max(seconds, SLOWER * (time.monotonic() - started)) - (time.monotonic() - started)
+        answered, _ = ray.wait(waiting, num_returns=len(waiting), timeout=max(0.0, limit))
+        for node in nodes:
+            reference = asked[node["NodeID"]]
+            found = _result(reference) if reference in answered else None
+            if isinstance(found, dict) and not found["directory"] and not has_answered(needs.directory, name, node["NodeID"]):
+                found["directory"] = "what it wrote there is not seen here"
+            facts[f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"] = found
+    return problems(needs, here, facts)
+
+
+def _result(reference: Any) -> Any:
+    """Facts of a node, or why it has none."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except Exception as error:  # whatever another node's code raises
+        return reason_of(cause_of(error))
+
+
 def facts_here(needs: Needs, name: str, node_id: str) -> dict[str, Any]:
-    """What this process's node has of it.
+    """What this process's node has of it. Nothing of this package need be there.
 
     Args:
         name: of the probe.
     """
     return {
-        "versions": {name: version for name, version in provenance.versions().items() if name not in _OF_THE_LAUNCH},
+        "versions": {"python": platform.python_version()} | {package: _version(package) for package in _PACKAGES},
         "code": _code(),
         "plugins": {location: _checksum(location) for location in needs.plugins},
-        "paths": {path: _content(path) for path in needs.paths.values()},
+        "paths": {path: _content(Path(path)) for path in needs.paths.values()},
         "directory": _shares(Path(needs.directory), name, node_id),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 def _code() -> str:
@@ -86,27 +144,28 @@ def _code() -> str:
     content = hashlib.sha256()
     for package in ("sae_core", "sweeps"):
         spec = importlib.util.find_spec(package)
-        root = Path(next(iter((spec and spec.submodule_search_locations) or [""])))
-        for file in sorted(root.rglob("*.py")):
-            content.update(f"{package}/{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes())
+        for root in map(Path, (spec and spec.submodule_search_locations) or []):
+            for file in sorted(root.rglob("*.py")):
+                content.update(f"{package}/{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes())
     return content.hexdigest()
 
 
 def _checksum(location: str) -> str:
     """Of a plugin; else why it has none."""
     try:
+        from sae_core import plugins
+
         return plugins.checksum_at(location)
-    except ConfigError as error:
+    except Exception as error:  # of another version of this package, or of none
         return str(error)
 
 
-def _content(path: str) -> str | None:
+def _content(path: Path) -> str | None:
     """Names and sizes of what is at a path; None where nothing is."""
-    found = existing(path)
-    if found is None:
+    if not path.exists():
         return None
-    files = sorted(file for file in found.rglob("*") if file.is_file()) if found.is_dir() else [found]
-    return hashlib.sha256(repr([(file.relative_to(found).as_posix(), file.stat().st_size) for file in files]).encode()).hexdigest()
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return hashlib.sha256(repr([(file.relative_to(path).as_posix(), file.stat().st_size) for file in files]).encode()).hexdigest()
 
 
 def _shares(directory: Path, name: str, node_id: str) -> str:
@@ -116,7 +175,7 @@ def _shares(directory: Path, name: str, node_id: str) -> str:
             return "what the launch wrote there is not what is read"
         (directory / f"{name}-{node_id}.tmp").write_text(node_id)
     except OSError as error:
-        return reason_of(error)
+        return str(error)
     return ""
 
 
@@ -127,18 +186,23 @@ def has_answered(directory: str, name: str, node_id: str) -> bool:
     return False
 
 
-def problems(needs: Needs, here: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any] | str]) -> list[str]:
+def problems(needs: Needs, here: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any] | str | None]) -> list[str]:
     """What stands in the way of a launch, one message per problem.
 
     Args:
         here: facts of the launching process.
-        nodes: node -> its facts, or why it has none.
+        nodes: node -> its facts, why it has none, or None where it did not answer in time.
     """
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for node, facts in nodes.items():
-        for problem in [("", facts)] if isinstance(facts, str) else _differences(needs, here, facts):
+        for problem in _differences(needs, here, facts) if isinstance(facts, Mapping) else [_without_facts(facts)]:
             found[problem].append(node)
-    return [f"{rule}{_named(names)}{rest}" if rule else f"{_named(names)}: {rest}" for (rule, rest), names in found.items()]
+    return [f"{before}{_named(names)}{after}" for (before, after), names in found.items()]
+
+
+def _without_facts(reason: str | None) -> tuple[str, str]:
+    problem = "" if reason is None else f": {reason}"
+    return "every node must answer within some seconds, but not so ", f"{problem}. Repeat the command, or take it out of the cluster."
 
 
 def _named(nodes: Sequence[str]) -> str:
@@ -148,15 +212,15 @@ def _named(nodes: Sequence[str]) -> str:
 
 def _differences(needs: Needs, here: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Messages, each as what comes before the names of the nodes and what comes after."""
-    for name in {**here["versions"], **there["versions"]}:
-        ours, theirs = (str(facts["versions"].get(name, "none")).partition("+")[0] for facts in (here, there))
-        if ours != theirs and name not in ("commit", "sae_sweep"):
+    for name in here["versions"]:
+        ours, theirs = (str(facts["versions"].get(name)).partition("+")[0] for facts in (here, there))
+        if ours != theirs and name != "sae_sweep":
             yield f"every node must have the same {name}, but it is {ours} here and {theirs} on ", f". Install {name} {ours} there."
     if here["code"] != there["code"]:
-        ours, theirs = (" ".join(filter(None, map(facts["versions"].get, ("sae_sweep", "commit")))) for facts in (here, there))
+        ours, theirs = (facts["versions"]["sae_sweep"] for facts in (here, there))
         yield (
             "every node must have the same sae-sweep, but its files here are not those on ",
-            f" ({ours or 'no version'} here, {theirs or 'no version'} there). Install the same one there, or add `--ship-code`.",
+            f" (version {ours} here, {theirs} there). Install the same one there, or add `--ship-code`.",
         )
     for location, checksum in needs.plugins.items():
         if there["plugins"][location] != checksum:

@@ -18,7 +18,7 @@ from sweeps.execution.local_ray import LOOPBACK
 
 PREFLIGHT_SECONDS = 15.0
 """Most time from the first connection until it is known whether a cluster can be used."""
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS = 13.0
 """The part of it that a first connection may take."""
 WATCH_SECONDS = 2.0
 """Time between two looks at the nodes."""

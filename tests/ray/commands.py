@@ -18,11 +18,12 @@ from sweeps.execution import guard, local_ray
 class Command:
     """A running `sae-sweep`, and what it has said so far."""
 
-    def __init__(self, arguments, environment, directory):
+    def __init__(self, arguments, environment, directory, program=("-m", "sweeps.cli"), cwd=None):
         self.directory = directory
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "sweeps.cli", *map(str, arguments)],
+            [sys.executable, *program, *map(str, arguments)],
             env={**os.environ, **environment},
+            cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -31,6 +32,12 @@ class Command:
         self.lines = []
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end()
 
     def _read(self):
         for line in self.process.stderr:
@@ -97,9 +104,8 @@ def wait_until(happens, seconds=300):
 def running(*arguments, **environment):
     """`sae-sweep` with arguments and further environment; gone at the end."""
     # Not pytest's, whose path is too long for the sockets of Ray.
-    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as directory:
-        command = Command(arguments, {"TMPDIR": directory, **environment}, Path(directory))
-        try:
-            yield command
-        finally:
-            command.end()
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as directory,
+        Command(arguments, {"TMPDIR": directory, **environment}, Path(directory)) as command,
+    ):
+        yield command

@@ -109,6 +109,7 @@ def test_run_passes_on_what_was_asked(definition, launched, tmp_path):
         "cpus_per_trial": 2,
         "gpus_per_trial": 0.0,
         "kernels": "fast",
+        "ship_code": False,
     }
     assert options == expected
     assert call("run", definition, "--reference-kernels").exit_code == 0

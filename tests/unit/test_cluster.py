@@ -65,7 +65,10 @@ def ray(monkeypatch):
     context = types.SimpleNamespace(gcs_address="127.0.0.1:9", get_node_id=lambda: "head")
     module.get_runtime_context = lambda: context
     module.is_initialized = lambda: module.running
-    module.nodes = lambda: [{"Alive": True, "Resources": node} for node in module.there] + [{"Alive": False, "Resources": {"CPU": 64.0}}]
+    module.nodes = lambda: (
+        [{"Alive": True, "Resources": {"memory": 2.0**33, **node}} for node in module.there]
+        + [{"Alive": False, "Resources": {"CPU": 64.0}}]
+    )
     monkeypatch.setitem(sys.modules, "ray", module)
     monkeypatch.setattr(cluster, "LocalRay", LocalRay)
     monkeypatch.setattr(running_ray, "_check_connection", lambda address: None)
@@ -151,6 +154,12 @@ def test_slots_of_a_cluster_lie_within_nodes(ray):
         assert made.n_slots == 2
     assert ray.calls[0][1]["address"] == "auto"
     assert "num_cpus" not in ray.calls[0][1]
+
+
+def test_memory_of_a_slot_is_that_of_its_node(ray):
+    ray.there = [{"CPU": 4.0, "memory": 2.0**34}, {"CPU": 2.0, "memory": 2.0**32}, {"memory": 2.0**20}]
+    with Cluster(address="auto", cpus=1, gpus=0) as made:
+        assert (made.n_nodes, made.n_slots, made.slot_bytes) == (3, 6, 2**31)
 
 
 def test_what_a_cluster_does_not_have(ray):
