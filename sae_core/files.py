@@ -145,6 +145,18 @@ def check_tensors(path: Path) -> bool:
         return _checked(str(path), state.st_ino, state.st_mtime_ns, state.st_ctime_ns, state.st_size)
 
 
+def checksum_in(path: Path) -> str | None:
+    """The checksum that a safetensors file says it has, without reading its tensors; None where it says none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedFileError: it is not a safetensors file.
+    """
+    with _damage_noticed(path), Path(path).open("rb") as file:
+        place = _place_of_checksum(file.fileno())
+        return None if place is None else os.pread(file.fileno(), len(NO_CHECKSUM_YET), place).decode()
+
+
 def existing(name: str) -> Path | None:
     """The path of this name; None where nothing is there, or there cannot be."""
     try:

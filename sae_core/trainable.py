@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from sae_core import plugins, provenance
+from sae_core.activations.local import LocalCopies
 from sae_core.activations.shards import read_manifest
 from sae_core.activations.source import ActivationSource, source_of
 from sae_core.activations.stream import Stream
@@ -69,6 +70,8 @@ class TrialConfig:
     """ActivationsConfig, as JSON, to evaluate the SAEs with at the end; None: another stage does."""
     live: dict[str, Any] | None = None
     """ActivationsConfig, as JSON, to make the shards with that are not stored; None: all are."""
+    local_cache: str = ""
+    """Absolute path on each node's own disk for copies of the activations; empty: they are read where they lie."""
 
 
 def rung_step(rung: float, n_steps: int) -> int:
@@ -109,18 +112,27 @@ def run_trial(trial: TrialConfig, report: Report, device: str) -> None:
     directory, orders = Path(trial.directory), OrdersFile(trial.orders)
     runs = [RunConfig.model_validate(run) for run in trial.runs]
     use_kernels(trial.kernels)
+    local = LocalCopies(Path(trial.local_cache)) if trial.local_cache else None
+    report = _with_problem(report, local) if local else report
     for data_seed in dict.fromkeys(run.data_seed for run in runs):  # a point of a search has a run per order of the tokens, too
         told = orders.wait()
         todo = [run for run in runs if run.data_seed == data_seed and not RunPaths(directory / run.run_id).record.exists()]
         if todo := [run for run in todo if not told.stop(run.run_id)]:
-            _train(trial, todo, report, device, orders)
+            _train(trial, todo, report, device, orders, local)
     ended = [run for run in runs if RunPaths(directory / run.run_id).record.exists()]
     if trial.source is not None and orders.now().sweep == "go":
         _evaluate(trial, ended, device)
     report({"progress": {run.run_id: 1.0 for run in ended}})
 
 
-def _train(trial: TrialConfig, runs: Sequence[RunConfig], report: Report, device: str, orders: OrdersFile) -> None:
+def _with_problem(report: Report, local: LocalCopies) -> Report:
+    """`report` that also says what is wrong with local copies."""
+    return lambda told: report({**told, "note": local.problem} if local.problem else told)
+
+
+def _train(
+    trial: TrialConfig, runs: Sequence[RunConfig], report: Report, device: str, orders: OrdersFile, local: LocalCopies | None
+) -> None:
     train, directory = runs[0].train, Path(trial.directory)
     stream = Stream(
         Path(trial.cache),
@@ -129,6 +141,7 @@ def _train(trial: TrialConfig, runs: Sequence[RunConfig], report: Report, device
         normalize_activations=train.normalize_activations,
         device=device,
         source=_source(json.dumps(trial.live), device) if trial.live else None,
+        local=local,
     )
     made_by = {**provenance.node(), "kernels": trial.kernels, "arithmetic": arithmetic(device, autocast=train.autocast)}
     results = train_group(

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_core.activations.files import open_tensors
+from sae_core.activations.local import LocalCopies
 from sae_core.activations.shards import make_again, read_manifest, shard_path
 from sae_core.activations.source import ActivationSource
 from sae_core.config.run import NORMALIZATIONS
@@ -128,6 +129,7 @@ class Stream(_ShuffledStream):
     Args:
         directory: a complete cache.
         source: makes the shards again that are not stored; None: all are.
+        local: copies of the shards to read instead; see `activations.local`.
         normalize_activations: as in the `TrainConfig` of the runs that read this stream.
         device: where batches go.
 
@@ -144,9 +146,11 @@ class Stream(_ShuffledStream):
         normalize_activations: str = "expected_norm",
         device: str | torch.device = "cpu",
         source: ActivationSource | None = None,
+        local: LocalCopies | None = None,
     ) -> None:
         manifest = read_manifest(directory)
         self._directory, self._source, self._dtype = Path(directory), source, manifest.dtype
+        self._local = local
         self._made_again: dict[int, Tensor] = {}
         self.activations_hash = manifest.activations_hash
         super().__init__(
@@ -163,7 +167,7 @@ class Stream(_ShuffledStream):
         path = shard_path(self._directory, index)
         if self._source is not None and not path.exists():
             return self._live(self._source, index)
-        with open_tensors(path) as file:
+        with open_tensors(self._local.path(path) if self._local else path) as file:
             x: Tensor = file.get_tensor("x")
             return x
 

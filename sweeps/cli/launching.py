@@ -34,6 +34,9 @@ def run(
         str | None, typer.Option(metavar="URL", help="Copy results there as they appear, and start from it. E.g. s3://bucket/prefix.")
     ] = None,
     ship_code: Annotated[bool, typer.Option("--ship-code", help="Run this code, with plugins, on the nodes of --address.")] = False,
+    local_cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Directory on each node's own disk, to copy activations to once per node.")
+    ] = None,
 ) -> Answer:
     """Train and evaluate the missing runs of a sweep, then write its table and report."""
     from sweeps.definition.sweep import Sweep
@@ -51,6 +54,7 @@ def run(
         cache_limit=cache_limit,
         mirror=mirror,
         ship_code=ship_code,
+        local_cache=local_cache,
     )
     if done.interrupted:
         raise KeyboardInterrupt

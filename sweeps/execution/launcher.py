@@ -72,6 +72,7 @@ class _Options(Config):
     cache_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
     mirror: str | None
     ship_code: bool
+    local_cache: str | Path | None
 
 
 def launch(
@@ -87,6 +88,7 @@ def launch(
     cache_limit: float | None = None,
     mirror: str | None = None,
     ship_code: bool = False,
+    local_cache: str | Path | None = None,
     progress: SweepProgress | None = None,
 ) -> LaunchResult:
     """Train and evaluate what is missing of a sweep, then write its table and report.
@@ -102,6 +104,7 @@ def launch(
             the rest again as it reads them.
         mirror: URL, of any kind that fsspec opens, to which results are copied as they appear, and from which an empty directory starts.
         ship_code: run this process's code, with plugins, on the nodes of the cluster at `address`, instead of what is installed there.
+        local_cache: directory on each node's own disk: activations are copied there once per node, and read from there.
         progress: what shows progress; the terminal by default.
 
     Raises:
@@ -109,7 +112,7 @@ def launch(
         LaunchError: Ray or a worker died. What is finished is kept.
         LeaseLostError: the results directory could not be held, or another launch has taken it. What is finished is kept.
     """
-    asked = (executor, address, cpus_per_trial, gpus_per_trial, checkpoint_seconds, kernels, cache_limit, mirror, ship_code)
+    asked = (executor, address, cpus_per_trial, gpus_per_trial, checkpoint_seconds, kernels, cache_limit, mirror, ship_code, local_cache)
     options = _checked(sweep, *asked)
     with signals.handled():
         return _launch(sweep, results, options, progress or SweepProgress())
@@ -218,6 +221,7 @@ def _settings(sweep: Sweep, store: Store, number: int, options: _Options) -> Tri
         plugins=plugins.checksums(),
         checkpoint_seconds=options.checkpoint_seconds,
         kernels=options.kernels,
+        local_cache=str(Path(options.local_cache).expanduser().absolute()) if options.local_cache else "",
         facts={"launch": number},
         rungs=sweep.early_stopping.rungs if sweep.early_stopping else [],
     )

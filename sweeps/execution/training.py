@@ -44,6 +44,8 @@ class Training:
         self._attempts: Counter[str] = Counter()
         self._errors: dict[int, Mapping[str, str]] = {}
         """`id` of a trial -> the exception that it reported."""
+        self._notes: set[str] = set()
+        """What trials noted, and was shown."""
         self._tokens: dict[str, float] = {}
         """Run id -> tokens trained on so far."""
         self._groups: dict[str, GroupProgress] = {}
@@ -117,6 +119,9 @@ class Training:
         if "error" in told:
             self._errors[id(trial)] = told["error"]
             return False
+        if (note := told.get("note")) and note not in self._notes:
+            self._notes.add(note)
+            self.progress.note(note)
         stops = False
         if self.stopping and (rung := told.get("rung")) is not None:
             stops = self.stopping.stops(trial.runs, rung, {**trial.config.facts, **told["node"]})
