@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sae_core.activations.files import load_tensors, save_tensors
@@ -45,3 +46,12 @@ def read_checkpoint(path: Path, like: Mapping[str, Tensor]) -> tuple[dict[str, T
         log.warning("run %s starts again from step 0: %s", path.parent.name, error)
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return None
+
+
+def steps_done(path: Path) -> int:
+    """Steps that the run of a checkpoint has taken; 0 where there is none, or it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return int(json.loads((file.metadata() or {})["facts"])["step"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return 0

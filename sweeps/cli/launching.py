@@ -26,6 +26,10 @@ def run(
         typer.Option(help="Sparse kernels. fast: compiled on CPUs, PyTorch on GPUs; triton: Triton on GPUs; reference: PyTorch."),
     ] = "fast",
     reference_kernels: Annotated[bool, typer.Option("--reference-kernels", hidden=True)] = False,
+    max_hours: Annotated[float | None, typer.Option(metavar="H", help="Stop cleanly after this time; the same command resumes.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Stop cleanly after this many training tokens of all runs together.")
+    ] = None,
     executor: Annotated[
         Literal["ray", "inline"], typer.Option(help="ray, or inline: one trial after another in this process, for debuggers.")
     ] = "ray",
@@ -55,6 +59,8 @@ def run(
         mirror=mirror,
         ship_code=ship_code,
         local_cache=local_cache,
+        max_hours=max_hours,
+        max_tokens=max_tokens,
     )
     if done.interrupted:
         raise KeyboardInterrupt
@@ -101,7 +107,8 @@ def _answer(done: "LaunchResult") -> Answer:
         lines += [*frontier_lines(table), "", *warning_lines(table), "", f"Report: {report}"]
     if done.pruned:
         lines.append(f"{len(done.pruned)} runs stopped early: {done.tokens_spent:,} of {done.tokens_asked:,} training tokens spent")
-    problems = [f"failed: {run_id}: {reason}" for run_id, reason in done.failed.items()]
+    problems = [f"stopped: {done.stopped}. The same command resumes."] if done.stopped else []
+    problems += [f"failed: {run_id}: {reason}" for run_id, reason in done.failed.items()]
     problems += [f"missing: {run_id}" for run_id in done.missing]
     problems += [f"not mirrored: {name}: {reason}" for name, reason in done.not_mirrored.items()]
     data = {
@@ -112,6 +119,7 @@ def _answer(done: "LaunchResult") -> Answer:
         "failed": [{"run_id": run_id, "reason": reason} for run_id, reason in done.failed.items()],
         "missing": done.missing,
         "not_mirrored": [{"name": name, "reason": reason} for name, reason in done.not_mirrored.items()],
+        "stopped": done.stopped or None,
         "tokens_asked": done.tokens_asked,
         "tokens_spent": done.tokens_spent,
     }

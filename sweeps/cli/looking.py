@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
-from sae_core.errors import ConfigError
+from sae_core.errors import ConfigError, UnknownNameError
 from sweeps.cli.app import Answer, Results, SweepDirectory, cache_app, command
+
+SHOWN_ROWS = 20
+"""Rows of a history that `logs` shows; `--json` has all of them."""
 
 
 @command()
@@ -16,9 +19,11 @@ def status(
     follow: Annotated[bool, typer.Option("--watch", help="Show the progress of the launch that runs now, until it ends.")] = False,
 ) -> Answer:
     """List finished, failed and missing runs, with reasons, and say whether a launch runs now."""
+    from sae_core.orders import Orders
     from sae_core.records import STATES
     from sweeps.execution.view import line, lines
     from sweeps.execution.watch import watch
+    from sweeps.storage.lock import may_be_held
     from sweeps.storage.progress_file import running_progress
     from sweeps.storage.store import Store
 
@@ -26,22 +31,53 @@ def status(
     store.check_is_sweep()
     if follow:
         watch(store.paths.progress)
-    runs, progress = store.status(), running_progress(store.paths.progress)
+    # Whoever holds the directory may be a killed launch on another node: the file of a live one changes.
+    progress = running_progress(store.paths.progress) if may_be_held(store.directory) else None
+    runs, orders = store.status(), Orders.read(store.paths.orders)
     width = max((len(run.run_id) for run in runs), default=0)
     states = [run.state for run in runs]
     counts = {state: states.count(state) for state in STATES}
     shown = [f"{run.run_id:<{width}}  {run.state:<8}  {run.reason}".rstrip() for run in runs]
     shown.append(", ".join(f"{number} {state}" for state, number in counts.items()))
     if progress:
-        shown += [f"running: launch {progress.launch}, {line(progress)}", *lines(progress)]
+        ordered = {"go": "running", "pause": "paused", "stop": "stopping"}[orders.sweep]
+        shown += [f"{ordered}: launch {progress.launch}, {line(progress)}", *lines(progress)]
     data = {
         "directory": str(store.directory),
         "running": progress is not None,
+        "orders": orders.sweep if progress else None,
         "progress": dataclasses.asdict(progress) if progress else None,
         "counts": counts,
         "runs": [dataclasses.asdict(run) for run in runs],
     }
     return Answer(data, shown)
+
+
+@command()
+def logs(results: SweepDirectory, run_id: Annotated[str, typer.Argument(help="One of its runs; `sae-sweep status` lists them.")]) -> Answer:
+    """Show a run: its state, its last rows of history, its attempts, and the traceback of a failure."""
+    from sweeps.execution.view import table
+    from sweeps.storage.store import Store
+
+    store = Store(results)
+    found = {run.run_id: run for run in store.status()}
+    if run_id not in found:
+        raise UnknownNameError.of("run id", run_id, found)
+    record, history = store.read_record(run_id), store.read_history(run_id)
+    data = {
+        **dataclasses.asdict(found[run_id]),
+        "launch": record.launch if record else None,
+        "attempts": record.attempts if record else None,
+        "finished_at": record.finished_at if record else None,
+        "hardware": record.hardware if record else None,
+        "traceback": (record.error or {}).get("traceback") if record else None,
+        "history": history,
+    }
+    head = [
+        f"{name}: {data[name]}" for name in ("run_id", "state", "reason", "launch", "attempts", "finished_at", "hardware") if data[name]
+    ]
+    rows = [f"{len(history)} rows of history, the last:", *table(history[-SHOWN_ROWS:])] if history else ["no history yet"]
+    return Answer(data, [*head, "", *rows, *(["", str(data["traceback"]).rstrip()] if data["traceback"] else [])])
 
 
 @command()

@@ -6,7 +6,7 @@ from its own checkpoint.
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,7 @@ from sae_core.trainable import TrialConfig
 from sweeps.definition.problems import Problems, collect
 from sweeps.definition.sweep import Sweep
 from sweeps.execution import leftovers, signals
+from sweeps.execution.budget import Budget
 from sweeps.execution.executor import EXECUTORS, Executor, ExecutorName
 from sweeps.execution.loggers import Loggers
 from sweeps.execution.preflight import needs_of
@@ -58,6 +59,8 @@ class LaunchResult:
     """Training tokens of the runs that are finished or pruned."""
     not_mirrored: dict[str, str] = field(default_factory=dict)
     """Runs and files that could not be copied to the mirror, and why."""
+    stopped: str = ""
+    """Why the launch was ordered to stop; empty if it was not."""
 
 
 class _Options(Config):
@@ -73,6 +76,8 @@ class _Options(Config):
     mirror: str | None
     ship_code: bool
     local_cache: str | Path | None
+    max_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    max_tokens: Count | None
 
 
 def launch(
@@ -89,6 +94,8 @@ def launch(
     mirror: str | None = None,
     ship_code: bool = False,
     local_cache: str | Path | None = None,
+    max_hours: float | None = None,
+    max_tokens: int | None = None,
     progress: SweepProgress | None = None,
 ) -> LaunchResult:
     """Train and evaluate what is missing of a sweep, then write its table and report.
@@ -105,6 +112,8 @@ def launch(
         mirror: URL, of any kind that fsspec opens, to which results are copied as they appear, and from which an empty directory starts.
         ship_code: run this process's code, with plugins, on the nodes of the cluster at `address`, instead of what is installed there.
         local_cache: directory on each node's own disk: activations are copied there once per node, and read from there.
+        max_hours: after which the launch is stopped, with a checkpoint of each run; the same call resumes.
+        max_tokens: as `max_hours`: training tokens of this launch, of all runs together.
         progress: what shows progress; the terminal by default.
 
     Raises:
@@ -112,8 +121,8 @@ def launch(
         LaunchError: Ray or a worker died. What is finished is kept.
         LeaseLostError: the results directory could not be held, or another launch has taken it. What is finished is kept.
     """
-    asked = (executor, address, cpus_per_trial, gpus_per_trial, checkpoint_seconds, kernels, cache_limit, mirror, ship_code, local_cache)
-    options = _checked(sweep, *asked)
+    slot = (executor, address, cpus_per_trial, gpus_per_trial, checkpoint_seconds, kernels)
+    options = _checked(sweep, *slot, cache_limit, mirror, ship_code, local_cache, max_hours, max_tokens)
     with signals.handled():
         return _launch(sweep, results, options, progress or SweepProgress())
 
@@ -132,10 +141,11 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
             fetch(copies, work.examples, shown.note)
             work = _work(sweep, store)
         store.paths.orders.unlink(missing_ok=True)  # those of an earlier launch
-        loggers = Loggers(sweep, store)
+        budget, loggers = Budget(store.paths.orders, options.max_hours, options.max_tokens), Loggers(sweep, store)
         inputs = work.to_do()
         interrupted = False
         with ExitStack() as until_report:
+            until_report.enter_context(budget)
             until_report.enter_context(leftovers.held(shared.cache for shared in inputs))
             if inputs:
                 engine.needs(needs_of(store.directory, [shared.source for shared in inputs]))
@@ -151,7 +161,7 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
             if inputs:
                 settings = _settings(sweep, store, number, options)
                 interrupted = not _finishes(
-                    lambda: run_stages(work, inputs, store, engine, shown, loggers, settings), loggers, engine, shown
+                    lambda: run_stages(work, inputs, store, engine, shown, loggers, settings, budget), loggers, engine, shown, budget
                 )
             else:
                 shown.note(_nothing_left(work.runs(), store))
@@ -163,7 +173,7 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
         interrupted = interrupted or late.interrupted
         not_copied = copying.finish(interrupted=interrupted)
     engine.raise_death()
-    return _result(store, work.runs(), interrupted, not_copied)
+    return replace(_result(store, work.runs(), interrupted, not_copied), stopped=budget.stopped)
 
 
 def _work(sweep: Sweep, store: Store) -> Work:
@@ -255,7 +265,7 @@ def _check_memory(work: Work, inputs: Sequence[SharedActivations], slot_bytes: i
             check_fits([(run, shared.d_in) for run in work.to_train(shared)], slot_bytes, shared.live_bytes)
 
 
-def _finishes(work: Callable[[], None], loggers: Loggers, executor: Executor, progress: SweepProgress) -> bool:
+def _finishes(work: Callable[[], None], loggers: Loggers, executor: Executor, progress: SweepProgress, budget: Budget) -> bool:
     """Do the work. Whether it came to its end, or an order ended it; else it was interrupted, if only by the death of Ray."""
     try:
         work()
@@ -263,7 +273,8 @@ def _finishes(work: Callable[[], None], loggers: Loggers, executor: Executor, pr
         signals.was_interrupted()
         return False
     except StoppedError:
-        progress.note("stopped as ordered; the same command resumes")
+        budget.stopped = budget.reason or "`sae-sweep stop`"
+        progress.note(f"stopped: {budget.stopped}; the same command resumes")
     except Exception:
         if not executor.died:
             raise

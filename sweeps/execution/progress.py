@@ -41,7 +41,7 @@ class SweepProgress:
         self.groups: dict[int, GroupProgress] = {}
         self.began = self.last_line = clock()
         self._file: Path | None = None
-        self._beat = 0
+        self._beat, self._resumed = 0, 0.0
         self._live = Live(
             get_renderable=lambda: renderable(self.now()), console=self.console, refresh_per_second=2, transient=True, redirect_stdout=False
         )
@@ -83,18 +83,21 @@ class SweepProgress:
         Args:
             jobs: for the slots, where they are not groups.
         """
-        self.began = self.last_line = self.clock()
+        self.began, self._resumed = self.clock(), 0.0
+        self.last_line = self.began
         self.state = replace(self.state, stage=name, total=total, unit=unit, done=0.0, detail="", slots_in_use=jobs)
         if self.is_plain:
             self.note(f"{name}: {total:,.0f} {unit}")
 
-    def advance_to(self, done: float, detail: str = "", jobs: int = 0) -> None:
+    def advance_to(self, done: float, detail: str = "", jobs: int = 0, resumed: float = 0.0) -> None:
         """Note how much of the stage is done, in its unit.
 
         Args:
             detail: e.g. "3 of 24 runs done".
             jobs: that are left.
+            resumed: part of `done` that an earlier launch did.
         """
+        self._resumed = resumed
         self.state = replace(self.state, done=done, detail=detail, slots_in_use=jobs)
         if self.is_plain and self.clock() - self.last_line >= PLAIN_SECONDS:
             self.last_line = self.clock()
@@ -125,14 +128,15 @@ class SweepProgress:
         """The progress at this moment."""
         state, groups, elapsed = self.state, list(self.groups.values()), max(self.clock() - self.began, 1e-9)
         nodes, slots = self.capacity()
-        is_clear = state.done and state.done >= LEAST_SHARE * state.total
+        ours = state.done - self._resumed
+        is_clear = ours > 0 and ours >= LEAST_SHARE * (state.total - self._resumed)
         return replace(
             state,
             beat=self._beat,
             written_at=_utc(),
-            rate=state.done / elapsed if state.done else None,
+            rate=ours / elapsed if ours > 0 else None,
             seconds=elapsed,
-            seconds_left=elapsed * (state.total - state.done) / state.done if is_clear else None,
+            seconds_left=elapsed * (state.total - state.done) / ours if is_clear else None,
             groups=groups,
             nodes=nodes,
             slots=slots,

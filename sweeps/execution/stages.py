@@ -12,6 +12,7 @@ from sae_core.evaluation import ChunkSums, combine, evaluated
 from sae_core.orders import Orders, OrdersFile
 from sae_core.trainable import TrialConfig
 from sweeps.execution import signals
+from sweeps.execution.budget import Budget
 from sweeps.execution.executor import Executor
 from sweeps.execution.loggers import Loggers
 from sweeps.execution.progress import SweepProgress
@@ -34,6 +35,7 @@ def run_stages(
     progress: SweepProgress,
     loggers: Loggers,
     settings: TrialConfig,
+    budget: Budget,
 ) -> None:
     """Do all that is missing of a sweep but its table and report.
 
@@ -53,7 +55,7 @@ def run_stages(
     executor.pool.close()  # trials need the slots
     work.begin(executor.n_slots, executor.slot_bytes)
     progress.stage(work.stage, work.n_tokens, "tokens")
-    training = Training(work, store, progress, loggers, settings)
+    training = Training(work, store, progress, loggers, settings, budget)
     if work.n_trials:
         _train(training, executor, store)
         orders.go_on()

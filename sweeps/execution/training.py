@@ -9,6 +9,8 @@ from sae_core.config.run import RunConfig
 from sae_core.errors import is_out_of_memory
 from sae_core.orders import OrdersFile
 from sae_core.trainable import TrialConfig
+from sae_core.training.checkpoint import steps_done
+from sweeps.execution.budget import Budget
 from sweeps.execution.early_stopping import EarlyStopping
 from sweeps.execution.failures import PROCESS_DIED
 from sweeps.execution.loggers import Loggers
@@ -29,11 +31,12 @@ class Training:
         settings: what all trials share; the other fields are those of each.
     """
 
-    def __init__(self, work: Work, store: Store, progress: SweepProgress, loggers: Loggers, settings: TrialConfig) -> None:
+    def __init__(self, work: Work, store: Store, progress: SweepProgress, loggers: Loggers, settings: TrialConfig, budget: Budget) -> None:
         self.work, self.store, self.progress, self.loggers, self.settings = work, store, progress, loggers, settings
         early_stopping = work.sweep.early_stopping
         self.stopping = EarlyStopping(early_stopping, store, work.groups()) if early_stopping else None
         self.orders = OrdersFile(settings.orders)
+        self.budget = budget
         self.runs: dict[str, RunConfig] = {}
         self.n_running = 0
         """Trials handed out that have not ended."""
@@ -48,6 +51,8 @@ class Training:
         """What trials noted, and was shown."""
         self._tokens: dict[str, float] = {}
         """Run id -> tokens trained on so far."""
+        self._resumed = 0
+        """Tokens of the checkpoints that runs began from."""
         self._groups: dict[str, GroupProgress] = {}
         """First run id of a trial -> how far it was when it last reported."""
         self._reported: dict[str, float] = {}
@@ -64,6 +69,8 @@ class Training:
         self.runs |= {run.run_id: run for run in trial.runs}
         number = self._groups[key].number if (key := trial.runs[0].run_id) in self._groups else len(self._groups) + 1
         self._show(GroupProgress(number, [run.run_id for run in trial.runs]))
+        new = [run for run in trial.runs if run.run_id not in self._attempts]
+        self._resumed += sum(steps_done(self.store.paths.run(run.run_id).checkpoint) * run.train.batch_size for run in new)
         self._attempts.update(run.run_id for run in trial.runs)
         facts = {**trial.config.facts, "attempts": max(self._attempts[run.run_id] for run in trial.runs)}
         return dataclasses.replace(trial, config=dataclasses.replace(trial.config, facts=facts))
@@ -130,7 +137,9 @@ class Training:
             self._tokens[run_id] = fraction * n_tokens(self.runs[run_id])
             self.loggers.update(self.runs[run_id])
         done = sum(tokens >= n_tokens(self.runs[run_id]) for run_id, tokens in self._tokens.items())
-        self.progress.advance_to(sum(self._tokens.values()), f"{done} of {self.work.n_runs} SAEs done")
+        tokens = sum(self._tokens.values())
+        self.budget.spend(tokens - self._resumed)
+        self.progress.advance_to(tokens, f"{done} of {self.work.n_runs} SAEs done", resumed=self._resumed)
         self._show_report(trial, told)
         return stops
 

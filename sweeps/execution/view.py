@@ -1,6 +1,6 @@
 """The progress of a launch in words: the same in the terminal of the launch and in any other."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from rich.console import Group, RenderableType
@@ -59,6 +59,14 @@ def rate(progress: Progress) -> str:
 def duration(seconds: float) -> str:
     """e.g. 0:00:42, 3:05:00."""
     return str(timedelta(seconds=round(seconds)))
+
+
+def table(rows: Sequence[Mapping[str, float | None]]) -> list[str]:
+    """Rows of numbers under the names of their columns."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = [[name, *("" if row.get(name) is None else f"{row[name]:.6g}" for row in rows)] for name in names]
+    widths = [max(map(len, column)) for column in columns]
+    return ["  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in zip(*columns, strict=True)]
 
 
 def _share(progress: Progress) -> float:

@@ -17,6 +17,7 @@ from sae_core.config.run import RunConfig
 from sae_core.errors import ConfigError, DamagedFileError, border
 from sae_core.files import check_tensors, read_json, read_json_lines, write_json
 from sae_core.layout import SweepPaths
+from sae_core.orders import Orders
 from sae_core.records import RunRecord, RunState, Status, flat
 from sweeps.definition.sweep import Sweep
 from sweeps.storage.lease import Lease
@@ -250,7 +251,8 @@ class Store:
         self.check_is_sweep()
         records = self.records()
         run_ids = dict.fromkeys([*(run["run_id"] for run in self._requested()), *records])
-        return [self._status(run_id, records.get(run_id)) for run_id in run_ids]
+        stopped = Orders.read(self.paths.orders).runs
+        return [self._status(run_id, records.get(run_id), run_id in stopped) for run_id in run_ids]
 
     def check_is_sweep(self) -> None:
         """Make sure that the directory is a sweep's.
@@ -263,10 +265,10 @@ class Store:
                 f"a results directory must hold sweep.json, but got {str(self.directory)!r}. Give that of a sweep, e.g. results/demo."
             )
 
-    def _status(self, run_id: str, record: RunRecord | None) -> RunStatus:
+    def _status(self, run_id: str, record: RunRecord | None, is_stopped: bool) -> RunStatus:
         if record is None:
-            started = self.paths.run(run_id).directory.is_dir()
-            return RunStatus(run_id, "missing", "interrupted" if started else "not started")
+            started = "interrupted" if self.paths.run(run_id).directory.is_dir() else "not started"
+            return RunStatus(run_id, "missing", "stopped: the next launch resumes it" if is_stopped else started)
         reasons = {"finished": "", "trained": "not evaluated yet"}
         return RunStatus(run_id, record.status, reasons.get(record.status, reason(record)))
 

@@ -38,6 +38,8 @@ class Result:
     pruned: dict[str, str] = field(default_factory=dict)
     tokens_spent: int = 0
     tokens_asked: int = 0
+    stopped: str = ""
+    not_mirrored: dict[str, str] = field(default_factory=dict)
 
 
 @pytest.fixture
@@ -110,6 +112,11 @@ def test_run_passes_on_what_was_asked(definition, launched, tmp_path):
         "gpus_per_trial": 0.0,
         "kernels": "fast",
         "ship_code": False,
+        "cache_limit": None,
+        "mirror": None,
+        "local_cache": None,
+        "max_hours": None,
+        "max_tokens": None,
     }
     assert options == expected
     assert call("run", definition, "--reference-kernels").exit_code == 0
@@ -132,6 +139,13 @@ def test_run_exits_with_1_when_a_run_failed_or_is_missing(definition, launched, 
     launched.outcome = Result(tmp_path, missing=["topk-2"])
     done = call("run", definition)
     assert (done.exit_code, done.stderr) == (1, "missing: topk-2\n")
+
+
+def test_run_says_what_stopped_it(definition, launched, tmp_path):
+    launched.outcome = Result(tmp_path, missing=["topk-2"], stopped="`--max-hours 2` is reached")
+    done = call("run", definition, "--max-hours", 2)
+    assert (done.exit_code, done.stderr) == (1, "stopped: `--max-hours 2` is reached. The same command resumes.\nmissing: topk-2\n")
+    assert launched.calls[0][1]["max_hours"] == 2.0
 
 
 def test_bad_input_exits_with_2_and_one_message(definition, launched):
