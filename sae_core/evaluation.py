@@ -22,6 +22,7 @@ from sae_core.metrics.metric import Sums
 from sae_core.records import RunRecord
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.active import ActiveLatents, joined
+from sae_core.watchdog import beat
 
 ROWS = {"cpu": 2**9, "cuda": 2**15}
 """Tokens an SAE encodes at a time."""
@@ -54,6 +55,7 @@ def evaluate_chunk(chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], inde
         found = [_reconstruct(sae, chunk.x) for _, sae in some]
         spliced = chunk.splice([x_hat for _, x_hat in found]) if chunk.splice else [None] * len(some)
         for (run_id, sae), (active, x_hat), scores in zip(some, found, spliced, strict=True):
+            beat()
             seen = Observation(chunk, active, x_hat, scores, sae.W_dec, index)
             by_sae[run_id] = {name: {key: value.cpu() for key, value in metric.sums(seen).items()} for name, metric in metrics.items()}
     return ChunkSums(index, chunk.x.shape[0], by_sae)

@@ -43,6 +43,11 @@ class RunPaths:
         return self.directory / "checkpoint.safetensors"
 
     @property
+    def hang(self) -> Path:
+        """Says why a process in which the run hung was ended, until the launch has told it. Named as a temporary file."""
+        return self.directory / ".hang.tmp"
+
+    @property
     def sae(self) -> Path:
         """Directory of the exported SAE: cfg.json and sae_weights.safetensors."""
         return self.directory / "sae"

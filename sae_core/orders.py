@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from sae_core.errors import DamagedFileError
 from sae_core.files import read_json, write_json
+from sae_core.watchdog import beat
 
 LOOK_SECONDS = 1.0
 """Time between two looks at the file."""
@@ -69,6 +70,7 @@ class OrdersFile:
     def wait(self) -> Orders:
         """The orders, once they are not to pause."""
         while (orders := self.now()).sweep == "pause":
+            beat()
             time.sleep(LOOK_SECONDS)
         return orders
 

@@ -36,6 +36,7 @@ from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.kernels.choice import Choice, use_kernels
 from sae_core.training.export import write_result
 from sae_core.training.loop import Learner, train_group
+from sae_core.watchdog import beat, watched
 
 REPORT_SECONDS = 5.0
 
@@ -56,6 +57,8 @@ class TrialConfig:
     """Absolute path of the orders to follow; see `orders`. Empty: none."""
     checkpoint_seconds: float = 60.0
     """Least time between two checkpoints."""
+    stall_seconds: float = 0.0
+    """Most time that a step may take; the process is ended then, see `watchdog`. 0: any."""
     kernels: Choice = "fast"
     """See `sparse.kernels`."""
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -118,7 +121,8 @@ def run_trial(trial: TrialConfig, report: Report, device: str) -> None:
         told = orders.wait()
         todo = [run for run in runs if run.data_seed == data_seed and not RunPaths(directory / run.run_id).record.exists()]
         if todo := [run for run in todo if not told.stop(run.run_id)]:
-            _train(trial, todo, report, device, orders, local)
+            with watched(trial.stall_seconds, RunPaths(directory / runs[0].run_id).hang):
+                _train(trial, todo, report, device, orders, local)
     ended = [run for run in runs if RunPaths(directory / run.run_id).record.exists()]
     if trial.source is not None and orders.now().sweep == "go":
         _evaluate(trial, ended, device)
@@ -156,6 +160,7 @@ def _train(
     for result in results:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         facts = {**trial.facts, **made_by, "finished_at": now}
+        beat()
         write_result(result, RunPaths(directory / result.run.run_id), metadata=trial.metadata, facts=facts)
 
 
@@ -168,7 +173,8 @@ def _evaluate(trial: TrialConfig, runs: Sequence[RunConfig], device: str) -> Non
         return
     source = _source(json.dumps(trial.source), device)
     saes = {run_id: SparseAutoencoder.from_pretrained(paths[run_id].sae).to(device) for run_id in trained}
-    values, n_tokens = evaluate(saes, source, cache, torch.tensor(read_manifest(cache).mean))
+    with watched(trial.stall_seconds, paths[runs[0].run_id].hang):
+        values, n_tokens = evaluate(saes, source, cache, torch.tensor(read_manifest(cache).mean))
     eval_hash = source.eval_hash(cache)
     for run_id, record in trained.items():
         finished = evaluated(record, values[run_id], n_tokens, eval_hash)

@@ -31,6 +31,7 @@ from sae_core.training.initialization import Sample, initialize, needs_sample
 from sae_core.training.optim import Adam, lr_factor
 from sae_core.training.resampling import resample
 from sae_core.training.sparsity import L0Controller, sparsity_scale
+from sae_core.watchdog import beat
 
 HISTORY_ROWS = 100
 """Rows of training history a run keeps, whatever its length."""
@@ -264,6 +265,7 @@ def train_group(
     _train(learners, stream, directory, checkpoint_seconds, on_step, orders)
     ended = [learner for learner in learners if not learner.is_stopped]
     for learner in ended:
+        beat()
         if learner.error is None:
             learner.calibrate(stream.batches(0))
     return [learner.result(stream.normalization) for learner in ended]
@@ -305,6 +307,7 @@ def _train(
     batches = enumerate(stream.batches(start), start=start)
     last_checkpoint = time.monotonic()
     while active := [learner for learner in learners if not learner.done]:
+        beat()
         step, x = next(batches)
         for learner in active:
             if learner.step == step:

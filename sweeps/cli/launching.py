@@ -41,6 +41,9 @@ def run(
     local_cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Directory on each node's own disk, to copy activations to once per node.")
     ] = None,
+    stall_seconds: Annotated[
+        float, typer.Option(metavar="S", min=0, help="End and repeat a process that completes no step for S seconds. 0: never.")
+    ] = 600.0,
 ) -> Answer:
     """Train and evaluate the missing runs of a sweep, then write its table and report."""
     from sweeps.definition.sweep import Sweep
@@ -61,6 +64,7 @@ def run(
         local_cache=local_cache,
         max_hours=max_hours,
         max_tokens=max_tokens,
+        stall_seconds=stall_seconds,
     )
     if done.interrupted:
         raise KeyboardInterrupt

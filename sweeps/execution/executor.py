@@ -24,9 +24,9 @@ from sweeps.planning.memory import local_slot_bytes
 class RayExecutor:
     """A Ray cluster: started on this machine, or a running one. Its cluster starts with the context."""
 
-    def __init__(self, address: str | None, cpus: int, gpus: float, kernels: Choice, ship_code: bool) -> None:
+    def __init__(self, address: str | None, cpus: int, gpus: float, kernels: Choice, ship_code: bool, stall_seconds: float) -> None:
         self.cluster = Cluster(address=address, cpus=cpus, gpus=gpus, ship_code=ship_code)
-        self.pool = WorkerPool(self.cluster, kernels)
+        self.pool = WorkerPool(self.cluster, kernels, stall_seconds)
 
     def __enter__(self) -> Self:
         self.cluster.__enter__()
@@ -67,12 +67,12 @@ class RayExecutor:
 
 
 class InlineExecutor:
-    """This process: one job after another, so that breakpoints work."""
+    """This process: one job after another, so that breakpoints work. Nobody ends it when it hangs."""
 
     n_slots = 1
     died = False
 
-    def __init__(self, address: str | None, cpus: int, gpus: float, kernels: Choice, ship_code: bool) -> None:
+    def __init__(self, address: str | None, cpus: int, gpus: float, kernels: Choice, ship_code: bool, stall_seconds: float) -> None:
         if address is not None:
             raise ConfigError(f"`--address` must be left out with `--executor inline`, but got {address!r}. Leave out one of them.")
         if gpus > provenance.n_gpus():

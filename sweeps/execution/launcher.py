@@ -78,6 +78,7 @@ class _Options(Config):
     local_cache: str | Path | None
     max_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
     max_tokens: Count | None
+    stall_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def launch(
@@ -96,6 +97,7 @@ def launch(
     local_cache: str | Path | None = None,
     max_hours: float | None = None,
     max_tokens: int | None = None,
+    stall_seconds: float = 600.0,
     progress: SweepProgress | None = None,
 ) -> LaunchResult:
     """Train and evaluate what is missing of a sweep, then write its table and report.
@@ -114,6 +116,8 @@ def launch(
         local_cache: directory on each node's own disk: activations are copied there once per node, and read from there.
         max_hours: after which the launch is stopped, with a checkpoint of each run; the same call resumes.
         max_tokens: as `max_hours`: training tokens of this launch, of all runs together.
+        stall_seconds: most time that a process may train, harvest or evaluate without completing a step; it is then ended, and what it did
+            is repeated from the last checkpoint, shard or chunk. 0: any time. Not for the executor "inline".
         progress: what shows progress; the terminal by default.
 
     Raises:
@@ -122,7 +126,7 @@ def launch(
         LeaseLostError: the results directory could not be held, or another launch has taken it. What is finished is kept.
     """
     slot = (executor, address, cpus_per_trial, gpus_per_trial, checkpoint_seconds, kernels)
-    options = _checked(sweep, *slot, cache_limit, mirror, ship_code, local_cache, max_hours, max_tokens)
+    options = _checked(sweep, *slot, cache_limit, mirror, ship_code, local_cache, max_hours, max_tokens, stall_seconds)
     with signals.handled():
         return _launch(sweep, results, options, progress or SweepProgress())
 
@@ -133,7 +137,7 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
     work = _work(sweep, store)
     store.check_ours(work.examples)
     engine = EXECUTORS[options.executor](
-        options.address, options.cpus_per_trial, options.gpus_per_trial, options.kernels, options.ship_code
+        options.address, options.cpus_per_trial, options.gpus_per_trial, options.kernels, options.ship_code, options.stall_seconds
     )
     copies = Mirror(options.mirror, store) if options.mirror else None
     with store.locked(signals.interrupt) as lease, progress as shown, Copying(copies, shown.note) as copying:
@@ -230,6 +234,7 @@ def _settings(sweep: Sweep, store: Store, number: int, options: _Options) -> Tri
         orders=str(store.paths.orders),
         plugins=plugins.checksums(),
         checkpoint_seconds=options.checkpoint_seconds,
+        stall_seconds=options.stall_seconds if options.executor == "ray" else 0.0,
         kernels=options.kernels,
         local_cache=str(Path(options.local_cache).expanduser().absolute()) if options.local_cache else "",
         facts={"launch": number},

@@ -13,8 +13,8 @@ class Held:
     """Whether an interrupt came while it was held back."""
 
     interrupted: bool
-    then: Callable[[], bool]
-    """Called when it comes. Returns whether to hold it back, indeed."""
+    then: Callable[[], None] | None
+    """Called when a signal comes; what interrupts from another thread is then not held back."""
 
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -22,6 +22,9 @@ _holders: list[Held] = []
 """Whom the next interrupt is kept for, the last one; with none, it is raised."""
 _raised = threading.Event()
 """Set while an interrupt was raised and nobody has dealt with it: libraries swallow some, above all while they are imported."""
+
+_from_thread = threading.Event()
+"""Set while `interrupt` was called and its interrupt has not been raised."""
 
 
 def handle() -> None:
@@ -75,7 +78,7 @@ def regain() -> None:
 
 
 @contextmanager
-def held(interrupted: bool = False, then: Callable[[], bool] = lambda: True) -> Iterator[Held]:
+def held(interrupted: bool = False, then: Callable[[], None] | None = None) -> Iterator[Held]:
     """Keep the first interrupt until the end of the block, which should take seconds; the second one is raised at once.
 
     Args:
@@ -107,13 +110,20 @@ def interrupt() -> None:
     """Interrupt the main thread from another one, if one of the handlers is ours."""
     ours = [number for number in _ENDING if signal.getsignal(number) is _interrupt]
     if ours:
+        _from_thread.set()
         signal.pthread_kill(threading.main_thread().ident or 0, ours[0])
 
 
 def _interrupt(*_: Any) -> None:
+    is_signal = not _from_thread.is_set()
+    _from_thread.clear()
     if _holders and not _holders[-1].interrupted:
-        _holders[-1].interrupted = True
-        if _holders[-1].then():
+        holder = _holders[-1]
+        holder.interrupted = True
+        if holder.then is None:
+            return
+        if is_signal:
+            holder.then()
             return
     _raised.set()
     raise KeyboardInterrupt

@@ -4,6 +4,7 @@ import dataclasses
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from sae_core.activations.shards import Manifest, is_complete
@@ -18,6 +19,7 @@ from sweeps.execution.loggers import Loggers
 from sweeps.execution.progress import SweepProgress
 from sweeps.execution.training import Training
 from sweeps.execution.work import Work
+from sweeps.execution.workers import hangs
 from sweeps.planning.inputs import SharedActivations
 from sweeps.storage.store import Store
 
@@ -73,13 +75,10 @@ def _train(training: Training, executor: Executor, store: Store) -> None:
     timer = threading.Timer(STOP_SECONDS, signals.interrupt)
     timer.daemon = True
 
-    def stop() -> bool:
-        if executor.died:
-            return False
+    def stop() -> None:
         with suppress(OSError):
             dataclasses.replace(Orders.read(store.paths.orders), sweep="stop").write(store.paths.orders)
         timer.start()
-        return True
 
     try:
         with signals.held(then=stop) as held:
@@ -99,9 +98,13 @@ def _harvest(shared: SharedActivations, executor: Executor, progress: SweepProgr
     def done(n_tokens: int) -> None:
         tokens.append(n_tokens)
         progress.advance_to(sum(tokens), jobs=len(missing) - len(tokens))
+        _tell_hangs(shared.cache, progress)
 
     if missing:
-        executor.pool.map("harvest", missing, done, *shared.arguments, shared.n_stored, orders=orders)
+        try:
+            executor.pool.map("harvest", missing, done, *shared.arguments, shared.n_stored, orders=orders)
+        finally:
+            _tell_hangs(shared.cache, progress)
     manifest = finish_harvest(shared.source, shared.cache, shared.n_stored)
     shared.facts |= {"outlier_rows": manifest.outlier_rows, "outlier_share": manifest.outlier_share}
     if manifest.outlier_share > LARGE_OUTLIER_SHARE:
@@ -131,13 +134,25 @@ def _evaluate(shared: SharedActivations, store: Store, executor: Executor, progr
 
     if records:
         saes = {run_id: str(store.paths.run(run_id).sae) for run_id in records}
-        executor.pool.map("evaluate", range(n_chunks), done, *shared.arguments, saes, orders=orders)
+        try:
+            executor.pool.map("evaluate", range(n_chunks), done, *shared.arguments, saes, orders=orders)
+        finally:
+            _tell_hangs(shared.cache, progress)
         values, n_tokens = combine(sums for sums, _ in results)
         eval_hash = shared.source.eval_hash(shared.cache)
         where = _joined([node for _, node in results])
         for run_id, record in records.items():
             store.write_record(dataclasses.replace(evaluated(record, values[run_id], n_tokens, eval_hash), **where))
     return progress.end_stage(f"{len(records)} SAEs on {n_chunks} chunks of held-out text")
+
+
+def _tell_hangs(cache: Path, progress: SweepProgress) -> None:
+    """Note in which jobs a worker hung: Ray has given them to another process."""
+    with suppress(FileNotFoundError):
+        for file in hangs(cache).iterdir():
+            progress.note(f"{progress.state.stage}: job {file.name}: {file.read_text()}; it is done again")
+            file.unlink()
+        hangs(cache).rmdir()
 
 
 def _joined(nodes: Sequence[dict[str, Any]]) -> dict[str, Any]:

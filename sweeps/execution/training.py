@@ -22,6 +22,8 @@ from sweeps.storage.store import Store, reason, record_without_result
 RETRIES = 2
 """Times in a row that a trial which failed is started again; its runs resume from their checkpoints. What was saved in between starts the
 count anew."""
+HUNG = "HungError"
+"""Type of what ends a process that made no step for too long."""
 
 
 class Training:
@@ -83,6 +85,10 @@ class Training:
         """
         self.n_running -= 1
         error = self._errors.pop(id(trial), error)
+        hang = self.store.paths.run(trial.runs[0].run_id).hang
+        if error and hang.exists():
+            error = {"type": HUNG, "message": hang.read_text(), "traceback": ""}
+        hang.unlink(missing_ok=True)
         again = self._again_after(trial, error) if error else []
         self._again += again
         if error and not again:
@@ -103,7 +109,7 @@ class Training:
         failures = 1 if saved != trial.saved else trial.failures + 1
         no_memory = is_out_of_memory(error["type"], error["message"])
         why = f"{error['type']}: {error['message']}".splitlines()[0]
-        if len(left) > 1 and (no_memory or (failures > 1 and error["type"] == PROCESS_DIED)):
+        if len(left) > 1 and (no_memory or (failures > 1 and error["type"] in (PROCESS_DIED, HUNG))):
             middle = len(left) // 2
             self.progress.note(f"{self.work.stage}: {len(left)} SAEs are trained again, in two groups: {why}")
             return [_part(trial, left[:middle]), _part(trial, left[middle:])]

@@ -14,6 +14,7 @@ from sae_core.activations.source import ActivationSource, source_of
 from sae_core.errors import ConfigError
 from sae_core.orders import LOOK_SECONDS, NO_ORDERS, OrdersFile
 from sae_core.sparse.kernels.choice import Choice, use_kernels
+from sae_core.watchdog import watched
 from sweeps.execution.cluster import Cluster
 from sweeps.execution.failures import LaunchError, cause_of, reason_of_failure
 
@@ -28,14 +29,15 @@ class SourceWorker:
         device: e.g. "cpu" or "cuda:0".
         threads: of matrix products on the CPU.
         kernels: that evaluate, see `sae_core.sparse.kernels.choice`.
+        stall_seconds: most time without a sign of life from a job; the process is ended then, see `sae_core.watchdog`. 0: any.
     """
 
-    def __init__(self, device: str, threads: int, kernels: Choice) -> None:
+    def __init__(self, device: str, threads: int, kernels: Choice, stall_seconds: float = 0.0) -> None:
         import torch
 
         torch.set_num_threads(threads)
         use_kernels(kernels)
-        self.device = device
+        self.device, self.stall_seconds = device, stall_seconds
 
     def prepare(self, sources: Sequence[tuple[dict[str, Any], str]]) -> list[tuple[dict[str, float], int, int]]:
         """Check all sources of a launch, then do once what their jobs need, e.g. tokenize.
@@ -72,7 +74,8 @@ class SourceWorker:
 
         tokens: list[int] = []
         source = _source(json.dumps(config), self.device)
-        harvest(source, Path(cache), indices=[index], n_stored=n_stored, on_shard=lambda _, n: tokens.append(n))
+        with watched(self.stall_seconds, hangs(Path(cache)) / str(index)):
+            harvest(source, Path(cache), indices=[index], n_stored=n_stored, on_shard=lambda _, n: tokens.append(n))
         return tokens[0]
 
     def evaluate(self, index: int, config: dict[str, Any], cache: str, saes: Mapping[str, str]) -> tuple[Any, dict[str, Any]]:
@@ -89,8 +92,14 @@ class SourceWorker:
 
         node = {**provenance.node(), "arithmetic": eval_arithmetic(self.device, config)}
         mean = torch.tensor(read_manifest(Path(cache)).mean)
-        chunk = _source(json.dumps(config), self.device).eval_chunk(Path(cache), index, mean)
-        return evaluate_chunk(chunk, _saes(tuple(saes.items()), self.device), index), node
+        source, to_measure = _source(json.dumps(config), self.device), _saes(tuple(saes.items()), self.device)
+        with watched(self.stall_seconds, hangs(Path(cache)) / str(index)):
+            return evaluate_chunk(source.eval_chunk(Path(cache), index, mean), to_measure, index), node
+
+
+def hangs(cache: Path) -> Path:
+    """Directory of files that say why workers that hung in a job were ended, one per job, until the launch has told it."""
+    return cache / ".hangs.tmp"
 
 
 @lru_cache(maxsize=1)
@@ -109,8 +118,8 @@ def _saes(saes: tuple[tuple[str, str], ...], device: str) -> dict[str, Any]:
 class WorkerPool:
     """A worker on each slot of a Ray cluster. They start with the first job, and hold their slots until `close`."""
 
-    def __init__(self, cluster: Cluster, kernels: Choice) -> None:
-        self.cluster, self.kernels = cluster, kernels
+    def __init__(self, cluster: Cluster, kernels: Choice, stall_seconds: float = 0.0) -> None:
+        self.cluster, self.kernels, self.stall_seconds = cluster, kernels, stall_seconds
         self.workers: list[Any] = []
 
     def ask(self, job: str, *arguments: Any) -> Any:
@@ -165,16 +174,17 @@ class WorkerPool:
         import ray
 
         actor = ray.remote(_RayWorker).options(max_restarts=RESTARTS, max_task_retries=RESTARTS, **self.cluster.actor)
-        self.workers += [actor.remote(self.cluster.cpus, self.kernels, plugins.checksums()) for _ in range(n_workers - len(self.workers))]
+        arguments = (self.cluster.cpus, self.kernels, self.stall_seconds, plugins.checksums())
+        self.workers += [actor.remote(*arguments) for _ in range(n_workers - len(self.workers))]
 
 
 class _RayWorker(SourceWorker):
     """A `SourceWorker` as an actor, on the device that Ray gave it. Ray leaves every GPU visible to an actor that asked for none."""
 
-    def __init__(self, threads: int, kernels: Choice, checksums: Mapping[str, str]) -> None:
+    def __init__(self, threads: int, kernels: Choice, stall_seconds: float, checksums: Mapping[str, str]) -> None:
         import ray
 
-        super().__init__("cuda:0" if ray.get_gpu_ids() else "cpu", threads, kernels)
+        super().__init__("cuda:0" if ray.get_gpu_ids() else "cpu", threads, kernels, stall_seconds)
         plugins.load_same(checksums)
 
 

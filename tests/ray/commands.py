@@ -66,6 +66,14 @@ class Command:
         """Whether there is a trial."""
         return any("ImplicitFunc" in line for line in self.ray_processes().values())
 
+    def watched(self, name):
+        """The process id of a worker with this name that has a watchdog; None where there is none yet."""
+        for pid, line in self.ray_processes().items():
+            with suppress(psutil.Error):
+                if name in line and any("watchdog.py" in " ".join(child.cmdline()) for child in psutil.Process(pid).children()):
+                    return pid
+        return None
+
     def part(self, name):
         """The process id of a part of its local Ray."""
         return next(pid for pid, line in self.ray_processes().items() if f"/{name} " in line)

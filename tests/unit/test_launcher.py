@@ -117,12 +117,12 @@ def test_arguments_of_the_wrong_kind_are_told_together(tmp_path):
     with pytest.raises(ConfigError) as error:
         launch(
             "demo", results=tmp_path, executor="slurm", kernels="nope", cpus_per_trial=1.5, gpus_per_trial="x",
-            checkpoint_seconds=float("inf"),
+            checkpoint_seconds=float("inf"), stall_seconds=-1.0,
         )  # fmt: skip
     lines = str(error.value).splitlines()
-    names = ["`sweep`", "executor:", "cpus_per_trial:", "gpus_per_trial:", "checkpoint_seconds:", "kernels:"]
+    names = ["`sweep`", "executor:", "cpus_per_trial:", "gpus_per_trial:", "checkpoint_seconds:", "kernels:", "stall_seconds:"]
     assert [line.split()[0] for line in lines] == names
-    for line, value in zip(lines, ["'demo'", "'slurm'", "1.5", "'x'", "inf", "'nope'"], strict=True):
+    for line, value in zip(lines, ["'demo'", "'slurm'", "1.5", "'x'", "inf", "'nope'", "-1"], strict=True):
         assert "but got " in line and value in line
 
 

@@ -70,7 +70,7 @@ def test_a_pool_has_no_more_workers_than_jobs_or_slots(pool, ray):
     assert len(ray.workers) == 0
     assert pool.ask("square", 3) == 9
     assert len(ray.workers) == 1
-    assert ray.workers[0].arguments == (3, "fast", {})
+    assert ray.workers[0].arguments == (3, "fast", 0.0, {})
     assert ray.options == {"max_restarts": 2, "max_task_retries": 2, "num_cpus": 3, "num_gpus": 0}
     pool.map("square", range(9), lambda _: None)
     assert len(ray.workers) == 2

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_core.activations.language_model.model_spec import HookPoint
+from sae_core.watchdog import beat
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ def activations_at(bridge: Any, hook_point: str, tokens: Int[Tensor, "W T"]) -> 
         raise _Reached(value)
 
     try:
+        beat()
         bridge.run_with_hooks(tokens, fwd_hooks=[(hook_point, stop)], return_type=None, use_cache=False)
     except _Reached as reached:
         return reached.value
@@ -201,6 +203,7 @@ class HookedModel:
         return [logits, *seen]
 
     def _logits(self, tokens: Tensor, hooks: Sequence[tuple[str, Callable[..., Any]]] = ()) -> Tensor:
+        beat()
         logits: Tensor = self._bridge.run_with_hooks(tokens, fwd_hooks=list(hooks), return_type="logits", use_cache=False)
         return logits
 
