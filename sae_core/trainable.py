@@ -27,6 +27,7 @@ from sae_core.activations.source import ActivationSource, source_of
 from sae_core.activations.stream import Stream
 from sae_core.arithmetic import arithmetic, eval_arithmetic
 from sae_core.config.run import RunConfig
+from sae_core.devices import keep_to_share
 from sae_core.evaluation import evaluate, evaluated, is_to_evaluate
 from sae_core.files import write_json_lines
 from sae_core.layout import RunPaths
@@ -71,6 +72,8 @@ class TrialConfig:
     """Plugins to import first: location -> checksum."""
     source: dict[str, Any] | None = None
     """ActivationsConfig, as JSON, to evaluate the SAEs with at the end; None: another stage does."""
+    gpus: float = 0.0
+    """GPUs of its slot. Of a part of one, it may take no more memory; a language model is spread over several."""
     live: dict[str, Any] | None = None
     """ActivationsConfig, as JSON, to make the shards with that are not stored; None: all are."""
     local_cache: str = ""
@@ -115,6 +118,7 @@ def run_trial(trial: TrialConfig, report: Report, device: str) -> None:
     directory, orders = Path(trial.directory), OrdersFile(trial.orders)
     runs = [RunConfig.model_validate(run) for run in trial.runs]
     use_kernels(trial.kernels)
+    keep_to_share(device, trial.gpus)
     local = LocalCopies(Path(trial.local_cache)) if trial.local_cache else None
     report = _with_problem(report, local) if local else report
     for data_seed in dict.fromkeys(run.data_seed for run in runs):  # a point of a search has a run per order of the tokens, too
@@ -144,7 +148,7 @@ def _train(
         data_seed=runs[0].data_seed,
         normalize_activations=train.normalize_activations,
         device=device,
-        source=_source(json.dumps(trial.live), device) if trial.live else None,
+        source=_source(json.dumps(trial.live), device, int(trial.gpus)) if trial.live else None,
         local=local,
     )
     made_by = {**provenance.node(), "kernels": trial.kernels, "arithmetic": arithmetic(device, autocast=train.autocast)}
@@ -171,7 +175,7 @@ def _evaluate(trial: TrialConfig, runs: Sequence[RunConfig], device: str) -> Non
     trained = {run_id: record for run_id, record in records.items() if is_to_evaluate(record)}
     if not trained:
         return
-    source = _source(json.dumps(trial.source), device)
+    source = _source(json.dumps(trial.source), device, int(trial.gpus))
     saes = {run_id: SparseAutoencoder.from_pretrained(paths[run_id].sae).to(device) for run_id in trained}
     with watched(trial.stall_seconds, paths[runs[0].run_id].hang):
         values, n_tokens = evaluate(saes, source, cache, torch.tensor(read_manifest(cache).mean))
@@ -184,9 +188,9 @@ def _evaluate(trial: TrialConfig, runs: Sequence[RunConfig], device: str) -> Non
 
 
 @lru_cache(maxsize=1)
-def _source(config: str, device: str) -> ActivationSource:
+def _source(config: str, device: str, n_gpus: int) -> ActivationSource:
     """The source of a config in JSON. Processes are used again for the next trial, and then the language model is loaded already."""
-    return source_of(json.loads(config), device)
+    return source_of(json.loads(config), device, n_gpus)
 
 
 class _Reporter:

@@ -92,6 +92,8 @@ class ActivationSource(ABC):
     they may be relative; a source gets absolute ones."""
     sections: ClassVar[tuple[str, ...]] = ()
     """Fields of `Config` that are sections of a definition, in place of the section `activations`."""
+    n_gpus: int = 1
+    """GPUs, from `device` on, that a model may be spread over."""
     format_version: ClassVar[int] = 1
     """Raise it when the same config gives other activations: caches made before are then not used."""
 
@@ -238,7 +240,9 @@ def _take_hash(content: dict[str, Any], field: Sequence[str]) -> str:
     return hash_files(sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path], path)
 
 
-def source_of(config: Mapping[str, Any], device: str = "cpu") -> ActivationSource:
+def source_of(config: Mapping[str, Any], device: str = "cpu", n_gpus: int = 1) -> ActivationSource:
     """The source of an ActivationsConfig in JSON form, as other processes are given it."""
-    source = SOURCES[config["source"]]
-    return source(source.Config.model_validate(config), device=device)
+    kind = SOURCES[config["source"]]
+    source = kind(kind.Config.model_validate(config), device=device)
+    source.n_gpus = n_gpus
+    return source

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from sae_core import provenance
+from sae_core.devices import tensor_bytes
 from sae_core.errors import ConfigError
 from sweeps.execution import preflight
 from sweeps.execution.failures import LaunchError, launch_ended_by
@@ -113,6 +114,7 @@ class Cluster:
         problems: list[str] = []
         try:
             self.n_slots, self.n_nodes = _slots([node["Resources"] for node in nodes], self.cpus, self.gpus), len(nodes)
+            self.n_workers = self._count_workers(nodes)
             nodes = [node for node in nodes if self._slots_of(node)]
         except ConfigError as error:
             problems.append(str(error))
@@ -120,10 +122,27 @@ class Cluster:
             problems += preflight.check(self.needs, nodes, self._ray.seconds_left)
         if problems:
             raise ConfigError("\n".join(problems))
-        if isinstance(self._ray, RunningRay) and not self.gpus:
-            self.slot_bytes: int | None = min(int(node["Resources"]["memory"] / self._slots_of(node)) for node in nodes)
+        self.slot_bytes: int | None
+        if self.gpus:
+            self.slot_bytes = self._gpu_bytes(nodes)
+        elif isinstance(self._ray, RunningRay):
+            self.slot_bytes = min(int(node["Resources"]["memory"] / self._slots_of(node)) for node in nodes)
         else:
             self.slot_bytes = local_slot_bytes(self.n_slots, self.gpus)
+
+    def _gpu_bytes(self, nodes: Nodes) -> int | None:
+        """Memory for tensors in a slot, on the smallest GPU of all nodes; None where that is not known."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        look = ray.remote(provenance.gpu_memory_bytes)
+        there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+        found = ray.get([look.options(num_cpus=0, scheduling_strategy=strategy).remote() for strategy in there])
+        smallest = min((gpu for node in found for gpu in node), default=None)
+        return None if smallest is None else tensor_bytes(smallest, self.gpus)
+
+    def _count_workers(self, nodes: Nodes) -> int:
+        return sum(_slots_of_node(node["Resources"], self.cpus, math.ceil(self.gpus)) for node in nodes)
 
     def _slots_of(self, node: Mapping[str, Any]) -> int:
         return _slots_of_node(node["Resources"], self.cpus, self.gpus)
@@ -151,12 +170,12 @@ class Cluster:
 
     def _recount(self, nodes: Nodes) -> None:
         """Nodes came or went."""
-        self.n_nodes, self.n_slots = len(nodes), max(1, sum(map(self._slots_of, nodes)))
+        self.n_nodes, self.n_slots, self.n_workers = len(nodes), max(1, sum(map(self._slots_of, nodes))), max(1, self._count_workers(nodes))
 
     @property
     def actor(self) -> dict[str, float]:
-        """A slot, in the words of Ray actors."""
-        return {"num_cpus": self.cpus, "num_gpus": self.gpus}
+        """What a worker takes, in the words of Ray actors: a slot, with a whole GPU where slots share one."""
+        return {"num_cpus": self.cpus, "num_gpus": math.ceil(self.gpus)}
 
     @property
     def trial(self) -> dict[str, float]:

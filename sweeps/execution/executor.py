@@ -77,14 +77,14 @@ class InlineExecutor:
             raise ConfigError(f"`--address` must be left out with `--executor inline`, but got {address!r}. Leave out one of them.")
         if gpus > provenance.n_gpus():
             raise ConfigError(f"`--gpus-per-trial` must be at most the GPUs of this machine, but got {gpus:g}. Lower it.")
-        self.cpus, self.kernels, self.device = cpus, kernels, "cuda:0" if gpus else "cpu"
+        self.cpus, self.kernels, self.device, self.n_gpus = cpus, kernels, "cuda:0" if gpus else "cpu", int(gpus)
         self.slot_bytes = local_slot_bytes(1, gpus)
 
     def __enter__(self) -> Self:
         import torch
 
         self._threads = torch.get_num_threads()
-        self.pool = _InlinePool(SourceWorker(self.device, self.cpus, self.kernels))
+        self.pool = _InlinePool(SourceWorker(self.device, self.cpus, self.kernels, n_gpus=self.n_gpus))
         return self
 
     def __exit__(self, *_: object) -> None:

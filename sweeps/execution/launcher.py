@@ -236,6 +236,7 @@ def _settings(sweep: Sweep, store: Store, number: int, options: _Options) -> Tri
         checkpoint_seconds=options.checkpoint_seconds,
         stall_seconds=options.stall_seconds if options.executor == "ray" else 0.0,
         kernels=options.kernels,
+        gpus=options.gpus_per_trial,
         local_cache=str(Path(options.local_cache).expanduser().absolute()) if options.local_cache else "",
         facts={"launch": number},
         rungs=sweep.early_stopping.rungs if sweep.early_stopping else [],
@@ -267,7 +268,8 @@ def _check_memory(work: Work, inputs: Sequence[SharedActivations], slot_bytes: i
     """
     if slot_bytes is not None:
         for shared in inputs:
-            check_fits([(run, shared.d_in) for run in work.to_train(shared)], slot_bytes, shared.live_bytes)
+            model = shared.model_bytes if work.evaluates_trials else 0
+            check_fits([(run, shared.d_in) for run in work.to_train(shared)], slot_bytes, max(shared.live_bytes, model))
 
 
 def _finishes(work: Callable[[], None], loggers: Loggers, executor: Executor, progress: SweepProgress, budget: Budget) -> bool:

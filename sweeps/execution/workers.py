@@ -30,14 +30,15 @@ class SourceWorker:
         threads: of matrix products on the CPU.
         kernels: that evaluate, see `sae_core.sparse.kernels.choice`.
         stall_seconds: most time without a sign of life from a job; the process is ended then, see `sae_core.watchdog`. 0: any.
+        n_gpus: see `ActivationSource.n_gpus`.
     """
 
-    def __init__(self, device: str, threads: int, kernels: Choice, stall_seconds: float = 0.0) -> None:
+    def __init__(self, device: str, threads: int, kernels: Choice, stall_seconds: float = 0.0, n_gpus: int = 1) -> None:
         import torch
 
         torch.set_num_threads(threads)
         use_kernels(kernels)
-        self.device, self.stall_seconds = device, stall_seconds
+        self.device, self.stall_seconds, self.n_gpus = device, stall_seconds, n_gpus
 
     def prepare(self, sources: Sequence[tuple[dict[str, Any], str]]) -> list[tuple[dict[str, float], int, int]]:
         """Check all sources of a launch, then do once what their jobs need, e.g. tokenize.
@@ -51,7 +52,7 @@ class SourceWorker:
         Raises:
             ConfigError: with every problem, one per line.
         """
-        loaded = [(_source(json.dumps(config), self.device), Path(cache)) for config, cache in reversed(sources)][::-1]
+        loaded = [(self._source(config), Path(cache)) for config, cache in reversed(sources)][::-1]
         problems: list[str] = []
         for source, _ in loaded:
             try:
@@ -73,10 +74,12 @@ class SourceWorker:
         from sae_core.activations.shards import harvest
 
         tokens: list[int] = []
-        source = _source(json.dumps(config), self.device)
         with watched(self.stall_seconds, hangs(Path(cache)) / str(index)):
-            harvest(source, Path(cache), indices=[index], n_stored=n_stored, on_shard=lambda _, n: tokens.append(n))
+            harvest(self._source(config), Path(cache), indices=[index], n_stored=n_stored, on_shard=lambda _, n: tokens.append(n))
         return tokens[0]
+
+    def _source(self, config: dict[str, Any]) -> ActivationSource:
+        return _source(json.dumps(config), self.device, self.n_gpus)
 
     def evaluate(self, index: int, config: dict[str, Any], cache: str, saes: Mapping[str, str]) -> tuple[Any, dict[str, Any]]:
         """Sums of one held-out chunk, and where and how they were computed: `provenance.node` and `arithmetic`.
@@ -92,7 +95,7 @@ class SourceWorker:
 
         node = {**provenance.node(), "arithmetic": eval_arithmetic(self.device, config)}
         mean = torch.tensor(read_manifest(Path(cache)).mean)
-        source, to_measure = _source(json.dumps(config), self.device), _saes(tuple(saes.items()), self.device)
+        source, to_measure = self._source(config), _saes(tuple(saes.items()), self.device)
         with watched(self.stall_seconds, hangs(Path(cache)) / str(index)):
             return evaluate_chunk(source.eval_chunk(Path(cache), index, mean), to_measure, index), node
 
@@ -103,8 +106,8 @@ def hangs(cache: Path) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _source(config: str, device: str) -> ActivationSource:
-    return source_of(json.loads(config), device)
+def _source(config: str, device: str, n_gpus: int) -> ActivationSource:
+    return source_of(json.loads(config), device, n_gpus)
 
 
 @lru_cache(maxsize=1)
@@ -116,7 +119,8 @@ def _saes(saes: tuple[tuple[str, str], ...], device: str) -> dict[str, Any]:
 
 
 class WorkerPool:
-    """A worker on each slot of a Ray cluster. They start with the first job, and hold their slots until `close`."""
+    """Workers on a Ray cluster, one per slot, or per GPU where slots share one: each may hold a language model. They start with the first
+    job, and hold their cores and GPUs until `close`."""
 
     def __init__(self, cluster: Cluster, kernels: Choice, stall_seconds: float = 0.0) -> None:
         self.cluster, self.kernels, self.stall_seconds = cluster, kernels, stall_seconds
@@ -151,9 +155,9 @@ class WorkerPool:
         running: dict[Any, Any] = {}
         while waiting or running:
             orders.go_on()
-            self._grow(min(self.cluster.n_slots, len(waiting) + len(running)))
+            self._grow(min(self.cluster.n_workers, len(waiting) + len(running)))
             for worker in [worker for worker in self.workers if worker not in running.values()]:
-                if len(self.workers) > self.cluster.n_slots:  # a node left: the worker that was there needs this one's slot
+                if len(self.workers) > self.cluster.n_workers:  # a node left: the worker that was there needs this one's slot
                     self.workers.remove(worker)
                     ray.kill(worker)
                 elif waiting:
@@ -174,17 +178,17 @@ class WorkerPool:
         import ray
 
         actor = ray.remote(_RayWorker).options(max_restarts=RESTARTS, max_task_retries=RESTARTS, **self.cluster.actor)
-        arguments = (self.cluster.cpus, self.kernels, self.stall_seconds, plugins.checksums())
+        arguments = (self.cluster.cpus, self.kernels, self.stall_seconds, plugins.checksums(), int(self.cluster.gpus))
         self.workers += [actor.remote(*arguments) for _ in range(n_workers - len(self.workers))]
 
 
 class _RayWorker(SourceWorker):
     """A `SourceWorker` as an actor, on the device that Ray gave it. Ray leaves every GPU visible to an actor that asked for none."""
 
-    def __init__(self, threads: int, kernels: Choice, stall_seconds: float, checksums: Mapping[str, str]) -> None:
+    def __init__(self, threads: int, kernels: Choice, stall_seconds: float, checksums: Mapping[str, str], n_gpus: int) -> None:
         import ray
 
-        super().__init__("cuda:0" if ray.get_gpu_ids() else "cpu", threads, kernels, stall_seconds)
+        super().__init__("cuda:0" if ray.get_gpu_ids() else "cpu", threads, kernels, stall_seconds, n_gpus)
         plugins.load_same(checksums)
 
 

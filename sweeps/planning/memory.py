@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from sae_core import provenance
 from sae_core.config.run import ARCHITECTURES, RunConfig
+from sae_core.devices import tensor_bytes
 from sae_core.errors import ConfigError
 from sae_core.training.initialization import SAMPLE_TOKENS, needs_sample
 
@@ -15,8 +16,6 @@ Width = Callable[[RunConfig], int]
 """Width of a run's activations: a sweep may have an axis over models."""
 
 FLOAT_BYTES = 4
-CUDA_BYTES = 2**29
-"""Memory of a GPU that a process takes before its first tensor: the CUDA context, and the workspaces of cuBLAS."""
 _KEPT_COPIES = 3
 """The parameters, and Adam's two moments. A gradient lives for a step."""
 SAVED_BYTES = FLOAT_BYTES * (1 + _KEPT_COPIES)
@@ -77,7 +76,7 @@ def check_fits(runs: Sequence[tuple[RunConfig, int]], slot_bytes: int, live_byte
     too_large = [(needed, run) for needed, run in needs if needed > slot_bytes]
     if too_large:
         needed, run = max(too_large, key=lambda pair: pair[0])
-        live = f", {live_bytes / 2**30:.2f} GiB of it to make activations that are not stored" if live_bytes else ""
+        live = f", {live_bytes / 2**30:.2f} GiB of it for what makes activations" if live_bytes else ""
         raise ConfigError(
             f"a run must fit into a slot's memory of {slot_bytes / 2**30:.2f} GiB, but {len(too_large)} of {len(needs)} do not: "
             f"{run.run_id} needs {needed / 2**30:.2f} GiB (d_sae={run.sae.d_sae}, batch_size={run.train.batch_size}){live}. Lower one of "
@@ -94,14 +93,4 @@ def local_slot_bytes(n_slots: int, gpus: float) -> int | None:
     if not gpus:
         return provenance.slot_memory_bytes(n_slots)
     on_gpus = provenance.gpu_memory_bytes()
-    return gpu_slot_bytes(min(on_gpus), gpus) if on_gpus else None
-
-
-def gpu_slot_bytes(gpu_bytes: int, gpus: float) -> int:
-    """Memory for tensors in a slot.
-
-    Args:
-        gpu_bytes: memory of the smallest GPU.
-        gpus: of a slot; a run trains on one of them.
-    """
-    return int(min(gpus, 1.0) * gpu_bytes) - CUDA_BYTES
+    return tensor_bytes(min(on_gpus), gpus) if on_gpus else None

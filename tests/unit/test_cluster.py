@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sae_core import provenance
+from sae_core.devices import CUDA_BYTES
 from sae_core.errors import ConfigError
 from sweeps.execution import cluster, running_ray
 from sweeps.execution.cluster import Cluster
@@ -94,7 +95,36 @@ def test_slots_of_this_machine(machine, cores, gpus, cpus_per_trial, gpus_per_tr
     made = Cluster(address=None, cpus=cpus_per_trial, gpus=gpus_per_trial)
     assert made.n_slots == n_slots
     assert made.trial == {"cpu": cpus_per_trial, "gpu": gpus_per_trial}
-    assert made.actor == {"num_cpus": cpus_per_trial, "num_gpus": gpus_per_trial}
+    # A worker holds a language model: it has a GPU of its own.
+    assert made.actor == {"num_cpus": cpus_per_trial, "num_gpus": {0.25: 1, 0.3: 1, 0.1: 1}.get(gpus_per_trial, gpus_per_trial)}
+
+
+def test_workers_do_not_share_gpus_as_slots_do(ray):
+    ray.there = [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 3.0, "GPU": 4.0}, {"CPU": 8.0}]
+    with Cluster(address="auto", cpus=1, gpus=0.25) as made:
+        assert (made.n_slots, made.n_workers) == (8 + 3, 2 + 3)
+    with Cluster(address="auto", cpus=1, gpus=0) as made:
+        assert made.n_slots == made.n_workers == 27
+
+
+def test_the_smallest_gpu_of_all_nodes_is_planned_with(machine, ray, monkeypatch):
+    machine(4, 2)
+    gib = 2**30
+    resources, asked = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 4.0}], []
+    ray.nodes = lambda: [{"Alive": True, "NodeID": str(number), "Resources": node} for number, node in enumerate(resources)]
+    ray.remote = lambda look: types.SimpleNamespace(
+        options=lambda **options: types.SimpleNamespace(remote=lambda: asked.append(options["scheduling_strategy"]))
+    )
+    strategies = types.ModuleType("ray.util.scheduling_strategies")
+    strategies.NodeAffinitySchedulingStrategy = lambda node, soft: node
+    monkeypatch.setitem(sys.modules, "ray.util", types.ModuleType("ray.util"))
+    monkeypatch.setitem(sys.modules, "ray.util.scheduling_strategies", strategies)
+    with Cluster(address="auto", cpus=1, gpus=0.5) as made:
+        ray.get = lambda references: [[80 * gib], [40 * gib, 80 * gib]][: len(references)]
+        assert made.gpu_bytes() == 20 * gib - CUDA_BYTES
+        ray.get = lambda references: [[] for _ in references]  # no nvidia-smi there
+        assert made.gpu_bytes() is None
+    assert asked == ["0", "1", "0", "1"]
 
 
 @pytest.mark.parametrize(

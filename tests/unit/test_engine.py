@@ -161,3 +161,50 @@ def test_a_bias_of_the_unembedding_counts() -> None:
     bridge.unembed.original_component.bias.data.copy_(torch.randn(4096, generator=torch.Generator().manual_seed(0)))
     unembedding = HookedModel(bridge, "blocks.2.hook_resid_post").unembedding
     assert unembedding is not None and unembedding.bias is not None
+
+
+def spread(name: str, device_map: dict[str, str | int], **options: Any) -> Any:
+    """The bridge of a model whose parts lie in different places; Accelerate brings what a part needs to where it is."""
+    from tokenizers import Tokenizer, models
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerFast
+
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>")), unk_token="<unk>")
+    return TransformerBridge.boot_transformers(name, dtype=torch.float32, device_map=device_map, tokenizer=words, **options)
+
+
+def assert_like(spread_model: HookedModel, whole: HookedModel, tokens: torch.Tensor) -> None:
+    """Everything comes back to where the tokens are, and is the same."""
+    clean, logits = spread_model.run(tokens)
+    expected, expected_logits = whole.run(TOKENS)
+    pairs = [(spread_model.read(tokens), whole.read(TOKENS)), (clean.x, expected.x), (logits, expected_logits)]
+    pairs += [(spread_model.run_from(clean, clean.x * 0.5), whole.run_from(expected, expected.x * 0.5))]
+    for found, wanted in pairs:
+        assert found.device == tokens.device
+        assert_close(found.cpu(), wanted, 1e-5)
+    assert spread_model.unembedding is not None
+    assert spread_model.unembedding.W_U.device == tokens.device
+
+
+@pytest.mark.parametrize(
+    "hook_point", ["blocks.0.hook_resid_post", "blocks.1.hook_mlp_out", "blocks.1.attn.hook_z", "blocks.2.hook_resid_pre"]
+)
+def test_a_model_in_several_places_is_read_and_resumed_as_one(hook_point: str, tmp_path: Any) -> None:
+    name = random_model(tmp_path / "model", "llama")
+    places = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu", "model.layers.0": "cpu"}
+    places |= {"model.layers.1": "disk", "model.layers.2": "disk"}
+    bridge = spread(name, places, offload_folder=str(tmp_path / "offloaded"))
+    assert any(weight.is_meta for weight in bridge.original_model.parameters())
+    assert_like(HookedModel(bridge, hook_point), HookedModel(load(name), hook_point), TOKENS)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("hook_point", ["blocks.0.hook_resid_post", "blocks.2.hook_mlp_out"])
+def test_a_model_on_two_gpus_is_read_and_resumed_as_one(hook_point: str, tmp_path: Any) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    name = random_model(tmp_path / "model", "llama")
+    config = ModelConfig.model_validate({"name": name, "hook_point": hook_point})
+    bridge = load_model(config, device="cuda:0", n_gpus=2)
+    assert {weight.device.index for weight in bridge.original_model.parameters()} == {0, 1}
+    assert_like(HookedModel(bridge, hook_point), HookedModel(load(name), hook_point), TOKENS.to("cuda:0"))

@@ -100,7 +100,7 @@ def test_a_run_that_does_not_fit():
     message = r"a run must fit into a slot's memory of 0\.00 GiB, but 6 of 6 do not: topk-\w+ needs 0\.00 GiB \(d_sae=64, batch_size=512\)"
     with pytest.raises(ConfigError, match=message + ". Lower one of them"):
         check_fits([(run, 32) for run in runs()], slot_bytes=1000, live_bytes=0)
-    with pytest.raises(ConfigError, match=r"batch_size=512\), 1\.00 GiB of it to make activations that are not stored"):
+    with pytest.raises(ConfigError, match=r"batch_size=512\), 1\.00 GiB of it for what makes activations"):
         check_fits([(run, 32) for run in runs()], slot_bytes=2**30, live_bytes=2**30)
     check_fits([(run, 32) for run in runs()], slot_bytes=2**21, live_bytes=0)
 

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import shutil
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from safetensors.torch import load_file, save_file
 from tiny_model import DEMO_MODEL, documents, language_model_config, write_text
 from transformers import AutoTokenizer
 
+from sae_core.activations import shards
 from sae_core.activations.language_model import source as language_model
 from sae_core.activations.language_model.source import LanguageModelSource
+from sae_core.activations.stream import Stream
 from sae_core.errors import ConfigError
 
 pytestmark = pytest.mark.slow
@@ -232,6 +235,24 @@ def test_activations_in_float64_are_cast(source: LanguageModelSource, directory:
     assert chunk.x.dtype == torch.float32
     (same,) = chunk.splice([chunk.x])
     assert torch.allclose(same.ce.float(), chunk.clean.ce.float(), atol=1e-4)
+
+
+def test_a_shard_that_is_not_stored_is_made_again_bit_for_bit(source: LanguageModelSource, directory: Path, tmp_path: Path) -> None:
+    other = LanguageModelSource(source.config)  # of another process, which loads the model again
+    stored, streamed = tmp_path / "stored", tmp_path / "streamed"
+    for cache, n_stored in ((stored, None), (streamed, 0)):
+        cache.mkdir()
+        shutil.copy(directory / "tokens.safetensors", cache)
+        shards.harvest(source, cache, n_stored=n_stored)
+        shards.finish(source, cache, n_stored)
+    streams = Stream(stored, batch_size=500), Stream(streamed, batch_size=500, source=other)
+    batches, again = (torch.cat(list(islice(stream.batches(), 6))) for stream in streams)
+    assert torch.equal(batches, again)
+
+
+def test_the_memory_of_the_model(source: LanguageModelSource) -> None:
+    in_file = 4 * sum(weight.numel() for weight in load_file(Path(DEMO_MODEL) / "model.safetensors").values())
+    assert in_file < source.model_bytes < 1.2 * in_file  # beside a fused projection, TransformerLens has its three parts
 
 
 def test_facts(source: LanguageModelSource) -> None:

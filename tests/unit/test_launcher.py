@@ -100,8 +100,9 @@ def test_an_error_of_a_trial_is_the_record_of_its_runs(tmp_path, monkeypatch):
 
 def test_a_run_that_does_not_fit_into_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("sae_core.provenance.memory_bytes", lambda: 1)
-    with pytest.raises(ConfigError, match=r"a run must fit into a slot's memory, but topk-\w+ needs 0.00 GiB"):
+    with pytest.raises(ConfigError, match=r"a run must fit into a slot's memory of 0.00 GiB, but \d of \d do not: topk-\w+ needs 0.00 GiB"):
         launch(tiny(), results=tmp_path)
+    assert not list((tmp_path / ".activations").rglob("train-*"))  # it is known before the harvest
 
 
 @pytest.mark.parametrize("executor", ["ray", "inline"])

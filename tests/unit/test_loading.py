@@ -212,3 +212,27 @@ def test_a_model_that_sees_what_follows_is_refused(tmp_path: Path) -> None:
     BertForMaskedLM(BertConfig(**size)).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=f"predicts the next token from those before it, but got 'BertForMaskedLM' in '{tmp_path}'"):
         model_spec(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("device", "n_gpus", "placed"),
+    [
+        ("cuda:0", 2, {"n_devices": 2}),
+        ("cuda:0", 1, {"device": "cuda:0"}),
+        ("cuda:0", 0, {"device": "cuda:0"}),
+        ("cpu", 2, {"device": "cpu"}),
+    ],
+)
+def test_a_model_is_spread_over_the_gpus_of_a_slot(monkeypatch: pytest.MonkeyPatch, device: str, n_gpus: int, placed: Any) -> None:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    asked = {}
+
+    def boot(name: str, **options: Any) -> None:
+        asked.update(options)
+        raise RuntimeError("there is no such GPU")
+
+    monkeypatch.setattr(TransformerBridge, "boot_transformers", boot)
+    with pytest.raises(ConfigError, match="there is no such GPU"):
+        load_model(ModelConfig(name=DEMO_MODEL, hook_point="hook_embed"), device=device, n_gpus=n_gpus)
+    assert {name: value for name, value in asked.items() if name in ("device", "n_devices")} == placed

@@ -11,7 +11,7 @@ from sae_core.config.run import ARCHITECTURES
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.kernels.choice import using_kernels
 from sae_core.training.loop import Learner
-from sweeps.planning.memory import CUDA_BYTES, gpu_slot_bytes, group_bytes, kept_bytes, n_parameters, step_bytes
+from sweeps.planning.memory import group_bytes, kept_bytes, n_parameters, step_bytes
 
 FIELDS = {"topk": {"k": 32}, "batchtopk": {"k": 32}, "matryoshka_batchtopk": {"k": 32}}
 SIZES = {"off": (64, 1024, 256), "bfloat16": (256, 512, 128)}
@@ -72,8 +72,3 @@ def test_a_sample_that_initial_values_need_is_counted():
     plain = run_of("standard")
     with_sample = plain.model_copy(update={"sae": plain.sae.model_copy(update={"b_dec_init": "geometric_median"})})
     assert step_bytes(with_sample, 4096) > step_bytes(plain, 4096) + 32_768 * 4096 * 4
-
-
-@pytest.mark.parametrize(("gpus", "share"), [(0.25, 0.25), (1.0, 1.0), (2.0, 1.0)])
-def test_a_slot_has_its_share_of_a_gpu_without_the_context(gpus, share):
-    assert gpu_slot_bytes(80 * 2**30, gpus) == int(share * 80 * 2**30) - CUDA_BYTES

@@ -102,7 +102,7 @@ class HookedModel:
     def read(self, tokens: Int[Tensor, "W T"]) -> Float[Tensor, "W T d_in"]:
         """Activations at the hook point; the model stops there. Heads are concatenated."""
         with _unhooked(self._components):
-            return activations_at(self._bridge, self._hook_point, tokens).flatten(2)
+            return activations_at(self._bridge, self._hook_point, tokens).flatten(2).to(tokens.device)
 
     @torch.no_grad()
     def run(self, tokens: Int[Tensor, "W T"]) -> tuple[CleanRun, Float[Tensor, "W T V"]]:
@@ -133,7 +133,7 @@ class HookedModel:
 
         In half precision None, too: logits are then rounded to three digits, and what is computed around them is not what the model says.
         """
-        W_U, bias = self._bridge.unembed.W_U.detach(), self._bridge.unembed.b_U.detach()
+        W_U, bias = (weights.detach().to(self._probe.device) for weights in (self._bridge.unembed.W_U, self._bridge.unembed.b_U))
         if W_U.dtype != torch.float32:
             return None
         unembedding = Unembedding(W_U, bias if bool(bias.any()) else None)
@@ -194,7 +194,7 @@ class HookedModel:
         """A made-up text."""
         length = min(PROBE_TOKENS, self._bridge.cfg.n_ctx)
         tokens = torch.randint(self.d_vocab, (1, length), generator=torch.Generator().manual_seed(0))
-        return tokens.to(self._bridge.unembed.W_U.device)
+        return tokens.to(next(self._bridge.parameters()).device)  # of the embedding, where the model is spread over GPUs
 
     def _values(self) -> list[Tensor]:
         """Logits of the made-up text, and the activations at the hook point if it is reached."""
@@ -212,14 +212,14 @@ class HookedModel:
         names = [self._hook_point, self._below] if self._where.n_before and not self._where.is_stream else [self._hook_point]
 
         def save(value: Tensor, hook: Any, name: str) -> None:
-            seen[name] = value
+            seen[name] = value.to(tokens.device)
 
         logits = self._logits(tokens, [(name, lambda value, hook, name=name: save(value, hook, name)) for name in names])
         return CleanRun(tokens, seen[self._hook_point].flatten(2), seen.get(self._below) if len(names) > 1 else None), logits
 
     def _run_from(self, clean: CleanRun, x: Tensor, n_skipped: int) -> Tensor:
         x = x.to(clean.x.dtype)
-        replace = [(self._hook_point, lambda value, hook: x.view(value.shape))]
+        replace = [(self._hook_point, lambda value, hook: x.view(value.shape).to(value.device))]
         if not n_skipped:
             return self._logits(clean.tokens, replace)
         stream = x if clean.below is None else clean.below

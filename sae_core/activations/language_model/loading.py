@@ -48,19 +48,22 @@ class ModelConfig(Config):
     """Whether every window starts with the tokenizer's BOS token."""
 
 
-def load_model(config: ModelConfig, *, device: str = "cpu") -> Any:
+def load_model(config: ModelConfig, *, device: str = "cpu", n_gpus: int = 1) -> Any:
     """The model with its weights, as a TransformerBridge.
+
+    Args:
+        n_gpus: GPUs that its blocks are spread over, where there are several.
 
     Raises:
         ConfigError: no such model, none that TransformerLens knows, or one whose weights do not all load.
     """
-    bridge = boot(config.name, dtype=getattr(torch, config.dtype), device=device, load_weights=True)
+    bridge = boot(config.name, dtype=getattr(torch, config.dtype), device=device, load_weights=True, n_gpus=n_gpus)
     check_weights(config.name, bridge.original_model)
     _fuse_gelu(bridge.original_model)
     return bridge
 
 
-def boot(name: str, *, dtype: torch.dtype, device: str, load_weights: bool) -> Any:
+def boot(name: str, *, dtype: torch.dtype, device: str, load_weights: bool, n_gpus: int = 1) -> Any:
     """A TransformerBridge, with weights or without.
 
     Raises:
@@ -76,7 +79,8 @@ def boot(name: str, *, dtype: torch.dtype, device: str, load_weights: bool) -> A
         # Tokens are given as numbers, so that the bridge's tokenizer is never used; a model need not have one.
         words = models.WordLevel({"<unk>": 0}, unk_token="<unk>")
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), unk_token="<unk>")
-        return TransformerBridge.boot_transformers(where, dtype=dtype, device=device, load_weights=load_weights, tokenizer=tokenizer)
+        placed: dict[str, Any] = {"n_devices": n_gpus} if n_gpus > 1 and torch.device(device).type == "cuda" else {"device": device}
+        return TransformerBridge.boot_transformers(where, dtype=dtype, load_weights=load_weights, tokenizer=tokenizer, **placed)
 
 
 def check_weights(name: str, model: Any) -> None:

@@ -267,7 +267,7 @@ class LanguageModelSource(ActivationSource):
 
     @cached_property
     def _model(self) -> HookedModel:
-        return HookedModel(loading.load_model(self.config.model, device=self.device), self.config.model.hook_point)
+        return HookedModel(loading.load_model(self.config.model, device=self.device, n_gpus=self.n_gpus), self.config.model.hook_point)
 
 
 def _tokens_path(directory: Path) -> Path:
