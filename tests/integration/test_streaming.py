@@ -50,6 +50,7 @@ def test_a_sweep_that_streams_gives_the_same_table(stored, tmp_path, capsys):
     assert not verify(tmp_path).files
 
 
+@pytest.mark.slow
 def test_a_relaunch_with_more_room_stores_what_is_missing_and_changes_nothing(stored, tmp_path):
     launch(sweep(), results=tmp_path, cache_limit=0)
     shutil.rmtree(tmp_path / "small" / "runs")
@@ -58,6 +59,7 @@ def test_a_relaunch_with_more_room_stores_what_is_missing_and_changes_nothing(st
     assert results_of(tmp_path / "small") == results_of(stored / "small")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_seen_before_the_harvest(stored, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     free = int(2**30 + 3.5 * SHARD_BYTES)  # 1 GiB is left free; results of two runs need a little
@@ -67,6 +69,7 @@ def test_a_full_disk_is_seen_before_the_harvest(stored, tmp_path, monkeypatch):
     assert results_of(tmp_path / "small") == results_of(stored / "small")
 
 
+@pytest.mark.slow
 def test_stored_shards_that_were_damaged_are_made_again_as_they_are_read(stored, tmp_path):
     launch(sweep(), results=tmp_path, cache_limit=2.5 * SHARD_BYTES / 2**30)
     (cache,) = (tmp_path / ".activations").iterdir()
@@ -79,6 +82,7 @@ def test_stored_shards_that_were_damaged_are_made_again_as_they_are_read(stored,
     assert results_of(tmp_path / "small") == results_of(stored / "small")
 
 
+@pytest.mark.slow
 def test_a_search_streams(tmp_path):
     search = {"trials": 1, "objectives": ["fvu"], "sampler": "random"}
     streamed, all_stored = (
@@ -102,6 +106,7 @@ def test_the_plan_says_what_is_not_stored_and_what_that_takes(tmp_path):
     assert made.activations_bytes == 70_000 * 2 / 5 * 16 * 4
 
 
+@pytest.mark.slow
 def test_a_source_that_makes_other_activations_the_second_time_is_refused(tmp_path, monkeypatch):
     launch(sweep(), results=tmp_path, cache_limit=0)
     shutil.rmtree(tmp_path / "small" / "runs")

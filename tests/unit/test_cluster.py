@@ -67,9 +67,15 @@ def ray(monkeypatch):
     module.get_runtime_context = lambda: context
     module.is_initialized = lambda: module.running
     module.nodes = lambda: (
-        [{"Alive": True, "Resources": {"memory": 2.0**33, **node}} for node in module.there]
+        [{"Alive": True, "NodeID": str(i), "Resources": {"memory": 2.0**33, **node}} for i, node in enumerate(module.there)]
         + [{"Alive": False, "Resources": {"CPU": 64.0}}]
     )
+    module.remote = lambda look: types.SimpleNamespace(options=lambda **options: types.SimpleNamespace(remote=look))
+    module.get = lambda results: results
+    strategies = types.ModuleType("ray.util.scheduling_strategies")
+    strategies.NodeAffinitySchedulingStrategy = lambda node_id, soft: node_id
+    monkeypatch.setitem(sys.modules, "ray.util", types.ModuleType("ray.util"))
+    monkeypatch.setitem(sys.modules, "ray.util.scheduling_strategies", strategies)
     monkeypatch.setitem(sys.modules, "ray", module)
     monkeypatch.setattr(cluster, "LocalRay", LocalRay)
     monkeypatch.setattr(running_ray, "_check_connection", lambda address: None)
@@ -107,24 +113,16 @@ def test_workers_do_not_share_gpus_as_slots_do(ray):
         assert made.n_slots == made.n_workers == 27
 
 
-def test_the_smallest_gpu_of_all_nodes_is_planned_with(machine, ray, monkeypatch):
-    machine(4, 2)
-    gib = 2**30
-    resources, asked = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 4.0}], []
-    ray.nodes = lambda: [{"Alive": True, "NodeID": str(number), "Resources": node} for number, node in enumerate(resources)]
-    ray.remote = lambda look: types.SimpleNamespace(
-        options=lambda **options: types.SimpleNamespace(remote=lambda: asked.append(options["scheduling_strategy"]))
-    )
-    strategies = types.ModuleType("ray.util.scheduling_strategies")
-    strategies.NodeAffinitySchedulingStrategy = lambda node, soft: node
-    monkeypatch.setitem(sys.modules, "ray.util", types.ModuleType("ray.util"))
-    monkeypatch.setitem(sys.modules, "ray.util.scheduling_strategies", strategies)
+def test_the_smallest_gpu_of_all_nodes_is_planned_with(ray, monkeypatch):
+    gib, found = 2**30, [[80 * 2**30], [40 * 2**30, 80 * 2**30]]
+    ray.there = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 4.0}]
+    monkeypatch.setattr(provenance, "gpu_memory_bytes", lambda: found.pop())
     with Cluster(address="auto", cpus=1, gpus=0.5) as made:
-        ray.get = lambda references: [[80 * gib], [40 * gib, 80 * gib]][: len(references)]
-        assert made.gpu_bytes() == 20 * gib - CUDA_BYTES
-        ray.get = lambda references: [[] for _ in references]  # no nvidia-smi there
-        assert made.gpu_bytes() is None
-    assert asked == ["0", "1", "0", "1"]
+        assert made.slot_bytes == 20 * gib - CUDA_BYTES
+    assert found == []
+    monkeypatch.setattr(provenance, "gpu_memory_bytes", list)  # no nvidia-smi there
+    with Cluster(address="auto", cpus=1, gpus=0.5) as made:
+        assert made.slot_bytes is None
 
 
 @pytest.mark.parametrize(
