@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sae_core.errors import ConfigError, UnknownNameError
-from sweeps.cli.app import Answer, Results, SweepDirectory, cache_app, command
+from sweeps.cli.app import Answer, SweepDirectory, command
 
 SHOWN_ROWS = 20
 """Rows of a history that `logs` shows; `--json` has all of them."""
@@ -115,15 +115,3 @@ def init(name: Annotated[str, typer.Argument(help="Name of the sweep; writes NAM
     file = Path(f"{name.removesuffix('.yaml')}.yaml")
     write_template(file)
     return Answer({"definition": str(file)}, [f"{file} is written. Next: sae-sweep plan {file}"])
-
-
-@command(of=cache_app)
-def verify(results: Results = Path("results")) -> Answer:
-    """Read every file that numbers come from, in all sweeps of a results directory and their caches of activations."""
-    from sweeps.storage.verify import verify as damaged_files
-
-    damaged = damaged_files(results)
-    lines = [f"damaged: {file.path}: {file.reason}. {file.remedy}" for file in damaged.files]
-    files = [{"path": str(file.path), "reason": file.reason, "remedy": file.remedy} for file in damaged.files]
-    summary = f"{damaged.n_read} files read, {len(files)} damaged"
-    return Answer({"files_read": damaged.n_read, "damaged": files}, [*lines, summary], code=1 if files else 0)

@@ -22,7 +22,7 @@ from sae_core.sparse.kernels.choice import Choice
 from sae_core.trainable import TrialConfig
 from sweeps.definition.problems import Problems, collect
 from sweeps.definition.sweep import Sweep
-from sweeps.execution import leftovers, signals
+from sweeps.execution import signals
 from sweeps.execution.budget import Budget
 from sweeps.execution.executor import EXECUTORS, Executor, ExecutorName
 from sweeps.execution.loggers import Loggers
@@ -33,6 +33,8 @@ from sweeps.execution.work import Grid, Search, Work
 from sweeps.planning.caches import share_room
 from sweeps.planning.inputs import SharedActivations
 from sweeps.planning.memory import check_fits
+from sweeps.storage.cache_use import held
+from sweeps.storage.leftovers import remove_temporary
 from sweeps.storage.mirror import Mirror
 from sweeps.storage.mirror_copying import Copying
 from sweeps.storage.mirror_fetch import fetch
@@ -150,7 +152,7 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
         interrupted = False
         with ExitStack() as until_report:
             until_report.enter_context(budget)
-            until_report.enter_context(leftovers.held(shared.cache for shared in inputs))
+            until_report.enter_context(held([(shared.cache, shared.source.config.model_dump(mode="json")) for shared in inputs], lease))
             if inputs:
                 engine.needs(needs_of(store.directory, [shared.source for shared in inputs]))
                 until_report.enter_context(engine)
@@ -160,7 +162,7 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
             number = store.begin(sweep, work.runs())
             shown.publish(store.paths.progress, number)
             copying.start()
-            leftovers.remove_temporary(store.directory)
+            remove_temporary(store.directory)
             _forget(work.runs(), store, shown)
             if inputs:
                 settings = _settings(sweep, store, number, options)

@@ -91,6 +91,8 @@ def test_every_command_prints_what_is_documented(launched, tmp_path, monkeypatch
         "list": [],
         "init": ["mine"],
         "cluster": ["slurm"],
+        "cache ls": ["--results", results],
+        "cache rm": ["--results", results, "--unused"],
         "cache verify": ["--results", results],
     }
     check("run", ran)

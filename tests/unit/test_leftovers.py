@@ -1,10 +1,6 @@
-import fcntl
-import os
-import time
-
 import pytest
 
-from sweeps.execution import leftovers
+from sweeps.storage import leftovers
 
 
 @pytest.mark.parametrize(
@@ -45,38 +41,3 @@ def test_a_link_goes_and_what_it_names_stays(tmp_path):
     leftovers.remove_temporary(tmp_path / "sweep")
     assert list((tmp_path / "sweep").iterdir()) == []
     assert (tmp_path / "elsewhere").is_dir()
-
-
-def temporary(cache, age=0.0):
-    path = cache / f".train-00000.safetensors.a{age:07.0f}"
-    path.touch()
-    os.utime(path, (time.time() - age,) * 2)
-    return path
-
-
-def test_a_cache_that_nobody_uses_is_cleaned(tmp_path):
-    file = temporary(tmp_path)
-    with leftovers.held([tmp_path]):
-        assert not file.exists()
-
-
-def test_what_a_living_launch_may_be_writing_stays(tmp_path):
-    with (tmp_path / ".lock").open("a") as theirs:
-        fcntl.flock(theirs, fcntl.LOCK_SH)
-        new, old = temporary(tmp_path), temporary(tmp_path, age=7200)
-        with leftovers.held([tmp_path]):
-            assert new.exists()
-            assert not old.exists()
-
-
-def test_two_launches_share_a_cache(tmp_path):
-    with leftovers.held([tmp_path]), leftovers.held([tmp_path]):
-        file = temporary(tmp_path)
-        with leftovers.held([tmp_path]):
-            assert file.exists()
-
-
-def test_a_cache_to_which_nothing_was_written_is_removed(tmp_path):
-    with leftovers.held([tmp_path / "empty", tmp_path / "used"]):
-        (tmp_path / "used" / "tokens.safetensors").touch()
-    assert [path.name for path in tmp_path.iterdir()] == ["used"]

@@ -1,0 +1,68 @@
+"""`sae-sweep cache`: the caches of activations of a results directory."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sweeps.cli.app import Answer, Results, cache_app, command
+
+if TYPE_CHECKING:
+    from sweeps.storage.caches import Cache
+
+
+@command(of=cache_app)
+def ls(results: Results = Path("results")) -> Answer:
+    """List the caches of activations: what of, size, which sweeps use them, when last."""
+    from sweeps.storage.caches import list_caches
+
+    caches = list_caches(results)
+    lines = [_line(cache) for cache in caches]
+    total = sum(cache.n_bytes for cache in caches)
+    return Answer(
+        {"caches": [_cache(cache) for cache in caches], "bytes": total}, [*lines, f"{len(caches)} caches, {total / 2**30:.2f} GiB"]
+    )
+
+
+@command(of=cache_app)
+def rm(
+    hashes: Annotated[list[str] | None, typer.Argument(help="Hashes of caches, or the first characters of them.")] = None,
+    results: Results = Path("results"),
+    unused: Annotated[bool, typer.Option("--unused", help="Those that no sweep of the results directory uses.")] = False,
+) -> Answer:
+    """Remove caches of activations; one that a running launch uses is refused. A launch that needs them creates them again."""
+    from sweeps.storage.caches import remove_caches
+
+    caches = remove_caches(results, hashes or [], unused=unused)
+    total = sum(cache.n_bytes for cache in caches)
+    lines = [f"removed: {_line(cache)}" for cache in caches]
+    return Answer(
+        {"removed": [_cache(cache) for cache in caches], "bytes": total}, [*lines, f"{len(caches)} caches, {total / 2**30:.2f} GiB"]
+    )
+
+
+def _line(cache: "Cache") -> str:
+    what = " ".join(part for part in (cache.model or cache.source, cache.hook_point) if part) or "of unknown activations"
+    tokens = f"{cache.tokens:,} tokens" if cache.tokens else "tokens unknown"
+    state = "" if cache.complete else ", not complete"
+    used = f"used by {', '.join(cache.sweeps)}" if cache.sweeps else "unused"
+    running = f", RUNNING: {', '.join(cache.running)}" if cache.running else ""
+    return f"{cache.name}  {cache.n_bytes / 2**30:8.2f} GiB  {what}, {tokens}{state}, {used}, last {cache.last_used or 'unknown'}{running}"
+
+
+def _cache(cache: "Cache") -> dict[str, Any]:
+    data = {field.name: getattr(cache, field.name) for field in dataclasses.fields(cache)}
+    return {"hash": cache.name, "bytes": data.pop("n_bytes"), "shards": data.pop("n_shards"), **data, "path": str(cache.path)}
+
+
+@command(of=cache_app)
+def verify(results: Results = Path("results")) -> Answer:
+    """Read every file that numbers come from, in all sweeps of a results directory and their caches of activations."""
+    from sweeps.storage.verify import verify as damaged_files
+
+    damaged = damaged_files(results)
+    lines = [f"damaged: {file.path}: {file.reason}. {file.remedy}" for file in damaged.files]
+    files = [{"path": str(file.path), "reason": file.reason, "remedy": file.remedy} for file in damaged.files]
+    summary = f"{damaged.n_read} files read, {len(files)} damaged"
+    return Answer({"files_read": damaged.n_read, "damaged": files}, [*lines, summary], code=1 if files else 0)
