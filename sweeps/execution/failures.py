@@ -3,6 +3,8 @@
 import os
 import re
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from sweeps.execution import signals
 
@@ -17,6 +19,19 @@ _NO_MEMORY = "OutOfMemoryError", "its process was ended by Ray because the machi
 
 class LaunchError(RuntimeError):
     """The launch cannot go on, for a reason that lies outside of what was asked for. The command line prints it and exits with 1."""
+
+
+_last_acts: list[Callable[[], None]] = []
+
+
+@contextmanager
+def last_act(act: Callable[[], None]) -> Iterator[None]:
+    """What to do, on another thread, before the process of a launch is ended that a dead Ray holds up."""
+    _last_acts.append(act)
+    try:
+        yield
+    finally:
+        _last_acts.remove(act)
 
 
 class Death:
@@ -39,6 +54,9 @@ class Death:
         self.reason = reason
         signals.interrupt()
         if not self.launch_ended.wait(STUCK_SECONDS):
+            for act in _last_acts:
+                with suppress(Exception):  # what ended the launch is told in any case
+                    act()
             os.write(2, f"{launch_ended_by(reason)}\n".encode())
             os._exit(1)
 

@@ -4,6 +4,7 @@ An executor does the work; the records under results/ are the truth about it. A 
 from its own checkpoint.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from sae_core.sparse.kernels.choice import Choice
 from sae_core.trainable import TrialConfig
 from sweeps.definition.problems import Problems, collect
 from sweeps.definition.sweep import Sweep
-from sweeps.execution import signals
+from sweeps.execution import failures, signals
 from sweeps.execution.budget import Budget
 from sweeps.execution.executor import EXECUTORS, Executor, ExecutorName
 from sweeps.execution.loggers import Loggers
@@ -152,6 +153,7 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
         interrupted = False
         with ExitStack() as until_report:
             until_report.enter_context(budget)
+            until_report.enter_context(failures.last_act(lambda: _rescue(store, shown)))
             until_report.enter_context(held([(shared.cache, shared.source.config.model_dump(mode="json")) for shared in inputs], lease))
             if inputs:
                 engine.needs(needs_of(store.directory, [shared.source for shared in inputs]))
@@ -174,7 +176,10 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
             lease.check()
             with signals.held(interrupted) as late:
                 until_report.close()  # alone: Ray ends a process, with exit code 1, in which one of its references goes while it stops
-                _write_report(store, shown)
+                if interrupted:
+                    _write_report_soon(store, shown)
+                else:
+                    _write_report(store, shown)
         store.end()
         interrupted = interrupted or late.interrupted
         not_copied = copying.finish(interrupted=interrupted)
@@ -324,6 +329,22 @@ def _write_report(store: Store, progress: SweepProgress) -> None:
     if store.records():
         write_report([store.directory], store.paths.report)
     progress.end_stage(str(store.paths.report / "report.html"))
+
+
+def _write_report_soon(store: Store, progress: SweepProgress) -> None:
+    """Table and report, but for what takes longer than a launch may after a signal: with thousands of runs that is a minute."""
+    writing = threading.Thread(target=_write_report, args=(store, progress), daemon=True)
+    writing.start()
+    writing.join(signals.seconds_left())
+    if writing.is_alive():
+        progress.note(f"report: left out, because it takes longer; `sae-sweep report {store.directory}` writes it")
+
+
+def _rescue(store: Store, progress: SweepProgress) -> None:
+    """What a launch does at its end, for one that cannot."""
+    remove_temporary(store.directory)
+    _write_report(store, progress)
+    store.end()
 
 
 def _result(store: Store, runs: Sequence[RunConfig], interrupted: bool, not_mirrored: dict[str, str]) -> LaunchResult:

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ class Held:
     """Called when a signal comes; what interrupts from another thread is then not held back."""
 
 
+END_SECONDS = 9.0
+"""Time in which a launch ends after a signal: a scheduler kills it some time later."""
+_began_at = 0.0
+"""When the first signal came."""
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _holders: list[Held] = []
 """Whom the next interrupt is kept for, the last one; with none, it is raised."""
@@ -99,6 +104,11 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
+def seconds_left() -> float:
+    """Of the time in which a launch is to end after a signal; a second at least."""
+    return max(1.0, _began_at + END_SECONDS - time.monotonic())
+
+
 def was_interrupted() -> bool:
     """Whether an interrupt was raised since the last call: whoever ends because of it asks, so that the next one counts anew."""
     raised = _raised.is_set()
@@ -115,6 +125,9 @@ def interrupt() -> None:
 
 
 def _interrupt(*_: Any) -> None:
+    global _began_at
+    if not _raised.is_set() and not any(holder.interrupted for holder in _holders):
+        _began_at = time.monotonic()
     is_signal = not _from_thread.is_set()
     _from_thread.clear()
     if _holders and not _holders[-1].interrupted:
