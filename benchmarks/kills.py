@@ -114,7 +114,7 @@ def left_over(launch: Launch, results: Path) -> list[str]:
     while True:
         left = [f"process {process.pid}" for process in launch.processes()]
         left += [str(path) for path in launch.temporary.iterdir() if path.name.startswith("sae-ray-")]
-        left += [str(path) for path in results.rglob(".*") if path.name not in (".lock", ".activations")]
+        left += [str(path) for path in results.rglob(".*") if path.name not in (".lock", ".lock.holder", ".users", ".activations")]
         if not left or time.monotonic() > end:
             return left
         time.sleep(0.2)

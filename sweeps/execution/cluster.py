@@ -157,7 +157,7 @@ class Cluster:
         packages = dict.fromkeys(filter(None, [_HERE, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]))
         environment = WORKER_ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(packages)}
         if self._ray is None:
-            self._ray = LocalRay(environment)
+            self._ray = LocalRay(environment, self.needs.directory if self.needs else "")
             self._ray.start(**options)
             return
         with shipped() if self.ship_code else nullcontext({"env_vars": {"PYTHONPATH": environment["PYTHONPATH"]}}) as runtime_env:

@@ -1,10 +1,10 @@
 """A program that runs Ray on this machine and ends with the launch that started it.
 
-    python guard.py DIRECTORY COMMAND...
+    python guard.py DIRECTORY RESULTS COMMAND...
 
 COMMAND runs with its output in DIRECTORY/log; when it ends, the reason in that log is printed. Standard input ends when the launch closes
-it or dies, in whatever way: then every process that writes below DIRECTORY is killed, and DIRECTORY is removed. Only the standard
-library, so that it starts in milliseconds.
+it or dies, in whatever way: then every process that writes below DIRECTORY is killed, and DIRECTORY is removed, as are temporary files
+below RESULTS, unless that is empty. Only the standard library, so that it starts in milliseconds.
 """
 
 import os
@@ -19,11 +19,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+_LEFTOVERS = Path(__file__).resolve().parents[1] / "storage" / "leftovers.py"
 END_SECONDS = 10.0
 """Most time that processes are given to end after they were killed."""
 
 
-def main(directory: Path, command: list[str]) -> None:
+def main(directory: Path, results: str, command: list[str]) -> None:
     """Run `command` until it or standard input ends."""
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
@@ -33,6 +34,8 @@ def main(directory: Path, command: list[str]) -> None:
         process.terminate()
         process.wait()
     remove(directory)
+    if results:
+        subprocess.run([sys.executable, "-I", str(_LEFTOVERS), results], check=False)
 
 
 def _print_end(process: subprocess.Popen[bytes], log: Path) -> None:
@@ -67,4 +70,4 @@ def writers(directory: Path) -> Iterator[int]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

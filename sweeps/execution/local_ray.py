@@ -39,13 +39,14 @@ class LocalRay:
 
     Args:
         environment: of Ray's processes, beside this process's own.
+        results: directory below which no temporary files are left, however this process ends; empty: none.
 
     Attributes:
         death: why Ray ended before `stop`, as a message; empty as long as it runs.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
+    def __init__(self, environment: Mapping[str, str], results: str = "") -> None:
+        self._environment, self._results = environment, results
         self._guard: subprocess.Popen[str] | None = None
         self._death = Death()
 
@@ -111,7 +112,7 @@ class LocalRay:
             resources = [f"--num-cpus={provenance.n_cores()}", f"--num-gpus={provenance.n_gpus()}", "--include-dashboard=false"]
             ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}", "--disable-usage-stats"]
             self._guard = subprocess.Popen(
-                [sys.executable, "-I", guard.__file__, str(directory), *ray, *resources, f"--temp-dir={directory / 'ray'}"],
+                [sys.executable, "-I", guard.__file__, str(directory), self._results, *ray, *resources, f"--temp-dir={directory / 'ray'}"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -1,7 +1,13 @@
-"""Temporary files of launches that were killed: removed by the next launch, unless a living one may be writing them."""
+"""Temporary files of launches that were killed: removed by the guard of their Ray, or by the next launch, unless one may be writing them.
+
+    python leftovers.py DIRECTORY
+
+Only the standard library.
+"""
 
 import re
 import shutil
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,3 +27,7 @@ def remove_temporary(directory: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink()
+
+
+if __name__ == "__main__":
+    remove_temporary(Path(sys.argv[1]))

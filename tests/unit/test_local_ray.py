@@ -40,8 +40,8 @@ def with_file():
         process.communicate()
 
 
-def guarding(directory, program):
-    command = [sys.executable, "-I", guard.__file__, str(directory), sys.executable, "-c", program]
+def guarding(directory, program, results=""):
+    command = [sys.executable, "-I", guard.__file__, str(directory), str(results), sys.executable, "-c", program]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -49,7 +49,11 @@ def guarding(directory, program):
 def test_what_writes_into_the_directory_ends_with_the_launch(base, with_file):
     directory = base / "session"
     directory.mkdir()
-    guardian = guarding(directory, "import time; time.sleep(60)")
+    results = base / "results"
+    (results / "runs").mkdir(parents=True)
+    for name in (".record.json.ab12cd_9", "record.json"):
+        (results / "runs" / name).touch()
+    guardian = guarding(directory, "import time; time.sleep(60)", results)
     writer = with_file(WRITER, directory / "raylet.log")
     reader = with_file(READER, directory / "raylet.log")  # somebody who looks at the log
     other = with_file(WRITER, base / "log")
@@ -60,6 +64,7 @@ def test_what_writes_into_the_directory_ends_with_the_launch(base, with_file):
     assert writer.wait(10) == -signal.SIGKILL
     assert reader.poll() is None and other.poll() is None
     assert not directory.exists()
+    assert [path.name for path in (results / "runs").iterdir()] == ["record.json"]
 
 
 @pytest.mark.slow
