@@ -95,6 +95,14 @@ def shard_path(directory: Path, index: int) -> Path:
     return Path(directory) / f"train-{index:05d}.safetensors"
 
 
+def stored_bytes(directory: Path) -> int:
+    """Size of all shards that are there."""
+    if not Path(directory).is_dir():
+        return 0
+    with os.scandir(directory) as entries:
+        return sum(entry.stat().st_size for entry in entries if entry.name.startswith("train-") and entry.name.endswith(".safetensors"))
+
+
 def _stats_path(directory: Path, index: int) -> Path:
     return shard_path(directory, index).with_suffix(".json")
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -294,11 +295,17 @@ class RunConfig(Config):
         """Training steps: whole batches in the token budget."""
         return self.activations.train_tokens // self.train.batch_size
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """Readable prefix and a hash of every field: the same config has the same id on every machine."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return f"{self.sae.architecture}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, which has a run id of its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("run_id", None)
+        return copied
 
     @property
     def identity(self) -> dict[str, Any]:

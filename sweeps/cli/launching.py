@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from sae_core.errors import ConfigError
 from sweeps.cli.app import Answer, CacheLimit, CpusPerTrial, Definition, GpusPerTrial, Results, Settings, command
 
 if TYPE_CHECKING:
+    from sweeps.definition.sweep import Sweep
     from sweeps.execution.launcher import LaunchResult
 
 
@@ -85,6 +87,10 @@ def plan(
         bool, typer.Option("--measure", help="Predict the time from a few real steps of each setting. Takes about a minute.")
     ] = False,
     cache_limit: CacheLimit = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="gpus=N,gpu=NAME,price=P", help="Predict time, cost, disk and network there."),
+    ] = None,
 ) -> Answer:
     """Show what `run` would do: every run, tokens, FLOPs, memory, disk and time. Nothing is started."""
     from sweeps.definition.sweep import Sweep
@@ -93,9 +99,22 @@ def plan(
     from sweeps.planning.plan import plan as make_plan
 
     sweep, device = Sweep.from_yaml(definition, settings or []), "cuda:0" if gpus_per_trial else "cpu"
+    if cluster:
+        return _plan_for(sweep, results, cluster, cache_limit, {"--slots": slots, "--gpus-per-trial": gpus_per_trial, "--measure": measure})
     n_slots = slots or Cluster(address=None, cpus=cpus_per_trial, gpus=gpus_per_trial).n_slots
     slot_bytes = local_slot_bytes(n_slots, gpus_per_trial)
     planned = make_plan(sweep, results, n_slots, measure=measure, device=device, slot_bytes=slot_bytes, cache_limit=cache_limit)
+    return Answer(planned.data(), planned.lines())
+
+
+def _plan_for(sweep: "Sweep", results: Path, cluster: str, cache_limit: float | None, others: dict[str, object]) -> Answer:
+    from sweeps.planning.plan import plan as make_plan
+    from sweeps.planning.rented import RentedCluster
+
+    if given := [name for name, value in others.items() if value]:
+        raise ConfigError(f"`--cluster` says where trials run, but got {', '.join(given)}, too. Leave out one of them.")
+    rented = RentedCluster.parse(cluster)
+    planned = make_plan(sweep, results, rented.gpus, slot_bytes=rented.slot_bytes, cache_limit=cache_limit, cluster=rented)
     return Answer(planned.data(), planned.lines())
 
 

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from sae_core.activations.shards import shard_path
+from sae_core.activations.shards import stored_bytes
 from sweeps.planning.inputs import SharedActivations
 from sweeps.planning.memory import SAVED_BYTES, n_parameters
 
@@ -20,7 +20,7 @@ def share_room(inputs: Sequence[SharedActivations], directory: Path, limit_gib: 
         directory: where results go, or will go.
         limit_gib: most that these activations may take; None: what the disk has beside the results.
     """
-    there = [_stored_bytes(shared) for shared in inputs]
+    there = [stored_bytes(shared.cache) for shared in inputs]
     if limit_gib is None:
         disk = next(path for path in (directory, *directory.parents) if path.exists())
         results = sum(n_parameters(run, shared.d_in) * SAVED_BYTES for shared in inputs for run in shared.runs)
@@ -31,8 +31,3 @@ def share_room(inputs: Sequence[SharedActivations], directory: Path, limit_gib: 
         n_fitting = max(0, room) // shared.shard_bytes
         shared.n_stored = None if n_fitting >= shared.n_shards else n_fitting
         room -= max(n_bytes, min(n_fitting, shared.n_shards) * shared.shard_bytes)
-
-
-def _stored_bytes(shared: SharedActivations) -> int:
-    paths = [shard_path(shared.cache, index) for index in range(shared.n_shards)]
-    return sum(path.stat().st_size for path in paths if path.exists())

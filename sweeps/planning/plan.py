@@ -6,8 +6,9 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,11 @@ from sweeps.planning.caches import share_room
 from sweeps.planning.grouping import GROUPS_PER_SLOT, group_runs, lone_runs, training_flops
 from sweeps.planning.inputs import SharedActivations, shared_activations
 from sweeps.planning.memory import FLOAT_BYTES, check_fits, group_bytes, n_parameters
+from sweeps.planning.rented import RentedCluster, bill_lines
 from sweeps.storage.store import Store, may_recover
+
+_MUCH_ROOM = 2.0**30
+"""GiB of a cluster's storage, where no limit is given."""
 
 
 def plan(
@@ -34,6 +39,7 @@ def plan(
     device: str = "cpu",
     slot_bytes: int | None = None,
     cache_limit: float | None = None,
+    cluster: RentedCluster | None = None,
 ) -> "Plan":
     """What `launch` would do.
 
@@ -44,6 +50,7 @@ def plan(
         device: that trials train on, as torch names it.
         slot_bytes: memory for training in each slot; None: it is not known.
         cache_limit: most GiB that the activations may take; None: what the disk has.
+        cluster: predict for this one, whose GPUs are the slots and whose storage has room.
 
     Raises:
         ConfigError: the definition, the model, the text or the results directory is wrong.
@@ -59,10 +66,12 @@ def plan(
         for shared in inputs:
             shared.source.check()
             shared.d_in, shared.model_bytes = shared.source.d_in, shared.source.model_bytes
-        share_room(inputs, store.directory, cache_limit)
-        costs = prediction.measured(inputs, n_slots, device) if measure else prediction.of_finished_runs(results)
+        share_room(inputs, store.directory, _MUCH_ROOM if cluster and cache_limit is None else cache_limit)
+        costs = cluster.costs(inputs) if cluster else None
+        if costs is None:
+            costs = prediction.measured(inputs, n_slots, device) if measure else prediction.of_finished_runs(results)
     kind = SearchPlan if sweep.search else GridPlan
-    return kind(sweep, store, inputs, costs, n_slots, slot_bytes)
+    return kind(sweep, store, inputs, costs, n_slots, slot_bytes, cluster)
 
 
 @dataclass
@@ -75,6 +84,9 @@ class Plan(ABC):
     costs: prediction.Costs | None
     n_slots: int
     slot_bytes: int | None
+    cluster: RentedCluster | None = None
+    results_bytes: int = field(default=0, init=False)
+    """Weights of all runs."""
 
     def __post_init__(self) -> None:
         sources = [shared.source for shared in self.inputs]
@@ -100,6 +112,10 @@ class Plan(ABC):
         """Tokens whose activations are made while trials train, because they are not stored."""
 
     @abstractmethod
+    def _read_bytes(self) -> int:
+        """Stored activations that trials read, in all."""
+
+    @abstractmethod
     def _seconds(self, costs: prediction.Costs) -> dict[str, float]:
         """Part of the launch -> seconds; NaN where they are not known."""
 
@@ -122,10 +138,22 @@ class Plan(ABC):
             "slots": self.n_slots,
             "memory_bytes": None,
             "activations_bytes": self.activations_bytes,
-            "results_bytes": None,
-            "seconds": self._seconds(self.costs) if self.costs else None,
+            "results_bytes": self.results_bytes,
+            "seconds": self.seconds,
             "predicted_from": self.costs.origin if self.costs else None,
+            "cluster": self._bill(),
         }
+
+    def _bill(self) -> dict[str, Any] | None:
+        """What the launch costs on a cluster that was described."""
+        if not (self.cluster and self.seconds):
+            return None
+        return self.cluster.bill(self.seconds, self._read_bytes(), self.activations_bytes + self.results_bytes)
+
+    @cached_property
+    def seconds(self) -> dict[str, float] | None:
+        """Part of the launch -> seconds, NaN where they are not known; None where nothing is."""
+        return self._seconds(self.costs) if self.costs else None
 
     @property
     def _is_cached(self) -> bool:
@@ -133,11 +161,12 @@ class Plan(ABC):
 
     def lines(self) -> list[str]:
         """The plan as text."""
+        bill = self._bill()
         imported = [f"{plugin.name} ({plugin.checksum[:8]})" for plugin in plugins.loaded()]
         cached = "all cached" if self._is_cached else "once for all runs"
         time = "not known: no run finished on this hardware. `--measure` predicts it from a few steps of each setting, in about a minute"
-        if self.costs:
-            time = f"{'at most ' if self.sweep.early_stopping else ''}{self.costs.in_words(self._seconds(self.costs))}"
+        if self.costs and self.seconds:
+            time = f"{'at most ' if self.sweep.early_stopping else ''}{self.costs.in_words(self.seconds)}"
         return [
             *self._head(),
             *([f"plugins     {', '.join(imported)}"] if imported else []),
@@ -146,6 +175,7 @@ class Plan(ABC):
             *self._work(),
             *self._streaming(),
             f"time        {time}",
+            *(bill_lines(bill) if bill else []),
         ]
 
     def _streaming(self) -> list[str]:
@@ -219,7 +249,7 @@ class GridPlan(Plan):
         ]
         self.flops = sum(run.flops for run in self.runs if run.group)
         self.memory_bytes = max((group_bytes(group, self._d_in) for group in self.groups), default=0) + self.live_bytes
-        self.results_bytes = sum(n_parameters(run, self._d_in(run)) * FLOAT_BYTES for run in runs)
+        self.results_bytes = sum(_weights_bytes(run, self._d_in(run)) for run in runs)
 
     def data(self) -> dict[str, Any]:
         return {
@@ -228,11 +258,13 @@ class GridPlan(Plan):
             "flops": self.flops,
             "groups": len(self.groups),
             "memory_bytes": self.memory_bytes,
-            "results_bytes": self.results_bytes,
         }
 
     def _d_in(self, run: RunConfig) -> int:
         return self._shared[run.run_id].d_in
+
+    def _read_bytes(self) -> int:
+        return round(sum(_tokens(group) * _stored_bytes_per_token(self._shared[group[0].run_id]) for group in self.groups))
 
     def live_tokens(self) -> int:
         return round(sum(_tokens(group) * _streamed_share(self._shared[group[0].run_id]) for group in self.groups))
@@ -278,6 +310,12 @@ class SearchPlan(Plan):
         self.search, self.space = self.sweep.search, self.sweep.space()
         self.study = Study(self.space, self.search, self.store)
         self.n_left, self.n_runs = self.study.n_left(), self.space.axes.n_repeats
+        (shared,) = self.inputs
+        self.results_bytes = self.search.trials * self.n_runs * max(_weights_bytes(run, shared.d_in) for run in shared.runs)
+
+    def _read_bytes(self) -> int:
+        (shared,) = self.inputs
+        return round(self.n_left * self.n_runs * self.harvest_tokens * _stored_bytes_per_token(shared))
 
     def live_tokens(self) -> int:
         (shared,) = self.inputs
@@ -316,6 +354,15 @@ class SearchPlan(Plan):
 def _tokens(group: Sequence[RunConfig]) -> int:
     """Tokens of the stream that a group reads."""
     return max(run.n_steps * run.train.batch_size for run in group)
+
+
+def _weights_bytes(run: RunConfig, d_in: int) -> int:
+    return n_parameters(run, d_in) * FLOAT_BYTES
+
+
+def _stored_bytes_per_token(shared: SharedActivations) -> float:
+    """Of an average token."""
+    return shared.source.bytes_per_token * (1 - _streamed_share(shared))
 
 
 def _streamed_share(shared: SharedActivations) -> float:

@@ -50,11 +50,11 @@ class Costs:
 
     def harvest_seconds(self, shared: SharedActivations) -> float:
         """All training activations."""
-        return shared.source.config.train_tokens * self.harvest.get(_model(shared.config), math.nan)
+        return shared.source.config.train_tokens * self.harvest.get(model_key(shared.config), math.nan)
 
     def evaluate_seconds(self, shared: SharedActivations, n_saes: int) -> float:
         """All held-out text, for some SAEs."""
-        return shared.source.config.eval_tokens * self.evaluate.get(_model(shared.config), math.nan) * (n_saes + BASELINES)
+        return shared.source.config.eval_tokens * self.evaluate.get(model_key(shared.config), math.nan) * (n_saes + BASELINES)
 
     def in_words(self, parts: Mapping[str, float]) -> str:
         """The sum of the known parts, each of them, and where they come from."""
@@ -112,7 +112,7 @@ def _add_stages(costs: Costs, facts: Mapping[str, Any], launch: int | None, reco
     if launch is None or any(record.config["activations"] != config for record in records):
         return
     seconds = {stage["stage"]: stage["seconds"] or 0.0 for stage in facts.get("stages") or [] if stage.get("launch") == launch - 1}
-    key = _model(config)
+    key = model_key(config)
     if seconds.get("harvest"):  # one that was cached takes next to nothing
         costs.harvest[key] = max(costs.harvest.get(key, 0.0), seconds["harvest"] / config["train_tokens"])
     if seconds.get("evaluate"):
@@ -169,7 +169,7 @@ def _measure(shared: SharedActivations, cache: Path, device: str, n_slots: int, 
         settings[_setting(run, source.d_in)].append(run)
     began = _now(device)
     source.shard(cache, 0)
-    costs.harvest[_model(shared.config)] = (_now(device) - began) / len(x) / min(n_slots, n_shards)
+    costs.harvest[model_key(shared.config)] = (_now(device) - began) / len(x) / min(n_slots, n_shards)
     saes: dict[str, Any] = {}
     for setting, runs in settings.items():
         steps[setting], sae = _step_seconds(sorted(runs, key=lambda run: run.sae.expected_l0)[len(runs) // 2], x, device)
@@ -177,7 +177,7 @@ def _measure(shared: SharedActivations, cache: Path, device: str, n_slots: int, 
     began = _now(device)
     chunk = source.eval_chunk(cache, 0, x.mean(dim=0))
     evaluate_chunk(chunk, saes)
-    costs.evaluate[_model(shared.config)] = (_now(device) - began) / len(chunk.x) / (len(saes) + BASELINES) / min(n_slots, n_chunks)
+    costs.evaluate[model_key(shared.config)] = (_now(device) - began) / len(chunk.x) / (len(saes) + BASELINES) / min(n_slots, n_chunks)
 
 
 def _step_seconds(run: RunConfig, x: Any, device: str) -> tuple[float, Any]:
@@ -210,7 +210,7 @@ def _setting(run: RunConfig, d_in: int) -> Hashable:
     return run.sae.architecture, d_in, run.sae.d_sae, run.train.batch_size, run.train.autocast
 
 
-def _model(activations: Mapping[str, Any]) -> str:
+def model_key(activations: Mapping[str, Any]) -> str:
     """A config of activations in JSON, without its text."""
     kept = {name: value for name, value in activations.items() if name not in ("data", "train_tokens", "eval_tokens")}
     return json.dumps(kept, sort_keys=True)

@@ -262,6 +262,17 @@ def test_plan(definition, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+def test_plan_for_a_cluster_that_is_not_at_hand(definition, tmp_path):
+    done = call("plan", definition, "--results", tmp_path / "results", "--cluster", "gpus=8,gpu=a100,price=2")
+    assert done.exit_code == 0, done.output
+    assert "cluster     8 x a100" in done.stdout
+    done = call("plan", definition, "--cluster", "gpus=8,gpu=a100", "--slots", 3, "--measure")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "`--cluster` says where trials run, but got --slots, --measure, too. Leave out one of them.\n",
+    )
+
+
 def test_plan_of_a_search(tmp_path):
     file = tmp_path / "search.yaml"
     file.write_text(yaml.safe_dump({**DEFINITION, "train": {"lr": {"low": 1e-3, "high": 1e-2, "log": True}}, "search": {"trials": 5}}))

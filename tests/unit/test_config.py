@@ -61,6 +61,12 @@ def test_the_run_id_is_the_same_in_another_process() -> None:
     assert done.stdout == RunConfig.model_validate(RAW).run_id
 
 
+def test_a_copy_has_a_run_id_of_its_own() -> None:
+    run = run_of("topk", k=4)
+    assert run.run_id != run.model_copy(update={"seed": 7}).run_id
+    assert run.run_id == run.model_copy().run_id
+
+
 def test_unknown_names_and_keys_are_refused() -> None:
     with pytest.raises(ValidationError, match=r"architecture must be one of .* but got 'tpok'\. Did you mean 'topk'\?"):
         RunConfig.model_validate(RAW | {"sae": {"architecture": "tpok", "d_sae": 64}})
