@@ -137,7 +137,7 @@ def _check(kind: Kind, options: Options) -> str:
 def _values(kind: Kind, options: Options, sweep: str) -> dict[str, Any]:
     """What a template may hold, by name."""
     definition = options.definition or "my-sweep.yaml"
-    name = re.sub(r"[^a-z0-9]+", "-", (options.name or sweep).lower()).strip("-")[:40] or "sweep"
+    name = _name_of_job(options.name or sweep)
     hosts = options.hosts.split(",") if options.hosts else [f"node-{number + 1}" for number in range(options.nodes or 1)]
     nodes, gpus, cpus = options.nodes or 1, options.gpus or 0, options.cpus or 8
     versions = {package: importlib.metadata.version(package).partition("+")[0] for package in ("sae-sweep", "ray", "torch")}
@@ -181,6 +181,12 @@ def _values(kind: Kind, options: Options, sweep: str) -> dict[str, Any]:
             )
         ),
     }
+
+
+def _name_of_job(name: str) -> str:
+    """A name that Kubernetes takes, too: lower-case letters, digits and hyphens; first a letter; not long."""
+    letters = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return (letters if letters[:1].isalpha() else f"sweep-{letters}")[:40].rstrip("-")
 
 
 def _results_there(kind: Kind, results: str | None, nodes: int) -> str:

@@ -24,7 +24,7 @@ CLUSTERS = {
     "one-node": {},
     "one-gpu": {"gpus": 1, "mirror": "s3://bucket/prefix"},
     "gpus": {"nodes": 4, "gpus": 8, "cpus": 64, "hours": 1.5, "partition": "gpu", "account": "lab", "hosts": "a,b.c,10.0.0.1"},
-    "mirrored": {"nodes": 2, "mirror": "s3://bucket/prefix", "image": "registry.example/sae-sweep:1", "name": "My_Job"},
+    "mirrored": {"nodes": 2, "mirror": "s3://bucket/prefix", "image": "registry.example/sae-sweep:1", "name": f"2_Jobs_{'x' * 26}_of_mine"},
 }
 
 
@@ -73,7 +73,7 @@ def test_kuberay(text_of):
     cluster = job["spec"]["rayClusterSpec"]
     # What the operator checks beside its schema.
     assert cluster["headGroupSpec"]["template"]["spec"]["restartPolicy"] == "Never"
-    assert re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", job["metadata"]["name"]) and len(job["metadata"]["name"]) <= 47
+    assert re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", job["metadata"]["name"]) and len(job["metadata"]["name"]) <= 47
     for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
         spec = group["template"]["spec"]
         volumes = {volume["name"] for volume in spec["volumes"]}
