@@ -27,7 +27,7 @@ from typing import Any
 import psutil
 
 DEFINITION: dict[str, Any] = {
-    "activations": {"source": "synthetic", "d_in": 32, "train_tokens": 200_000, "eval_tokens": 60_000},
+    "activations": {"source": "synthetic", "d_in": 32, "train_tokens": 80_000, "eval_tokens": 20_000},
     "sae": {"d_sae": 128},
     "train": {"batch_size": 256},
     "architectures": {"topk": {"k": [2, 4]}, "standard": {"l1_coefficient": [0.3, 1.0]}, "gated": {"l1_coefficient": 1.0, "lr": 1e30}},
