@@ -1,7 +1,10 @@
 """Commands that launch a sweep, or say what a launch would do."""
 
+import inspect
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -48,10 +51,14 @@ def run(
     ] = 600.0,
 ) -> Answer:
     """Train and evaluate the missing runs of a sweep, then write its table and report."""
+    options = dict(locals())
     from sweeps.definition.sweep import Sweep
     from sweeps.execution.launcher import launch
+    from sweeps.execution.remote import SCHEME
 
     sweep = Sweep.from_yaml(definition, settings or [])
+    if address and address.startswith(SCHEME):
+        _run_remotely(sweep.to_yaml(), options)
     done = launch(
         sweep,
         results=results,
@@ -116,6 +123,29 @@ def _plan_for(sweep: "Sweep", results: Path, cluster: str, cache_limit: float | 
     rented = RentedCluster.parse(cluster)
     planned = make_plan(sweep, results, rented.gpus, slot_bytes=rented.slot_bytes, cache_limit=cache_limit, cluster=rented)
     return Answer(planned.data(), planned.lines())
+
+
+def _run_remotely(definition: str, options: Mapping[str, Any]) -> NoReturn:
+    """Run this very command on the cluster, and end with its exit code.
+
+    Args:
+        options: arguments of `run`.
+    """
+    from sweeps.execution.remote import run_remotely
+
+    if not options["results"].is_absolute():
+        path = str(options["results"])
+        raise ConfigError(f"`--results` must be an absolute path on the cluster's shared storage, but got {path!r}. Correct it.")
+    arguments = [] if "--json" not in sys.argv else ["--json"]
+    for name, parameter in inspect.signature(run).parameters.items():
+        if name not in ("definition", "settings", "address") and (value := options[name]) != parameter.default:
+            arguments += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+
+    def say(line: str, is_error: bool) -> None:
+        typer.echo(line, err=is_error)
+
+    code = run_remotely(options["address"], definition, arguments, say, ship_code=options["ship_code"])
+    raise typer.Exit(code)
 
 
 def _answer(done: "LaunchResult") -> Answer:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 from sweeps.execution import signals
 
+KEPT = "What is finished is kept; the same command resumes."
 STUCK_SECONDS = 15.0
 """Most time that a launch is given to stop after Ray died. Then its process is ended."""
 PROCESS_DIED = "ProcessDied"
@@ -63,7 +64,7 @@ class Death:
 
 def launch_ended_by(death: str) -> str:
     """Message for a launch whose Ray died."""
-    return f"Ray must run until a launch ends, but {death}. What is finished is kept; the same command resumes."
+    return f"Ray must run until a launch ends, but {death}. {KEPT}"
 
 
 def cause_of(error: BaseException) -> BaseException:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NoReturn
 
 from sae_core.errors import ConfigError, border
 from sweeps.execution import signals
@@ -130,12 +130,7 @@ def _check_connection(address: str) -> None:
     """
     if "ray" in sys.modules and os.environ.get(LOOPBACK) == "0":
         raise ConfigError(f"`--address` must be given to a process that has not started Ray, but got {address!r}. Use a new process.")
-    with _address_border(address):
-        if address != "auto":
-            form = re.fullmatch(r"(\S+):([0-9]+)", address, re.ASCII)
-            if form is None:
-                raise ValueError("an address is HOST:PORT, auto, or ray://HOST:PORT")
-            socket.create_connection((form[1].strip("[]"), int(form[2])), timeout=CONNECT_SECONDS).close()
+    check_answers(address)
     command = [sys.executable, "-c", "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)", address]
     # Ray tries again each second, also where the answer is clear.
     environment = {"RAY_NUM_REDIS_GET_RETRIES": "3", **os.environ}
@@ -146,14 +141,31 @@ def _check_connection(address: str) -> None:
         code, said = 1, (late.stderr or b"").decode(errors="replace")
         said += f"\nConnectionError: no cluster answered within {CONNECT_SECONDS:g} s"
     if code:
-        _refuse(address, said)
+        refuse(address, said)
 
 
-def _refuse(address: str, said: str) -> None:
+def check_answers(address: str) -> None:
+    """Make sure that an address is one, and that something listens there.
+
+    Raises:
+        ConfigError: it is not so.
+    """
+    with _address_border(address):
+        if address != "auto":
+            form = re.fullmatch(r"(?:ray://)?(\S+):([0-9]+)", address, re.ASCII)
+            if form is None:
+                raise ValueError("an address is HOST:PORT, auto, or ray://HOST:PORT")
+            socket.create_connection((form[1].strip("[]"), int(form[2])), timeout=CONNECT_SECONDS).close()
+
+
+def refuse(address: str, said: str) -> NoReturn:
     """Say what was wrong with a connection.
 
     Args:
-        said: by Ray, on stderr.
+        said: by Ray, on stderr, as a traceback.
+
+    Raises:
+        ConfigError: always.
     """
     versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", said)
     if len(versions) == 2:  # of the cluster, and of this process

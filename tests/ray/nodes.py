@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -52,8 +53,16 @@ class Node:
         return any(name in line for line in self.processes().values())
 
     def kill(self):
-        """End all its processes at once, as when a machine is switched off."""
-        guard.remove(self.directory)
+        """End all its processes at once, as when a machine is switched off, but not a launch that is connected to it."""
+
+        def left():
+            pids = [pid for pid, line in self.processes().items() if "--results" not in line]
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return pids
+
+        wait_until(lambda: not left(), 20)
         self.process.wait(10)
 
 

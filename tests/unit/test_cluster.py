@@ -53,7 +53,7 @@ def ray(monkeypatch):
     class LocalRay:
         death = ""
 
-        def __init__(self, environment):
+        def __init__(self, environment, results):
             self.environment = environment
 
         def start(self, **options):
@@ -237,7 +237,7 @@ MISMATCH = """raise RuntimeError('Version mismatch: The cluster was started with
 def test_another_process_connects_first(monkeypatch, program, message):
     run = subprocess.run
     monkeypatch.delenv(LOOPBACK, raising=False)
-    monkeypatch.setattr(running_ray, "CONNECT_SECONDS", 0.5 if "sleep" in program else 30.0)
+    monkeypatch.setattr(running_ray, "CONNECT_SECONDS", (2.0 if "print" in program else 0.5) if "sleep" in program else 30.0)
     monkeypatch.setattr(subprocess, "run", lambda command, **options: run([sys.executable, "-c", program], **options))
     with nullcontext() if message is None else pytest.raises(ConfigError, match=message):
         Cluster(address="auto", cpus=1, gpus=0)

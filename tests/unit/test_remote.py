@@ -1,0 +1,105 @@
+"""A launch at ray://: the command that an actor runs, and what is done with its lines. Without Ray."""
+
+import types
+from types import SimpleNamespace
+
+import pytest
+import ray
+from ray.exceptions import ActorDiedError
+from small_sweep import small_sweep
+from typer.testing import CliRunner
+
+from sae_core.errors import ConfigError
+from sweeps.cli.app import app
+from sweeps.execution import remote
+from sweeps.execution.failures import LaunchError
+
+
+class Method:
+    """Stands in for a method of an actor: `ray.get` calls it."""
+
+    def __init__(self, method):
+        self.remote = lambda: method
+
+
+@pytest.fixture
+def follow(monkeypatch):
+    """`_follow` of a command, and what it says."""
+    monkeypatch.setattr(ray, "get", lambda method: method())
+
+    def follow(command):
+        said = []
+        actor = SimpleNamespace(lines=Method(command.lines), stop=types.SimpleNamespace(remote=command.stop))
+        return remote._follow(actor, lambda *line: said.append(line)), said
+
+    return follow
+
+
+@pytest.mark.slow
+def test_a_command_runs_and_what_it_prints_arrives(monkeypatch, follow):
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:9"))
+    command = remote._Command(small_sweep().to_yaml(), ["--executor", "inline"])
+    message = "`--address` must be left out with `--executor inline`, but got '127.0.0.1:9'. Leave out one of them."
+    assert follow(command) == (2, [(message, True)])
+
+
+def test_an_interrupt_is_passed_on_and_the_end_awaited(follow):
+    calls = []
+
+    def lines():
+        calls.append("lines")
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return [("Interrupted.", True)], 130
+
+    assert follow(SimpleNamespace(lines=lines, stop=lambda: calls.append("stop"))) == (130, [("Interrupted.", True)])
+    assert calls == ["lines", "stop", "lines"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (ActorDiedError(), LaunchError, r"the cluster must run the launch to its end, but its process was killed or crashed"),
+        (ConnectionError("Client is shutting down."), LaunchError, "to its end, but Client is shutting down"),
+        (ray.exceptions.RaySystemError("No module named 'sweeps'"), ConfigError, "the cluster must have this sae-sweep, but it has none"),
+    ],
+)
+def test_a_command_that_is_lost(follow, error, kind, message):
+    def lines():
+        raise error
+
+    with pytest.raises(kind, match=message):
+        follow(SimpleNamespace(lines=lines, stop=None))
+
+
+def test_the_same_arguments_arrive(monkeypatch, tmp_path):
+    """But for those that are in the definition already, and the defaults."""
+    calls = []
+    monkeypatch.setattr(remote, "run_remotely", lambda *arguments, **options: calls.append((arguments, options)) or 1)
+    (tmp_path / "small.yaml").write_text(small_sweep().to_yaml())
+    options = ["--results", "/shared/results", "--set", "train.lr=1e-3", "--gpus-per-trial", "0.5", "--ship-code"]
+    done = CliRunner().invoke(app, ["run", str(tmp_path / "small.yaml"), "--address", "ray://head:10001", *options])
+    assert done.exit_code == 1
+    (((address, definition, arguments, _), options),) = calls
+    assert address == "ray://head:10001"
+    assert "lr: 0.001" in definition
+    assert arguments == ["--results", "/shared/results", "--gpus-per-trial", "0.5", "--ship-code"]
+    assert options == {"ship_code": True}
+
+
+def test_results_are_on_the_cluster(tmp_path):
+    (tmp_path / "small.yaml").write_text(small_sweep().to_yaml())
+    done = CliRunner().invoke(app, ["run", str(tmp_path / "small.yaml"), "--address", "ray://head:10001"])
+    assert done.exit_code == 2
+    assert done.output.startswith("`--results` must be an absolute path on the cluster's shared storage, but got 'results'. Correct it.")
+
+
+def test_ray_client_may_be_missing_or_refused(monkeypatch):
+    monkeypatch.setattr(remote, "check_answers", lambda address: None)
+
+    def init(*_, **__):
+        raise ImportError("Ray Client requires pip package `ray[client]`")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(ConfigError, match=r"but got 'ray://head:1': Ray Client requires pip package `ray\[client\]`"):
+        remote.run_remotely("ray://head:1", "", [], print, ship_code=False)
