@@ -50,7 +50,7 @@ def test_the_time_limit_stops_a_job_which_is_requeued_and_finishes(tmp_path):
         with submitted(script, log) as job:
             wait_until(lambda: "train: " in said.read_text() or job.poll() is not None)
             psutil.Process(job.pid).children()[0].send_signal(signal.SIGUSR1)
-            assert job.wait(100) == 130, said.read_text()
+            assert job.wait(200) == 130, said.read_text()
         assert (tmp_path / "requeued").read_text() == f"{job.pid}\n"
         with submitted(script, log) as job:
             assert job.wait(300) == 0, said.read_text()
