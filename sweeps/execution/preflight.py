@@ -157,7 +157,7 @@ def _checksum(location: str) -> str:
 
         return plugins.checksum_at(location)
     except Exception as error:  # of another version of this package, or of none
-        return str(error)
+        return str(error).rstrip(".")
 
 
 def _content(path: Path) -> str | None:

@@ -137,6 +137,6 @@ def test_nodes_that_join_and_leave_and_a_head_that_dies(nodes, here, alone):
             assert command.ends(60) == 1
             assert command.said.splitlines()[-1].startswith("Ray must run until a launch ends, but ")
             assert "Traceback" not in command.said
-    with launched(nodes, here, results, program=("-c", PROGRAM)) as command:
+    with launched(nodes, here, results, "--ship-code", code=here / "code", program=("-c", PROGRAM)) as command:
         assert command.ends(200) == 1, command.said
     assert results_of(results / "sweep") == results_of(alone)
