@@ -94,8 +94,9 @@ class Training:
         if error and not again:
             self._lose(trial.config, error)
         whole = trial.whole or trial
-        self._parts[id(whole)] += len(again) - (trial.whole is not None)
-        if self._parts[id(whole)] <= 0:
+        if trial.whole or len(again) > 1:
+            self._parts[id(whole)] += len(again) - (trial.whole is not None)
+        if not again and not self._parts[id(whole)]:
             self.work.end_trial(whole)
         self.progress.end_group(self._groups[trial.runs[0].run_id].number)
         for run in trial.runs:

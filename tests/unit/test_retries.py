@@ -10,6 +10,7 @@ from sae_core import trainable
 from sae_core.training import loop
 from sweeps.execution.training import RETRIES
 from sweeps.storage.store import Store
+from sweeps.storage.study import Study
 
 TINY = {"activations": {"source": "synthetic", "d_in": 8, "train_tokens": 2000, "eval_tokens": 500}, "sae": {"d_sae": 16}}
 N_RUNS = 8
@@ -121,8 +122,17 @@ def test_what_was_saved_in_between_starts_the_count_anew(tmp_path, failing):
     assert len(groups) == 3 * RETRIES + 1
 
 
-def test_a_point_of_a_search_that_was_split_is_concluded_once(tmp_path, failing):
-    groups = failing(lambda runs: MemoryError("no room") if len(runs) > 1 else None)
+@pytest.mark.parametrize(
+    ("error_of", "sizes"),
+    [
+        (lambda groups: MemoryError("no room") if len(groups[-1]) > 1 else None, [2, 1, 1, 2, 1, 1]),
+        (lambda groups: OSError(5, "blip") if groups.count(groups[-1]) == 1 else None, [2, 2, 2, 2]),
+    ],
+)
+def test_a_point_of_a_search_that_failed_at_first_is_concluded_once(tmp_path, failing, monkeypatch, error_of, sizes):
+    conclude, concluded = Study.conclude, []
+    monkeypatch.setattr(Study, "conclude", lambda *arguments: concluded.append(arguments) or conclude(*arguments))
+    groups = failing(lambda runs: error_of(groups))
     sweep = small_sweep(
         **TINY,
         train={"batch_size": 256, "lr": {"low": 1e-3, "high": 3e-2}},
@@ -132,4 +142,5 @@ def test_a_point_of_a_search_that_was_split_is_concluded_once(tmp_path, failing)
     )
     done = launch(sweep, results=tmp_path)
     assert (done.finished, done.failed, done.missing) == (4, {}, [])
-    assert [len(group) for group in groups] == [2, 1, 1, 2, 1, 1]
+    assert [len(group) for group in groups] == sizes
+    assert len(concluded) == 2
