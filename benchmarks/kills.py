@@ -108,13 +108,18 @@ def content(results: Path) -> dict[str, str]:
     return found
 
 
-def left_over(launch: Launch, results: Path) -> list[str]:
-    """What is left of a launch that has ended; waits for it to go."""
+def left_over(launch: Launch, results: Path, *, has_guard: bool) -> list[str]:
+    """What is left of a launch that has ended; waits for it to go.
+
+    Args:
+        has_guard: that removes temporary files of a killed launch; else the next one does.
+    """
     end = time.monotonic() + CLEAN_SECONDS
     while True:
         left = [f"process {process.pid}" for process in launch.processes()]
         left += [str(path) for path in launch.temporary.iterdir() if path.name.startswith("sae-ray-")]
-        left += [str(path) for path in results.rglob(".*") if path.name not in (".lock", ".lock.holder", ".users", ".activations")]
+        kept = (".lock", ".lock.holder", ".users", ".activations")
+        left += [str(path) for path in results.rglob(".*") if has_guard and path.name not in kept]
         if not left or time.monotonic() > end:
             return left
         time.sleep(0.2)
@@ -144,7 +149,7 @@ class Row:
                 after = content(self.results)
                 if lost := {run for run, digest in finished.items() if after.get(run) != digest}:
                     self.problem(f"lost {lost}", launch)
-                if left := left_over(launch, self.results):
+                if left := left_over(launch, self.results, has_guard=self.executor == "ray"):
                     self.problem(f"left {left}", launch)
                 if launch.process.returncode in (0, 1) and set(after) == set(self.undisturbed):
                     self.sweeps += 1
