@@ -20,7 +20,7 @@ def sweep(**changes):
     """Of five shards; some of its runs also start from the activations, or are calibrated with them."""
     architectures = {"batchtopk": {"k": 2}, "standard": {"l1_coefficient": 0.3}}
     activations = {"source": "synthetic", "d_in": 16, "n_features": 32, "n_active": 3.0, "train_tokens": 70_000, "eval_tokens": 2_000}
-    changes = {"name": "small", "activations": activations, "sae": {"d_sae": 48, "b_dec_init": "mean"}, **changes}
+    changes = {"name": "small", "activations": activations, "sae": {"d_sae": 48, "b_dec_init": "mean"}, "train": {"batch_size": 2048}, **changes}
     return small_sweep(architectures=architectures, **changes)
 
 
@@ -96,13 +96,13 @@ def test_a_search_streams(tmp_path):
 
 def test_the_plan_says_what_is_not_stored_and_what_that_takes(tmp_path):
     made = plan(sweep(), tmp_path, n_slots=1, cache_limit=2.5 * SHARD_BYTES / 2**30)
-    # One group of two runs on one slot reads 273 whole batches of 256 tokens; three of five shards are not stored.
+    # One group of two runs on one slot reads 34 whole batches of 2,048 tokens; three of five shards are not stored.
     assert [line for line in made.lines() if line.startswith("streaming")] == [
-        "streaming   3 of 5 shards are not stored: each group makes them again as it reads them, 41,933 tokens in all. To store more, free "
+        "streaming   3 of 5 shards are not stored: each group makes them again as it reads them, 41,779 tokens in all. To store more, free "
         "disk or raise `--cache-limit`"
     ]
     assert len(made.groups) == 1
-    assert made.data()["streamed_tokens"] == 41_933
+    assert made.data()["streamed_tokens"] == 41_779
     assert made.activations_bytes == 70_000 * 2 / 5 * 16 * 4
 
 
