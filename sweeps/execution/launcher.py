@@ -31,9 +31,8 @@ from sweeps.execution.preflight import needs_of
 from sweeps.execution.progress import SweepProgress
 from sweeps.execution.stages import run_stages
 from sweeps.execution.work import Grid, Search, Work
-from sweeps.planning.caches import share_room
+from sweeps.planning.caches import fit
 from sweeps.planning.inputs import SharedActivations
-from sweeps.planning.memory import check_fits
 from sweeps.storage.cache_use import held
 from sweeps.storage.leftovers import remove_temporary
 from sweeps.storage.mirror import Mirror
@@ -159,8 +158,9 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
                 engine.needs(needs_of(store.directory, [shared.source for shared in inputs]))
                 until_report.enter_context(engine)
                 _check(inputs, engine, shown)
-                share_room(inputs, store.directory, options.cache_limit)
-                _check_memory(work, inputs, engine.slot_bytes)
+                needs = [(shared, work.to_train(shared)) for shared in inputs]
+                slot_bytes, holds_model = engine.slot_bytes, work.evaluates_trials
+                fit(needs, store.directory, limit_gib=options.cache_limit, slot_bytes=slot_bytes, holds_model=holds_model)
             number = store.begin(sweep, work.runs())
             shown.publish(store.paths.progress, number)
             copying.start()
@@ -265,18 +265,6 @@ def _check(inputs: Sequence[SharedActivations], executor: Executor, progress: Sw
     told = executor.pool.ask("prepare", [shared.arguments for shared in inputs])
     for shared, (facts, shared.d_in, shared.model_bytes) in zip(inputs, told, strict=True):
         shared.facts |= facts
-
-
-def _check_memory(work: Work, inputs: Sequence[SharedActivations], slot_bytes: int | None) -> None:
-    """Make sure that each run can train alone in a slot.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    if slot_bytes is not None:
-        for shared in inputs:
-            model = shared.model_bytes if work.evaluates_trials else 0
-            check_fits([(run, shared.d_in) for run in work.to_train(shared)], slot_bytes, max(shared.live_bytes, model))
 
 
 def _finishes(work: Callable[[], None], loggers: Loggers, executor: Executor, progress: SweepProgress, budget: Budget) -> bool:

@@ -18,8 +18,8 @@ Width = Callable[[RunConfig], int]
 FLOAT_BYTES = 4
 _KEPT_COPIES = 3
 """The parameters, and Adam's two moments. A gradient lives for a step."""
-SAVED_BYTES = FLOAT_BYTES * (1 + _KEPT_COPIES)
-"""Disk per parameter, at most: a checkpoint, and the SAE that takes its place."""
+SAVED_COPIES = 1 + _KEPT_COPIES
+"""Of the parameters, at most, on the disk: a checkpoint, and the SAE that takes its place."""
 _BATCH_COPIES = 3
 """A batch as it is stored, the next one on its way, and the normalized one."""
 _ENTRY_BYTES = 64

@@ -19,15 +19,12 @@ from sae_core.records import RunState, flat
 from sweeps.definition.sweep import Sweep
 from sweeps.demo.corpus import demo_text_file
 from sweeps.planning import prediction
-from sweeps.planning.caches import share_room
+from sweeps.planning.caches import fit
 from sweeps.planning.grouping import GROUPS_PER_SLOT, group_runs, lone_runs, training_flops
 from sweeps.planning.inputs import SharedActivations, shared_activations
-from sweeps.planning.memory import FLOAT_BYTES, check_fits, group_bytes, n_parameters
+from sweeps.planning.memory import FLOAT_BYTES, group_bytes, n_parameters
 from sweeps.planning.rented import RentedCluster, bill_lines
 from sweeps.storage.store import Store, may_recover
-
-_MUCH_ROOM = 2.0**30
-"""GiB of a cluster's storage, where no limit is given."""
 
 
 def plan(
@@ -66,7 +63,8 @@ def plan(
         for shared in inputs:
             shared.source.check()
             shared.d_in, shared.model_bytes = shared.source.d_in, shared.source.model_bytes
-        share_room(inputs, store.directory, _MUCH_ROOM if cluster and cache_limit is None else cache_limit)
+        needs, directory = [(shared, shared.todo(store)) for shared in inputs], None if cluster else store.directory
+        fit(needs, directory, limit_gib=cache_limit, slot_bytes=slot_bytes, holds_model=sweep.search is not None)
         costs = cluster.costs(inputs) if cluster else None
         if costs is None:
             costs = prediction.measured(inputs, n_slots, device) if measure else prediction.of_finished_runs(results)
@@ -228,8 +226,6 @@ class GridPlan(Plan):
         runs, records = self.sweep.runs(), self.store.records()
         to_train = [run for run in runs if run.run_id not in records or may_recover(records[run.run_id])]
         memory = None if self.slot_bytes is None else self.slot_bytes - self.live_bytes
-        if self.slot_bytes is not None:
-            check_fits([(run, self._d_in(run)) for run in to_train], self.slot_bytes, self.live_bytes)
         if self.sweep.early_stopping:
             self.groups = lone_runs(to_train)
         else:

@@ -18,10 +18,13 @@ SHARD_BYTES = 16_384 * 16 * 4
 
 def sweep(**changes):
     """Of five shards; some of its runs also start from the activations, or are calibrated with them."""
-    architectures = {"batchtopk": {"k": 2}, "standard": {"l1_coefficient": 0.3}}
-    activations = {"source": "synthetic", "d_in": 16, "n_features": 32, "n_active": 3.0, "train_tokens": 70_000, "eval_tokens": 2_000}
-    changes = {"name": "small", "activations": activations, "sae": {"d_sae": 48, "b_dec_init": "mean"}, "train": {"batch_size": 2048}, **changes}
-    return small_sweep(architectures=architectures, **changes)
+    sections = {
+        "architectures": {"batchtopk": {"k": 2}, "standard": {"l1_coefficient": 0.3}},
+        "activations": {"source": "synthetic", "d_in": 16, "n_features": 32, "n_active": 3.0, "train_tokens": 70_000, "eval_tokens": 2_000},
+        "sae": {"d_sae": 48, "b_dec_init": "mean"},
+        "train": {"batch_size": 2048},
+    }
+    return small_sweep(**{**sections, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +123,11 @@ def test_a_source_that_makes_other_activations_the_second_time_is_refused(tmp_pa
 def test_a_limit_below_zero_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="cache_limit"):
         launch(sweep(), results=tmp_path, cache_limit=-1.0)
+
+
+def test_a_disk_without_room_for_the_results_is_refused(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("sweeps.planning.caches.shutil.disk_usage", lambda path: usage(2**40, 2**40 - 1, 1))
+    with pytest.raises(ConfigError, match=r"results must have room on their disk, but got 0\.00 GiB free in '.*' for 2 SAEs of 0\.00 GiB"):
+        launch(sweep(), results=tmp_path)
+    assert not list((tmp_path / ".activations").rglob("train-*"))
