@@ -3,6 +3,7 @@
 The files lie below the URL as they do in the results directory. A run's record is copied last, so a run is there in full or not at all.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from urllib.parse import urlsplit
 from sae_core.errors import ConfigError, border
 from sweeps.storage.store import Store
 
+ANSWER_SECONDS = 15.0
+"""Time in which a mirror must answer when a launch begins."""
 _WRITABLE = ".writable"
 """An empty file that is written to see whether the URL can be written to."""
 
@@ -72,9 +75,22 @@ class Mirror:
         return f"{self._root}/{name}"
 
     def check_writable(self) -> None:
-        """Write an empty file. Raises whatever fsspec does."""
-        self._make_parent(_WRITABLE)
-        self.fs.pipe_file(self.at(_WRITABLE), b"")
+        """Write an empty file. Raises whatever fsspec does, and TimeoutError where it tries for too long."""
+        failure: list[Exception] = [TimeoutError(f"no answer within {ANSWER_SECONDS:.0f} s")]
+
+        def write() -> None:
+            try:
+                self._make_parent(_WRITABLE)
+                self.fs.pipe_file(self.at(_WRITABLE), b"")
+                failure.clear()
+            except Exception as error:
+                failure[:] = [error]
+
+        thread = threading.Thread(target=write, name="mirror", daemon=True)
+        thread.start()
+        thread.join(ANSWER_SECONDS)
+        for error in failure:
+            raise error
 
     def note_copied(self, run_id: str) -> None:
         """Note that a run is there as it is here."""

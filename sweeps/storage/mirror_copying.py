@@ -20,6 +20,8 @@ STALLED_SECONDS = 600.0
 """Time without a completed copy after which the last pass is given up otherwise."""
 MOST_FAILURES = 3
 """Failures in a row after which a pass ends: nothing answers."""
+FAILING_SECONDS = 15.0
+"""Time without a completed copy after which the next failure ends a pass: backends retry for long."""
 
 
 class Copying:
@@ -64,7 +66,7 @@ class Copying:
                 LAST_SECONDS if interrupted else STALLED_SECONDS
             ):
                 break
-        left = {job.name: self._failed.get(job.name, "there was no time left") for job in self.mirror.pending()}
+        left = {job.name: self._failed.get(job.name, "not tried") for job in self.mirror.pending()}
         if left:
             self._note(f"mirror: {len(left)} files or runs could not be copied to {self.mirror.url}. The same command copies them")
         return left
@@ -82,7 +84,7 @@ class Copying:
 
     def _pass(self, jobs: Iterable[Copy]) -> None:
         assert self.mirror is not None, "there is no mirror"
-        failures = 0
+        failures, self._copied_at = 0, time.monotonic()
         for job in jobs:
             try:
                 self.mirror.copy(job)
@@ -93,5 +95,5 @@ class Copying:
                 if not self._failed:
                     self._note(f"mirror: {job.name} could not be copied to {self.mirror.url}: {reason_of(error)}. It is tried again")
                 self._failed[job.name] = reason_of(error)
-            if failures == MOST_FAILURES:
+            if failures == MOST_FAILURES or (failures and time.monotonic() - self._copied_at > FAILING_SECONDS):
                 return

@@ -29,8 +29,8 @@ def fetch(mirror: Mirror, runs: Sequence[RunConfig], note: Callable[[str], None]
     """
     paths = mirror.paths
     with border(f"`--mirror` must be readable and writable, but got {mirror.url!r}", _REMEDY):
-        names = mirror.names()
         mirror.check_writable()
+        names = mirror.names()
         in_records = [mirror.at(name) for name in names if name.endswith(f"/{paths.run('').record.name}")]
         records = mirror.fs.cat(in_records) if in_records else {}
     facts, runs_name = paths.facts.name, paths.runs.name

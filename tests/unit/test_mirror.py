@@ -173,6 +173,16 @@ def test_urls_that_cannot_be(tmp_path, url, message):
     assert not (tmp_path / "r").exists()
 
 
+def test_a_mirror_that_does_not_answer_is_refused(tmp_path, url, monkeypatch):
+    answers = threading.Event()
+    monkeypatch.setattr("sweeps.storage.mirror.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(fsspec.get_filesystem_class("file"), "pipe_file", lambda *_: answers.wait(20))
+    with pytest.raises(ConfigError, match=r"must be readable and writable, but got '.*mirror': no answer within 0 s"):
+        mirrored(tmp_path / "a", url)
+    answers.set()
+    assert not (tmp_path / "a").exists()
+
+
 class Failing:
     """A backend that does not take some files, for some time."""
 
