@@ -26,7 +26,7 @@ _ENTRY_BYTES = 64
 """Per active latent: its numbers in the order of tokens and of latents, its value, and their gradients."""
 _SAMPLE_COPIES = 6
 """Tensors of the size of the sample while its geometric median is searched for in float64."""
-_SLACK = 1.6
+_SLACK = 1.75
 """What is allocated for a step per byte in its tensors: freed memory lies in pieces that the next tensor may not fit."""
 
 
