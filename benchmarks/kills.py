@@ -180,7 +180,8 @@ class Row:
                 launch.process.wait(60)
             self.stops.append(time.monotonic() - started)
             expected = SIGNALS.get(self.name, 1)
-            if launch.process.poll() not in (expected, 0, 1):  # it may have ended before
+            has_begun = bool(launch.said())  # before, Python itself ends at a signal
+            if has_begun and launch.process.poll() not in (expected, 0, 1):  # it may have ended before
                 self.problem(f"exit code {launch.process.returncode} after {self.stops[-1]:.1f} s", launch)
 
     def told(self) -> dict[str, Any]:
