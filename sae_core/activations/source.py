@@ -140,7 +140,7 @@ class ActivationSource(ABC):
 
     @property
     def model_bytes(self) -> int:
-        """Memory of the model that makes the activations, on the source's device; 0 where there is none."""
+        """Memory of the model that makes the activations, on each of its GPUs where there are several; 0 where there is no model."""
         return 0
 
     @property

@@ -110,7 +110,16 @@ def plan(
         return _plan_for(sweep, results, cluster, cache_limit, {"--slots": slots, "--gpus-per-trial": gpus_per_trial, "--measure": measure})
     n_slots = slots or Cluster(address=None, cpus=cpus_per_trial, gpus=gpus_per_trial).n_slots
     slot_bytes = local_slot_bytes(n_slots, gpus_per_trial)
-    planned = make_plan(sweep, results, n_slots, measure=measure, device=device, slot_bytes=slot_bytes, cache_limit=cache_limit)
+    planned = make_plan(
+        sweep,
+        results,
+        n_slots,
+        measure=measure,
+        device=device,
+        n_gpus=int(gpus_per_trial),
+        slot_bytes=slot_bytes,
+        cache_limit=cache_limit,
+    )
     return Answer(planned.data(), planned.lines())
 
 

@@ -34,6 +34,7 @@ def plan(
     *,
     measure: bool = False,
     device: str = "cpu",
+    n_gpus: int = 1,
     slot_bytes: int | None = None,
     cache_limit: float | None = None,
     cluster: RentedCluster | None = None,
@@ -45,6 +46,7 @@ def plan(
         n_slots: trials side by side.
         measure: predict the time from a few steps of each setting, taken now, and not from finished runs.
         device: that trials train on, as torch names it.
+        n_gpus: of a slot, that a language model is spread over.
         slot_bytes: memory for training in each slot; None: it is not known.
         cache_limit: most GiB that the activations may take; None: what the disk has.
         cluster: predict for this one, whose GPUs are the slots and whose storage has room.
@@ -62,6 +64,7 @@ def plan(
         inputs = shared_activations((run.activations for run in runs), runs, caches, text)
         for shared in inputs:
             shared.source.check()
+            shared.source.n_gpus = n_gpus
             shared.d_in, shared.model_bytes = shared.source.d_in, shared.source.model_bytes
         needs, directory = [(shared, shared.todo(store)) for shared in inputs], None if cluster else store.directory
         fit(needs, directory, limit_gib=cache_limit, slot_bytes=slot_bytes, holds_model=sweep.search is not None)

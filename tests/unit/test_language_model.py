@@ -253,6 +253,9 @@ def test_a_shard_that_is_not_stored_is_made_again_bit_for_bit(source: LanguageMo
 def test_the_memory_of_the_model(source: LanguageModelSource) -> None:
     in_file = 4 * sum(weight.numel() for weight in load_file(Path(DEMO_MODEL) / "model.safetensors").values())
     assert in_file < source.model_bytes < 1.2 * in_file  # beside a fused projection, TransformerLens has its three parts
+    on_two = LanguageModelSource(source.config)
+    on_two.n_gpus = 2
+    assert on_two.model_bytes == source.model_bytes // 2
 
 
 def test_facts(source: LanguageModelSource) -> None:

@@ -71,7 +71,7 @@ class LanguageModelSource(ActivationSource):
 
     @property
     def model_bytes(self) -> int:
-        return self._spec.n_weights * getattr(torch, self.config.model.dtype).itemsize
+        return self._spec.n_weights * getattr(torch, self.config.model.dtype).itemsize // max(1, self.n_gpus)
 
     @property
     def flops_per_token(self) -> float:
