@@ -90,9 +90,8 @@ def run_remotely(address: str, definition: str, arguments: Sequence[str], say: S
 
     code: AbstractContextManager[dict[str, Any]] = shipped() if ship_code else nullcontext({})
     with code as runtime_env, signals.kept():
-        logging.getLogger("ray").setLevel(logging.ERROR)  # Ray Client has no option for it
         try:
-            ray.init(address, runtime_env=runtime_env, log_to_driver=False)
+            ray.init(address, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # of Ray Client, which is Python throughout: nothing else can happen
             refuse(address, "".join(traceback.format_exception(error)))
     try:
