@@ -176,10 +176,7 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
             lease.check()
             with signals.held(interrupted) as late:
                 until_report.close()  # alone: Ray ends a process, with exit code 1, in which one of its references goes while it stops
-                if interrupted:
-                    _write_report_soon(store, shown)
-                else:
-                    _write_report(store, shown)
+                _write_report(store, shown, is_hurried=interrupted and not engine.died)
         store.end()
         interrupted = interrupted or late.interrupted
         not_copied = copying.finish(interrupted=interrupted)
@@ -305,8 +302,12 @@ def _nothing_left(runs: Sequence[RunConfig], store: Store) -> str:
     return f"{text}, {gone} of them without its SAE: delete their directories under runs/ to train them again" if gone else text
 
 
-def _write_report(store: Store, progress: SweepProgress) -> None:
-    """Table and report, from the records that are there."""
+def _write_report(store: Store, progress: SweepProgress, *, is_hurried: bool = False) -> None:
+    """Table and report, from the records that are there.
+
+    Args:
+        is_hurried: leave the report out where it takes longer than a launch may after a signal: with thousands of runs that is a minute.
+    """
     if not store.status():  # a search that was interrupted before its first trial
         return
     progress.stage("report", 1, "report")  # it takes the time of its imports, too
@@ -315,17 +316,16 @@ def _write_report(store: Store, progress: SweepProgress) -> None:
 
     write_table(load_table(store.directory), store.directory)
     if store.records():
-        write_report([store.directory], store.paths.report)
+        writing = threading.Thread(target=write_report, args=([store.directory], store.paths.report), daemon=True)
+        if is_hurried:
+            writing.start()
+            writing.join(signals.seconds_left())
+            if writing.is_alive():
+                progress.note(f"report: left out, because it takes longer; `sae-sweep report {store.directory}` writes it")
+                return
+        else:
+            write_report([store.directory], store.paths.report)
     progress.end_stage(str(store.paths.report / "report.html"))
-
-
-def _write_report_soon(store: Store, progress: SweepProgress) -> None:
-    """Table and report, but for what takes longer than a launch may after a signal: with thousands of runs that is a minute."""
-    writing = threading.Thread(target=_write_report, args=(store, progress), daemon=True)
-    writing.start()
-    writing.join(signals.seconds_left())
-    if writing.is_alive():
-        progress.note(f"report: left out, because it takes longer; `sae-sweep report {store.directory}` writes it")
 
 
 def _rescue(store: Store, progress: SweepProgress) -> None:

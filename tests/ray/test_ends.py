@@ -49,6 +49,7 @@ def test_the_death_of_ray_ends_a_launch(definition, part, stage):
             f"Ray must run until a launch ends, but it ended ({part} [exit code=-9]). What is finished is kept; the same command resumes."
         )
         assert command.said.splitlines()[-1] == message
+        assert (results_of(definition) / "table.csv").is_file()
         assert "Traceback" not in command.said
         wait_until(lambda: command.sessions() == [], 15)
 
