@@ -51,7 +51,9 @@ class Training:
         """`id` of a trial -> the exception that it reported."""
         self._notes: set[str] = set()
         """What trials noted, and was shown."""
-        self._tokens: dict[str, float] = {}
+        self._n_tokens = self._n_done = 0
+        """Tokens trained on so far, and runs that are through: sums over `_tokens`, which are needed at every report."""
+        self._tokens: dict[str, int] = {}
         """Run id -> tokens trained on so far."""
         self._resumed = 0
         """Tokens of the checkpoints that runs began from."""
@@ -141,12 +143,13 @@ class Training:
             stops = self.stopping.stops(trial.runs, rung, {**trial.config.facts, **told["node"]})
         fractions = {run_id: 1.0 if stops else fraction for run_id, fraction in told["progress"].items()}
         for run_id, fraction in fractions.items():
-            self._tokens[run_id] = fraction * n_tokens(self.runs[run_id])
+            total, before = n_tokens(self.runs[run_id]), self._tokens.get(run_id, 0)
+            self._tokens[run_id] = now = round(fraction * total)
+            self._n_tokens += now - before
+            self._n_done += (now >= total) - (before >= total)
             self.loggers.update(self.runs[run_id])
-        done = sum(tokens >= n_tokens(self.runs[run_id]) for run_id, tokens in self._tokens.items())
-        tokens = sum(self._tokens.values())
-        self.budget.spend(tokens - self._resumed)
-        self.progress.advance_to(tokens, f"{done} of {self.work.n_runs} SAEs done", resumed=self._resumed)
+        self.budget.spend(self._n_tokens - self._resumed)
+        self.progress.advance_to(self._n_tokens, f"{self._n_done} of {self.work.n_runs} SAEs done", resumed=self._resumed)
         self._show_report(trial, told)
         return stops
 

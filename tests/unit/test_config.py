@@ -62,7 +62,7 @@ def test_the_run_id_is_the_same_in_another_process() -> None:
 
 
 def test_a_copy_has_a_run_id_of_its_own() -> None:
-    run = run_of("topk", k=4)
+    run = run_of("topk")
     assert run.run_id != run.model_copy(update={"seed": 7}).run_id
     assert run.run_id == run.model_copy().run_id
 
