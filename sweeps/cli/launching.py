@@ -21,9 +21,7 @@ def run(
     definition: Definition,
     settings: Settings = None,
     results: Results = Path("results"),
-    address: Annotated[
-        str | None, typer.Option(metavar="ADDR", help="Address of a running Ray cluster. Default: start Ray on this machine.")
-    ] = None,
+    address: Annotated[str | None, typer.Option(metavar="ADDR", help="Of a running Ray cluster. Default: start Ray here.")] = None,
     cpus_per_trial: CpusPerTrial = 1,
     gpus_per_trial: GpusPerTrial = 0.0,
     kernels: Annotated[
@@ -111,14 +109,7 @@ def plan(
     n_slots = slots or Cluster(address=None, cpus=cpus_per_trial, gpus=gpus_per_trial).n_slots
     slot_bytes = local_slot_bytes(n_slots, gpus_per_trial)
     planned = make_plan(
-        sweep,
-        results,
-        n_slots,
-        measure=measure,
-        device=device,
-        n_gpus=int(gpus_per_trial),
-        slot_bytes=slot_bytes,
-        cache_limit=cache_limit,
+        sweep, results, n_slots, measure=measure, device=device, n_gpus=int(gpus_per_trial), slot_bytes=slot_bytes, cache_limit=cache_limit
     )
     return Answer(planned.data(), planned.lines())
 
