@@ -13,13 +13,14 @@ from small_sweep import results_of
 
 CODE = Path(__file__).resolve().parents[2]
 PROGRAM = """
-import functools, sweeps.cli, sweeps.execution.launcher, sweeps.execution.running_ray
+import functools, analysis.report, sweeps.cli, sweeps.execution.launcher, sweeps.execution.running_ray
+sweeps.execution.running_ray.CONNECT_SECONDS = 100.0
 sweeps.execution.running_ray.SILENT_SECONDS = 3.0
 sweeps.execution.launcher.launch = functools.partial(sweeps.execution.launcher.launch, checkpoint_seconds=0.05)
-sweeps.execution.launcher._write_report = lambda *_: None
+analysis.report.write_report = lambda *_: None
 sweeps.cli.main()
 """
-"""`sae-sweep` that soon notices that a head node is gone, with frequent checkpoints, and without a report."""
+"""`sae-sweep` on a busy machine, that soon notices that a head node is gone, with frequent checkpoints, and without a report."""
 METRIC = """
 from neighbor import FACTOR
 from sae_core.metrics.metric import METRICS, Metric
@@ -76,14 +77,14 @@ def alone(here, tmp_path_factory):
     return results / "sweep"
 
 
-def launched(nodes, here, results, *arguments, code=CODE, program=("-m", "sweeps.cli"), **environment):
+def launched(nodes, here, results, *arguments, code=CODE, **environment):
     arguments = ["run", here / "sweep.yaml", "--results", results, "--address", nodes.address, *KERNELS, *arguments]
-    return Command(arguments, {**nodes.environment, "PYTHONPATH": str(code), **environment}, nodes.base, program, cwd=code)
+    return Command(arguments, {**nodes.environment, "PYTHONPATH": str(code), **environment}, nodes.base, ("-c", PROGRAM), cwd=code)
 
 
 def test_all_that_a_node_lacks_is_said_at_once(nodes, here):
     with launched(nodes, here, here / "results", "--gpus-per-trial", 1, code=here / "code") as command:
-        assert command.ends() == 2
+        assert command.ends(150) == 2
         lines = command.said.splitlines()
         assert [line.partition(", but")[0] for line in lines] == [
             "`--gpus-per-trial` must be at most the 0 GPUs there are",
@@ -97,10 +98,8 @@ def test_all_that_a_node_lacks_is_said_at_once(nodes, here):
 
 def test_another_token_is_refused(nodes, here):
     with launched(nodes, here, nodes.base / "refused", RAY_AUTH_TOKEN="0" * 64) as command:
-        started = time.monotonic()
-        assert command.ends() == 2
+        assert command.ends(120) == 2
         assert command.said.startswith(f"a cluster that requires a token must be given its own, but {nodes.address!r} refused")
-        assert time.monotonic() - started < 30
 
 
 def test_shipped_code_runs_on_all_nodes(nodes, here, alone):
@@ -125,7 +124,7 @@ def test_nodes_that_join_and_leave_and_a_head_that_dies(nodes, here, alone):
     results = nodes.base / "disturbed"
     with cluster() as first:
         head = first.add("head", "127.0.0.5", 1)
-        with launched(first, here, results, program=("-c", PROGRAM)) as command:
+        with launched(first, here, results) as command:
             command.wait_for("train: ")
             joined = first.add("joined", "127.0.0.6", 1)
             wait_until(lambda: joined.works("ImplicitFunc"))
@@ -137,6 +136,6 @@ def test_nodes_that_join_and_leave_and_a_head_that_dies(nodes, here, alone):
             assert command.ends(60) == 1
             assert command.said.splitlines()[-1].startswith("Ray must run until a launch ends, but ")
             assert "Traceback" not in command.said
-    with launched(nodes, here, results, "--ship-code", code=here / "code", program=("-c", PROGRAM)) as command:
+    with launched(nodes, here, results, "--ship-code", code=here / "code") as command:
         assert command.ends(200) == 1, command.said
     assert results_of(results / "sweep") == results_of(alone)
