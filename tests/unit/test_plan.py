@@ -166,6 +166,6 @@ def test_the_demo_text_made_for_the_check_is_thrown_away(tmp_path, monkeypatch):
 
 
 def test_plugins_that_will_be_imported_are_named(tmp_path, monkeypatch):
-    plugin = plugins.Plugin("/home/me/my_sae.py", "my_sae.py", "0123456789abcdef", frozenset())
+    plugin = plugins.Plugin("/home/me/my_sae.py", "my_sae.py", "0123456789abcdef", tmp_path, frozenset())
     monkeypatch.setattr(plugins, "loaded", lambda: [plugin])
     assert "plugins     my_sae.py (01234567)" in plan(sweep(), tmp_path, n_slots=1).lines()
