@@ -67,7 +67,7 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what a plain `pytest` leaves out, by its directory, and what `make test` must keep in one of its two processes.
+    """Mark what a plain `pytest` leaves out, by its directory, and what `make test` must keep in one of its processes.
 
     Tests of a file stay together, since they share fixtures, and so do all that share a Ray.
     """
