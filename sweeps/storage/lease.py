@@ -4,9 +4,11 @@ It works on any file system, also where nodes do not see each other's locks. No 
 watches the counter on its own monotonic clock, and a lease whose counter has not changed for `DEAD_SECONDS` is no longer held.
 """
 
+import hashlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import threading
 import time
@@ -118,18 +120,28 @@ class Lease:
         return True
 
     def replace(self, seen: bytes) -> bool:
-        """Take a lease that is no longer held, and whose content was `seen`. False where another launch was quicker."""
-        aside = self.path.with_name(f"{self.path.name}.{self.holder.launch}.tmp")
-        with suppress(FileNotFoundError):
-            self.path.rename(aside)
-            is_dead = read_lease(aside)[1] == seen
-            if not is_dead:  # it is of a launch that has just taken it: it gets it back
-                with suppress(OSError):
-                    os.link(aside, self.path)
-            aside.unlink(missing_ok=True)
-            if not is_dead:
+        """Take a lease that is no longer held, and whose content was `seen`. False where another launch was quicker.
+
+        One launch at a time may replace a lease: the one that made a directory named after its content. The lease itself is never away.
+        """
+        claim = self.path.with_name(f"{self.path.name}.{hashlib.sha256(seen).hexdigest()[:16]}.tmp")
+        try:
+            claim.mkdir()
+        except FileExistsError:
+            if not is_renewed(self.path, seen):
+                shutil.rmtree(claim, ignore_errors=True)  # whoever made it died before it had replaced the lease
+            return False
+        try:
+            if not self.path.exists():  # it was given up
+                return self.create()
+            if read_lease(self.path)[1] != seen:
                 return False
-        return self.create()
+            ours = claim / self.holder.launch
+            ours.write_bytes(self._content())
+            ours.replace(self.path)
+            return True
+        finally:
+            shutil.rmtree(claim, ignore_errors=True)
 
     def keep(self) -> None:
         """Begin to renew the lease."""

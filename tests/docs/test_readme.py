@@ -39,4 +39,9 @@ def test_what_it_shows_runs(tmp_path):
 
 def test_what_cannot_run_says_what_it_needs():
     needy = [line for line in lines() if "# needs" in line]
-    assert [line.split("#")[0].split()[:2] for line in needy] == [["make", "demo"], ["make", "test"], ["sae-sweep", "run"]]
+    assert [line.split("#")[0].split()[:2] for line in needy] == [
+        ["make", "demo"],
+        ["sae-sweep", "stop"],
+        ["make", "test"],
+        ["sae-sweep", "run"],
+    ]

@@ -179,7 +179,7 @@ def test_other_failures_are_tried_again(results, progress):
 
 @pytest.mark.parametrize("stage", ["harvest", "train", "evaluate"])
 def test_interrupted_and_launched_again_is_as_if_never_interrupted(tmp_path, finished, progress, monkeypatch, with_report, stage):
-    def interrupt(done, detail=""):
+    def interrupt(done, *_, **__):
         if progress.state.stage == stage:
             raise KeyboardInterrupt
 

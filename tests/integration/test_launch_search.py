@@ -90,13 +90,13 @@ def test_an_interrupted_search_loses_no_finished_trial(tmp_path):
 
 
 def test_interrupted_before_the_first_trial(tmp_path, progress, monkeypatch):
-    def interrupt(name, total, unit):
+    def interrupt(name, *_, **__):
         if name == "search":
             raise KeyboardInterrupt
 
     monkeypatch.setattr(progress, "stage", interrupt)
     monkeypatch.setattr(progress, "end_stage", lambda summary: 0.0)
-    monkeypatch.setattr(progress, "advance_to", lambda *_: None)
+    monkeypatch.setattr(progress, "advance_to", lambda *_, **__: None)
     done = launch(search_of(2), results=tmp_path, progress=progress)
     assert (done.interrupted, done.finished, done.missing) == (True, 0, [])
 

@@ -24,7 +24,7 @@ CHECKPOINT_SECONDS = 0.05
 COMMAND = f"""
 import functools, sweeps.cli, sweeps.execution.launcher
 sweeps.execution.launcher.launch = functools.partial(sweeps.execution.launcher.launch, checkpoint_seconds={CHECKPOINT_SECONDS})
-sweeps.execution.launcher._write_report = lambda *_: None
+sweeps.execution.launcher._write_report = lambda *_, **__: None
 sweeps.cli.main()
 """
 """`sae-sweep` with frequent checkpoints, and without the seconds that the report of an interrupted sweep takes."""

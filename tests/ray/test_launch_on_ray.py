@@ -35,7 +35,17 @@ def test_a_launch_in_this_process_gives_the_same(undisturbed, tmp_path, monkeypa
 
 def test_ray_leaves_nothing_behind(undisturbed):
     kept = {path.name for path in undisturbed.directory.iterdir()}
-    assert kept == {".lock", "definition.yaml", "sweep.json", "definitions", "table.csv", "table.parquet", "runs", "report"}
+    assert kept == {
+        ".lock",
+        "definition.yaml",
+        "sweep.json",
+        "progress.json",
+        "definitions",
+        "table.csv",
+        "table.parquet",
+        "runs",
+        "report",
+    }
     for run in (undisturbed.directory / "runs").iterdir():
         assert {path.name for path in run.iterdir()} <= {"config.json", "record.json", "history.jsonl", "sae"}
 

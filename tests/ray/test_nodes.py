@@ -11,6 +11,8 @@ from long_sweep import sweep_of
 from nodes import can_hide, cluster
 from small_sweep import results_of
 
+from sae_core import plugins
+
 CODE = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import functools, analysis.report, sweeps.cli, sweeps.execution.launcher, sweeps.execution.running_ray
@@ -65,6 +67,7 @@ def here(nodes):
     activations = {"source": "synthetic", "train_tokens": 240_000, "eval_tokens": 20_000}
     sweep = sweep_of("sweep", plugins=[str(here / "scaled_norm.py")], activations=activations)
     (here / "sweep.yaml").write_text(sweep.to_yaml())
+    plugins.unload(str(here / "scaled_norm.py"))
     return here
 
 
