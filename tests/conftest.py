@@ -69,15 +69,16 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what a plain `pytest` leaves out, by its directory, and what `make test` must keep in one of its processes.
 
-    Tests of a file stay together, since they share fixtures, and so do all that share a Ray.
+    Tests of a file stay together, since they share fixtures, and so do the files that share a Ray.
     """
+    sharing = {item.path for item in items if "cluster" in getattr(item, "fixturenames", ())}
     for item in items:
         directory = item.path.parent.name
         if directory == "ray":
             item.add_marker("ray")
         elif directory in SLOW_DIRECTORIES:
             item.add_marker("slow")
-        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path in sharing else str(item.path)))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -41,7 +41,8 @@ def test_what_cannot_run_says_what_it_needs():
     needy = [line for line in lines() if "# needs" in line]
     assert [line.split("#")[0].split()[:2] for line in needy] == [
         ["make", "demo"],
-        ["sae-sweep", "stop"],
         ["make", "test"],
+        ["sae-sweep", "stop"],
+        ["sae-sweep", "run"],
         ["sae-sweep", "run"],
     ]
