@@ -101,7 +101,7 @@ def test_what_hangs_is_ended_and_repeated(definition):
         os.kill(wait_until(lambda: command.watched("ImplicitFunc.train"), 60), signal.SIGSTOP)
         assert command.ends(300) == 0, command.said
         assert "retry 1 of 2: HungError: a process made no step for 12 s and was ended" in command.said
-    assert not [path for path in definition.parent.joinpath("results").rglob("*") if "hang" in path.name]
+    assert not [*results_of(definition).rglob(".hang*")]
 
 
 def test_settings_that_ray_cannot_read_are_named(definition):

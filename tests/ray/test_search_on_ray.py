@@ -33,7 +33,17 @@ def test_a_search_that_is_made_longer(cluster, results):
     table = pd.read_csv(longer.directory / "table.csv")
     assert table.fvu.between(0, 1.5).all()
     kept = {path.name for path in longer.directory.iterdir()}
-    assert kept == {".lock", "definition.yaml", "sweep.json", "definitions", "table.csv", "table.parquet", "runs", "search"}
+    assert kept == {
+        ".lock",
+        "definition.yaml",
+        "sweep.json",
+        "progress.json",
+        "definitions",
+        "table.csv",
+        "table.parquet",
+        "runs",
+        "search",
+    }
 
 
 def test_a_grid_with_early_stopping(cluster, results):
