@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import torch
 from sae_core import plugins, provenance
 from sae_core.activations.local import LocalCopies
 from sae_core.activations.shards import read_manifest
-from sae_core.activations.source import ActivationSource, source_of
+from sae_core.activations.source import kept_source
 from sae_core.activations.stream import Stream
 from sae_core.arithmetic import arithmetic, eval_arithmetic
 from sae_core.config.run import RunConfig
@@ -129,7 +128,7 @@ def run_trial(trial: TrialConfig, report: Report, device: str) -> None:
                 _train(trial, todo, report, device, orders, local)
     ended = [run for run in runs if RunPaths(directory / run.run_id).record.exists()]
     if trial.source is not None and orders.now().sweep == "go":
-        _evaluate(trial, ended, device)
+        _evaluate(trial, trial.source, ended, device)
     report({"progress": {run.run_id: 1.0 for run in ended}})
 
 
@@ -148,7 +147,7 @@ def _train(
         data_seed=runs[0].data_seed,
         normalize_activations=train.normalize_activations,
         device=device,
-        source=_source(json.dumps(trial.live), device, int(trial.gpus)) if trial.live else None,
+        source=kept_source(trial.live, device, int(trial.gpus)) if trial.live else None,
         local=local,
     )
     made_by = {**provenance.node(), "kernels": trial.kernels, "arithmetic": arithmetic(device, autocast=train.autocast)}
@@ -168,14 +167,18 @@ def _train(
         write_result(result, RunPaths(directory / result.run.run_id), metadata=trial.metadata, facts=facts)
 
 
-def _evaluate(trial: TrialConfig, runs: Sequence[RunConfig], device: str) -> None:
-    """Measure the exported SAEs of the runs on all held-out text, where that is to do, and finish their records."""
+def _evaluate(trial: TrialConfig, config: dict[str, Any], runs: Sequence[RunConfig], device: str) -> None:
+    """Measure the exported SAEs of the runs on all held-out text, where that is to do, and finish their records.
+
+    Args:
+        config: of the source, as JSON.
+    """
     cache, paths = Path(trial.cache), {run.run_id: RunPaths(Path(trial.directory) / run.run_id) for run in runs}
     records = {run_id: RunRecord.read(of.record) for run_id, of in paths.items()}
     trained = {run_id: record for run_id, record in records.items() if is_to_evaluate(record)}
     if not trained:
         return
-    source = _source(json.dumps(trial.source), device, int(trial.gpus))
+    source = kept_source(config, device, int(trial.gpus))
     saes = {run_id: SparseAutoencoder.from_pretrained(paths[run_id].sae).to(device) for run_id in trained}
     with watched(trial.stall_seconds, paths[runs[0].run_id].hang):
         values, n_tokens = evaluate(saes, source, cache, torch.tensor(read_manifest(cache).mean))
@@ -183,14 +186,8 @@ def _evaluate(trial: TrialConfig, runs: Sequence[RunConfig], device: str) -> Non
     for run_id, record in trained.items():
         finished = evaluated(record, values[run_id], n_tokens, eval_hash)
         where = {f"eval_{name}": value for name, value in provenance.node().items()}
-        used = eval_arithmetic(device, trial.source or {})
+        used = eval_arithmetic(device, config)
         dataclasses.replace(finished, eval_arithmetic=used, **where).write(paths[run_id].record)
-
-
-@lru_cache(maxsize=1)
-def _source(config: str, device: str, n_gpus: int) -> ActivationSource:
-    """The source of a config in JSON. Processes are used again for the next trial, and then the language model is loaded already."""
-    return source_of(json.loads(config), device, n_gpus)
 
 
 class _Reporter:

@@ -246,3 +246,13 @@ def source_of(config: Mapping[str, Any], device: str = "cpu", n_gpus: int = 1) -
     source = kind(kind.Config.model_validate(config), device=device)
     source.n_gpus = n_gpus
     return source
+
+
+def kept_source(config: Mapping[str, Any], device: str, n_gpus: int) -> ActivationSource:
+    """`source_of`, which keeps the last one: the next job of a process, or its next trial, then finds the language model loaded."""
+    return _kept_source(json.dumps(config), device, n_gpus)
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_source(config: str, device: str, n_gpus: int) -> ActivationSource:
+    return source_of(json.loads(config), device, n_gpus)

@@ -3,14 +3,13 @@
 The jobs are fixed by the source, so results do not depend on how many workers share them.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from sae_core import plugins, provenance
-from sae_core.activations.source import ActivationSource, source_of
+from sae_core.activations.source import ActivationSource, kept_source
 from sae_core.errors import ConfigError
 from sae_core.orders import LOOK_SECONDS, NO_ORDERS, OrdersFile
 from sae_core.sparse.kernels.choice import Choice, use_kernels
@@ -79,7 +78,7 @@ class SourceWorker:
         return tokens[0]
 
     def _source(self, config: dict[str, Any]) -> ActivationSource:
-        return _source(json.dumps(config), self.device, self.n_gpus)
+        return kept_source(config, self.device, self.n_gpus)
 
     def evaluate(self, index: int, config: dict[str, Any], cache: str, saes: Mapping[str, str]) -> tuple[Any, dict[str, Any]]:
         """Sums of one held-out chunk, and where and how they were computed: `provenance.node` and `arithmetic`.
@@ -103,11 +102,6 @@ class SourceWorker:
 def hangs(cache: Path) -> Path:
     """Directory of files that say why workers that hung in a job were ended, one per job, until the launch has told it."""
     return cache / ".hangs.tmp"
-
-
-@lru_cache(maxsize=1)
-def _source(config: str, device: str, n_gpus: int) -> ActivationSource:
-    return source_of(json.loads(config), device, n_gpus)
 
 
 @lru_cache(maxsize=1)
