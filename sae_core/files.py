@@ -114,6 +114,16 @@ def read_json_lines(path: Path, checksum: str | None = None) -> list[dict[str, A
         return rows
 
 
+def state_of(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is written again, without reading it.
+
+    Raises:
+        OSError: it cannot be found.
+    """
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
 def checksum_of(content: bytes) -> str:
     """The checksum of a file with this content."""
     return xxhash.xxh3_128_hexdigest(content)

@@ -11,15 +11,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sae_core.errors import ConfigError, border
+from sae_core.files import state_of
 from sweeps.storage.store import Store
 
 ANSWER_SECONDS = 15.0
 """Time in which a mirror must answer when a launch begins."""
 _WRITABLE = ".writable"
 """An empty file that is written to see whether the URL can be written to."""
-
-State = tuple[int, int, int]
-"""What changes when a file is written again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +28,8 @@ class Copy:
     """Of the file or directory, relative to the results directory."""
     files: list[Path]
     """In the order in which they are copied."""
-    state: State
-    """Of the last one."""
+    state: tuple[int, int, int]
+    """Of the last one: `files.state_of`."""
 
 
 class Mirror:
@@ -57,7 +55,7 @@ class Mirror:
         here, there = store.directory, Path(self._root)
         if "file" in self.fs.protocol and (here == there or here in there.parents or there in here.parents):
             raise ConfigError(f"`--mirror` must lie outside of the results, but got {url!r} and {str(here)!r}. Choose another.")
-        self._copied: dict[str, State] = {}
+        self._copied: dict[str, tuple[int, int, int]] = {}
         """What is there as it is here."""
         self._checkpoints: set[str] = set()
         """Runs whose checkpoints are there."""
@@ -94,7 +92,7 @@ class Mirror:
 
     def note_copied(self, run_id: str) -> None:
         """Note that a run is there as it is here."""
-        self._copied[self._name(self.paths.run(run_id).directory)] = _state(self.paths.run(run_id).record)
+        self._copied[self._name(self.paths.run(run_id).directory)] = state_of(self.paths.run(run_id).record)
 
     def pending(self) -> Iterator[Copy]:
         """What is not there yet, but checkpoints: the sweep's own files, then finished runs, then table and report."""
@@ -130,7 +128,7 @@ class Mirror:
     def _pending(self, file: Path, others: list[Path], name: str = "") -> Iterator[Copy]:
         name = name or self._name(file)
         with suppress(FileNotFoundError):
-            state = _state(file)
+            state = state_of(file)
             if self._copied.get(name) != state:
                 yield Copy(name, [*others, file], state)
 
@@ -156,11 +154,6 @@ def check_url(url: str) -> None:
             f"`--mirror` must hold no user, password or key, but got {shown!r}. Put them where its fsspec backend looks: AWS_* or "
             f"~/.aws for s3://, otherwise variables such as FSSPEC_{parts.scheme.upper()}_PASSWORD."
         )
-
-
-def _state(path: Path) -> State:
-    stat = path.stat()
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def _files(directory: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from typing import Any
 from sae_core import provenance
 from sae_core.config.run import RunConfig
 from sae_core.errors import ConfigError, DamagedFileError, border
-from sae_core.files import check_tensors, read_json, read_json_lines, write_json
+from sae_core.files import check_tensors, read_json, read_json_lines, state_of, write_json
 from sae_core.layout import SweepPaths
 from sae_core.orders import Orders
 from sae_core.records import RunRecord, RunState, Status, flat
@@ -189,8 +189,7 @@ class Store:
         """
         file = self.paths.run(run_id).record
         try:
-            stat = file.stat()
-            state = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            state = state_of(file)
             if run_id in self._records and self._records[run_id][0] == state:
                 return self._records[run_id][1]
             record = RunRecord.read(file)
