@@ -6,11 +6,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
+from sweeps.execution.progress import PLAIN_SECONDS
 from sweeps.execution.view import line, lines, renderable
 from sweeps.storage.progress_file import Progress, next_progress, running_progress
-
-PLAIN_SECONDS = 10.0
-"""Time from one report to the next where there is no terminal."""
 
 
 def watch(file: Path, console: Console | None = None) -> None:
