@@ -62,6 +62,7 @@ def here(nodes):
     here = nodes.base / "here"
     for package in ("sae_core", "sweeps", "analysis"):
         shutil.copytree(CODE / package, here / "code" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (here / "code" / "sweeps" / "only_here.py").touch()  # else it may be the same package as the one that is installed
     (here / "neighbor.py").write_text("FACTOR = 2\n")
     (here / "scaled_norm.py").write_text(METRIC)
     activations = {"source": "synthetic", "train_tokens": 240_000, "eval_tokens": 20_000}
