@@ -27,20 +27,7 @@ def cluster(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write. Default: a name in this directory.")] = None,
 ) -> Answer:
     """Write the file that starts a sweep on Slurm, Kubernetes, machines over SSH, a cloud or in a container. See docs/clusters.md."""
-    options = Options(
-        definition=definition,
-        name=name,
-        nodes=nodes,
-        gpus=gpus,
-        cpus=cpus,
-        hours=hours,
-        results=results,
-        mirror=mirror,
-        partition=partition,
-        account=account,
-        image=image,
-        hosts=hosts,
-    )
+    options = Options(**{name: value for name, value in locals().items() if name not in ("kind", "out")})
     written = write(kind, options, out)
     said = f"{written.file} is written. Its first lines say how to submit, watch and resume."
     ignored = [f"{kind} has no use for {', '.join(written.ignored)}: ignored."] if written.ignored else []

@@ -57,22 +57,8 @@ def run(
     sweep = Sweep.from_yaml(definition, settings or [])
     if address and address.startswith(SCHEME):
         _run_remotely(sweep.to_yaml(), options)
-    done = launch(
-        sweep,
-        results=results,
-        executor=executor,
-        address=address,
-        cpus_per_trial=cpus_per_trial,
-        gpus_per_trial=gpus_per_trial,
-        kernels="reference" if reference_kernels else kernels,
-        cache_limit=cache_limit,
-        mirror=mirror,
-        ship_code=ship_code,
-        local_cache=local_cache,
-        max_hours=max_hours,
-        max_tokens=max_tokens,
-        stall_seconds=stall_seconds,
-    )
+    of_the_launch = {name: value for name, value in options.items() if name not in ("definition", "settings", "reference_kernels")}
+    done = launch(sweep, **of_the_launch | ({"kernels": "reference"} if reference_kernels else {}))
     if done.interrupted:
         raise KeyboardInterrupt
     return _answer(done)

@@ -5,7 +5,7 @@ from its own checkpoint.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -66,7 +66,7 @@ class LaunchResult:
 
 
 class _Options(Config):
-    """Arguments of `launch`, in their order, checked as the command line would."""
+    """Arguments of `launch`, checked as the command line would."""
 
     executor: ExecutorName
     address: str | None
@@ -127,8 +127,8 @@ def launch(
         LaunchError: Ray or a worker died. What is finished is kept.
         LeaseLostError: the results directory could not be held, or another launch has taken it. What is finished is kept.
     """
-    slot = (executor, address, cpus_per_trial, gpus_per_trial, checkpoint_seconds, kernels)
-    options = _checked(sweep, *slot, cache_limit, mirror, ship_code, local_cache, max_hours, max_tokens, stall_seconds)
+    given = dict(locals())
+    options = _checked(sweep, {name: given[name] for name in _Options.model_fields})
     with signals.handled():
         return _launch(sweep, results, options, progress or SweepProgress())
 
@@ -188,7 +188,7 @@ def _work(sweep: Sweep, store: Store) -> Work:
     return Search(sweep, store) if sweep.search else Grid(sweep, store)
 
 
-def _checked(sweep: Any, *options: Any) -> _Options:
+def _checked(sweep: Any, options: Mapping[str, Any]) -> _Options:
     """Make sure that a caller in Python gives what the command line would.
 
     Raises:
@@ -199,7 +199,7 @@ def _checked(sweep: Any, *options: Any) -> _Options:
         problems.add("", f"`sweep` must be a Sweep, but got {sweep!r}. Make one with `Sweep.from_yaml`.")
     checked = None
     try:
-        checked = _Options(**dict(zip(_Options.model_fields, options, strict=True)))
+        checked = _Options(**options)
     except ValidationError as error:
         collect(error, problems, ".".join, _Options)
     if checked and checked.ship_code and checked.address is None:
