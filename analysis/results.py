@@ -17,10 +17,10 @@ import yaml
 
 from analysis.columns import NOT_METRICS
 from sae_core.errors import ConfigError, DamagedFileError, border
-from sae_core.files import checksum_of, read_json, read_json_lines
+from sae_core.files import check_content
 from sae_core.layout import RunPaths, SweepPaths
-from sae_core.records import RunRecord
-from sae_core.validation import at, printable, wrong_in_sweep
+from sae_core.records import RunRecord, read_sweep_file
+from sae_core.validation import at, printable
 
 log = logging.getLogger(__name__)
 
@@ -113,19 +113,6 @@ def read_sweeps(results: str | Path | Sequence[str | Path]) -> list[StoredSweep]
     return [_read_sweep(directory) for directory in dict.fromkeys(directories)]
 
 
-def read_history(file: Path) -> list[dict[str, Any]]:
-    """Rows of a `history.jsonl`, oldest first; empty where there is none.
-
-    Raises:
-        DamagedFileError: it is not the one that the record beside it was written with.
-    """
-    try:
-        checksum = RunRecord.read(RunPaths(file.parent).record).history_checksum
-    except (ConfigError, OSError):
-        checksum = None
-    return read_json_lines(file, checksum)
-
-
 def requested_rates(definitions: Iterable[Definition]) -> dict[str, dict[str, Any]]:
     """Learning rates that definitions request, per architecture: `low`, `high`, and `searched`, whether a search may take any between."""
     requested: dict[str, dict[str, Any]] = {}
@@ -168,15 +155,12 @@ def _read_sweep(directory: Path) -> StoredSweep:
 
 def _read_facts(file: Path, damages: list[str]) -> dict[str, Any]:
     try:
-        facts = read_json(file)
-        if problem := wrong_in_sweep(facts):
-            raise DamagedFileError.of(file, ValueError(problem), "The next launch writes it again.")
+        return read_sweep_file(file)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except DamagedFileError as error:
         damages.append(f"{printable(str(error))} Missing runs and the times of stages are unknown.")
         return {}
-    return facts
 
 
 def _read_definitions(paths: SweepPaths, launches: Sequence[Mapping[str, Any]], damages: list[str]) -> tuple[Definition, ...]:
@@ -196,8 +180,7 @@ def _read_definition(file: Path, launches: Sequence[int], checksum: str | None, 
         return None
     try:
         content = file.read_bytes()
-        if checksum and checksum != checksum_of(content):
-            raise ValueError("its checksum does not match its content")
+        check_content(content, checksum)
         return Definition(file, content.decode("utf-8"), tuple(launches))
     except (OSError, ValueError) as error:
         damages.append(str(DamagedFileError.of(file, error, "Put back a copy; the next launch keeps its own.")))

@@ -1,6 +1,7 @@
 """Errors that a user or a definition can cause. Each message names the rule, the value and the remedy."""
 
 import difflib
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,11 @@ def border(what: str, remedy: str) -> Iterator[None]:
         raise
     except BaseException as error:  # a panic of a library written in Rust is no Exception
         raise ConfigError(f"{what}: {reason_of(error)}. {remedy}") from error
+
+
+def facts_of(error: BaseException) -> dict[str, str]:
+    """An exception, as records have it."""
+    return {"type": type(error).__name__, "message": str(error), "traceback": "".join(traceback.format_exception(error))}
 
 
 def reason_of(error: BaseException) -> str:

@@ -105,8 +105,7 @@ def read_json_lines(path: Path, checksum: str | None = None) -> list[dict[str, A
         return []
     with _damage_noticed(path):
         content = Path(path).read_bytes()
-        if checksum is not None and checksum != checksum_of(content):
-            raise ValueError("its checksum does not match its content")
+        check_content(content, checksum)
         lines = content.decode().split("\n")[:-1]  # every complete line ends in a newline
         rows = [json.loads(line) for line in lines if line.strip()]
         if not all(isinstance(row, dict) for row in rows):
@@ -127,6 +126,16 @@ def state_of(path: Path) -> tuple[int, int, int]:
 def checksum_of(content: bytes) -> str:
     """The checksum of a file with this content."""
     return xxhash.xxh3_128_hexdigest(content)
+
+
+def check_content(content: bytes, checksum: str | None) -> None:
+    """Make sure that a file has the content that a checksum is of, where that is known.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if checksum is not None and checksum != checksum_of(content):
+        raise ValueError("its checksum does not match its content")
 
 
 def seal_tensors(path: Path) -> None:

@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,11 @@ def hardware() -> str:
 def node() -> dict[str, Any]:
     """Fields of a record that say where its numbers were made: in this process, where these do not change."""
     return {"versions": versions(), "hardware": hardware()}
+
+
+def now() -> str:
+    """UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def n_cores() -> int:

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, TypeAdapter
 
 from sae_core.errors import ConfigError, DamagedFileError
-from sae_core.files import read_json, write_json
-from sae_core.validation import ConfigDump, Number, Whole, first_problem, tabular
+from sae_core.files import read_json, read_json_lines, write_json
+from sae_core.layout import RunPaths
+from sae_core.validation import ConfigDump, Number, Whole, first_problem, tabular, wrong_in_sweep
 
 SCHEMA_VERSION = 1
 
@@ -135,6 +136,32 @@ class RunRecord:
 
 
 _RECORD = TypeAdapter(RunRecord)
+
+
+def read_history(file: Path) -> list[dict[str, Any]]:
+    """Rows of a `history.jsonl`, oldest first; empty where there is none.
+
+    Raises:
+        DamagedFileError: it is not the one that the record beside it was written with.
+    """
+    try:
+        checksum = RunRecord.read(RunPaths(file.parent).record).history_checksum
+    except (ConfigError, OSError):
+        checksum = None
+    return read_json_lines(file, checksum)
+
+
+def read_sweep_file(file: Path) -> dict[str, Any]:
+    """Content of a `sweep.json`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedFileError: it is not what was written.
+    """
+    facts = read_json(file)
+    if problem := wrong_in_sweep(facts):
+        raise DamagedFileError.of(file, ValueError(problem), "The next launch writes it again.")
+    return facts
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

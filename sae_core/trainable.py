@@ -10,10 +10,8 @@ import dataclasses
 import json
 import socket
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from sae_core.activations.stream import Stream
 from sae_core.arithmetic import arithmetic, eval_arithmetic
 from sae_core.config.run import RunConfig
 from sae_core.devices import keep_to_share
+from sae_core.errors import facts_of
 from sae_core.evaluation import evaluate, evaluated, is_to_evaluate
 from sae_core.files import write_json_lines
 from sae_core.layout import RunPaths
@@ -99,11 +98,6 @@ def train_trial(config: dict[str, Any]) -> None:
         torch.cuda.empty_cache()  # the process may get the next trial
 
 
-def facts_of(error: BaseException) -> dict[str, str]:
-    """An exception, as records have it."""
-    return {"type": type(error).__name__, "message": str(error), "traceback": "".join(traceback.format_exception(error))}
-
-
 def run_trial(trial: TrialConfig, report: Report, device: str) -> None:
     """Train a group and write one record per run. Runs with a record are left alone, and those that are ordered to stop get none.
 
@@ -161,8 +155,7 @@ def _train(
         orders=orders,
     )
     for result in results:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        facts = {**trial.facts, **made_by, "finished_at": now}
+        facts = {**trial.facts, **made_by, "finished_at": provenance.now()}
         beat()
         write_result(result, RunPaths(directory / result.run.run_id), metadata=trial.metadata, facts=facts)
 

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.plots import PLOTS, Plot, style
-from analysis.results import read_history
 from analysis.table import evenly
 from analysis.words import count, listed
 from sae_core.errors import DamagedFileError
+from sae_core.records import read_history
 from sae_core.validation import LARGEST
 
 log = logging.getLogger(__name__)

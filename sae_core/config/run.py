@@ -295,6 +295,11 @@ class RunConfig(Config):
         """Training steps: whole batches in the token budget."""
         return self.activations.train_tokens // self.train.batch_size
 
+    @property
+    def n_tokens(self) -> int:
+        """Tokens trained on: whole batches."""
+        return self.n_steps * self.train.batch_size
+
     @cached_property
     def run_id(self) -> str:
         """Readable prefix and a hash of every field: the same config has the same id on every machine."""

@@ -27,7 +27,7 @@ def write_result(result: TrainResult, paths: RunPaths, *, metadata: Mapping[str,
         except ConfigError as overflow:
             message = f"weights must be finite in the units of the activations, but those of run {run.run_id} are not: {overflow}"
             error = {"type": "DivergedError", "message": message, "traceback": ""}
-    tokens = None if error else run.n_steps * run.train.batch_size
+    tokens = None if error else run.n_tokens
     record = RunRecord(
         **{**run.identity, "sparsity_value": result.sparsity_value},
         status="failed" if error else "trained",

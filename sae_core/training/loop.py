@@ -7,7 +7,6 @@ reason; the others go on.
 
 import math
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from sae_core.activations.stream import ActivationStream
 from sae_core.config.run import ARCHITECTURES, RunConfig
-from sae_core.errors import ConfigError, is_out_of_memory
+from sae_core.errors import ConfigError, facts_of, is_out_of_memory
 from sae_core.layout import RunPaths
 from sae_core.orders import NO_ORDERS, OrdersFile
 from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
@@ -218,8 +217,7 @@ class Learner:
 
     def fail(self, error: BaseException) -> None:
         """Leave the group with a reason."""
-        trace = "".join(traceback.format_exception(error))
-        self.error = {"type": type(error).__name__, "message": str(error), "traceback": trace}
+        self.error = facts_of(error)
 
     def result(self, normalization: Normalization) -> TrainResult:
         sae = None if self.error else self.sae.eval()

@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from sae_core import provenance
-from sae_core.errors import ConfigError
+from sae_core.errors import ConfigError, facts_of
 from sae_core.orders import NO_ORDERS, OrdersFile
 from sae_core.sparse.kernels.choice import Choice
-from sae_core.trainable import facts_of, run_trial
+from sae_core.trainable import run_trial
 from sweeps.execution.cluster import Cluster
 from sweeps.execution.preflight import Needs
 from sweeps.execution.training import Training

@@ -346,7 +346,7 @@ def _result(store: Store, runs: Sequence[RunConfig], interrupted: bool, not_mirr
         missing=[one.run_id for one in status if one.state in ("missing", "trained")],
         interrupted=interrupted,
         pruned={one.run_id: one.reason for one in status if one.state == "pruned"},
-        tokens_asked=sum(run.n_steps * run.train.batch_size for run in runs),
+        tokens_asked=sum(run.n_tokens for run in runs),
         not_mirrored=not_mirrored,
         tokens_spent=sum(records[run_id].train_tokens or 0 for run_id in asked if run_id in records),
     )

@@ -4,13 +4,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 
 from rich.console import Console
 from rich.live import Live
 
+from sae_core import provenance
 from sweeps.execution.view import duration, line, renderable
 from sweeps.storage.progress_file import SECONDS, GroupProgress, Progress, write_progress
 
@@ -57,7 +57,7 @@ class SweepProgress:
         if self._file:
             self._ends.set()
             self._writer.join()
-            self.groups, self.state = {}, replace(self.state, ended_at=_utc(), slots_in_use=0)
+            self.groups, self.state = {}, replace(self.state, ended_at=provenance.now(), slots_in_use=0)
             self._write(self._file)
 
     def publish(self, file: Path, launch: int) -> None:
@@ -133,7 +133,7 @@ class SweepProgress:
         return replace(
             state,
             beat=self._beat,
-            written_at=_utc(),
+            written_at=provenance.now(),
             rate=ours / elapsed if ours > 0 else None,
             seconds=elapsed,
             seconds_left=elapsed * (state.total - state.done) / ours if is_clear else None,
@@ -152,7 +152,3 @@ class SweepProgress:
         self._beat += 1
         with suppress(OSError):
             write_progress(file, self.now())
-
-
-def _utc() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -143,7 +143,7 @@ class Training:
             stops = self.stopping.stops(trial.runs, rung, {**trial.config.facts, **told["node"]})
         fractions = {run_id: 1.0 if stops else fraction for run_id, fraction in told["progress"].items()}
         for run_id, fraction in fractions.items():
-            total, before = n_tokens(self.runs[run_id]), self._tokens.get(run_id, 0)
+            total, before = self.runs[run_id].n_tokens, self._tokens.get(run_id, 0)
             self._tokens[run_id] = now = round(fraction * total)
             self._n_tokens += now - before
             self._n_done += (now >= total) - (before >= total)
@@ -155,7 +155,7 @@ class Training:
 
     def _show_report(self, trial: Trial, told: Mapping[str, Any]) -> None:
         key, now = trial.runs[0].run_id, self.progress.clock()
-        last, total = self._groups[key], sum(n_tokens(run) for run in trial.runs)
+        last, total = self._groups[key], sum(run.n_tokens for run in trial.runs)
         fraction = sum(self._tokens.get(run.run_id, 0.0) for run in trial.runs) / total
         # A resumed run reports tokens of earlier launches at first.
         rate = total * (fraction - last.fraction) / (now - self._reported[key]) if key in self._reported else None
@@ -199,11 +199,6 @@ def _part(trial: Trial, runs: list[RunConfig]) -> Trial:
 def _named(runs: Sequence[RunConfig]) -> str:
     """e.g. "topk-1 and 2 others"."""
     return f"{runs[0].run_id}{f' and {len(runs) - 1} others' if len(runs) > 1 else ''}"
-
-
-def n_tokens(run: RunConfig) -> int:
-    """Tokens that a run trains on: whole batches."""
-    return run.n_steps * run.train.batch_size
 
 
 def _range(told: Mapping[str, Any], name: str) -> list[float] | None:

@@ -143,7 +143,7 @@ class Grid(Work):
             groups = group_runs(runs, n_slots=n_slots, d_in=d_in, memory_bytes=memory, per_slot=1 if live else GROUPS_PER_SLOT)
         self._left = [(group, shared[group[0].run_id]) for group in groups]
         self.n_trials, self.n_runs = len(groups), len(runs)
-        self.n_tokens = sum(run.n_steps * run.train.batch_size for run in runs)
+        self.n_tokens = sum(run.n_tokens for run in runs)
 
     def next_trial(self, settings: TrialConfig) -> Trial | None:
         return self._trial(settings, *self._left.pop(0)) if self._left else None

@@ -23,13 +23,13 @@ _FLOPS_PER_WEIGHT = 12
 
 def training_flops(run: RunConfig, d_in: int) -> float:
     """Floating-point operations of a run's training, as if all matrix products were dense: 12 d_in d_sae per token."""
-    return float(_FLOPS_PER_WEIGHT * d_in * run.sae.d_sae * run.n_steps * run.train.batch_size)
+    return float(_FLOPS_PER_WEIGHT * d_in * run.sae.d_sae * run.n_tokens)
 
 
 def training_cost(run: RunConfig, d_in: int) -> float:
     """Relative time of a run's training: the encoder product and the work at active latents, times what the architecture adds."""
     latents = run.sae.d_sae + _ENTRY_COST * min(run.sae.expected_l0, _DENSE_SHARE * run.sae.d_sae)
-    return run.n_steps * run.train.batch_size * d_in * latents * float(ARCHITECTURES[run.sae.architecture].relative_cost)
+    return run.n_tokens * d_in * latents * float(ARCHITECTURES[run.sae.architecture].relative_cost)
 
 
 StreamKey = tuple[str, int, int, str]

@@ -124,7 +124,7 @@ def _train_seconds(run: RunConfig, d_in: int, records: Sequence[RunRecord]) -> f
 
     def sizes(record: RunRecord) -> list[tuple[float, float]]:
         sae, train = record.config["sae"], record.config["train"]
-        ours = d_in, run.sae.d_sae, run.n_steps * run.train.batch_size, run.train.batch_size, run.sae.expected_l0
+        ours = d_in, run.sae.d_sae, run.n_tokens, run.train.batch_size, run.sae.expected_l0
         theirs = record.d_in, sae["d_sae"], record.train_tokens, train["batch_size"], record.metrics.get("l0")
         return [(one, float(other or one)) for one, other in zip(ours, theirs, strict=True)]
 

@@ -18,12 +18,12 @@ from sae_core.errors import ConfigError, DamagedFileError, border
 from sae_core.files import check_tensors, read_json, read_json_lines, state_of, write_json
 from sae_core.layout import SweepPaths
 from sae_core.orders import Orders
-from sae_core.records import RunRecord, RunState, Status, flat
+from sae_core.records import RunRecord, RunState, Status, flat, read_sweep_file
 from sweeps.definition.sweep import Sweep
 from sweeps.storage.lease import Lease
 from sweeps.storage.lock import locked
 from sweeps.storage.set_aside import make_room, set_aside
-from sweeps.storage.sweep_file import begin_launch, now, read_sweep_file
+from sweeps.storage.sweep_file import begin_launch
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class Store:
 
     def end(self) -> None:
         """Note that the current launch ended; a launch that was killed has no end."""
-        self._facts["launches"][-1]["ended_at"] = now()
+        self._facts["launches"][-1]["ended_at"] = provenance.now()
         write_json(self.paths.facts, self._facts)
 
     def has_sound_sae(self, run_id: str) -> bool:

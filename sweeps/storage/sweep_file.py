@@ -8,31 +8,16 @@ definitions/<n>.yaml    definition of launch n, counted from 1; launches with th
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sae_core.errors import DamagedFileError
-from sae_core.files import checksum_of, read_json, write_text
+from sae_core import provenance
+from sae_core.files import checksum_of, write_text
 from sae_core.layout import SweepPaths
-from sae_core.validation import wrong_in_sweep
 from sweeps.storage.set_aside import make_room
 
 MOST_LAUNCHES = 10_000
 """Higher launch numbers, in files without a checksum, are ignored."""
-
-
-def read_sweep_file(path: Path) -> dict[str, Any]:
-    """Content of sweep.json.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        DamagedFileError: it is not what was written.
-    """
-    facts = read_json(path)
-    if problem := wrong_in_sweep(facts):
-        raise DamagedFileError.of(path, ValueError(problem))
-    return facts
 
 
 def begin_launch(paths: SweepPaths, facts: Mapping[str, Any], numbers: Iterable[int], text: str) -> list[dict[str, Any]]:
@@ -64,12 +49,10 @@ def begin_launch(paths: SweepPaths, facts: Mapping[str, Any], numbers: Iterable[
         write_text(file, text)
     write_text(paths.definition, f"# Definition of launch {number}. Those of all launches are in {paths.definitions.name}/.\n{text}")
     name = f"{paths.definitions.name}/{file.name}"
-    return [*launches, {"started_at": now(), "ended_at": None, "definition": name, "definition_checksum": checksum_of(text.encode())}]
-
-
-def now() -> str:
-    """UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return [
+        *launches,
+        {"started_at": provenance.now(), "ended_at": None, "definition": name, "definition_checksum": checksum_of(text.encode())},
+    ]
 
 
 def _definitions(paths: SweepPaths) -> dict[int, Path]:

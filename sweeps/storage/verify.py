@@ -7,9 +7,9 @@ from pathlib import Path
 from sae_core.activations.shards import damaged_files
 from sae_core.config.run import RunConfig
 from sae_core.errors import ConfigError, border, reason_of
-from sae_core.files import check_tensors, checksum_of, read_json, read_json_lines
+from sae_core.files import check_content, check_tensors, read_json
 from sae_core.layout import RunPaths, SweepPaths
-from sae_core.records import RunRecord
+from sae_core.records import RunRecord, read_history
 from sweeps.storage.store import Store
 
 CACHE_REMEDY = "The next launch that needs it creates it again."
@@ -69,7 +69,7 @@ def _verify_sweep(paths: SweepPaths, verified: Verified) -> None:
     for number, launch in enumerate(Store(paths.directory).facts().get("launches") or [], start=1):
         if (name := launch.get("definition")) and (checksum := launch.get("definition_checksum")):
             remedy = f"Put back a copy: it is the definition of launch {number}."
-            verified.read(paths.directory / name, lambda path, checksum=checksum: _check_content(path, checksum), remedy)
+            verified.read(paths.directory / name, lambda path, checksum=checksum: check_content(path.read_bytes(), checksum), remedy)
     for study in sorted(paths.search.glob("*.json")):
         verified.read(study, read_json, "The next launch writes it again from the records.")
     for directory in sorted(path for path in paths.runs.glob("*") if path.is_dir()):
@@ -79,25 +79,12 @@ def _verify_sweep(paths: SweepPaths, verified: Verified) -> None:
 def _verify_run(paths: RunPaths, verified: Verified) -> None:
     verified.read(paths.record, RunRecord.read, RUN_REMEDY)
     verified.read(paths.config, _read_config, "It is for readers only; the record has the same config.")
-    verified.read(paths.history, lambda path: _read_history(path, paths.record), RUN_REMEDY)
+    if paths.history.exists():  # `read_history` takes a missing file for an empty one
+        verified.read(paths.history, read_history, RUN_REMEDY)
     verified.read(paths.checkpoint, check_tensors, "The next launch starts this run again from its first step.")
     for weights in sorted(paths.sae.glob("*.safetensors")):
         verified.read(weights, check_tensors, RUN_REMEDY)
     verified.read(paths.sae / "cfg.json", read_json, RUN_REMEDY)
-
-
-def _check_content(path: Path, checksum: str) -> None:
-    if checksum_of(path.read_bytes()) != checksum:
-        raise ValueError("its checksum does not match its content")
-
-
-def _read_history(path: Path, record: Path) -> None:
-    path.stat()  # `read_json_lines` takes a missing file for an empty one
-    try:
-        checksum = RunRecord.read(record).history_checksum
-    except (OSError, ConfigError):
-        checksum = None
-    read_json_lines(path, checksum)
 
 
 def _read_config(path: Path) -> None:

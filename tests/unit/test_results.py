@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from fake_results import failed, metrics_at, record_of, write_run, write_sweep
 
-from analysis.results import Definition, read_history, read_sweeps, requested_rates
+from analysis.results import Definition, read_sweeps, requested_rates
 from analysis.table import load_table
 from sae_core.errors import ConfigError, DamagedFileError
 from sae_core.files import checksum_of, write_json_lines, write_text
+from sae_core.records import read_history
 
 
 def test_runs_come_from_records_and_from_sweep_json(tmp_path: Path) -> None:
