@@ -12,9 +12,9 @@ from sae_core.activations.shards import read_manifest
 from sae_core.config.run import RunConfig
 from sae_core.trainable import TrialConfig
 from sweeps.definition.sweep import Sweep
-from sweeps.planning.grouping import GROUPS_PER_SLOT, group_runs, lone_runs
+from sweeps.planning.grouping import group_runs, lone_runs
 from sweeps.planning.inputs import SharedActivations, shared_activations
-from sweeps.storage.store import Store, may_recover
+from sweeps.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,26 +121,21 @@ class Grid(Work):
         return [[run] for run in self.examples]
 
     def to_do(self) -> list[SharedActivations]:
-        return [shared for shared in self.inputs if shared.todo(self.store)]
+        return [shared for shared in self.inputs if shared.n_todo(self.store)]
 
     def to_train(self, shared: SharedActivations) -> list[RunConfig]:
-        records = {run.run_id: self.store.read_record(run.run_id) for run in shared.runs}
-        return [run for run in shared.runs if (record := records[run.run_id]) is None or may_recover(record)]
+        return shared.to_train(self.store)
 
     def begin(self, n_slots: int, slot_bytes: int | None) -> None:
         shared = {run.run_id: shared for shared in self.to_do() for run in shared.runs if self.store.read_record(run.run_id) is None}
         runs = [run for run in self.examples if run.run_id in shared]
         widths = {run_id: read_manifest(found.cache).d_in for run_id, found in shared.items()}
 
-        def d_in(run: RunConfig) -> int:
-            return widths[run.run_id]
-
+        live = max((one.live_bytes for one in shared.values()), default=0)
         if self.sweep.early_stopping:
             groups = lone_runs(runs)
         else:
-            live = max((one.live_bytes for one in shared.values()), default=0)
-            memory = None if slot_bytes is None else slot_bytes - live
-            groups = group_runs(runs, n_slots=n_slots, d_in=d_in, memory_bytes=memory, per_slot=1 if live else GROUPS_PER_SLOT)
+            groups = group_runs(runs, n_slots=n_slots, d_in=lambda run: widths[run.run_id], slot_bytes=slot_bytes, live_bytes=live)
         self._left = [(group, shared[group[0].run_id]) for group in groups]
         self.n_trials, self.n_runs = len(groups), len(runs)
         self.n_tokens = sum(run.n_tokens for run in runs)

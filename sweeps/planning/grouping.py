@@ -41,16 +41,17 @@ def stream_key(run: RunConfig) -> StreamKey:
 
 
 def group_runs(
-    runs: Sequence[RunConfig], *, n_slots: int, d_in: Width, memory_bytes: int | None = None, per_slot: int = GROUPS_PER_SLOT
+    runs: Sequence[RunConfig], *, n_slots: int, d_in: Width, slot_bytes: int | None = None, live_bytes: int = 0
 ) -> list[list[RunConfig]]:
     """Divide runs into groups that share a stream, the costliest group first.
 
     Args:
         n_slots: groups that train at the same time.
         d_in: width of a run's activations.
-        memory_bytes: most memory a group of several runs may need; None for no limit.
-        per_slot: groups each slot gets.
+        slot_bytes: memory for training in each slot, which a group of several runs keeps to; None for no limit.
+        live_bytes: of it, what makes activations in each slot.
     """
+    memory_bytes, per_slot = None if slot_bytes is None else slot_bytes - live_bytes, 1 if live_bytes else GROUPS_PER_SLOT
     streams: dict[StreamKey, list[_Member]] = {}
     for member in sorted((_Member.of(run, d_in(run)) for run in runs), key=lambda member: -member.cost):
         streams.setdefault(stream_key(member.run), []).append(member)

@@ -76,11 +76,19 @@ class SharedActivations:
         """
         return self.model_bytes + _SHARDS_IN_MEMORY * self.source.shard_tokens * self.d_in * 4 if self.n_streamed else 0
 
-    def todo(self, store: Store) -> list[RunConfig]:
-        """Runs that are to be trained or evaluated."""
-        to_evaluate = self.to_evaluate(store)
+    @property
+    def streamed_share(self) -> float:
+        """`n_streamed` as a fraction of all training shards."""
+        return self.n_streamed / self.n_shards
+
+    def to_train(self, store: Store) -> list[RunConfig]:
+        """Runs that are to be trained."""
         records = [(run, store.read_record(run.run_id)) for run in self.runs]
-        return [run for run, record in records if record is None or run.run_id in to_evaluate or may_recover(record)]
+        return [run for run, record in records if record is None or may_recover(record)]
+
+    def n_todo(self, store: Store) -> int:
+        """Number of runs that are to be trained or evaluated."""
+        return len(self.to_train(store)) + len(self.to_evaluate(store))
 
     def to_evaluate(self, store: Store) -> dict[str, RunRecord]:
         """Records of the runs that are to be evaluated, or again because a plugin's metric was added or edited."""

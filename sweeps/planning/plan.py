@@ -5,7 +5,7 @@ import math
 import tempfile
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
@@ -20,7 +20,7 @@ from sweeps.definition.sweep import Sweep
 from sweeps.demo.corpus import demo_text_file
 from sweeps.planning import prediction
 from sweeps.planning.caches import fit
-from sweeps.planning.grouping import GROUPS_PER_SLOT, group_runs, lone_runs, training_flops
+from sweeps.planning.grouping import group_runs, lone_runs, training_flops
 from sweeps.planning.inputs import SharedActivations, shared_activations
 from sweeps.planning.memory import FLOAT_BYTES, group_bytes, n_parameters
 from sweeps.planning.rented import RentedCluster, bill_lines
@@ -66,13 +66,36 @@ def plan(
             shared.source.check()
             shared.source.n_gpus = n_gpus
             shared.d_in, shared.model_bytes = shared.source.d_in, shared.source.model_bytes
-        needs, directory = [(shared, shared.todo(store)) for shared in inputs], None if cluster else store.directory
+        needs, directory = [(shared, shared.to_train(store)) for shared in inputs], None if cluster else store.directory
         fit(needs, directory, limit_gib=cache_limit, slot_bytes=slot_bytes, holds_model=sweep.search is not None)
         costs = cluster.costs(inputs) if cluster else None
         if costs is None:
             costs = prediction.measured(inputs, n_slots, device) if measure else prediction.of_finished_runs(results)
     kind = SearchPlan if sweep.search else GridPlan
     return kind(sweep, store, inputs, costs, n_slots, slot_bytes, cluster)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """One run of the plan."""
+
+    run_id: str
+    setting: str
+    """What it is, e.g. "jumprelu target_l0=16 lr=0.001 seed=0"."""
+    state: RunState
+    tokens: int
+    """Tokens it trains on: whole batches."""
+    flops: float
+    """Floating-point operations of its training."""
+    group: int | None
+    """Number of the group it trains in, from 1; None if it need not be trained."""
+
+    @property
+    def todo(self) -> str:
+        """What a launch would do with it."""
+        if self.group is None:
+            return {"finished": "done", "trained": "to evaluate"}.get(self.state, self.state)
+        return f"{'failed, ' if self.state == 'failed' else ''}to do (group {self.group})"
 
 
 @dataclass
@@ -88,17 +111,25 @@ class Plan(ABC):
     cluster: RentedCluster | None = None
     results_bytes: int = field(default=0, init=False)
     """Weights of all runs."""
+    trials: list[tuple[SharedActivations, int]] = field(default_factory=list, init=False)
+    """For each trial that is left, the activations and the number of tokens that it reads."""
+    # Of a grid alone, then of a search alone:
+    runs: Sequence[PlannedRun] = field(default=(), init=False)
+    groups: list[list[RunConfig]] | None = field(default=None, init=False)
+    flops: float | None = field(default=None, init=False)
+    memory_bytes: int | None = field(default=None, init=False)
+    n_trials: int | None = field(default=None, init=False)
+    n_left: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         sources = [shared.source for shared in self.inputs]
         self.harvest_tokens = sum(source.config.train_tokens for source in sources)
-        self.n_shards = sum(-(-source.config.train_tokens // source.shard_tokens) for source in sources)
         self.eval_tokens = sum(source.config.eval_tokens for source in sources)
+        self.n_shards = sum(shared.n_shards for shared in self.inputs)
         self.n_streamed = sum(shared.n_streamed for shared in self.inputs)
-        shares = [1 - _streamed_share(shared) for shared in self.inputs]
-        stored = [source.config.train_tokens * source.bytes_per_token * share for source, share in zip(sources, shares, strict=True)]
-        self.activations_bytes = round(sum(stored))
         self.live_bytes = max((shared.live_bytes for shared in self.inputs), default=0)
+        self._streamed = {shared.activations_hash: shared.streamed_share for shared in self.inputs}
+        self.activations_bytes = self._stored_bytes((shared, shared.source.config.train_tokens) for shared in self.inputs)
 
     @abstractmethod
     def _head(self) -> list[str]:
@@ -109,35 +140,35 @@ class Plan(ABC):
         """What training takes."""
 
     @abstractmethod
-    def live_tokens(self) -> int:
-        """Tokens whose activations are made while trials train, because they are not stored."""
+    def _used(self) -> list[SharedActivations]:
+        """Activations with something left to do."""
 
     @abstractmethod
-    def _read_bytes(self) -> int:
-        """Stored activations that trials read, in all."""
+    def _train_seconds(self, costs: prediction.Costs) -> list[float]:
+        """Of each trial that is left."""
 
     @abstractmethod
-    def _seconds(self, costs: prediction.Costs) -> dict[str, float]:
-        """Part of the launch -> seconds; NaN where they are not known."""
+    def _evaluate_seconds(self, costs: prediction.Costs) -> float:
+        """Of all that is left to evaluate."""
 
     def data(self) -> dict[str, Any]:
         """The plan as plain data, described in docs/commands.md."""
         return {
             "sweep": self.sweep.name,
             "directory": str(self.store.directory),
-            "runs": [],
-            "trials": None,
-            "trials_left": None,
+            "runs": [dataclasses.asdict(run) for run in self.runs],
+            "trials": self.n_trials,
+            "trials_left": self.n_left,
             "harvest_tokens": self.harvest_tokens,
             "harvest_shards": self.n_shards,
             "harvest_cached": self._is_cached,
             "streamed_shards": self.n_streamed,
-            "streamed_tokens": self.live_tokens() if self.n_streamed else 0,
+            "streamed_tokens": self.live_tokens,
             "eval_tokens": self.eval_tokens,
-            "flops": None,
-            "groups": None,
+            "flops": self.flops,
+            "groups": None if self.groups is None else len(self.groups),
             "slots": self.n_slots,
-            "memory_bytes": None,
+            "memory_bytes": self.memory_bytes,
             "activations_bytes": self.activations_bytes,
             "results_bytes": self.results_bytes,
             "seconds": self.seconds,
@@ -149,12 +180,37 @@ class Plan(ABC):
         """What the launch costs on a cluster that was described."""
         if not (self.cluster and self.seconds):
             return None
-        return self.cluster.bill(self.seconds, self._read_bytes(), self.activations_bytes + self.results_bytes)
+        return self.cluster.bill(self.seconds, self._stored_bytes(self.trials), self.activations_bytes + self.results_bytes)
 
     @cached_property
     def seconds(self) -> dict[str, float] | None:
         """Part of the launch -> seconds, NaN where they are not known; None where nothing is."""
-        return self._seconds(self.costs) if self.costs else None
+        if (costs := self.costs) is None:
+            return None
+        live = [self._live_seconds(shared, tokens, costs) for shared, tokens in self.trials]
+        return {
+            "harvest": sum(costs.harvest_seconds(shared) for shared in self._used() if not was_finished(shared.cache)),
+            "training": prediction.makespan(self._train_seconds(costs), self.n_slots),
+            **({"streaming": prediction.makespan(live, self.n_slots)} if self.n_streamed else {}),
+            "evaluation": self._evaluate_seconds(costs),
+        }
+
+    def _live_seconds(self, shared: SharedActivations, tokens: int, costs: prediction.Costs) -> float:
+        """Of a trial that reads so many tokens, for the activations that it makes again."""
+        if not (share := self._streamed[shared.activations_hash]):
+            return 0.0
+        per_token = costs.harvest_seconds(shared) / shared.source.config.train_tokens * min(self.n_slots, shared.n_shards)
+        return tokens * share * per_token
+
+    @property
+    def live_tokens(self) -> int:
+        """Tokens whose activations are made while trials train, because they are not stored."""
+        return round(sum(tokens * self._streamed[shared.activations_hash] for shared, tokens in self.trials))
+
+    def _stored_bytes(self, tokens: Iterable[tuple[SharedActivations, int]]) -> int:
+        """Size of so many tokens on the disk, without those that are not stored."""
+        shares = ((shared.source.bytes_per_token, n_tokens, self._streamed[shared.activations_hash]) for shared, n_tokens in tokens)
+        return round(sum(n_bytes * n_tokens * (1 - streamed) for n_bytes, n_tokens, streamed in shares))
 
     @property
     def _is_cached(self) -> bool:
@@ -182,65 +238,39 @@ class Plan(ABC):
     def _streaming(self) -> list[str]:
         if not self.n_streamed:
             return []
-        seconds = self._seconds(self.costs)["streaming"] if self.costs else math.nan
+        seconds = self.seconds["streaming"] if self.seconds else math.nan
         cost = "" if math.isnan(seconds) else f", about {timedelta(seconds=round(seconds))} of a slot's time"
         return [
             f"streaming   {self.n_streamed} of {self.n_shards} shards are not stored: each group makes them again as it reads them, "
-            f"{self.live_tokens():,} tokens in all{cost}. To store more, free disk or raise `--cache-limit`"
+            f"{self.live_tokens:,} tokens in all{cost}. To store more, free disk or raise `--cache-limit`"
         ]
-
-    def _live_seconds(self, shared: SharedActivations, tokens: float, costs: prediction.Costs) -> float:
-        """Seconds in a slot to make the activations that are not stored, of a group that trains on so many tokens."""
-        if not shared.n_streamed:
-            return 0.0
-        per_token = costs.harvest_seconds(shared) / shared.source.config.train_tokens * min(self.n_slots, shared.n_shards)
-        return tokens * _streamed_share(shared) * per_token
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedRun:
-    """One run of the plan."""
-
-    run_id: str
-    setting: str
-    """What it is, e.g. "jumprelu target_l0=16 lr=0.001 seed=0"."""
-    state: RunState
-    tokens: int
-    """Tokens it trains on: whole batches."""
-    flops: float
-    """Floating-point operations of its training."""
-    group: int | None
-    """Number of the group it trains in, from 1; None if it need not be trained."""
-
-    @property
-    def todo(self) -> str:
-        """What a launch would do with it."""
-        if self.group is None:
-            return {"finished": "done", "trained": "to evaluate"}.get(self.state, self.state)
-        return f"{'failed, ' if self.state == 'failed' else ''}to do (group {self.group})"
 
 
 class GridPlan(Plan):
     """Plan of a sweep whose runs are known."""
+
+    groups: list[list[RunConfig]]
+    memory_bytes: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._shared = {run.run_id: shared for shared in self.inputs for run in shared.runs}
         runs, records = self.sweep.runs(), self.store.records()
         to_train = [run for run in runs if run.run_id not in records or may_recover(records[run.run_id])]
-        memory = None if self.slot_bytes is None else self.slot_bytes - self.live_bytes
         if self.sweep.early_stopping:
             self.groups = lone_runs(to_train)
         else:
-            per_slot = 1 if self.live_bytes else GROUPS_PER_SLOT
-            self.groups = group_runs(to_train, n_slots=self.n_slots, d_in=self._d_in, memory_bytes=memory, per_slot=per_slot)
+            self.groups = group_runs(
+                to_train, n_slots=self.n_slots, d_in=self._d_in, slot_bytes=self.slot_bytes, live_bytes=self.live_bytes
+            )
+        self.trials = [(self._shared[group[0].run_id], max(run.n_tokens for run in group)) for group in self.groups]
         number = {run.run_id: index for index, group in enumerate(self.groups, start=1) for run in group}
         self.runs = [
             PlannedRun(
                 run_id=run.run_id,
                 setting=setting,
                 state=records[run.run_id].status if run.run_id in records else "missing",
-                tokens=run.n_steps * run.train.batch_size,
+                tokens=run.n_tokens,
                 flops=training_flops(run, self._d_in(run)),
                 group=number.get(run.run_id),
             )
@@ -250,23 +280,8 @@ class GridPlan(Plan):
         self.memory_bytes = max((group_bytes(group, self._d_in) for group in self.groups), default=0) + self.live_bytes
         self.results_bytes = sum(_weights_bytes(run, self._d_in(run)) for run in runs)
 
-    def data(self) -> dict[str, Any]:
-        return {
-            **super().data(),
-            "runs": [dataclasses.asdict(run) for run in self.runs],
-            "flops": self.flops,
-            "groups": len(self.groups),
-            "memory_bytes": self.memory_bytes,
-        }
-
     def _d_in(self, run: RunConfig) -> int:
         return self._shared[run.run_id].d_in
-
-    def _read_bytes(self) -> int:
-        return round(sum(_tokens(group) * _stored_bytes_per_token(self._shared[group[0].run_id]) for group in self.groups))
-
-    def live_tokens(self) -> int:
-        return round(sum(_tokens(group) * _streamed_share(self._shared[group[0].run_id]) for group in self.groups))
 
     def _head(self) -> list[str]:
         id_width, setting_width = (max(len(getattr(run, name)) for run in self.runs) for name in ("run_id", "setting"))
@@ -286,20 +301,20 @@ class GridPlan(Plan):
             f"disk        {_size(self.activations_bytes)} for activations, {_size(self.results_bytes)} for results",
         ]
 
-    def _seconds(self, costs: prediction.Costs) -> dict[str, float]:
-        live = [self._live_seconds(self._shared[group[0].run_id], _tokens(group), costs) for group in self.groups]
-        groups = [sum(costs.train(run, self._d_in(run)) for run in group) for group in self.groups]
-        todo = [(shared, len(shared.todo(self.store))) for shared in self.inputs if shared.todo(self.store)]
-        return {
-            "harvest": sum(costs.harvest_seconds(shared) for shared, _ in todo if not was_finished(shared.cache)),
-            "training": prediction.makespan(groups, self.n_slots),
-            **({"streaming": prediction.makespan(live, self.n_slots)} if self.n_streamed else {}),
-            "evaluation": sum(costs.evaluate_seconds(shared, n_saes) for shared, n_saes in todo),
-        }
+    def _used(self) -> list[SharedActivations]:
+        return [shared for shared in self.inputs if shared.n_todo(self.store)]
+
+    def _train_seconds(self, costs: prediction.Costs) -> list[float]:
+        return [sum(costs.train(run, self._d_in(run)) for run in group) for group in self.groups]
+
+    def _evaluate_seconds(self, costs: prediction.Costs) -> float:
+        return sum(costs.evaluate_seconds(shared, shared.n_todo(self.store)) for shared in self._used())
 
 
 class SearchPlan(Plan):
     """Plan of a search."""
+
+    n_left: int
 
     def __post_init__(self) -> None:
         from sweeps.storage.study import Study
@@ -308,20 +323,10 @@ class SearchPlan(Plan):
         assert self.sweep.search is not None, f"{self.sweep.search=}"
         self.search, self.space = self.sweep.search, self.sweep.space()
         self.study = Study(self.space, self.search, self.store)
-        self.n_left, self.n_runs = self.study.n_left(), self.space.axes.n_repeats
-        (shared,) = self.inputs
-        self.results_bytes = self.search.trials * self.n_runs * max(_weights_bytes(run, shared.d_in) for run in shared.runs)
-
-    def _read_bytes(self) -> int:
-        (shared,) = self.inputs
-        return round(self.n_left * self.n_runs * self.harvest_tokens * _stored_bytes_per_token(shared))
-
-    def live_tokens(self) -> int:
-        (shared,) = self.inputs
-        return round(self.n_left * self.n_runs * self.harvest_tokens * _streamed_share(shared))
-
-    def data(self) -> dict[str, Any]:
-        return {**super().data(), "trials": self.search.trials, "trials_left": self.n_left}
+        (self.shared,) = self.inputs
+        self.n_trials, self.n_left, self.n_runs = self.search.trials, self.study.n_left(), self.space.axes.n_repeats
+        self.trials = [(self.shared, self.harvest_tokens * self.n_runs)] * self.n_left
+        self.results_bytes = self.n_trials * self.n_runs * max(_weights_bytes(run, self.shared.d_in) for run in self.shared.runs)
 
     def _head(self) -> list[str]:
         pairs = zip(self.search.objectives, self.study.directions, strict=True)
@@ -338,34 +343,19 @@ class SearchPlan(Plan):
             f"disk        {_size(self.activations_bytes)} for activations",
         ]
 
-    def _seconds(self, costs: prediction.Costs) -> dict[str, float]:
-        (shared,) = self.inputs
-        live = self._live_seconds(shared, self.harvest_tokens * self.n_runs, costs)
-        mean = sum(costs.train(run, shared.source.d_in) for run in shared.runs) / len(shared.runs)
-        return {
-            "harvest": 0.0 if was_finished(shared.cache) or not self.n_left else costs.harvest_seconds(shared),
-            "training": prediction.makespan([mean * self.n_runs] * self.n_left, self.n_slots),
-            **({"streaming": prediction.makespan([live] * self.n_left, self.n_slots)} if self.n_streamed else {}),
-            "evaluation": costs.evaluate_seconds(shared, self.n_runs) * self.n_left,
-        }
+    def _used(self) -> list[SharedActivations]:
+        return list(self.inputs) if self.n_left else []
 
+    def _train_seconds(self, costs: prediction.Costs) -> list[float]:
+        mean = sum(costs.train(run, self.shared.d_in) for run in self.shared.runs) / len(self.shared.runs)
+        return [mean * self.n_runs] * self.n_left
 
-def _tokens(group: Sequence[RunConfig]) -> int:
-    """Tokens of the stream that a group reads."""
-    return max(run.n_steps * run.train.batch_size for run in group)
+    def _evaluate_seconds(self, costs: prediction.Costs) -> float:
+        return costs.evaluate_seconds(self.shared, self.n_runs) * self.n_left
 
 
 def _weights_bytes(run: RunConfig, d_in: int) -> int:
     return n_parameters(run, d_in) * FLOAT_BYTES
-
-
-def _stored_bytes_per_token(shared: SharedActivations) -> float:
-    """Of an average token."""
-    return shared.source.bytes_per_token * (1 - _streamed_share(shared))
-
-
-def _streamed_share(shared: SharedActivations) -> float:
-    return shared.n_streamed / shared.n_shards
 
 
 def _settings(runs: Sequence[RunConfig]) -> list[str]:

@@ -35,7 +35,7 @@ def cost(group):
 @given(many([256, 512], [0, 1], max_size=30), st.integers(1, 8), st.floats(1, 4))
 def test_every_run_is_in_one_group_of_its_stream_and_fits(runs, n_slots, room):
     memory = int(max(group_bytes([run], width) for run in runs) * room)
-    groups = group_runs(runs, n_slots=n_slots, d_in=width, memory_bytes=memory)
+    groups = group_runs(runs, n_slots=n_slots, d_in=width, slot_bytes=memory)
     assert sorted(run.run_id for group in groups for run in group) == sorted(run.run_id for run in runs)
     assert all(len({stream_key(run) for run in group}) == 1 for group in groups)
     assert all(group_bytes(group, width) <= memory for group in groups)

@@ -92,7 +92,7 @@ def test_runs_with_other_normalisations_are_not_grouped():
 def test_a_group_stays_within_memory():
     several = runs(architectures={"topk": {"k": 4}}, seeds=list(range(8)))
     limit = group_bytes(several[:2], width)
-    groups = group_runs(several, n_slots=1, d_in=width, memory_bytes=limit)
+    groups = group_runs(several, n_slots=1, d_in=width, slot_bytes=limit)
     assert [len(group) for group in groups] == [2, 2, 2, 2]
 
 
@@ -114,6 +114,6 @@ def test_the_work_grows_with_the_number_of_runs_not_with_its_square():
         return width(run)
 
     # Room for one: as many groups as runs, each of which is full at once.
-    groups = group_runs(many, n_slots=2, d_in=counted, memory_bytes=group_bytes(many[:1], width))
+    groups = group_runs(many, n_slots=2, d_in=counted, slot_bytes=group_bytes(many[:1], width))
     assert [len(group) for group in groups] == [1] * 200
     assert len(asked) <= 3 * 200
