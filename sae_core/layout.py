@@ -86,6 +86,11 @@ class SweepPaths:
         return self.directory / "progress.json"
 
     @property
+    def hangs(self) -> Path:
+        """Directory of files that say why workers were ended that hung, until the launch has told it."""
+        return self.directory / ".hangs.tmp"
+
+    @property
     def table_csv(self) -> Path:
         """The table as text."""
         return self.directory / "table.csv"

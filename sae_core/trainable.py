@@ -35,7 +35,7 @@ from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.kernels.choice import Choice, use_kernels
 from sae_core.training.export import write_result
 from sae_core.training.loop import Learner, train_group
-from sae_core.watchdog import beat, watched
+from sae_core.watchdog import beat, expected
 
 REPORT_SECONDS = 5.0
 
@@ -57,7 +57,7 @@ class TrialConfig:
     checkpoint_seconds: float = 60.0
     """Least time between two checkpoints."""
     stall_seconds: float = 0.0
-    """Most time that a step may take; the process is ended then, see `watchdog`. 0: any."""
+    """Most time that a step may take, or that its process may be stopped; it is ended then, see `watchdog`. 0: any."""
     kernels: Choice = "fast"
     """See `sparse.kernels`."""
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -118,7 +118,7 @@ def run_trial(trial: TrialConfig, report: Report, device: str) -> None:
         told = orders.wait()
         todo = [run for run in runs if run.data_seed == data_seed and not RunPaths(directory / run.run_id).record.exists()]
         if todo := [run for run in todo if not told.stop(run.run_id)]:
-            with watched(trial.stall_seconds, RunPaths(directory / runs[0].run_id).hang):
+            with expected():
                 _train(trial, todo, report, device, orders, local)
     ended = [run for run in runs if RunPaths(directory / run.run_id).record.exists()]
     if trial.source is not None and orders.now().sweep == "go":
@@ -173,7 +173,7 @@ def _evaluate(trial: TrialConfig, config: dict[str, Any], runs: Sequence[RunConf
         return
     source = kept_source(config, device, int(trial.gpus))
     saes = {run_id: SparseAutoencoder.from_pretrained(paths[run_id].sae).to(device) for run_id in trained}
-    with watched(trial.stall_seconds, paths[runs[0].run_id].hang):
+    with expected():
         values, n_tokens = evaluate(saes, source, cache, torch.tensor(read_manifest(cache).mean))
     eval_hash = source.eval_hash(cache)
     for run_id, record in trained.items():

@@ -45,7 +45,8 @@ def run(
         Path | None, typer.Option(metavar="DIR", help="Directory on each node's own disk, to copy activations to once per node.")
     ] = None,
     stall_seconds: Annotated[
-        float, typer.Option(metavar="S", min=0, help="End and repeat a process that completes no step for S seconds. 0: never.")
+        float,
+        typer.Option(metavar="S", min=0, help="End and repeat a process that completes no step, or is stopped, for S seconds. 0: never."),
     ] = 600.0,
 ) -> Answer:
     """Train and evaluate the missing runs of a sweep, then write its table and report."""

@@ -29,7 +29,7 @@ from sweeps.execution.executor import EXECUTORS, Executor, ExecutorName
 from sweeps.execution.loggers import Loggers
 from sweeps.execution.preflight import needs_of
 from sweeps.execution.progress import SweepProgress
-from sweeps.execution.stages import run_stages
+from sweeps.execution.stages import run_stages, tell_hangs
 from sweeps.execution.work import Grid, Search, Work
 from sweeps.planning.caches import fit
 from sweeps.planning.inputs import SharedActivations
@@ -118,8 +118,9 @@ def launch(
         local_cache: directory on each node's own disk: activations are copied there once per node, and read from there.
         max_hours: after which the launch is stopped, with a checkpoint of each run; the same call resumes.
         max_tokens: as `max_hours`: training tokens of this launch, of all runs together.
-        stall_seconds: most time that a process may train, harvest or evaluate without completing a step; it is then ended, and what it did
-            is repeated from the last checkpoint, shard or chunk. 0: any time. Not for the executor "inline".
+        stall_seconds: most time that a process may train, harvest or evaluate without completing a step, or may be stopped at any moment;
+            it is then ended, and what it did is repeated from the last checkpoint, shard or chunk. 0: any time. Not for the executor
+            "inline".
         progress: what shows progress; the terminal by default.
 
     Raises:
@@ -157,7 +158,7 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
             if inputs:
                 engine.needs(needs_of(store.directory, [shared.source for shared in inputs]))
                 until_report.enter_context(engine)
-                _check(inputs, engine, shown)
+                _check(inputs, store, engine, shown)
                 needs = [(shared, work.to_train(shared)) for shared in inputs]
                 slot_bytes, holds_model = engine.slot_bytes, work.evaluates_trials
                 fit(needs, store.directory, limit_gib=options.cache_limit, slot_bytes=slot_bytes, holds_model=holds_model)
@@ -247,7 +248,7 @@ def _settings(sweep: Sweep, store: Store, number: int, options: _Options) -> Tri
     )
 
 
-def _check(inputs: Sequence[SharedActivations], executor: Executor, progress: SweepProgress) -> None:
+def _check(inputs: Sequence[SharedActivations], store: Store, executor: Executor, progress: SweepProgress) -> None:
     """Remove damaged files from the caches, then check models and texts and tokenize: in a worker, which needs the libraries anyway.
 
     Raises:
@@ -259,7 +260,10 @@ def _check(inputs: Sequence[SharedActivations], executor: Executor, progress: Sw
             names = ", ".join(path.name for path in damaged)
             verb = "were" if len(damaged) > 1 else "was"
             progress.note(f"activations: {names} in {shared.cache} {verb} damaged and will be created again")
-    told = executor.pool.ask("prepare", [shared.arguments for shared in inputs])
+    try:
+        told = executor.pool.ask("prepare", [shared.arguments for shared in inputs])
+    finally:
+        tell_hangs(store, progress)
     for shared, (facts, shared.d_in, shared.model_bytes) in zip(inputs, told, strict=True):
         shared.facts |= facts
 

@@ -11,7 +11,6 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from sae_core.trainable import train_trial
 from sweeps.execution import signals
 from sweeps.execution.cluster import Cluster
 from sweeps.execution.failures import reason_of_death
@@ -22,6 +21,17 @@ from sweeps.storage.store import SCRATCH_PREFIX
 
 def train(training: Training, cluster: Cluster) -> None:
     """Train all trials, one per slot at a time."""
+
+    def train_trial(config: dict[str, Any]) -> None:  # within a function, so that Ray sends it as it is, and nothing is imported for it
+        from pathlib import Path
+
+        from sae_core.watchdog import watched
+
+        with watched(config["trial"]["stall_seconds"], Path(config["hang"])):  # while it imports torch, too
+            from sae_core.trainable import train_trial
+
+            train_trial(config)
+
     searcher = _Searcher(training, cluster)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # trials that fail: `Training` says what became of them
     with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=training.store.directory) as scratch:
@@ -73,7 +83,7 @@ class _Searcher(Searcher):
         if trial is None:
             return None if self.training.n_running else Searcher.FINISHED
         self.trials[trial_id] = trial
-        return {"trial": dataclasses.asdict(trial.config)}
+        return {"trial": dataclasses.asdict(trial.config), "hang": str(self.training.hang(trial))}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The records say how the trial ended."""

@@ -4,7 +4,6 @@ import dataclasses
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from sae_core.activations.shards import Manifest, is_complete
@@ -19,7 +18,6 @@ from sweeps.execution.loggers import Loggers
 from sweeps.execution.progress import SweepProgress
 from sweeps.execution.training import Training
 from sweeps.execution.work import Work
-from sweeps.execution.workers import hangs
 from sweeps.planning.inputs import SharedActivations
 from sweeps.storage.store import Store
 
@@ -53,7 +51,7 @@ def run_stages(
     progress.capacity = executor.capacity
     done = {run_id for run_id, record in store.records().items() if record.status != "trained"}
     for shared in inputs:
-        store.note_stage("harvest", _harvest(shared, executor, progress, orders))
+        store.note_stage("harvest", _harvest(shared, store, executor, progress, orders))
     executor.pool.close()  # trials need the slots
     work.begin(executor.n_slots, executor.slot_bytes)
     progress.stage(work.stage, work.n_tokens, "tokens")
@@ -89,7 +87,7 @@ def _train(training: Training, executor: Executor, store: Store) -> None:
         raise KeyboardInterrupt
 
 
-def _harvest(shared: SharedActivations, executor: Executor, progress: SweepProgress, orders: OrdersFile) -> float:
+def _harvest(shared: SharedActivations, store: Store, executor: Executor, progress: SweepProgress, orders: OrdersFile) -> float:
     """Make the shards that are missing, on all slots. Returns seconds."""
     missing = [index for index in range(shared.n_shards) if not is_complete(shared.cache, index, shared.n_stored)]
     progress.stage("harvest", shared.source.config.train_tokens, "tokens", len(missing))
@@ -98,13 +96,13 @@ def _harvest(shared: SharedActivations, executor: Executor, progress: SweepProgr
     def done(n_tokens: int) -> None:
         tokens.append(n_tokens)
         progress.advance_to(sum(tokens), jobs=len(missing) - len(tokens))
-        _tell_hangs(shared.cache, progress)
+        tell_hangs(store, progress)
 
     if missing:
         try:
             executor.pool.map("harvest", missing, done, *shared.arguments, shared.n_stored, orders=orders)
         finally:
-            _tell_hangs(shared.cache, progress)
+            tell_hangs(store, progress)
     manifest = finish_harvest(shared.source, shared.cache, shared.n_stored)
     shared.facts |= {"outlier_rows": manifest.outlier_rows, "outlier_share": manifest.outlier_share}
     if manifest.outlier_share > LARGE_OUTLIER_SHARE:
@@ -137,7 +135,7 @@ def _evaluate(shared: SharedActivations, store: Store, executor: Executor, progr
         try:
             executor.pool.map("evaluate", range(n_chunks), done, *shared.arguments, saes, orders=orders)
         finally:
-            _tell_hangs(shared.cache, progress)
+            tell_hangs(store, progress)
         values, n_tokens = combine(sums for sums, _ in results)
         eval_hash = shared.source.eval_hash(shared.cache)
         where = _joined([node for _, node in results])
@@ -146,13 +144,13 @@ def _evaluate(shared: SharedActivations, store: Store, executor: Executor, progr
     return progress.end_stage(f"{len(records)} SAEs on {n_chunks} chunks of held-out text")
 
 
-def _tell_hangs(cache: Path, progress: SweepProgress) -> None:
-    """Note in which jobs a worker hung: Ray has given them to another process."""
+def tell_hangs(store: Store, progress: SweepProgress) -> None:
+    """Note which workers were ended because they hung: Ray has given their jobs to another process."""
     with suppress(FileNotFoundError):
-        for file in hangs(cache).iterdir():
-            progress.note(f"{progress.state.stage}: job {file.name}: {file.read_text()}; it is done again")
+        for file in store.paths.hangs.iterdir():
+            progress.note(f"{progress.state.stage or 'start'}: worker {file.name}: {file.read_text()}; its job is done again")
             file.unlink()
-        hangs(cache).rmdir()
+        store.paths.hangs.rmdir()
 
 
 def _joined(nodes: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sae_core.config.run import RunConfig
@@ -87,7 +88,7 @@ class Training:
         """
         self.n_running -= 1
         error = self._errors.pop(id(trial), error)
-        hang = self.store.paths.run(trial.runs[0].run_id).hang
+        hang = self.hang(trial)
         if error and hang.exists():
             error = {"type": HUNG, "message": hang.read_text(), "traceback": ""}
         hang.unlink(missing_ok=True)
@@ -104,6 +105,10 @@ class Training:
         for run in trial.runs:
             if (record := self.store.read_record(run.run_id)) is not None and record.status == "failed":
                 self.progress.fail(run.run_id, reason(record))
+
+    def hang(self, trial: Trial) -> Path:
+        """File that says why the process of a trial was ended that hung."""
+        return self.store.paths.run(trial.runs[0].run_id).hang
 
     def _again_after(self, trial: Trial, error: Mapping[str, str]) -> list[Trial]:
         """The trials to start after one failed: itself, or its two halves where it may have been too large; none if that is of no use."""

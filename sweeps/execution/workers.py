@@ -1,21 +1,30 @@
 """Workers of a launch: processes that hold an activation source, check it, harvest shards and evaluate chunks.
 
-The jobs are fixed by the source, so results do not depend on how many workers share them.
+The jobs are fixed by the source, so results do not depend on how many workers share them. Nothing heavy is imported here: a worker is
+watched before it does.
 """
 
+from __future__ import annotations
+
+import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sae_core import plugins, provenance
-from sae_core.activations.source import ActivationSource, kept_source
 from sae_core.errors import ConfigError
+from sae_core.layout import SweepPaths
 from sae_core.orders import LOOK_SECONDS, NO_ORDERS, OrdersFile
-from sae_core.sparse.kernels.choice import Choice, use_kernels
-from sae_core.watchdog import watched
-from sweeps.execution.cluster import Cluster
+from sae_core.watchdog import expected, watched
 from sweeps.execution.failures import LaunchError, cause_of, reason_of_failure
+
+if TYPE_CHECKING:
+    from sae_core.activations.source import ActivationSource
+    from sae_core.sparse.kernels.choice import Choice
+    from sweeps.execution.cluster import Cluster
 
 RESTARTS = 2
 """Times a worker whose process or node died is started again; its job is then repeated."""
@@ -28,16 +37,17 @@ class SourceWorker:
         device: e.g. "cpu" or "cuda:0".
         threads: of matrix products on the CPU.
         kernels: that evaluate, see `sae_core.sparse.kernels.choice`.
-        stall_seconds: most time without a sign of life from a job; the process is ended then, see `sae_core.watchdog`. 0: any.
         n_gpus: see `ActivationSource.n_gpus`.
     """
 
-    def __init__(self, device: str, threads: int, kernels: Choice, stall_seconds: float = 0.0, n_gpus: int = 1) -> None:
+    def __init__(self, device: str, threads: int, kernels: Choice, n_gpus: int = 1) -> None:
         import torch
+
+        from sae_core.sparse.kernels.choice import use_kernels
 
         torch.set_num_threads(threads)
         use_kernels(kernels)
-        self.device, self.stall_seconds, self.n_gpus = device, stall_seconds, n_gpus
+        self.device, self.n_gpus = device, n_gpus
 
     def prepare(self, sources: Sequence[tuple[dict[str, Any], str]]) -> list[tuple[dict[str, float], int, int]]:
         """Check all sources of a launch, then do once what their jobs need, e.g. tokenize.
@@ -73,11 +83,13 @@ class SourceWorker:
         from sae_core.activations.shards import harvest
 
         tokens: list[int] = []
-        with watched(self.stall_seconds, hangs(Path(cache)) / str(index)):
+        with expected():
             harvest(self._source(config), Path(cache), indices=[index], n_stored=n_stored, on_shard=lambda _, n: tokens.append(n))
         return tokens[0]
 
     def _source(self, config: dict[str, Any]) -> ActivationSource:
+        from sae_core.activations.source import kept_source
+
         return kept_source(config, self.device, self.n_gpus)
 
     def evaluate(self, index: int, config: dict[str, Any], cache: str, saes: Mapping[str, str]) -> tuple[Any, dict[str, Any]]:
@@ -95,13 +107,8 @@ class SourceWorker:
         node = {**provenance.node(), "arithmetic": eval_arithmetic(self.device, config)}
         mean = torch.tensor(read_manifest(Path(cache)).mean)
         source, to_measure = self._source(config), _saes(tuple(saes.items()), self.device)
-        with watched(self.stall_seconds, hangs(Path(cache)) / str(index)):
+        with expected():
             return evaluate_chunk(source.eval_chunk(Path(cache), index, mean), to_measure, index), node
-
-
-def hangs(cache: Path) -> Path:
-    """Directory of files that say why workers that hung in a job were ended, one per job, until the launch has told it."""
-    return cache / ".hangs.tmp"
 
 
 @lru_cache(maxsize=1)
@@ -172,17 +179,20 @@ class WorkerPool:
         import ray
 
         actor = ray.remote(_RayWorker).options(max_restarts=RESTARTS, max_task_retries=RESTARTS, **self.cluster.actor)
-        arguments = (self.cluster.cpus, self.kernels, self.stall_seconds, plugins.checksums(), int(self.cluster.gpus))
+        hangs = str(SweepPaths(Path(self.cluster.needs.directory)).hangs) if self.cluster.needs else ""
+        arguments = (self.cluster.cpus, self.kernels, self.stall_seconds, hangs, plugins.checksums(), int(self.cluster.gpus))
         self.workers += [actor.remote(*arguments) for _ in range(n_workers - len(self.workers))]
 
 
 class _RayWorker(SourceWorker):
     """A `SourceWorker` as an actor, on the device that Ray gave it. Ray leaves every GPU visible to an actor that asked for none."""
 
-    def __init__(self, threads: int, kernels: Choice, stall_seconds: float, checksums: Mapping[str, str], n_gpus: int) -> None:
+    def __init__(self, threads: int, kernels: Choice, stall_seconds: float, hangs: str, checksums: Mapping[str, str], n_gpus: int) -> None:
         import ray
 
-        super().__init__("cuda:0" if ray.get_gpu_ids() else "cpu", threads, kernels, stall_seconds, n_gpus)
+        self._watch = ExitStack()  # to the end of this process
+        self._watch.enter_context(watched(stall_seconds, Path(hangs) / f"{socket.gethostname()}-{os.getpid()}"))
+        super().__init__("cuda:0" if ray.get_gpu_ids() else "cpu", threads, kernels, n_gpus)
         plugins.load_same(checksums)
 
 

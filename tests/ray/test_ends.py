@@ -95,12 +95,14 @@ def test_a_signal_in_a_stage(definition, stage, number):
 
 
 def test_what_hangs_is_ended_and_repeated(definition):
-    """A trial is stopped by a signal: no thread of it can do anything about it."""
+    """A worker before its first job, and a trial, are stopped by a signal: no thread of theirs can do anything about it."""
     with launched(definition, "--stall-seconds", 12) as command:
+        os.kill(wait_until(lambda: command.watched("_RayWorker.__init__"), 60), signal.SIGSTOP)
         command.wait_for("train: ")
+        assert "start: worker " in command.said and "was stopped, or held Python's lock, for 12 s and was ended; its job is" in command.said
         os.kill(wait_until(lambda: command.watched("ImplicitFunc.train"), 60), signal.SIGSTOP)
         assert command.ends(300) == 0, command.said
-        assert "retry 1 of 2: HungError: a process made no step for 12 s and was ended" in command.said
+        assert "retry 1 of 2: HungError: a process was stopped, or held Python's lock, for 12 s and was ended" in command.said
     assert not [*results_of(definition).rglob(".hang*")]
 
 

@@ -1,44 +1,58 @@
-"""The program that ends a process which makes no progress, however it hangs."""
+"""The program that ends a process which is stopped or makes no progress, however it hangs."""
 
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 
 import psutil
 import pytest
 
-from sae_core.watchdog import beat, watched
+from sae_core.watchdog import beat, expected, watched
 
 PROGRAM = """
-import os, signal, sys, time
+import ctypes, os, signal, sys, time
 from pathlib import Path
 from sae_core import watchdog
-watchdog.BEAT_SECONDS = 0.0
-with watchdog.watched(1.0, Path(sys.argv[1])):
-    for _ in range(12):
+watchdog.BEAT_SECONDS = 0.1
+with watchdog.watched(0.6, Path(sys.argv[1])):
+{work}
+"""
+STOP = "os.kill(os.getpid(), signal.SIGSTOP)"
+HOLD_LOCK = "ctypes.PyDLL(None).sleep(60)"
+STEP = """
+with watchdog.expected():
+    for _ in range(8):
         watchdog.beat()
         time.sleep(0.1)
-    print("lives", flush=True)
+    with watchdog.expected(False):
+        time.sleep(0.8)
+    watchdog.beat()
     {hang}
 """
 
 
-def ended(tmp_path, hang):
-    """The exit code of a process that beats for longer than it may rest, then hangs; and what is said about it."""
+def ended(tmp_path, work):
+    """The exit code of a process that works while it is watched, and what is said about it."""
     file = tmp_path / "hangs" / "7"
-    done = subprocess.run([sys.executable, "-c", PROGRAM.format(hang=hang), file], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout == "lives\n", done.stderr
+    command = [sys.executable, "-c", PROGRAM.format(work=textwrap.indent(work, "    ")), file]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
     return done.returncode, file.read_text() if file.exists() else ""
 
 
-@pytest.mark.parametrize("hang", ["time.sleep(60)", "os.kill(os.getpid(), signal.SIGSTOP)"])
-def test_what_hangs_is_ended_and_said(tmp_path, hang):
-    assert ended(tmp_path, hang) == (-signal.SIGKILL, "a process made no step for 1 s and was ended")
+def test_where_steps_are_expected_one_must_come(tmp_path):
+    assert ended(tmp_path, STEP.format(hang="time.sleep(60)")) == (-signal.SIGKILL, "a process made no step for 0.6 s and was ended")
 
 
-def test_what_ends_is_left_alone(tmp_path):
-    assert ended(tmp_path, "pass") == (0, "")
+@pytest.mark.parametrize("work", [STOP, HOLD_LOCK, STEP.format(hang=STOP)], ids=["stopped", "lock", "stopped in a step"])
+def test_a_process_must_live_at_any_moment(tmp_path, work):
+    assert ended(tmp_path, work) == (-signal.SIGKILL, "a process was stopped, or held Python's lock, for 0.6 s and was ended")
+
+
+def test_what_takes_its_time_or_ends_is_left_alone(tmp_path):
+    assert ended(tmp_path, f"time.sleep(0.8)\n{STEP.format(hang='pass')}\ntime.sleep(0.8)") == (0, "")
 
 
 def test_nothing_is_left_after_the_block(tmp_path):
@@ -57,7 +71,7 @@ def test_zero_watches_nothing(tmp_path):
 
 
 def test_a_beat_costs_next_to_nothing(tmp_path):
-    with watched(30.0, tmp_path / "file"):
+    with watched(30.0, tmp_path / "file"), expected():
         started = time.perf_counter()
         for _ in range(10_000):
             beat()

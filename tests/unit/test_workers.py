@@ -52,7 +52,8 @@ def ray(monkeypatch):
 
 @pytest.fixture
 def pool(ray):
-    return WorkerPool(SimpleNamespace(n_workers=2, cpus=3, gpus=0.0, actor={"num_cpus": 3, "num_gpus": 0}), "fast")
+    needs = SimpleNamespace(directory="results/sweep")
+    return WorkerPool(SimpleNamespace(n_workers=2, cpus=3, gpus=0.0, actor={"num_cpus": 3, "num_gpus": 0}, needs=needs), "fast")
 
 
 def test_each_worker_takes_the_next_job_when_it_is_free(pool, ray):
@@ -70,7 +71,7 @@ def test_a_pool_has_no_more_workers_than_jobs_or_slots(pool, ray):
     assert len(ray.workers) == 0
     assert pool.ask("square", 3) == 9
     assert len(ray.workers) == 1
-    assert ray.workers[0].arguments == (3, "fast", 0.0, {}, 0)
+    assert ray.workers[0].arguments == (3, "fast", 0.0, "results/sweep/.hangs.tmp", {}, 0)
     assert ray.options == {"max_restarts": 2, "max_task_retries": 2, "num_cpus": 3, "num_gpus": 0}
     pool.map("square", range(9), lambda _: None)
     assert len(ray.workers) == 2

@@ -29,6 +29,7 @@ from sae_core.activations.source import ActivationSource, EvalChunk
 from sae_core.config.run import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError
 from sae_core.seeds import seed_of
+from sae_core.watchdog import expected
 
 logger = logging.getLogger(__name__)
 
@@ -267,7 +268,9 @@ class LanguageModelSource(ActivationSource):
 
     @cached_property
     def _model(self) -> HookedModel:
-        return HookedModel(loading.load_model(self.config.model, device=self.device, n_gpus=self.n_gpus), self.config.model.hook_point)
+        with expected(False):  # steps: large models take long
+            bridge = loading.load_model(self.config.model, device=self.device, n_gpus=self.n_gpus)
+        return HookedModel(bridge, self.config.model.hook_point)
 
 
 def _tokens_path(directory: Path) -> Path:
