@@ -16,41 +16,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+class _Below:
+    """A path below the directory of its owner."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, owner: "RunPaths | SweepPaths", kind: type) -> Path:
+        return owner.directory / self._name
+
+
 @dataclass(frozen=True, slots=True)
 class RunPaths:
     """Files of one run."""
 
     directory: Path
 
-    @property
-    def config(self) -> Path:
-        """The run's config, as JSON."""
-        return self.directory / "config.json"
-
-    @property
-    def record(self) -> Path:
-        """The run's record; it exists once the run was trained or failed."""
-        return self.directory / "record.json"
-
-    @property
-    def history(self) -> Path:
-        """Training curves, one line per logged step."""
-        return self.directory / "history.jsonl"
-
-    @property
-    def checkpoint(self) -> Path:
-        """State of a run in training."""
-        return self.directory / "checkpoint.safetensors"
-
-    @property
-    def hang(self) -> Path:
-        """Says why a process in which the run hung was ended, until the launch has told it. Named as a temporary file."""
-        return self.directory / ".hang.tmp"
-
-    @property
-    def sae(self) -> Path:
-        """Directory of the exported SAE: cfg.json and sae_weights.safetensors."""
-        return self.directory / "sae"
+    config = _Below("config.json")
+    """The run's config, as JSON."""
+    record = _Below("record.json")
+    """The run's record; it exists once the run was trained or failed."""
+    history = _Below("history.jsonl")
+    """Training curves, one line per logged step."""
+    checkpoint = _Below("checkpoint.safetensors")
+    """State of a run in training."""
+    hang = _Below(".hang.tmp")
+    """Says why a process in which the run hung was ended, until the launch has told it. Named as a temporary file."""
+    sae = _Below("sae")
+    """Directory of the exported SAE: cfg.json and sae_weights.safetensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,65 +53,33 @@ class SweepPaths:
     directory: Path
     """results/<sweep>"""
 
-    @property
-    def definition(self) -> Path:
-        """Definition of the last launch."""
-        return self.directory / "definition.yaml"
-
-    @property
-    def definitions(self) -> Path:
-        """Directory of the definitions of all launches, `<n>.yaml`."""
-        return self.directory / "definitions"
-
-    @property
-    def facts(self) -> Path:
-        """What no record can know: sweep.json."""
-        return self.directory / "sweep.json"
-
-    @property
-    def orders(self) -> Path:
-        """What the running launch is asked to do; see `orders`."""
-        return self.directory / "orders.json"
-
-    @property
-    def progress(self) -> Path:
-        """How far the present launch is."""
-        return self.directory / "progress.json"
-
-    @property
-    def hangs(self) -> Path:
-        """Directory of files that say why workers were ended that hung, until the launch has told it."""
-        return self.directory / ".hangs.tmp"
-
-    @property
-    def table_csv(self) -> Path:
-        """The table as text."""
-        return self.directory / "table.csv"
-
-    @property
-    def table_parquet(self) -> Path:
-        """The table with types."""
-        return self.directory / "table.parquet"
-
-    @property
-    def report(self) -> Path:
-        """Directory of the report."""
-        return self.directory / "report"
-
-    @property
-    def search(self) -> Path:
-        """Directory of the studies of a search."""
-        return self.directory / "search"
+    definition = _Below("definition.yaml")
+    """Definition of the last launch."""
+    definitions = _Below("definitions")
+    """Directory of the definitions of all launches, `<n>.yaml`."""
+    facts = _Below("sweep.json")
+    """What no record can know."""
+    orders = _Below("orders.json")
+    """What the running launch is asked to do; see `orders`."""
+    progress = _Below("progress.json")
+    """How far the present launch is."""
+    hangs = _Below(".hangs.tmp")
+    """Directory of files that say why workers were ended that hung, until the launch has told it."""
+    table_csv = _Below("table.csv")
+    """The table as text."""
+    table_parquet = _Below("table.parquet")
+    """The table with types."""
+    report = _Below("report")
+    """Directory of the report."""
+    search = _Below("search")
+    """Directory of the studies of a search."""
+    runs = _Below("runs")
+    """Directory of the runs."""
 
     @property
     def activations(self) -> Path:
         """Directory of all harvested activations, beside the sweeps."""
         return self.directory.parent / ".activations"
-
-    @property
-    def runs(self) -> Path:
-        """Directory of the runs."""
-        return self.directory / "runs"
 
     def run(self, run_id: str) -> RunPaths:
         """Files of a run."""

@@ -143,25 +143,17 @@ def _installed(path: tuple[str, ...]) -> list[str]:
     return [entry.module for entry in importlib.metadata.entry_points(group=GROUP)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A plugin that is not imported yet."""
-
-    module: str
-    first: Path
-    plugin: Plugin
-
-
 def checksum_at(location: str) -> str:
     """Checksum of a plugin, which is not imported.
 
     Raises:
         ConfigError: it is not here.
     """
-    return _find(location).plugin.checksum
+    return _find(location)[0].checksum
 
 
-def _find(location: str) -> _Found:
+def _find(location: str) -> tuple[Plugin, str, Path]:
+    """A plugin that is not imported yet, the name of its module, and its file."""
     with border(f"a plugin must be importable, but got {location!r}", _REMEDY):
         if is_file(location):
             first = _shipped(location) or Path(location).resolve(strict=True)
@@ -173,22 +165,21 @@ def _find(location: str) -> _Found:
             files = _files(first, root, location.partition(".")[0])
         name = first.name if is_file(location) else location
         checksum = checksum_of(b"\0".join(f"{place}\0".encode() + file.read_bytes() for place, file in sorted(files.items())))
-        return _Found(module, first, Plugin(location, name, checksum, root, frozenset(str(file) for file in files.values())))
+        return Plugin(location, name, checksum, root, frozenset(str(file) for file in files.values())), module, first
 
 
 def _load(location: str) -> None:
-    found = _find(location)
+    plugin, module, file = _find(location)
     before = _loaded.get(location)
-    if before and before.checksum == found.plugin.checksum:
+    if before and before.checksum == plugin.checksum:
         return
-    name = found.plugin.name
-    if taken := [plugin.location for plugin in _loaded.values() if plugin.name == name and plugin.location != location]:
+    if taken := [other.location for other in _loaded.values() if other.name == plugin.name and other.location != location]:
         raise ConfigError(f"plugins must have different names, but got {taken[0]!r} and {location!r}. Rename one of them.")
     if before:
         unload(location)
     with border(f"a plugin must be importable, but got {location!r}", _REMEDY):
-        _import(found.module, found.first if is_file(location) else None)
-    _loaded[location] = found.plugin
+        _import(module, file if is_file(location) else None)
+    _loaded[location] = plugin
 
 
 def _import(module: str, file: Path | None) -> None:

@@ -113,22 +113,20 @@ def run_trial(trial: TrialConfig, report: Report, device: str) -> None:
     use_kernels(trial.kernels)
     keep_to_share(device, trial.gpus)
     local = LocalCopies(Path(trial.local_cache)) if trial.local_cache else None
-    report = _with_problem(report, local) if local else report
+
+    def say(told: dict[str, Any]) -> None:
+        report({**told, "note": local.problem} if local and local.problem else told)
+
     for data_seed in dict.fromkeys(run.data_seed for run in runs):  # a point of a search has a run per order of the tokens, too
         told = orders.wait()
         todo = [run for run in runs if run.data_seed == data_seed and not RunPaths(directory / run.run_id).record.exists()]
         if todo := [run for run in todo if not told.stop(run.run_id)]:
             with expected():
-                _train(trial, todo, report, device, orders, local)
+                _train(trial, todo, say, device, orders, local)
     ended = [run for run in runs if RunPaths(directory / run.run_id).record.exists()]
     if trial.source is not None and orders.now().sweep == "go":
         _evaluate(trial, trial.source, ended, device)
-    report({"progress": {run.run_id: 1.0 for run in ended}})
-
-
-def _with_problem(report: Report, local: LocalCopies) -> Report:
-    """`report` that also says what is wrong with local copies."""
-    return lambda told: report({**told, "note": local.problem} if local.problem else told)
+    say({"progress": {run.run_id: 1.0 for run in ended}})
 
 
 def _train(

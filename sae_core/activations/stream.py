@@ -10,6 +10,7 @@ Shape letters: B tokens in a batch, N tokens in a shard, d_in width of the activ
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -149,9 +150,8 @@ class Stream(_ShuffledStream):
         local: LocalCopies | None = None,
     ) -> None:
         manifest = read_manifest(directory)
-        self._directory, self._source, self._dtype = Path(directory), source, manifest.dtype
-        self._local = local
-        self._made_again: dict[int, Tensor] = {}
+        self._directory, self._local = Path(directory), local
+        self._live = lru_cache(KEPT_SHARDS)(partial(make_again, source, directory, dtype=manifest.dtype)) if source else None
         self.activations_hash = manifest.activations_hash
         super().__init__(
             manifest.shard_tokens,
@@ -165,19 +165,11 @@ class Stream(_ShuffledStream):
 
     def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
         path = shard_path(self._directory, index)
-        if self._source is not None and not path.exists():
-            return self._live(self._source, index)
+        if self._live and not path.exists():
+            return self._live(index)
         with open_tensors(self._local.path(path) if self._local else path) as file:
             x: Tensor = file.get_tensor("x")
             return x
-
-    def _live(self, source: ActivationSource, index: int) -> Float[Tensor, "N d_in"]:
-        """A shard that is not stored."""
-        if index not in self._made_again:
-            while len(self._made_again) >= KEPT_SHARDS:
-                del self._made_again[next(iter(self._made_again))]
-            self._made_again[index] = make_again(source, self._directory, index, self._dtype)
-        return self._made_again[index]
 
 
 class TensorStream(_ShuffledStream):

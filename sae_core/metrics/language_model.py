@@ -3,8 +3,6 @@
 All are ratios or means of sums over the whole evaluation set, never means of per-batch ratios.
 """
 
-from abc import abstractmethod
-
 from sae_core.metrics.metric import METRICS, Metric, Observation, Sums
 from sae_core.records import MetricSpec
 
@@ -26,41 +24,29 @@ class _CrossEntropy(Metric):
         n_predicted = float(sums["n_predicted"])
         return self.of({name: float(total) / n_predicted for name, total in sums.items()}) if n_predicted else None
 
-    @abstractmethod
     def of(self, ce: dict[str, float]) -> float | None:
-        """The metric from the mean cross-entropy of each condition: clean, spliced, zero_ablated, mean_ablated."""
+        """The metric from the mean cross-entropy of each condition: clean, spliced, zero_ablated, mean_ablated. Here that in its name."""
+        return ce[self.spec.name.removeprefix("ce_loss_")]
 
 
 @METRICS.register("ce_loss_clean")
 class CELossClean(_CrossEntropy):
     spec = MetricSpec("ce_loss_clean", "CE loss of the untouched model", "nats per token", "none")
 
-    def of(self, ce: dict[str, float]) -> float:
-        return ce["clean"]
-
 
 @METRICS.register("ce_loss_spliced")
 class CELossSpliced(_CrossEntropy):
     spec = MetricSpec("ce_loss_spliced", "CE loss with the SAE spliced in", "nats per token", "min")
-
-    def of(self, ce: dict[str, float]) -> float:
-        return ce["spliced"]
 
 
 @METRICS.register("ce_loss_zero_ablated")
 class CELossZeroAblated(_CrossEntropy):
     spec = MetricSpec("ce_loss_zero_ablated", "CE loss with the hook point set to zero", "nats per token", "none")
 
-    def of(self, ce: dict[str, float]) -> float:
-        return ce["zero_ablated"]
-
 
 @METRICS.register("ce_loss_mean_ablated")
 class CELossMeanAblated(_CrossEntropy):
     spec = MetricSpec("ce_loss_mean_ablated", "CE loss with the hook point set to its mean", "nats per token", "none")
-
-    def of(self, ce: dict[str, float]) -> float:
-        return ce["mean_ablated"]
 
 
 @METRICS.register("delta_ce")
