@@ -1,7 +1,7 @@
 """What a definition may name: ready definitions, and what is registered, plugins included."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -32,13 +32,12 @@ def listing() -> list[Name]:
 
 def lines(names: Sequence[Name]) -> list[str]:
     """The lines of `sae-sweep list`."""
-    return [line for kind, section in groupby(names, lambda name: name.kind) for line in _section(kind, list(section))]
-
-
-def _section(kind: str, names: Sequence[Name]) -> Iterator[str]:
-    width = max(len(name.name) for name in names)
-    yield f"{kind}:"
-    yield from (f"  {name.name:<{width}}  {name.text}{f' [{name.origin}]' if name.origin else ''}" for name in names)
+    found = []
+    for kind, group in groupby(names, lambda name: name.kind):
+        section = list(group)
+        width = max(len(name.name) for name in section)
+        found += [f"{kind}:", *(f"  {name.name:<{width}}  {name.text}{f' [{name.origin}]' if name.origin else ''}" for name in section)]
+    return found
 
 
 def _definitions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """`sae-sweep cache`: the caches of activations of a results directory."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,12 +18,7 @@ def ls(results: Results = Path("results")) -> Answer:
     """List the caches of activations: what of, size, which sweeps use them, when last."""
     from sweeps.storage.caches import list_caches
 
-    caches = list_caches(results)
-    lines = [_line(cache) for cache in caches]
-    total = sum(cache.n_bytes for cache in caches)
-    return Answer(
-        {"caches": [_cache(cache) for cache in caches], "bytes": total}, [*lines, f"{len(caches)} caches, {total / 2**30:.2f} GiB"]
-    )
+    return _answer("caches", list_caches(results))
 
 
 @command(of=cache_app)
@@ -34,12 +30,14 @@ def rm(
     """Remove caches of activations; one that a running launch uses is refused. A launch that needs them creates them again."""
     from sweeps.storage.caches import remove_caches
 
-    caches = remove_caches(results, hashes or [], unused=unused)
+    return _answer("removed", remove_caches(results, hashes or [], unused=unused), "removed: ")
+
+
+def _answer(key: str, caches: "Sequence[Cache]", prefix: str = "") -> Answer:
     total = sum(cache.n_bytes for cache in caches)
-    lines = [f"removed: {_line(cache)}" for cache in caches]
-    return Answer(
-        {"removed": [_cache(cache) for cache in caches], "bytes": total}, [*lines, f"{len(caches)} caches, {total / 2**30:.2f} GiB"]
-    )
+    lines = [f"{prefix}{_line(cache)}" for cache in caches]
+    data = {key: [_cache(cache) for cache in caches], "bytes": total}
+    return Answer(data, [*lines, f"{len(caches)} caches, {total / 2**30:.2f} GiB"])
 
 
 def _line(cache: "Cache") -> str:

@@ -12,7 +12,6 @@ from sae_core.errors import ConfigError
 from sweeps.cli.app import Answer, CacheLimit, CpusPerTrial, Definition, GpusPerTrial, Results, Settings, command
 
 if TYPE_CHECKING:
-    from sweeps.definition.sweep import Sweep
     from sweeps.execution.launcher import LaunchResult
 
 
@@ -89,26 +88,26 @@ def plan(
     from sweeps.execution.cluster import Cluster
     from sweeps.planning.memory import local_slot_bytes
     from sweeps.planning.plan import plan as make_plan
-
-    sweep, device = Sweep.from_yaml(definition, settings or []), "cuda:0" if gpus_per_trial else "cpu"
-    if cluster:
-        return _plan_for(sweep, results, cluster, cache_limit, {"--slots": slots, "--gpus-per-trial": gpus_per_trial, "--measure": measure})
-    n_slots = slots or Cluster(address=None, cpus=cpus_per_trial, gpus=gpus_per_trial).n_slots
-    slot_bytes = local_slot_bytes(n_slots, gpus_per_trial)
-    planned = make_plan(
-        sweep, results, n_slots, measure=measure, device=device, n_gpus=int(gpus_per_trial), slot_bytes=slot_bytes, cache_limit=cache_limit
-    )
-    return Answer(planned.data(), planned.lines())
-
-
-def _plan_for(sweep: "Sweep", results: Path, cluster: str, cache_limit: float | None, others: dict[str, object]) -> Answer:
-    from sweeps.planning.plan import plan as make_plan
     from sweeps.planning.rented import RentedCluster
 
-    if given := [name for name, value in others.items() if value]:
-        raise ConfigError(f"`--cluster` says where trials run, but got {', '.join(given)}, too. Leave out one of them.")
-    rented = RentedCluster.parse(cluster)
-    planned = make_plan(sweep, results, rented.gpus, slot_bytes=rented.slot_bytes, cache_limit=cache_limit, cluster=rented)
+    sweep, rented = Sweep.from_yaml(definition, settings or []), None
+    if cluster:
+        others = {"--slots": slots, "--gpus-per-trial": gpus_per_trial, "--measure": measure}
+        if given := [name for name, value in others.items() if value]:
+            raise ConfigError(f"`--cluster` says where trials run, but got {', '.join(given)}, too. Leave out one of them.")
+        rented = RentedCluster.parse(cluster)
+    n_slots = rented.gpus if rented else slots or Cluster(address=None, cpus=cpus_per_trial, gpus=gpus_per_trial).n_slots
+    planned = make_plan(
+        sweep,
+        results,
+        n_slots,
+        measure=measure,
+        device="cuda:0" if gpus_per_trial else "cpu",
+        n_gpus=int(gpus_per_trial),
+        slot_bytes=rented.slot_bytes if rented else local_slot_bytes(n_slots, gpus_per_trial),
+        cache_limit=cache_limit,
+        cluster=rented,
+    )
     return Answer(planned.data(), planned.lines())
 
 

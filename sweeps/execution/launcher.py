@@ -35,6 +35,7 @@ from sweeps.planning.caches import fit
 from sweeps.planning.inputs import SharedActivations
 from sweeps.storage.cache_use import held
 from sweeps.storage.leftovers import remove_temporary
+from sweeps.storage.lock import locked
 from sweeps.storage.mirror import Mirror
 from sweeps.storage.mirror_copying import Copying
 from sweeps.storage.mirror_fetch import fetch
@@ -143,7 +144,7 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
         options.address, options.cpus_per_trial, options.gpus_per_trial, options.kernels, options.ship_code, options.stall_seconds
     )
     copies = Mirror(options.mirror, store) if options.mirror else None
-    with store.locked(signals.interrupt) as lease, progress as shown, Copying(copies, shown.note) as copying:
+    with locked(store.directory, signals.interrupt) as lease, progress as shown, Copying(copies, shown.note) as copying:
         if copies is not None:
             fetch(copies, work.examples, shown.note)
             work = _work(sweep, store)

@@ -7,7 +7,6 @@ costs what it held, and one line says so; a launch renames it to `<name>.damaged
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ from sae_core.layout import SweepPaths
 from sae_core.orders import Orders
 from sae_core.records import RunRecord, RunState, Status, flat, read_sweep_file
 from sweeps.definition.sweep import Sweep
-from sweeps.storage.lease import Lease
-from sweeps.storage.lock import locked
 from sweeps.storage.set_aside import make_room, set_aside
 from sweeps.storage.sweep_file import begin_launch
 
@@ -63,10 +60,6 @@ class Store:
         """Damaged files that were logged."""
         self._facts: dict[str, Any] = {}
         """Content of sweep.json during a launch, which alone writes to it."""
-
-    def locked(self, lost: Callable[[], None] = lambda: None) -> AbstractContextManager[Lease]:
-        """Hold the directory for one launch; see `lock.locked`."""
-        return locked(self.directory, lost)
 
     def begin(self, sweep: Sweep, runs: Sequence[RunConfig]) -> int:
         """Open the directory for a launch; records in it stay, also those of runs that `sweep` no longer has.

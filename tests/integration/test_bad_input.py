@@ -9,7 +9,7 @@ from sae_core import provenance
 from sweeps.cli import app
 from sweeps.execution.cluster import Cluster
 from sweeps.execution.local_ray import LOOPBACK
-from sweeps.storage.store import Store
+from sweeps.storage.lock import locked
 
 SYNTHETIC = {"source": "synthetic", "train_tokens": 5_000, "eval_tokens": 1_000}
 LANGUAGE_MODEL = {
@@ -133,7 +133,7 @@ def test_results_that_cannot_be(run, tmp_path, results, message):
 
 
 def test_a_second_launch_is_refused_before_ray_starts(run, tmp_path):
-    with Store(tmp_path / "results" / "bad").locked():
+    with locked(tmp_path / "results" / "bad"):
         done = run({"activations": SYNTHETIC})
     assert done.exit_code == 2
     assert "only one launch at a time may write to a sweep, but process " in done.stderr

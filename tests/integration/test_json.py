@@ -15,6 +15,7 @@ from sae_core.files import write_text
 from sweeps.cli import app
 from sweeps.definition.sweep import Sweep
 from sweeps.execution.progress import SweepProgress
+from sweeps.storage.lock import locked
 from sweeps.storage.progress_file import GroupProgress
 from sweeps.storage.store import Store
 
@@ -97,7 +98,7 @@ def test_every_command_prints_what_is_documented(launched, tmp_path, monkeypatch
     }
     check("run", ran)
     store, progress = Store(sweep), SweepProgress()
-    with store.locked(), progress:  # a launch, as other terminals see one
+    with locked(store.directory), progress:  # a launch, as other terminals see one
         monkeypatch.setattr("sweeps.execution.progress.SECONDS", 0.01)
         progress.group(GroupProgress(1, [failed["run_id"]], 0.5, "here", 10.0, [0.1, 0.2], [2.0, 4.0], 5.0))
         progress.publish(store.paths.progress, 2)
@@ -135,7 +136,7 @@ def test_only_a_running_launch_is_steered(tmp_path):
         assert code == 2 and "a launch must be running to be steered" in data["error"]["message"]
     code, data = call("stop", store.directory, "topk-1")
     assert code == 2 and "run id must be one of" in data["error"]["message"]
-    with store.locked():
+    with locked(store.directory):
         assert call("stop", store.directory)[0] == 0
         assert "a launch that stops cannot be steered" in call("pause", store.directory)[1]["error"]["message"]
 

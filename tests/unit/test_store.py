@@ -7,6 +7,7 @@ from stored_sweep import begin, record, sweep
 
 from sae_core.errors import ConfigError
 from sweeps.definition.sweep import Sweep
+from sweeps.storage.lock import locked
 from sweeps.storage.store import Store, may_recover
 
 
@@ -143,9 +144,9 @@ def test_a_directory_that_is_a_file(tmp_path):
 
 
 def test_only_one_launch_at_a_time(store):
-    with store.locked(), pytest.raises(ConfigError, match=r"but process .* is writing to '.*small'"), store.locked():
+    with locked(store.directory), pytest.raises(ConfigError, match=r"but process .* is writing to '.*small'"), locked(store.directory):
         pass
-    with store.locked():  # let go of
+    with locked(store.directory):  # let go of
         begin(store, sweep())
 
 

@@ -12,6 +12,7 @@ from sae_core.activations.files import save_tensors
 from sae_core.errors import ConfigError
 from sae_core.files import write_json, write_json_lines
 from sweeps.definition.sweep import Sweep
+from sweeps.storage.lock import locked
 from sweeps.storage.store import Store
 
 
@@ -175,5 +176,5 @@ def test_names_that_cannot_be_a_directory(path, reason):
     with pytest.raises(ConfigError, match=reason):
         store = Store(path)
         store.check_ours(sweep().runs())
-        with store.locked():
+        with locked(store.directory):
             pass
