@@ -1,6 +1,5 @@
 """Starting and stopping Ray, and what it can hold: the slots in which trials and workers run."""
 
-import logging
 import math
 import os
 import sys
@@ -26,6 +25,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no progress.csv, result.json, tensorboard files: records are ours
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C reaches us instead of ending fit() as if all were well
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # its C++ part has one for SIGTERM, too, which ends the process
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the behaviour to come; trials ask Ray for their GPUs anyway
 }
 """Of the launch; read when Ray is imported. Facts behind each: docs/reliability.md."""
@@ -152,17 +152,16 @@ class Cluster:
         if _ray_runs():
             self._ray = None
             return
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         # Workers import this package from where the launch does, also when it is not installed.
         packages = dict.fromkeys(filter(None, [_HERE, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]))
         environment = WORKER_ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(packages)}
-        if self._ray is None:
+        if not isinstance(self._ray, RunningRay):
             self._ray = LocalRay(environment, self.needs.directory if self.needs else "")
-            self._ray.start(**options)
+            self._ray.start()
             return
         with shipped() if self.ship_code else nullcontext({"env_vars": {"PYTHONPATH": environment["PYTHONPATH"]}}) as runtime_env:
             env_vars = WORKER_ENVIRONMENT | runtime_env["env_vars"]
-            self._ray.start(runtime_env={**runtime_env, "env_vars": env_vars}, **options)
+            self._ray.start({**runtime_env, "env_vars": env_vars})
 
     def _stop(self) -> None:
         if self._ray is not None:

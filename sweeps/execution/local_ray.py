@@ -16,7 +16,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from sae_core import provenance
 from sae_core.errors import ConfigError, border
@@ -54,11 +53,8 @@ class LocalRay:
     def death(self) -> str:
         return self._death.reason
 
-    def start(self, **options: Any) -> None:
+    def start(self) -> None:
         """Start Ray and connect to it.
-
-        Args:
-            options: of `ray.init`.
 
         Raises:
             ConfigError: it does not start.
@@ -75,10 +71,7 @@ class LocalRay:
             port = self._start_guard()
             try:
                 self._wait()
-                import ray
-
-                with signals.kept():
-                    ray.init(address=f"127.0.0.1:{port}", **options)
+                signals.connect(f"127.0.0.1:{port}")
             except (Exception, KeyboardInterrupt):
                 if self.death:
                     raise RuntimeError(self.death) from None
@@ -89,8 +82,8 @@ class LocalRay:
         self._death.launch_ends.set()
         try:
             if "ray" in sys.modules:
-                with signals.kept():
-                    sys.modules["ray"].shutdown()
+                sys.modules["ray"].shutdown()
+                signals.regain()
         finally:
             if self._guard is not None and self._guard.stdin is not None:
                 self._guard.stdin.close()

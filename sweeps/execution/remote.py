@@ -4,7 +4,6 @@ Ray Client forwards calls one by one, which neither Ray Tune's callbacks nor our
 `ray job submit` does; a connection that is lost ends it, and the same command resumes.
 """
 
-import logging
 import queue
 import subprocess
 import sys
@@ -86,20 +85,19 @@ def run_remotely(address: str, definition: str, arguments: Sequence[str], say: S
         LaunchError: the command, its node or the connection was lost.
     """
     check_answers(address)
-    import ray
-
     code: AbstractContextManager[dict[str, Any]] = shipped() if ship_code else nullcontext({})
-    with code as runtime_env, signals.kept():
+    with code as runtime_env:
         try:
-            ray.init(address, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
+            signals.connect(address, runtime_env=runtime_env)
         except Exception as error:  # of Ray Client, which is Python throughout: nothing else can happen
             refuse(address, "".join(traceback.format_exception(error)))
+    import ray
+
     try:
         actor = ray.remote(_Command).options(num_cpus=0, max_concurrency=2)
         return _follow(actor.remote(definition, list(arguments)), say)
     finally:
-        with signals.kept():
-            ray.shutdown()
+        ray.shutdown()
 
 
 def _follow(command: Any, say: Say) -> int:

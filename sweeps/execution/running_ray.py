@@ -56,19 +56,19 @@ class RunningRay:
     def death(self) -> str:
         return self._death.reason
 
-    def start(self, **options: Any) -> None:
+    def start(self, runtime_env: Mapping[str, Any]) -> None:
         """Connect to it.
 
         Args:
-            options: of `ray.init`.
+            runtime_env: of its workers, as Ray names it.
         """
         # Under `ray job submit` the job has an environment, too: what both name is taken from here, which extends the job's.
         os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
         started = time.monotonic()
+        with _address_border(self.address):
+            signals.connect(self.address, runtime_env=runtime_env)
         import ray
 
-        with _address_border(self.address), signals.kept():
-            ray.init(address=self.address, **options)
         self.seconds_left -= time.monotonic() - started
         context = ray.get_runtime_context()
         self._watcher = threading.Thread(target=self._watch, args=(context.gcs_address, context.get_node_id()), daemon=True)
@@ -81,8 +81,8 @@ class RunningRay:
             if self._watcher is not None:
                 self._watcher.join(WATCH_SECONDS)  # Ray ends a process in which it is used while it stops
             if "ray" in sys.modules:
-                with signals.kept():
-                    sys.modules["ray"].shutdown()
+                sys.modules["ray"].shutdown()
+                signals.regain()
         finally:
             self._death.launch_ended.set()
 

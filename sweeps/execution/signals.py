@@ -1,9 +1,11 @@
 """Signals that end a program: SIGTERM and SIGUSR1, which schedulers send, and SIGHUP, of a closing terminal, do what Ctrl-C does."""
 
+import logging
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -59,27 +61,35 @@ def handled() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-@contextmanager
-def kept() -> Iterator[None]:
-    """Start or stop Ray, which replaces the handler of SIGTERM: by one that exits when it starts, by the default when it stops."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    ours = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    except SystemExit as end:
-        if end.code != signal.SIGTERM or ours is not _interrupt:
-            raise
-        raise KeyboardInterrupt from None
-    finally:
-        signal.signal(signal.SIGTERM, ours)
+def connect(address: str, **options: Any) -> None:
+    """`ray.init`, to its end: Ray aborts a process that it is half connected to. An interrupt is raised after it, a second one at once.
+
+    On a thread of its own, since on the main one Ray replaces the handler of SIGTERM.
+    """
+    connected = Future[Any]()
+
+    def start() -> None:
+        import ray
+
+        logging.getLogger("ray").setLevel(logging.ERROR)  # that it has not replaced the handler
+        try:
+            connected.set_result(ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options))
+        except BaseException as error:
+            connected.set_exception(error)
+
+    with held() as late:
+        threading.Thread(target=start, daemon=True).start()
+        connected.result()
+    regain()
+    if late.interrupted:
+        raise KeyboardInterrupt
 
 
 def regain() -> None:
-    """Take SIGUSR1 back from Ray Tune, which replaces its handler by one that ends the trials without a checkpoint."""
+    """Take signals back: SIGUSR1 from Ray Tune, whose handler ends trials without a checkpoint, SIGTERM from the C++ part of Ray 2.52."""
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is _interrupt:
-        signal.signal(signal.SIGUSR1, _interrupt)
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, _interrupt)
 
 
 @contextmanager

@@ -56,8 +56,8 @@ def ray(monkeypatch):
         def __init__(self, environment, results):
             self.environment = environment
 
-        def start(self, **options):
-            init(**options, environment=self.environment)
+        def start(self):
+            init(environment=self.environment)
 
         def stop(self):
             shutdown()

@@ -2,6 +2,8 @@ import os
 import signal
 import sys
 import threading
+import time
+import types
 from contextlib import suppress
 
 import pytest
@@ -54,8 +56,8 @@ def test_other_threads_have_no_handlers_to_set():
 
     def set_handlers():
         try:
-            with signals.handled(), signals.kept():
-                pass
+            with signals.handled():
+                signals.regain()
         except Exception as error:
             failures.append(error)
 
@@ -78,18 +80,43 @@ def test_an_interrupt_before_counts_as_the_first():
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_the_handler_is_kept_while_ray_starts_and_stops():
+@pytest.fixture
+def fake_ray(monkeypatch):
+    """Ray, of which only `init` is there; to be replaced."""
+    module = types.ModuleType("ray")
+    monkeypatch.setitem(sys.modules, "ray", module)
+    return module
+
+
+def test_a_signal_while_ray_connects_interrupts_afterwards(fake_ray):
+    calls = []
+
+    def init(**options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+        calls.append((options["address"], threading.current_thread() is threading.main_thread()))
+
+    fake_ray.init = init
+    with signals.handled(), pytest.raises(KeyboardInterrupt):
+        signals.connect("127.0.0.1:9")
+    assert calls == [("127.0.0.1:9", False)]
+
+
+def test_what_ray_raises_while_it_connects_is_raised(fake_ray):
+    def init(**_):
+        raise ConnectionError("nothing at port 9")
+
+    fake_ray.init = init
+    with signals.handled(), pytest.raises(ConnectionError, match="nothing at port 9"):
+        signals.connect("127.0.0.1:9")
+
+
+def test_handlers_are_taken_back():
     with signals.handled():
         ours = signal.getsignal(signal.SIGTERM)
-        with signals.kept():
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        assert signal.getsignal(signal.SIGTERM) is ours
-        with pytest.raises(KeyboardInterrupt), signals.kept():  # a SIGTERM that reaches the handler of Ray
-            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert signal.getsignal(signal.SIGTERM) is ours
-        with pytest.raises(SystemExit), signals.kept():
-            sys.exit(2)
+        signal.signal(signal.SIGUSR1, lambda *_: None)
+        signals.regain()
+        assert signal.getsignal(signal.SIGUSR1) is ours
 
 
 def test_another_thread_interrupts_the_main_one():
