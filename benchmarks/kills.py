@@ -1,11 +1,12 @@
-"""Launches that are disturbed at random moments, again and again, until their sweep is finished: nothing finished may be lost.
+"""Launches that are disturbed at random moments of each stage, until their sweep is finished: nothing finished may be lost.
 
-    python benchmarks/kills.py [--tries 20] [--seed 0] [--json FILE] [ROW...]
+    python benchmarks/kills.py [--tries 20] [--seed 0] [--executor ray] [--json FILE] [ROW...]
 
-A row is what is done to a launch: a signal to the driver, or SIGKILL to a worker, a trial, the raylet or the GCS. One try is one launch, or
-one victim within a launch where it goes on. After each try: no process, lock or temporary file of ours is left within 30 s, every finished
-record is as it was, and the exit code is the one that is documented. When a sweep is finished, its results are those of one that nobody
-disturbed, to the last bit; the next try then begins another. `SAE_SWEEP_TRIES` sets --tries, too.
+A row is what is done to launches: a signal to the driver, or SIGKILL to a worker, a trial, the raylet or the GCS. A sweep is launched
+once for each stage in which there are such victims, hit in that stage, and launched a last time; one that goes on is hit twice in each.
+After each launch: no process, socket, lock or temporary file of ours is left within 30 s, every finished record is as it was, no traceback
+was printed, and the exit code is the one that is documented. A finished sweep's results are those of one that nobody disturbed, to the last
+bit. `SAE_SWEEP_TRIES` sets --tries, too.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from typing import Any
 import psutil
 
 DEFINITION: dict[str, Any] = {
-    "activations": {"source": "synthetic", "d_in": 32, "train_tokens": 80_000, "eval_tokens": 20_000},
+    "activations": {"source": "synthetic", "d_in": 32, "train_tokens": 240_000, "eval_tokens": 20_000},
     "sae": {"d_sae": 128},
     "train": {"batch_size": 256},
     "architectures": {"topk": {"k": [2, 4]}, "standard": {"l1_coefficient": [0.3, 1.0]}, "gated": {"l1_coefficient": 1.0, "lr": 1e30}},
@@ -37,10 +38,13 @@ import functools, sweeps.cli, sweeps.execution.launcher as launcher
 launcher.launch = functools.partial(launcher.launch, checkpoint_seconds=0.2)
 sweeps.cli.main()
 """
+STAGES = ("start", "harvest", "train", "evaluate", "report")
 SIGNALS = {"SIGKILL": -9, "SIGTERM": 130, "SIGINT": 130, "SIGUSR1": 130}
 """Signal to the driver -> exit code."""
 VICTIMS = {"worker": "_RayWorker", "trial": "ImplicitFunc", "raylet": "/raylet ", "gcs": "/gcs_server "}
 """Other victims -> what their command lines hold."""
+THERE = {"worker": ("harvest", "evaluate"), "trial": ("train",), "raylet": STAGES[:4], "gcs": STAGES[:4]}
+"""Other victims -> stages in which there are some."""
 MARK = "SAE_SWEEP_KILLS"
 CLEAN_SECONDS = 30.0
 
@@ -60,6 +64,20 @@ class Launch:
 
     def said(self) -> str:
         return (self.temporary / "log").read_text()
+
+    def stage(self) -> str:
+        """The stage it is in."""
+        lines = self.said().splitlines()
+        return next((stage for stage in STAGES[:0:-1] if any(line.startswith(f"{stage}: ") for line in lines)), STAGES[0])
+
+    def wait_for(self, stage: str) -> None:
+        """Wait until the stage has begun, and signals are handled; or until it has ended."""
+        while self.process.poll() is None:
+            status = Path(f"/proc/{self.process.pid}/status").read_text()
+            caught = int(status.partition("SigCgt:")[2].split()[0], 16) if "SigCgt:" in status else 0
+            if caught >> (signal.SIGUSR1 - 1) & 1 and STAGES.index(self.stage()) >= STAGES.index(stage):
+                return
+            time.sleep(0.01)
 
     def processes(self) -> list[psutil.Process]:
         """All that descend from it, in whatever way."""
@@ -117,7 +135,7 @@ def left_over(launch: Launch, results: Path, *, has_guard: bool) -> list[str]:
     end = time.monotonic() + CLEAN_SECONDS
     while True:
         left = [f"process {process.pid}" for process in launch.processes()]
-        left += [str(path) for path in launch.temporary.iterdir() if path.name.startswith("sae-ray-")]
+        left += [str(path) for path in launch.temporary.iterdir() if path.name != "log"]
         kept = (".lock", ".lock.holder", ".users", ".activations")
         left += [str(path) for path in results.rglob(".*") if has_guard and path.name not in kept]
         if not left or time.monotonic() > end:
@@ -130,66 +148,104 @@ class Row:
 
     Args:
         undisturbed: `content` of a sweep that nobody disturbed.
-        seconds: that an undisturbed launch takes.
+        seconds: that each stage of its launch took.
     """
 
-    def __init__(self, name: str, executor: str, undisturbed: dict[str, str], seconds: float, chance: random.Random) -> None:
+    def __init__(self, name: str, executor: str, undisturbed: dict[str, str], seconds: dict[str, float], chance: random.Random) -> None:
         self.name, self.executor, self.undisturbed, self.seconds, self.chance = name, executor, undisturbed, seconds, chance
-        self.results = Path(tempfile.mkdtemp(prefix="kills-"))
-        self.tries, self.sweeps, self.problems, self.stops = 0, 0, list[str](), list[float]()
+        self.goes_on = name in ("worker", "trial")
+        self.stages, self.sweeps, self.problems = dict.fromkeys(STAGES, 0), 0, list[str]()
+        self.longest_end, self.longest_clean, self.highest_load = 0.0, 0.0, 0.0
 
-    def problem(self, text: str, launch: Launch) -> None:
-        self.problems.append(f"try {self.tries}: {text}\n{launch.said()[-1500:]}")
+    @property
+    def tries(self) -> int:
+        return sum(self.stages.values())
 
     def run(self, tries: int) -> None:
+        there = THERE.get(self.name, STAGES)
+        launches = [tuple(stage for stage in there for _ in range(2))] if self.goes_on else [(stage,) for stage in there]
         while self.tries < tries:
-            finished = content(self.results)
-            with launched(self.results, self.executor) as launch:
-                self.disturb(launch, tries)
-                after = content(self.results)
-                if lost := {run for run, digest in finished.items() if after.get(run) != digest}:
-                    self.problem(f"lost {lost}", launch)
-                if left := left_over(launch, self.results, has_guard=self.executor == "ray"):
-                    self.problem(f"left {left}", launch)
-                if launch.process.returncode in (0, 1) and set(after) == set(self.undisturbed):
-                    self.sweeps += 1
-                    if after != self.undisturbed:
-                        self.problem("another result", launch)
-                    shutil.rmtree(self.results / "sweep")
-                    if self.chance.random() < 0.5:  # the next one harvests, too
-                        shutil.rmtree(self.results / ".activations", ignore_errors=True)
-        shutil.rmtree(self.results)
+            with tempfile.TemporaryDirectory(prefix="kills-") as directory:
+                for stages in launches:
+                    if self.tries < tries:
+                        self.launch(Path(directory), stages[: tries - self.tries])
+                self.launch(Path(directory), ())
+                self.sweeps += 1
 
-    def disturb(self, launch: Launch, tries: int) -> None:
-        """One launch, to its end."""
-        time.sleep(self.chance.uniform(0, self.seconds))
-        signal_name = self.name if self.name in SIGNALS else "SIGKILL"
-        while launch.process.poll() is None:
-            victims = [launch.process] if self.name in SIGNALS else launch.victims(VICTIMS[self.name])
-            if not victims or self.tries >= tries:
-                time.sleep(0.1)
-                continue
-            self.tries += 1
-            started = time.monotonic()
-            with suppress(psutil.Error, ProcessLookupError):
-                self.chance.choice(victims).send_signal(getattr(signal, signal_name))
-            if self.name in ("worker", "trial"):  # the launch goes on
-                time.sleep(self.chance.uniform(1, self.seconds))
-                continue
-            with suppress(subprocess.TimeoutExpired):
-                launch.process.wait(60)
-            self.stops.append(time.monotonic() - started)
-            expected = SIGNALS.get(self.name, 1)
-            has_begun = bool(launch.said())  # before, Python itself ends at a signal
-            if has_begun and launch.process.poll() not in (expected, 0, 1):  # it may have ended before
-                self.problem(f"exit code {launch.process.returncode} after {self.stops[-1]:.1f} s", launch)
+    def launch(self, results: Path, stages: Sequence[str]) -> None:
+        """One launch, to its end.
+
+        Args:
+            stages: in which it is hit.
+        """
+        finished = content(results)
+        with launched(results, self.executor) as launch:
+
+            def problem(text: str) -> None:
+                self.problems.append(f"try {self.tries} in {hit}: {text}\n{launch.said()[-1500:]}")
+
+            hit = [found for stage in stages if (found := self.disturb(launch, stage))]
+            began = time.monotonic()
+            try:
+                launch.process.wait(60 if hit and not self.goes_on else 600)
+            except subprocess.TimeoutExpired:
+                problem("it does not end")
+                return
+            ended = time.monotonic()
+            if left := left_over(launch, results, has_guard=self.executor == "ray" or self.name != "SIGKILL"):
+                problem(f"left {left}")
+            if hit and not self.goes_on:
+                self.longest_end = max(self.longest_end, ended - began)
+                self.longest_clean = max(self.longest_clean, time.monotonic() - ended)
+            self.highest_load = max(self.highest_load, os.getloadavg()[0])
+            after, code = content(results), launch.process.returncode
+            if lost := {run for run, digest in finished.items() if after.get(run) != digest}:
+                problem(f"lost {lost}")
+            # One run of the sweep diverges: 1. It may have ended before it was hit. A Ray that dies while it starts has not started: 2.
+            expected = {1} if not hit or self.goes_on else {1, 2} if self.name in VICTIMS else {1, SIGNALS[self.name]}
+            if code not in expected or "Traceback" in launch.said():
+                problem(f"exit code {code}")
+            if not stages and after != self.undisturbed:
+                problem("another result")
+
+    def disturb(self, launch: Launch, stage: str) -> str:
+        """Wait for the stage, and for some moment in it. Returns the stage in which it was hit; empty if there was no victim."""
+        launch.wait_for(stage)
+        time.sleep(self.chance.uniform(0, self.seconds[stage]))
+        end = time.monotonic() + 60
+        while launch.process.poll() is None and time.monotonic() < end:
+            if victims := [launch.process] if self.name in SIGNALS else launch.victims(VICTIMS[self.name]):
+                hit = launch.stage()
+                with suppress(psutil.Error, ProcessLookupError):
+                    self.chance.choice(victims).send_signal(getattr(signal, self.name if self.name in SIGNALS else "SIGKILL"))
+                    self.stages[hit] += 1
+                    return hit
+            time.sleep(0.1)
+        return ""
 
     def told(self) -> dict[str, Any]:
-        longest = max(self.stops, default=None)
         return {
-            "row": self.name, "executor": self.executor, "tries": self.tries, "sweeps_finished": self.sweeps,
-            "longest_end_s": longest and round(longest, 1), "problems": self.problems,
+            "row": self.name, "executor": self.executor, "tries": self.tries, "stages": {name: n for name, n in self.stages.items() if n},
+            "sweeps_finished": self.sweeps, "longest_end_s": round(self.longest_end, 1), "longest_clean_s": round(self.longest_clean, 1),
+            "highest_load": round(self.highest_load, 1), "problems": self.problems,
         }  # fmt: skip
+
+
+def undisturbed_launch(executor: str) -> tuple[dict[str, str], dict[str, float]]:
+    """Its `content`, and the seconds of each stage."""
+    seconds = {}
+    with tempfile.TemporaryDirectory(prefix="kills-") as directory, launched(Path(directory), executor) as launch:
+        launch.wait_for(STAGES[0])
+        for stage, following in zip(STAGES, [*STAGES[1:], ""], strict=True):
+            began = time.monotonic()
+            if following:
+                launch.wait_for(following)
+            else:
+                launch.process.wait()
+            seconds[stage] = time.monotonic() - began
+        found = content(Path(directory))
+        assert len(found) == 5, launch.said()
+    return found, seconds
 
 
 def main() -> None:
@@ -202,13 +258,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     told = []
-    with tempfile.TemporaryDirectory() as directory:
-        started = time.monotonic()
-        with launched(Path(directory), arguments.executor) as launch:
-            launch.process.wait()
-            undisturbed = content(Path(directory))
-            assert len(undisturbed) == 5, launch.said()
-        seconds = time.monotonic() - started
+    undisturbed, seconds = undisturbed_launch(arguments.executor)
     for name in arguments.rows or [*SIGNALS, *(VICTIMS if arguments.executor == "ray" else [])]:
         row = Row(name, arguments.executor, undisturbed, seconds, random.Random(f"{name}{arguments.seed}"))
         row.run(arguments.tries)
