@@ -17,10 +17,10 @@ demo: $(INSTALLED)
 	$(BIN)/sae-sweep run demo
 
 test: $(INSTALLED_DEV)  ## in three processes on two cores: the one with the tests of Ray mostly waits. In the order of the files, so that these do not come last
-	$(BIN)/pytest -m "" -n 3 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest -m "" -n 3
 
 test-oldest: $(OLDEST)/.installed  ## the same with the lowest version of every requirement
-	$(OLDEST)/bin/pytest -m "" -n 3 --dist loadgroup --no-loadscope-reorder
+	$(OLDEST)/bin/pytest -m "" -n 3
 
 $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)

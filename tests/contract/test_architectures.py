@@ -69,6 +69,7 @@ def run_with_everything(name: str) -> RunConfig:
     return run_of(type(example).model_validate(example.model_dump() | start), lr=1e-2, **train)
 
 
+@pytest.mark.slow
 def test_shapes(name: str) -> None:
     sae, x = random_sae(name), batch()
     assert sae.encode(x).shape == (32, 40)
@@ -80,6 +81,7 @@ def test_shapes(name: str) -> None:
 
 
 @pytest.mark.usefixtures("kernels")
+@pytest.mark.slow
 def test_the_loss_is_the_sum_of_its_terms(name: str) -> None:
     loss = random_sae(name).loss(batch(), LossContext(dead=some_dead()))
     assert "mse_loss" in loss.terms
@@ -138,6 +140,7 @@ def float64(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.slow
 def test_gradients_are_derivatives_of_the_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sae, x = random_sae(name, d_in=8, d_sae=20).double(), batch(6, 8).double()
     if isinstance(sae, TopKFamily):
@@ -232,6 +235,7 @@ def test_the_seed_decides_the_weights(name: str) -> None:
     assert not torch.equal(weights(0), weights(1))
 
 
+@pytest.mark.slow
 def test_the_loss_falls(name: str) -> None:
     history = trained()[name].history
     # The sparsity warm-up (4 of 80 steps) is over at row 4; from there the loss has one definition.
@@ -240,6 +244,7 @@ def test_the_loss_falls(name: str) -> None:
 
 
 @pytest.mark.usefixtures("kernels")
+@pytest.mark.slow
 def test_autocast_gives_nearly_the_same_loss(name: str) -> None:
     def loss(autocast: bool) -> LossTerms:
         sae = random_sae(name)

@@ -30,6 +30,7 @@ def inference_form(name: str, few_active: bool) -> SparseAutoencoder:
 
 
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["as they are", "layer-normed"])
+@pytest.mark.slow
 def test_listed_is_as_all(name: str, few_active: bool, layer_norm: bool) -> None:
     sae = inference_form(name, few_active)
     if layer_norm:

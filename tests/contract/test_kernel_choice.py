@@ -60,6 +60,7 @@ def distances(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str
     return {key: float((found[key] - expected[key]).norm().detach() / expected[key].norm().detach()) for key in expected}
 
 
+@pytest.mark.slow
 def test_loss_and_gradients_are_the_same(name: str, fields: dict[str, Any], few_active: bool) -> None:
     sae = sae_with(name, fields, few_active)
     fast, gradients, entries = step(sae, "fast")
@@ -72,6 +73,7 @@ def test_loss_and_gradients_are_the_same(name: str, fields: dict[str, Any], few_
     assert torch.equal(fast.active, reference.active)
 
 
+@pytest.mark.slow
 def test_under_autocast_a_list_is_no_further_from_float32_than_a_matrix(name: str, fields: dict[str, Any], few_active: bool) -> None:
     # It rounds the encoder product only, a matrix whatever comes after it too. Either may find a latent near its threshold active.
     sae = sae_with(name, fields, few_active)

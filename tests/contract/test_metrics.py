@@ -57,6 +57,7 @@ def test_numpy_agrees(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_cutting_the_text_into_chunks_changes_nothing(name: str) -> None:
     data = made_up()
     for cuts in ([0, 30, 60], [0, 1, 7, 8, 59, 60]):

@@ -55,6 +55,7 @@ def test_places_in_the_report_are_unique() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_info_is_frozen_and_the_table_untouched(name: str, table: pd.DataFrame, sweep: Path) -> None:
     before = table.copy()
     info = PLOTS[name].info(table, histories_of(sweep))
@@ -73,6 +74,7 @@ def test_figure_draws_without_a_warning(name: str, table: pd.DataFrame, sweep: P
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_nothing_to_draw_is_none(name: str, tmp_path: Path) -> None:
     table = load_table(write_sweep(tmp_path / "demo", [failed("topk", 8)], missing=[("topk", 16, 0)]))
     assert PLOTS[name].info(table, {}) is None

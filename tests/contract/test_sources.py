@@ -44,6 +44,7 @@ def test_config_survives_json(make: Callable[[], ActivationSource]) -> None:
     assert SOURCES[config.source].Config is type(config)
 
 
+@pytest.mark.slow
 def test_shards_are_finite_rows_of_width_d_in(prepared: tuple[ActivationSource, Path]) -> None:
     source, directory = prepared
     for index in range(source.n_shards(directory)):
@@ -54,6 +55,7 @@ def test_shards_are_finite_rows_of_width_d_in(prepared: tuple[ActivationSource, 
         assert bool(x.isfinite().all())
 
 
+@pytest.mark.slow
 def test_there_are_the_tokens_asked_for(prepared: tuple[ActivationSource, Path]) -> None:
     source, directory = prepared
     assert sum(len(source.shard(directory, index)) for index in range(source.n_shards(directory))) >= source.config.train_tokens
@@ -73,6 +75,7 @@ def test_another_worker_makes_the_same(make: Callable[[], ActivationSource], pre
     assert source.eval_fingerprint(directory) == other.eval_fingerprint(directory)
 
 
+@pytest.mark.slow
 def test_shards_can_be_counted_before_anything_is_prepared(
     make: Callable[[], ActivationSource], prepared: tuple[ActivationSource, Path]
 ) -> None:
@@ -85,6 +88,7 @@ def test_shards_can_be_counted_before_anything_is_prepared(
     assert source.flops_per_token >= 0
 
 
+@pytest.mark.slow
 def test_held_out_rows_are_not_trained_on(prepared: tuple[ActivationSource, Path]) -> None:
     source, directory = prepared
     trained = {tuple(row) for row in source.shard(directory, 0)[:, :8].round(decimals=3).tolist()}
@@ -114,6 +118,7 @@ def test_chunks_with_a_model_can_be_spliced(prepared: tuple[ActivationSource, Pa
     assert torch.equal(worse.ce, chunk.mean_ablated.ce)  # the mean given is zero
 
 
+@pytest.mark.slow
 def test_harvest_gives_a_stream(prepared: tuple[ActivationSource, Path]) -> None:
     source, directory = prepared
     harvest(source, directory)

@@ -30,7 +30,7 @@ def plugins(tmp_path_factory):
 def test_they_pass_the_contract_tests(plugins):
     names = " or ".join(plugins)
     environment = {**os.environ, "SAE_SWEEP_TEST_PLUGINS": os.pathsep.join(map(str, plugins.values()))}
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "", "-p", "no:cacheprovider", *CONTRACTS, "-k", names]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "", "-p", "no:cacheprovider", *CONTRACTS, "-k", names]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
     n_passed = int(re.search(r"(\d+) passed", done.stdout)[1])

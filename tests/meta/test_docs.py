@@ -20,6 +20,7 @@ def commands(program):
 
 
 @pytest.mark.parametrize("arguments", commands("sae-sweep"), ids=" ".join)
+@pytest.mark.slow
 def test_sae_sweep_has_these_commands_and_options(arguments):
     name, *rest = arguments
     group = typer.main.get_command(app)

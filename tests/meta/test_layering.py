@@ -123,12 +123,14 @@ def test_no_circle_of_imports() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=ids)
+@pytest.mark.slow
 def test_only_public_modules_of_libraries(path: Path) -> None:
     private = {module.module for module in imports(path) if any(re.match(r"_[a-z]", part) for part in module.module.split("."))}
     assert private <= PRIVATE.keys()
 
 
 @pytest.mark.parametrize("path", FILES, ids=ids)
+@pytest.mark.slow
 def test_heavy_libraries_are_imported_inside_functions(path: Path) -> None:
     assert not {top(module.module) for module in imports(path) if module.at_import} & HEAVY
 

@@ -42,6 +42,7 @@ class Payload:
         return os.system, (f"touch {self.proof}",)
 
 
+@pytest.mark.slow
 def test_a_pickle_in_the_place_of_any_file_is_not_run(tmp_path, monkeypatch):
     monkeypatch.setattr("analysis.report.write_report", lambda *_: None)
     sweep = small_sweep(architectures={"topk": {"k": [2, 4]}})

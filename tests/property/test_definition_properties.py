@@ -57,6 +57,7 @@ def test_runs_are_the_product_all_different_and_survive_yaml(drawn):
 
 @settings(deadline=None, max_examples=30)
 @given(definitions(), st.randoms())
+@pytest.mark.slow
 def test_the_order_of_axes_and_values_changes_no_run(drawn, random):
     definition, _ = drawn
     shuffled = {**definition, "seeds": random.sample(definition["seeds"], len(definition["seeds"]))}

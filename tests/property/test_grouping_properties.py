@@ -33,6 +33,7 @@ def cost(group):
 
 @settings(deadline=None)
 @given(many([256, 512], [0, 1], max_size=30), st.integers(1, 8), st.floats(1, 4))
+@pytest.mark.slow
 def test_every_run_is_in_one_group_of_its_stream_and_fits(runs, n_slots, room):
     memory = int(max(group_bytes([run], width) for run in runs) * room)
     groups = group_runs(runs, n_slots=n_slots, d_in=width, slot_bytes=memory)
@@ -44,6 +45,7 @@ def test_every_run_is_in_one_group_of_its_stream_and_fits(runs, n_slots, room):
 
 @settings(deadline=None)
 @given(many([256], [0], max_size=30), st.integers(1, 8))
+@pytest.mark.slow
 def test_grouping_does_not_depend_on_the_order_of_different_runs(runs, n_slots):
     distinct = list({run.sae.d_sae: run for run in runs}.values())
     groups = group_runs(distinct, n_slots=n_slots, d_in=width)

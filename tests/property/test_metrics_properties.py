@@ -49,6 +49,7 @@ def fvu(x: Tensor, x_hat: Tensor, *cuts: int) -> float:
 
 @few
 @given(activations())
+@pytest.mark.slow
 def test_perfect_is_0(pair: tuple[Tensor, Tensor]) -> None:
     x, _ = pair
     assert fvu(x, x) == 0
@@ -56,6 +57,7 @@ def test_perfect_is_0(pair: tuple[Tensor, Tensor]) -> None:
 
 @few
 @given(activations())
+@pytest.mark.slow
 def test_predicting_the_mean_is_1(pair: tuple[Tensor, Tensor]) -> None:
     x, _ = pair
     assert fvu(x, x.mean(dim=0).expand_as(x)) == pytest.approx(1, rel=1e-6)
@@ -63,6 +65,7 @@ def test_predicting_the_mean_is_1(pair: tuple[Tensor, Tensor]) -> None:
 
 @few
 @given(activations())
+@pytest.mark.slow
 def test_halfway_to_the_mean_explains_three_quarters(pair: tuple[Tensor, Tensor]) -> None:
     x, _ = pair
     halfway = evaluated(x, (x + x.mean(dim=0)) / 2)
@@ -71,6 +74,7 @@ def test_halfway_to_the_mean_explains_three_quarters(pair: tuple[Tensor, Tensor]
 
 @few
 @given(activations(), st.floats(-50, 50))
+@pytest.mark.slow
 def test_shifting_both_changes_nothing(pair: tuple[Tensor, Tensor], shift: float) -> None:
     x, x_hat = pair
     assert fvu(x + shift, x_hat + shift) == pytest.approx(fvu(x, x_hat), rel=1e-5, abs=1e-9)
@@ -78,6 +82,7 @@ def test_shifting_both_changes_nothing(pair: tuple[Tensor, Tensor], shift: float
 
 @few
 @given(activations(), st.floats(0.01, 100), st.booleans())
+@pytest.mark.slow
 def test_rescaling_both_changes_nothing(pair: tuple[Tensor, Tensor], scale: float, flip: bool) -> None:
     x, x_hat = pair
     factor = -scale if flip else scale
@@ -86,6 +91,7 @@ def test_rescaling_both_changes_nothing(pair: tuple[Tensor, Tensor], scale: floa
 
 @few
 @given(activations(), st.lists(st.integers(0, 12), max_size=4))
+@pytest.mark.slow
 def test_splitting_into_batches_changes_nothing(pair: tuple[Tensor, Tensor], cuts: list[int]) -> None:
     x, x_hat = pair
     assert fvu(x, x_hat, *(min(cut, len(x)) for cut in cuts)) == pytest.approx(fvu(x, x_hat), rel=1e-6, abs=1e-12)
@@ -93,6 +99,7 @@ def test_splitting_into_batches_changes_nothing(pair: tuple[Tensor, Tensor], cut
 
 @few
 @given(activations(), numbers)
+@pytest.mark.slow
 def test_a_bias_scores_worse_by_its_square(pair: tuple[Tensor, Tensor], bias: float) -> None:
     x, x_hat = pair
     x_hat = x_hat + (x - x_hat).mean(dim=0)  # errors of mean 0, so that any bias only adds to them
@@ -102,6 +109,7 @@ def test_a_bias_scores_worse_by_its_square(pair: tuple[Tensor, Tensor], bias: fl
 
 @few
 @given(activations())
+@pytest.mark.slow
 def test_explained_variance_is_the_rest(pair: tuple[Tensor, Tensor]) -> None:
     assert value("explained_variance", evaluated(*pair)) == 1 - fvu(*pair)
 

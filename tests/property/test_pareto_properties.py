@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -32,12 +33,14 @@ def nondominated(points: np.ndarray) -> np.ndarray:
 
 
 @given(POINTS)
+@pytest.mark.slow
 def test_front_equals_brute_force(points: np.ndarray) -> None:
     expected = [not any(dominates(other, point) for other in points) for point in points]
     assert list(nondominated(points)) == expected
 
 
 @given(POINTS, st.randoms())
+@pytest.mark.slow
 def test_front_does_not_depend_on_the_order(points: np.ndarray, random: st.DataObject) -> None:
     order = list(range(len(points)))
     random.shuffle(order)  # type: ignore[attr-defined]
@@ -45,6 +48,7 @@ def test_front_does_not_depend_on_the_order(points: np.ndarray, random: st.DataO
 
 
 @given(POINTS)
+@pytest.mark.slow
 def test_a_dominated_point_changes_nothing(points: np.ndarray) -> None:
     worse = points[0] + np.array([0, 1])
     front = nondominated(np.vstack([points, worse]))
@@ -53,11 +57,13 @@ def test_a_dominated_point_changes_nothing(points: np.ndarray) -> None:
 
 
 @given(POINTS)
+@pytest.mark.slow
 def test_the_front_of_a_front_is_itself(points: np.ndarray) -> None:
     assert nondominated(points[nondominated(points)]).all()
 
 
 @given(POINTS)
+@pytest.mark.slow
 def test_inputs_are_not_changed(points: np.ndarray) -> None:
     table = table_of(points)
     before = table.copy()
@@ -67,6 +73,7 @@ def test_inputs_are_not_changed(points: np.ndarray) -> None:
 
 
 @given(POINTS)
+@pytest.mark.slow
 def test_hypervolume_equals_a_count_of_cells(points: np.ndarray) -> None:
     # Cells of the window: [3, 4), ..., [6, 7) in log2 L0 times eighths of FVU. A cell counts when a point is left of and below it.
     cells = itertools.product(range(3, 7), range(8))
@@ -75,5 +82,6 @@ def test_hypervolume_equals_a_count_of_cells(points: np.ndarray) -> None:
 
 
 @given(POINTS, POINTS)
+@pytest.mark.slow
 def test_more_points_never_lower_the_hypervolume(points: np.ndarray, more: np.ndarray) -> None:
     assert hypervolume(table_of(np.vstack([points, more]))) >= hypervolume(table_of(points)) - 1e-12

@@ -157,6 +157,7 @@ def test_equal_scores_are_all_kept_or_all_left_out() -> None:
     st.integers(1, 24),
     st.integers(0, 8),
 )
+@pytest.mark.slow
 def test_the_hint_changes_nothing(rows: list[list[int]], factors: list[float], n: int, hint: int) -> None:
     pre_acts, factor = torch.tensor(rows, dtype=torch.float32), torch.tensor(factors)
     without, with_hint = (topk_per_batch(pre_acts, torch.zeros(4), factor, n, each) for each in (None, torch.tensor(float(hint))))

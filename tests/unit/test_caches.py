@@ -100,6 +100,7 @@ def test_what_caches_are_of_and_who_uses_them(results, cache):
     assert list_caches(results)[0].model is None
 
 
+@pytest.mark.slow
 def test_the_caches_of_launches(results):
     launch(small_sweep(**TINY), results=results)
     (listed,) = list_caches(results)

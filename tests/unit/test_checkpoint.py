@@ -111,6 +111,7 @@ def test_weights_that_overflow_in_the_units_of_the_activations_fail_the_run(tmp_
     assert not (tmp_path / result.run.run_id / "sae").exists()
 
 
+@pytest.mark.slow
 def test_finishing_drops_the_checkpoint(tmp_path: Path) -> None:
     part = learner("topk", n_steps=2)
     write(tmp_path, part)

@@ -123,6 +123,7 @@ def test_run_passes_on_what_was_asked(definition, launched, tmp_path):
     assert launched.calls[1][1]["kernels"] == "reference"
 
 
+@pytest.mark.slow
 def test_run_shows_the_frontier_and_where_the_report_is(definition, launched, tmp_path):
     store = finished(tmp_path)
     launched.outcome = Result(store.directory, finished=2)

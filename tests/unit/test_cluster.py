@@ -234,6 +234,7 @@ MISMATCH = """raise RuntimeError('Version mismatch: The cluster was started with
         ("pass", None),
     ],
 )
+@pytest.mark.slow
 def test_another_process_connects_first(monkeypatch, program, message):
     run = subprocess.run
     monkeypatch.delenv(LOOPBACK, raising=False)

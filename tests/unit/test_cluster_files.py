@@ -63,6 +63,7 @@ def instructions(dockerfile):
     return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in text.splitlines() if line.strip()]
 
 
+@pytest.mark.slow
 def test_slurm(text_of):
     check_shell(text_of("slurm"))
 
@@ -125,6 +126,7 @@ def test_docker(text_of):
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.slow
 def test_the_command_writes_a_file_and_never_over_one(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["cluster", kind, "--gpus", "8", "--nodes", "2"])

@@ -27,6 +27,7 @@ def as_lists(found: tuple[Tensor, ...] | None) -> tuple[list[Any], ...] | None:
 
 @settings(max_examples=80)
 @given(SHAPES, DTYPES, KINDS, SEEDS, st.floats(0, 1))
+@pytest.mark.slow
 def test_entries_above(shape: tuple[int, int], dtype: torch.dtype, kind: str, seed: int, fraction: float) -> None:
     products, bias = with_bias(kind, shape, seed, dtype)
     # Bounds that are values themselves, so that some entries are exactly at their bound.
@@ -37,6 +38,7 @@ def test_entries_above(shape: tuple[int, int], dtype: torch.dtype, kind: str, se
 
 @settings(max_examples=200)
 @given(SHAPES, DTYPES, KINDS, SEEDS, st.floats(0, 1))
+@pytest.mark.slow
 def test_topk_rows(shape: tuple[int, int], dtype: torch.dtype, kind: str, seed: int, fraction: float) -> None:
     products, bias = with_bias(kind, shape, seed, dtype)
     factors = torch.ones(shape[1]) if seed % 2 else randn(shape[1], seed=seed + 3).abs()
@@ -49,6 +51,7 @@ def test_topk_rows(shape: tuple[int, int], dtype: torch.dtype, kind: str, seed: 
 
 @settings(max_examples=200)
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2, max_size=9), st.integers(1, 8))
+@pytest.mark.slow
 def test_topk_rows_of_any_numbers(row: list[float], k: int) -> None:
     products, k = torch.tensor([row, row[::-1]]), min(k, len(row))
     neither = torch.zeros(len(row))
@@ -98,6 +101,7 @@ def test_sort_columns(drawn: tuple[Tensor, Tensor, int, int]) -> None:
 
 @settings(max_examples=80)
 @given(entries(), st.one_of(st.integers(1, 40), st.sampled_from([64, 79, 128, 131])))
+@pytest.mark.slow
 def test_sums_and_inner_products(drawn: tuple[Tensor, Tensor, int, int], d: int) -> None:
     offsets, indices, n_source, seed = drawn
     source, weights, rows = randn(n_source, d, seed=seed), randn(len(indices), seed=seed + 1), randn(len(offsets) - 1, d, seed=seed + 2)

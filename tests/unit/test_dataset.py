@@ -63,6 +63,7 @@ def test_tokenised_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.slow
 def test_directory_of_files(tmp_path: Path, streaming: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "data").mkdir()

@@ -151,6 +151,7 @@ def test_a_file_that_is_not_a_mapping(tmp_path, text):
         ),
     ],
 )
+@pytest.mark.slow
 def test_files_that_no_definition_can_be(tmp_path, content, message):
     (tmp_path / "a.yaml").write_bytes(content)
     with pytest.raises(ConfigError) as error:
@@ -232,6 +233,7 @@ def test_content_from_python_that_no_definition_can_have(definition, overrides, 
         ({"wandb": {"team": "a"}}, "wandb: unknown key 'team'."),
     ],
 )
+@pytest.mark.slow
 def test_bad_sections(changes, message):
     with pytest.raises(ConfigError) as error:
         Sweep(**{**SMALL, **changes})

@@ -165,6 +165,7 @@ def test_a_path_is_no_pattern(tmp_path: Path, name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.slow
 def test_compressed_files_in_a_directory(tmp_path: Path, streaming: bool) -> None:
     rows = texts(40)
     (tmp_path / "pile").mkdir()
@@ -277,6 +278,7 @@ def test_what_cannot_be_read_is_one_message_that_names_it(tmp_path: Path, name: 
 
 
 @pytest.mark.parametrize("name", ["~nosuchuser/a", "a\0b", "x" * 5000, "x" * 5000 + ".parquet", "\ud800", "", "a/b/c/d"])
+@pytest.mark.slow
 def test_names_that_are_nothing(name: str) -> None:
     (problem,) = problems(config(name))
     assert problem.startswith("`data.dataset` must ") and "but got" in problem

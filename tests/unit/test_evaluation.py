@@ -103,6 +103,7 @@ def test_nothing_to_evaluate_raises() -> None:
         combine([])
 
 
+@pytest.mark.slow
 def test_a_source_is_evaluated_on_all_its_held_out_chunks(tmp_path: Path) -> None:
     source = SyntheticSource(SyntheticActivations(train_tokens=100, eval_tokens=6000, d_in=D_IN, n_features=32, n_active=3.0))
     assert source.n_eval_chunks(tmp_path) == 2

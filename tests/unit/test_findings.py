@@ -16,12 +16,14 @@ def ladder(architecture: str, targets: tuple[float, ...] = (16, 32, 64)) -> list
     return [target_record(architecture, target, metrics_at(target, 1.6 / target, 0.1)) for target in targets]
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_as_asked_for_has_no_warnings(tmp_path: Path) -> None:
     table = load_table(write_sweep(tmp_path / "demo", [record for name in ARCHITECTURES for record in ladder(name)]))
     assert findings_of(table) == {}
     assert warning_lines(table) == ["No warnings."]
 
 
+@pytest.mark.slow
 def test_findings_are_by_check_and_architecture(tmp_path: Path) -> None:
     missed = target_record("gated", 64, metrics_at(80, 0.02, 0.1))
     table = load_table(write_sweep(tmp_path / "demo", [*ladder("topk", (16, 32)), *ladder("standard"), *ladder("gated", (32,)), missed]))
@@ -62,6 +64,7 @@ def test_runs_without_a_language_model(tmp_path: Path) -> None:
     assert findings_of(load_table(write_sweep(tmp_path / "demo", records))) == {}
 
 
+@pytest.mark.slow
 def test_the_reference_sweep_can_be_checked() -> None:
     table = load_table(Path(__file__).parents[2] / "results" / "reference" / "demo")
     assert set(findings_of(table)) <= set(CHECKS)

@@ -113,6 +113,7 @@ def test_without_known_features_there_is_no_plot_of_them(tmp_path: Path) -> None
     assert GroundTruth.info(table, {}) is None
 
 
+@pytest.mark.slow
 def test_of_many_settings_behind_the_front_some_are_drawn_evenly(tmp_path: Path) -> None:
     behind = [record_of("topk", k, metrics_at(8 + k, 0.5, 0.5), run_id=f"topk-{k}") for k in range(1, 61)]
     info = L0Fvu.info(load_table(write_sweep(tmp_path / "demo", [record_of("topk", 99, metrics_at(8, 0.1, 0.1)), *behind])), {})

@@ -55,6 +55,7 @@ def _hard_conditions() -> Iterator[None]:
 @on_every_device
 @settings(max_examples=60)
 @given(entries(), st.integers(1, 40), DTYPES)
+@pytest.mark.slow
 def test_sums_and_inner_products(device: str, drawn: tuple[Tensor, Tensor, int, int], d: int, dtype: torch.dtype) -> None:
     offsets, indices, n_source, seed = drawn
     source, weights = randn(n_source, d, seed=seed).to(dtype), randn(len(indices), seed=seed + 1)
@@ -67,6 +68,7 @@ def test_sums_and_inner_products(device: str, drawn: tuple[Tensor, Tensor, int, 
 
 
 @on_every_device
+@pytest.mark.slow
 def test_a_row_of_very_many_entries_is_shared_out(device: str) -> None:
     # 1 entry, 1000, none, 3: chunks of 4 begin in the middle of the long row, which has whole ones and ends in the middle of another.
     offsets, indices = torch.tensor([0, 1, 1001, 1001, 1004]), torch.arange(1004) % 7

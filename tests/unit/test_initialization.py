@@ -117,6 +117,7 @@ def test_the_search_finds_the_norm_of_least_error(name: str) -> None:
     assert all(error(1.0) <= error(factor) * (1 + 1e-6) for factor in (0.5, 0.8, 1.25, 2))
 
 
+@pytest.mark.slow
 def test_the_search_leaves_the_sae_alone() -> None:
     sae = fresh(TopKConfig(d_sae=64, k=4, decoder_init_norm="search"))
     before = {key: value.clone() for key, value in sae.state_dict().items()}
@@ -125,6 +126,7 @@ def test_the_search_leaves_the_sae_alone() -> None:
 
 
 @given(st.integers(0, 1000), st.integers(1, 30))
+@pytest.mark.slow
 def test_no_point_nearby_has_a_smaller_sum_of_distances(seed: int, n: int) -> None:
     x = cloud(seed, n)
     median = geometric_median(x)
@@ -135,6 +137,7 @@ def test_no_point_nearby_has_a_smaller_sum_of_distances(seed: int, n: int) -> No
 
 
 @given(st.integers(0, 1000), st.integers(2, 20), st.floats(-50, 50), st.floats(0.01, 100))
+@pytest.mark.slow
 def test_the_median_moves_with_the_points(seed: int, n: int, shift: float, scale: float) -> None:
     x = cloud(seed, n)
     rotation = torch.linalg.qr(cloud(seed + 1, 3))[0]

@@ -24,6 +24,7 @@ def fronts(table: pd.DataFrame) -> list[bool]:
     return pareto_front(table, by="architecture", direction="min").tolist()
 
 
+@pytest.mark.slow
 def test_an_index_that_repeats(table: pd.DataFrame) -> None:
     repeated = table.set_axis([0] * len(table))
     assert fronts(repeated) == fronts(table)
@@ -82,6 +83,7 @@ def test_empty_tables(table: pd.DataFrame) -> None:
         hypervolume(empty)
 
 
+@pytest.mark.slow
 def test_inputs_are_not_changed(table: pd.DataFrame) -> None:
     before = table.copy()
     pareto_front(table, by="architecture")

@@ -42,6 +42,7 @@ class Interrupting(SweepProgress):
         self.interrupt()
 
 
+@pytest.mark.slow
 def test_the_result_says_what_became_of_each_run(tmp_path):
     store, runs = Store(tmp_path / "small"), tiny().runs()
     store.begin(tiny(), runs)
@@ -59,6 +60,7 @@ def interrupt():
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_failure_that_may_not_happen_again_is_forgotten(tmp_path):
     store, runs = Store(tmp_path / "small"), tiny().runs()
     store.begin(tiny(), runs)
@@ -69,6 +71,7 @@ def test_a_failure_that_may_not_happen_again_is_forgotten(tmp_path):
 
 
 @pytest.mark.parametrize("interrupt", [lambda: signal.raise_signal(signal.SIGINT), lambda: os.kill(os.getpid(), signal.SIGTERM)])
+@pytest.mark.slow
 def test_ctrl_c_and_sigterm_stop_cleanly(tmp_path, interrupt):
     before = signal.getsignal(signal.SIGTERM)
     done = launch(tiny(), results=tmp_path, progress=Interrupting(interrupt))
@@ -78,6 +81,7 @@ def test_ctrl_c_and_sigterm_stop_cleanly(tmp_path, interrupt):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 def test_launch_works_in_a_thread(tmp_path):
     results = []
     thread = threading.Thread(target=lambda: results.append(launch(tiny(), results=tmp_path)))

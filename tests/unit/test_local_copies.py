@@ -100,6 +100,7 @@ class Notes(SweepProgress):
         self.lines.append(text)
 
 
+@pytest.mark.slow
 def test_a_sweep_has_the_same_results(tmp_path, monkeypatch):
     monkeypatch.setattr("analysis.report.write_report", lambda *_: None)
     launch(small_sweep(**TINY), results=tmp_path / "a")

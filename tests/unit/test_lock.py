@@ -127,6 +127,7 @@ def test_a_killed_launch_on_this_machine_holds_nothing(tmp_path, holding):
         assert time.monotonic() - began < lease.DEAD_SECONDS / 2  # it is not waited for
 
 
+@pytest.mark.slow
 def test_a_launch_on_another_node_is_seen_until_it_is_dead(tmp_path, holding, caplog):
     process = holding(tmp_path, "another node")
     with pytest.raises(ConfigError, match=BUSY.format(f"process {process.pid} on .*", tmp_path)), locked(tmp_path):
@@ -139,6 +140,7 @@ def test_a_launch_on_another_node_is_seen_until_it_is_dead(tmp_path, holding, ca
     assert f"{tmp_path} may be held by process {process.pid}" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_launch_that_slept_for_too_long_stops_and_leaves_the_next_one_alone(tmp_path, holding):
     process = holding(tmp_path, "another node")
     process.send_signal(signal.SIGSTOP)
@@ -171,6 +173,7 @@ def test_who_loses_the_lease_is_told_and_removes_nothing(tmp_path):
     assert lease.read_lease(tmp_path / HOLDER)[0].host == "node-3"
 
 
+@pytest.mark.slow
 def test_a_lease_that_cannot_be_written_to_is_given_up(tmp_path, monkeypatch):
     lost = threading.Event()
     with locked(tmp_path, lost.set) as held:
@@ -191,6 +194,7 @@ def test_a_lease_that_somebody_deleted_is_written_again(tmp_path):
 
 @pytest.mark.usefixtures("own_locks")
 @pytest.mark.parametrize("content", ["process 7 on node-3", "", "[]", '{"launch": 1}'])
+@pytest.mark.slow
 def test_a_file_that_names_nobody_is_a_lease_of_a_dead_launch(tmp_path, content):
     (tmp_path / HOLDER).write_text(content)
     with locked(tmp_path) as held:
@@ -198,6 +202,7 @@ def test_a_file_that_names_nobody_is_a_lease_of_a_dead_launch(tmp_path, content)
 
 
 @pytest.mark.usefixtures("own_locks")
+@pytest.mark.slow
 def test_of_many_launches_that_find_a_dead_one_one_gets_the_directory(tmp_path):
     (tmp_path / HOLDER).write_text("dead")
     got, refused, done = [], [], threading.Event()

@@ -154,6 +154,7 @@ def without_report(monkeypatch):
     monkeypatch.setattr("analysis.report.write_report", lambda *_: None)
 
 
+@pytest.mark.slow
 def test_a_logger_of_a_plugin_gets_the_runs_of_this_launch(tmp_path, without_report):
     sweep = small_sweep(loggers={"noted": {"where": "here"}}, architectures={"topk": {"k": 2}})
     launch(small_sweep(architectures={"standard": {"l1_coefficient": 0.3}}), results=tmp_path)

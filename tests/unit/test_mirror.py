@@ -78,6 +78,7 @@ def fetched(n_runs, url):
     return f"mirror: {n_runs} runs with a record and 0 checkpoints fetched from {url}"
 
 
+@pytest.mark.slow
 def test_everything_but_caches_is_there_and_an_empty_machine_starts_from_it(tmp_path, finished, there):
     results = finished / "results" / "small"
     here = {name: data for name, data in content(results).items() if name[0] != "." and name != "progress.json"}
@@ -89,12 +90,14 @@ def test_everything_but_caches_is_there_and_an_empty_machine_starts_from_it(tmp_
     assert not list((tmp_path / "b" / "small").glob(".mirror-*"))
 
 
+@pytest.mark.slow
 def test_any_url_of_fsspec(tmp_path):
     url = f"memory://{tmp_path.name}/deep"
     assert mirrored(tmp_path / "a", url)[0].not_mirrored == {}
     assert mirrored(tmp_path / "b", url)[1] == [fetched(4, url)]
 
 
+@pytest.mark.slow
 def test_results_here_are_the_truth_and_what_is_there_is_not_copied_again(tmp_path, finished, there):
     shutil.copytree(finished / "results", tmp_path / "a")
     runs = sorted((tmp_path / "a" / "small" / "runs").iterdir())
@@ -120,6 +123,7 @@ def cut(path):
 
 @pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
 @pytest.mark.parametrize("file", ["record.json", "sae/sae_weights.safetensors", "history.jsonl", "sae/cfg.json", "config.json"])
+@pytest.mark.slow
 def test_a_damaged_run_there_is_noticed(tmp_path, there, file, damage):
     run, *others = sorted((there / "runs").iterdir())
     damage(run / file)
@@ -132,6 +136,7 @@ def test_a_damaged_run_there_is_noticed(tmp_path, there, file, damage):
         assert f"run {run.name} is damaged at {there} and not used: {Path(file).name}" in notes[0]
 
 
+@pytest.mark.slow
 def test_a_damaged_run_there_is_trained_again_and_replaced(tmp_path, finished, there):
     flip(sorted(there.rglob("record.json"))[0])
     done, notes = mirrored(tmp_path / "b", there)
@@ -198,6 +203,7 @@ class Failing:
         monkeypatch.setattr(fsspec.get_filesystem_class("file"), "put_file", put_file)
 
 
+@pytest.mark.slow
 def test_failures_are_told_once_and_what_is_not_copied_at_the_end_is_listed(tmp_path, url, monkeypatch):
     failing = Failing(monkeypatch, lambda there: "topk" in there)
     done, notes = mirrored(tmp_path / "a", url)
@@ -210,6 +216,7 @@ def test_failures_are_told_once_and_what_is_not_copied_at_the_end_is_listed(tmp_
     assert content(url / "runs") == content(tmp_path / "a" / "small" / "runs")
 
 
+@pytest.mark.slow
 def test_a_failure_that_passes_is_made_good(tmp_path, url, monkeypatch):
     failing = Failing(monkeypatch, lambda there: failing.n_failed < 2)
     done, notes = mirrored(tmp_path / "a", url)
@@ -217,6 +224,7 @@ def test_a_failure_that_passes_is_made_good(tmp_path, url, monkeypatch):
     assert content(url / "runs") == content(tmp_path / "a" / "small" / "runs")
 
 
+@pytest.mark.slow
 def test_after_an_interruption_the_mirror_is_not_waited_for(tmp_path, url, monkeypatch):
     monkeypatch.setattr(mirror_copying, "LAST_SECONDS", 0.2)
     hangs = threading.Event()
@@ -233,6 +241,7 @@ def test_after_an_interruption_the_mirror_is_not_waited_for(tmp_path, url, monke
     hangs.set()
 
 
+@pytest.mark.slow
 def test_checkpoints_are_copied_and_fetched_and_go_with_their_run(tmp_path, finished, url, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt

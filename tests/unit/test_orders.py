@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from small_runs import run_of
 
 from sae_core.activations import shards
@@ -18,6 +19,7 @@ def histories(told: list[dict[str, Any]], directory: Path, cache: Path, *runs: R
     return [(directory / run.run_id / "history.jsonl").read_text() for run in runs]
 
 
+@pytest.mark.slow
 def test_each_order_of_a_trial_is_trained_as_if_alone(tmp_path: Path) -> None:
     told: list[dict[str, Any]] = []
     first = run_of("topk")

@@ -128,6 +128,7 @@ def test_a_failure_is_told_once(plain, clock):
     assert said(plain).count("train: relu-1 failed: DivergedError: nan") == 1
 
 
+@pytest.mark.slow
 def test_another_terminal_sees_the_same(plain, clock, tmp_path, monkeypatch):
     monkeypatch.setattr("sweeps.execution.progress.SECONDS", 0.01)
     file, console = tmp_path / "progress.json", Console(file=io.StringIO(), width=200)
@@ -148,6 +149,7 @@ def test_another_terminal_sees_the_same(plain, clock, tmp_path, monkeypatch):
     assert running_progress(file) is None
 
 
+@pytest.mark.slow
 def test_a_launch_that_was_killed_does_not_run(tmp_path, monkeypatch):
     monkeypatch.setattr("sweeps.storage.progress_file.SILENT_SECONDS", 0.3)
     file = tmp_path / "progress.json"

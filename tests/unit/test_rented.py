@@ -29,6 +29,7 @@ GEMMA_SCOPE = {
 """2,000 SAEs of 4 G tokens each."""
 
 
+@pytest.mark.slow
 def test_a_sweep_of_the_size_of_gemma_scope_is_planned_within_seconds(tmp_path):
     began = time.process_time()
     cluster = RentedCluster.parse("gpus=256,gpu=h200,price=3.5")

@@ -55,6 +55,7 @@ def test_files(out: Path) -> None:
 
 
 @pytest.mark.usefixtures("prefixes")
+@pytest.mark.slow
 def test_settings_that_lack_seeds_are_told(tmp_path: Path) -> None:
     records = [record_of("topk", k, metrics_at(k, *LEVELS[k]), seed) for k, seed in [(8, 0), (8, 1), (16, 1)]]
     write_report([write_sweep(tmp_path / "demo", records)], tmp_path / "out")
@@ -122,6 +123,7 @@ def test_the_same_records_give_the_same_report(sweep: Path, out: Path, tmp_path:
     assert all((out / file).read_bytes() == (tmp_path / file).read_bytes() for file in files)
 
 
+@pytest.mark.slow
 def test_several_sweeps_keep_what_may_not_be_compared_apart(tmp_path: Path, prefixes: list[str]) -> None:
     wide = record_of("topk", 16, metrics_at(16, 0.05, 0.1), run_id="topk-wide")
     wide.config["sae"]["d_sae"] = 4096
@@ -141,6 +143,7 @@ def test_nothing_finished_still_gives_a_report(tmp_path: Path) -> None:
     assert "DivergenceError" in html
 
 
+@pytest.mark.slow
 def test_runs_without_a_language_model(tmp_path: Path, prefixes: list[str]) -> None:
     config = {"activations": {"source": "synthetic", "train_tokens": 4096}, "sae": {"d_sae": 64}, "train": {"lr": 1e-3}, "seed": 0}
     records = [record_of("topk", k, {"l0": float(k), "fvu": 1 / k}, config={**config, "sae": {"d_sae": 64, "k": k}}) for k in (8, 16)]
@@ -150,6 +153,7 @@ def test_runs_without_a_language_model(tmp_path: Path, prefixes: list[str]) -> N
     assert "ΔCE at L0" not in text
 
 
+@pytest.mark.slow
 def test_tuned_rates_are_noted_and_lone_points_and_collapse_warned_of(tmp_path: Path, prefixes: list[str]) -> None:
     records = [record_of("topk", k, metrics_at(k, *values)) for k, values in LEVELS.items()]
     tuned = record_of("topk", 64, metrics_at(64, 0.02, 0.03), run_id="tuned")
@@ -164,6 +168,7 @@ def test_tuned_rates_are_noted_and_lone_points_and_collapse_warned_of(tmp_path: 
     assert "- Standard (L1): L0 is 0.0 at l1_coefficient=9: fewer than one active latent per token." in text
 
 
+@pytest.mark.slow
 def test_without_warnings_the_checks_are_named(tmp_path: Path, prefixes: list[str]) -> None:
     records = [record_of("topk", k, metrics_at(k, *values)) for k, values in LEVELS.items()]
     html = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out")
@@ -173,6 +178,7 @@ def test_without_warnings_the_checks_are_named(tmp_path: Path, prefixes: list[st
         )
 
 
+@pytest.mark.slow
 def test_warnings_stand_above_the_fronts_with_numbers_and_remedy(tmp_path: Path, prefixes: list[str]) -> None:
     records = [target_record("gated", target, metrics_at(l0, 1 / l0, 0.1)) for target, l0 in ((16, 20), (32, 32), (64, 64))]
     html = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out")
@@ -187,6 +193,7 @@ def test_warnings_stand_above_the_fronts_with_numbers_and_remedy(tmp_path: Path,
     assert text.index("- Gated: L0 is 20.0 (+25.0 %) at target L0 16.") < text.index("### Runs")
 
 
+@pytest.mark.slow
 def test_targets_their_error_and_the_coefficient_found_are_shown(tmp_path: Path, prefixes: list[str]) -> None:
     records = [target_record("standard", 32, metrics_at(36, 0.1, 0.2)), record_of("topk", 16, metrics_at(16, 0.1, 0.2))]
     text = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out").with_name("report.md").read_text()
@@ -195,6 +202,7 @@ def test_targets_their_error_and_the_coefficient_found_are_shown(tmp_path: Path,
     assert "| Target L0 | 32 |" in text
 
 
+@pytest.mark.slow
 def test_pruned_runs_are_counted_and_are_no_failures(tmp_path: Path, prefixes: list[str]) -> None:
     records = [*(record_of("topk", k, metrics_at(k, *values)) for k, values in LEVELS.items()), pruned("topk", 64), pruned("topk", 128)]
     html = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out")
@@ -205,6 +213,7 @@ def test_pruned_runs_are_counted_and_are_no_failures(tmp_path: Path, prefixes: l
     assert "| pruned | StoppedEarly: others at L0 16 have an FVU 12 % lower after 25 % of the steps. |" in text
 
 
+@pytest.mark.slow
 def test_comparisons_with_all_in_common_but_the_text_are_told_apart(tmp_path: Path, prefixes: list[str]) -> None:
     sweeps = [
         write_sweep(tmp_path / name, [record_of("topk", 16, metrics_at(16, 0.08, 0.13), run_id=name, eval_hash=name * 3)]) for name in "ab"
@@ -214,6 +223,7 @@ def test_comparisons_with_all_in_common_but_the_text_are_told_apart(tmp_path: Pa
     assert "- TopK, held-out text bbb: 1 of 1 sparsity level finished." in text
 
 
+@pytest.mark.slow
 def test_a_run_that_one_of_two_sweeps_finished_is_that_one(tmp_path: Path, prefixes: list[str]) -> None:
     done, lost = record_of("topk", 16, metrics_at(16, 0.08, 0.13)), failed("topk", 16)
     for order in ("ab", "ba"):
@@ -228,6 +238,7 @@ def test_a_directory_that_is_no_sweep(tmp_path: Path) -> None:
         write_report(tmp_path / "nowhere", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_damaged_files_are_told_and_cost_what_they_held(tmp_path: Path, prefixes: list[str]) -> None:
     sweep = write_sweep(tmp_path / "demo", [record_of("topk", k, metrics_at(k, *values)) for k, values in LEVELS.items()])
     (sweep / "runs" / "topk-16-0" / "record.json").write_text("{")
@@ -248,11 +259,13 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path, out: str) -> None:
         write_report(sweep, tmp_path / out)
 
 
+@pytest.mark.slow
 def test_a_place_that_is_not_there_is_made(tmp_path: Path, prefixes: list[str]) -> None:
     sweep = write_sweep(tmp_path / "demo", [record_of("topk", 8, metrics_at(8, 0.1, 0.1))])
     assert write_report(sweep, tmp_path / "a" / "b").is_file()
 
 
+@pytest.mark.slow
 def test_extrapolated_values_and_what_is_left_out_are_told(tmp_path: Path) -> None:
     records = [record_of("topk", k, metrics_at(k, 1.6 / k, 1.6 / k)) for k in (8.5, 16, 32)]
     records.append(record_of("topk", 64, metrics_at(64, 0.001, -0.01)))
@@ -269,6 +282,7 @@ def test_plots_are_drawn_in_the_report_s_order(out: Path) -> None:
     assert links == ["l0_fvu", "l0_delta_ce", "l0_ce_loss_recovered", "dead_fraction", "training_curves"]
 
 
+@pytest.mark.slow
 def test_the_tables_of_the_report_are_bounded(tmp_path: Path, prefixes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analysis.content.MOST_ROWS", 10)
     monkeypatch.setattr("analysis.content.MOST_UNFINISHED", 3)
@@ -291,6 +305,7 @@ def test_the_tables_of_the_report_are_bounded(tmp_path: Path, prefixes: list[str
         ({"topk": [1e-3 * 1.234567**n for n in range(9)]}, "TopK 0.001 to 0.0054 (9 values)"),
     ],
 )
+@pytest.mark.slow
 def test_learning_rates_are_listed_or_their_range(tmp_path: Path, prefixes: list[str], rates: dict[str, list[float]], shown: str) -> None:
     records = [
         target_record(name, 16, metrics_at(16, 0.1, 0.1), lr=lr, warmup=n) for name, own in rates.items() for n, lr in enumerate(own)
@@ -299,6 +314,7 @@ def test_learning_rates_are_listed_or_their_range(tmp_path: Path, prefixes: list
     assert f"| Learning rate | {shown} |" in text
 
 
+@pytest.mark.slow
 def test_the_report_shows_each_definition_with_its_runs(tmp_path: Path, prefixes: list[str]) -> None:
     records = [record_of("topk", k, metrics_at(k, 1 / k, 0.1), launch=launch) for k, launch in ((8, 1), (16, 3), (32, 3))]
     launches = [{"definition": f"definitions/{number}.yaml"} for number in (1, 1, 3)]

@@ -134,6 +134,7 @@ def test_sweep_json_of_the_wrong_types(tmp_path: Path, facts: dict, field: str) 
         ({"hardware": "a\udfff"}, "surrogates not allowed"),
     ],
 )
+@pytest.mark.slow
 def test_a_record_that_no_table_can_hold(tmp_path: Path, changes: dict, reason: str) -> None:
     record = record_of("topk", 8, metrics_at(8, 0.1, 0.1))
     sweep = write_sweep(tmp_path / "demo", [record, record_of("topk", 16, metrics_at(16, 0.1, 0.1))])

@@ -54,6 +54,7 @@ def records(tmp_path):
         RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
     ],
 )
+@pytest.mark.slow
 def test_a_group_without_memory_is_split_until_a_run_fails_alone(tmp_path, failing, error, capsys):
     undisturbed = launch(small_sweep(name="undisturbed", **GRID), results=tmp_path)
     large = small_sweep(**GRID).runs()[2].run_id
@@ -69,6 +70,7 @@ def test_a_group_without_memory_is_split_until_a_run_fails_alone(tmp_path, faili
     assert "SAEs are trained again, in two groups" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_step_without_memory_is_the_failure_of_its_group(tmp_path, monkeypatch):
     """Unless the run is alone: then it fails, and its trial is not started again."""
     train_step = loop.Learner.train_step
@@ -129,6 +131,7 @@ def test_what_was_saved_in_between_starts_the_count_anew(tmp_path, failing):
         (lambda groups: OSError(5, "blip") if groups.count(groups[-1]) == 1 else None, [2, 2, 2, 2]),
     ],
 )
+@pytest.mark.slow
 def test_a_point_of_a_search_that_failed_at_first_is_concluded_once(tmp_path, failing, monkeypatch, error_of, sizes):
     conclude, concluded = Study.conclude, []
     monkeypatch.setattr(Study, "conclude", lambda *arguments: concluded.append(arguments) or conclude(*arguments))

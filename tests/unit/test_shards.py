@@ -88,6 +88,7 @@ def test_rows_far_from_all_others_are_counted(tmp_path: Path) -> None:
     assert write_shard(tmp_path, 1, torch.randn(4096, 8, generator=torch.Generator().manual_seed(0)), "float32").outlier_rows == 0
 
 
+@pytest.mark.slow
 def test_whatever_is_damaged_is_found_and_made_again(source: SyntheticSource, tmp_path: Path) -> None:
     harvest(source, tmp_path)
     manifest = finish(source, tmp_path)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sae_core import plugins
 from sweeps.execution.shipping import shipped
 
@@ -20,6 +22,7 @@ print(*names, provenance.versions()["commit"] if "commit" in provenance.versions
 """
 
 
+@pytest.mark.slow
 def test_another_process_imports_package_and_plugins(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     for name, text in {

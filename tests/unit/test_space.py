@@ -171,6 +171,7 @@ def test_identity_is_that_of_what_can_be_tried():
         ),
     ],
 )
+@pytest.mark.slow
 def test_what_bad_spaces_get(changes, message):
     assert any(message in line for line in problems(**changes)), problems(**changes)
 

@@ -54,6 +54,7 @@ def settled(control: L0Controller, l0_at_start: float, exponent: float, n_steps:
 
 @settings(max_examples=10)
 @given(l0=st.floats(8, 200), exponent=st.floats(0.5, 1.5))
+@pytest.mark.slow
 def test_it_ends_at_the_target(l0: float, exponent: float) -> None:
     assert settled(controller(32.0), l0, exponent) == pytest.approx(32.0, rel=0.02)
 

@@ -14,6 +14,7 @@ def _without_report(monkeypatch):
     monkeypatch.setattr("analysis.report.write_report", lambda *_: None)
 
 
+@pytest.mark.slow
 def test_evaluation_on_different_nodes_is_noted(tmp_path, monkeypatch):
     nodes = [{"versions": {"torch": "2.6", "ray": "2.60"}, "hardware": "A"}, {"versions": {"torch": "2.7"}, "hardware": "B"}]
     monkeypatch.setattr("sweeps.execution.workers.provenance", SimpleNamespace(node=lambda: nodes.pop(0)))
@@ -23,6 +24,7 @@ def test_evaluation_on_different_nodes_is_noted(tmp_path, monkeypatch):
     assert record.eval_hardware == "A; B"
 
 
+@pytest.mark.slow
 def test_rows_that_hold_most_of_the_variance_are_noted(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(stages, "LARGE_OUTLIER_SHARE", -1.0)
     launch(small_sweep(architectures={"topk": {"k": 2}}), results=tmp_path)

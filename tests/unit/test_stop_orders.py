@@ -69,6 +69,7 @@ def names(tmp_path, run):
     return {path.name for path in (tmp_path / "runs" / run.run_id).iterdir()}
 
 
+@pytest.mark.slow
 def test_a_stopped_run_keeps_a_checkpoint_and_the_others_go_on(tmp_path, path):
     stopped, other = run_of("topk"), run_of("standard")
     alone = tmp_path / "alone"
@@ -110,6 +111,7 @@ class At(SweepProgress):
 
 
 @pytest.mark.parametrize("stage", ["harvest", "train", "evaluate"])
+@pytest.mark.slow
 def test_a_launch_that_is_ordered_to_stop_keeps_what_it_has(tmp_path, stage, monkeypatch):
     monkeypatch.setattr("analysis.report.write_report", lambda *_: None)
     monkeypatch.setattr("sae_core.trainable.REPORT_SECONDS", 0.0)

@@ -82,6 +82,7 @@ def test_what_is_to_be_tried_again_has_no_outcome(status):
     assert outcome_of([record(first, l0=2.0), lost], ["l0"]) is None
 
 
+@pytest.mark.slow
 def test_a_later_launch_continues_and_a_longer_one_extends(tmp_path):
     first = Launch(tmp_path)
     made = [run.run_id for _ in range(4) for run in first.trial()]
@@ -95,6 +96,7 @@ def test_a_later_launch_continues_and_a_longer_one_extends(tmp_path):
     assert [entry["run_id"] for entry in longer.store.facts()["runs"]] == list(dict.fromkeys(made))
 
 
+@pytest.mark.slow
 def test_a_later_launch_does_not_repeat_the_random_numbers(tmp_path):
     first = Launch(tmp_path, trials=9, sampler="random")
     points = [first.trial()[0].train.lr for _ in range(3)]
@@ -118,6 +120,7 @@ def test_the_random_start_is_the_same_for_all_samplers(tmp_path):
     assert starts[0] == starts[1] == starts[2]
 
 
+@pytest.mark.slow
 def test_what_a_killed_launch_left_is_tried_again_and_not_counted(tmp_path):
     killed = Launch(tmp_path)
     killed.trial()
@@ -182,6 +185,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.slow
 def test_a_damaged_study_is_found_again_by_its_records(tmp_path, damage, caplog):
     first = Launch(tmp_path)
     runs = [*first.trial(l0=2.0), *first.trial(l0=3.0)]
@@ -230,6 +234,7 @@ def test_another_space_is_another_study(tmp_path):
     assert (other.n_left(), other.runs()) == (4, [])
 
 
+@pytest.mark.slow
 def test_after_the_random_start_targets_take_turns(tmp_path):
     sweep = small_sweep(train={"batch_size": 256, "lr": LR}, target_l0=[2, 4, 8], architectures={"topk": {}}, search={"trials": 16})
     launch = Launch(tmp_path, sweep)

@@ -28,6 +28,7 @@ def test_matched_l0_that_one_seed_does_not_reach_is_none(tmp_path: Path) -> None
     assert at_matched_l0(table, "fvu", [16]) == {"topk": [None]}
 
 
+@pytest.mark.slow
 def test_architectures_are_put_side_by_side_where_a_front_reaches(tmp_path: Path) -> None:
     def l0s(name: str, records: list) -> list[float]:
         return matched_l0s(load_table(write_sweep(tmp_path / name, records)))
@@ -68,6 +69,7 @@ def test_runs_without_a_language_model_are_compared_by_fvu_alone(tmp_path: Path)
     assert any("0.2000" in line for line in frontier_lines(table))
 
 
+@pytest.mark.slow
 def test_frontier_lines_fit_the_terminal(tmp_path: Path) -> None:
     lines = frontier_lines(load_table(write_sweep(tmp_path / "demo", realistic_records(seeds=(0, 1)))))
     assert max(map(len, lines)) <= 100
@@ -88,6 +90,7 @@ def test_frontier_lines_of_one_run(tmp_path: Path) -> None:
     assert lines[-1].split() == ["TopK", "0.0800", "0.1350"]
 
 
+@pytest.mark.slow
 def test_frontier_lines_keep_widths_apart(tmp_path: Path) -> None:
     wide = record_of("topk", 16, metrics_at(16, 0.05, 0.1), run_id="wide")
     wide.config["sae"]["d_sae"] = 4096
@@ -95,6 +98,7 @@ def test_frontier_lines_keep_widths_apart(tmp_path: Path) -> None:
     assert sum(line.startswith("Comparison ") for line in lines) == 2
 
 
+@pytest.mark.slow
 def test_targets_are_named_and_so_are_rates_that_differ(tmp_path: Path) -> None:
     records = [target_record("standard", 32, metrics_at(32.4, fvu, 0.2), seed) for seed, fvu in enumerate((0.08, 0.1))]
     lines = frontier_lines(load_table(write_sweep(tmp_path / "one", records)))
@@ -105,6 +109,7 @@ def test_targets_are_named_and_so_are_rates_that_differ(tmp_path: Path) -> None:
     assert lines[4].split()[-4:] == ["0.001", "target", "L0", "64"]
 
 
+@pytest.mark.slow
 def test_settings_too_long_for_the_terminal_are_cut(tmp_path: Path) -> None:
     records = [target_record("gated", 32, metrics_at(32, 0.1, 0.2), lr=4e-3, lr_schedule_of_a_long_name=value) for value in (1.0, 2.0)]
     (line, *_) = [line for line in frontier_lines(load_table(write_sweep(tmp_path / "demo", records))) if line.startswith("Gated")]
@@ -117,6 +122,7 @@ def test_frontier_lines_of_nothing(tmp_path: Path) -> None:
     assert frontier_lines(table) == ["No run has finished, so there is no frontier yet."]
 
 
+@pytest.mark.slow
 def test_extrapolated_values_are_marked_and_points_without_a_logarithm_counted(tmp_path: Path) -> None:
     better = record_of("topk", 256, metrics_at(256, 0.001, -0.01))
     table = load_table(write_sweep(tmp_path / "demo", [*line_of("topk", 1.6, l0s=(8.5, 32, 128)), better]))

@@ -39,6 +39,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.slow
 def test_a_damaged_sweep_json_costs_what_it_held(store, damage, caplog):
     (run, _) = begin(store, sweep())
     store.write_record(record(run, launch=1))

@@ -80,6 +80,7 @@ def test_ground_truth_is_what_the_rows_were_made_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fields", [{}, HIERARCHY, CORRELATED, HIERARCHY | CORRELATED, {"zipf_exponent": 1.0}, {"zipf_exponent": 0.0}])
+@pytest.mark.slow
 def test_frequencies_are_those_said_whatever_the_structure(fields: dict[str, object]) -> None:
     exponent = float(fields.get("zipf_exponent", 0.5))  # type: ignore[arg-type]
     active = activity(source(**MANY, **fields))

@@ -129,6 +129,7 @@ def test_without_k_start_k_is_the_same_all_along() -> None:
     k=st.floats(0.5, 64), k_start=st.floats(0.5, 64), schedule=st.sampled_from(["linear", "exponential"]),
     cold=st.floats(0, 0.5), anneal=st.floats(0.01, 0.5), at=st.lists(st.floats(0, 1), min_size=2),
 )  # fmt: skip
+@pytest.mark.slow
 def test_k_moves_one_way_from_k_start_to_k(k: float, k_start: float, schedule: Any, cold: float, anneal: float, at: list[float]) -> None:
     if k == k_start:
         return
@@ -155,6 +156,7 @@ def test_the_loss_follows_the_schedule_and_encoding_does_not(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.slow
 def test_a_run_anneals_k(name: str) -> None:
     config = ARCHITECTURES[name].Config(d_sae=64, k=4, k_start=16, k_cold_start=0.2, k_anneal=0.5)
     run = run_of(config, n_steps=20, batch_size=64)

@@ -39,6 +39,7 @@ def record(tmp_path: Path, run: RunConfig) -> RunRecord:
     return RunRecord.read(tmp_path / "runs" / run.run_id / "record.json")
 
 
+@pytest.mark.slow
 def test_every_run_of_the_group_gets_a_record(tmp_path: Path, reports: list[dict[str, Any]]) -> None:
     good, bad = run_of("topk"), run_of("standard", lr=1e30, lr_warm_up=0.0)
     run_trial(trial(tmp_path, good, bad, metadata={"hook_name": "x"}, facts={"activations_hash": "abc"}), reports.append, "cpu")
@@ -130,6 +131,7 @@ def test_a_trial_that_is_stopped_writes_no_record(tmp_path: Path, reports: list[
     assert not (tmp_path / "runs" / run.run_id / "record.json").exists()
 
 
+@pytest.mark.slow
 def test_a_trial_with_a_source_evaluates_what_it_trained(tmp_path: Path, reports: list[dict[str, Any]]) -> None:
     runs = [run_of("topk"), run_of("topk", seed=1)]
     config = trial(tmp_path, *runs, source=runs[0].activations.model_dump(mode="json"))
@@ -147,6 +149,7 @@ def test_a_trial_with_a_source_evaluates_what_it_trained(tmp_path: Path, reports
 
 
 @pytest.mark.parametrize("choice", ["fast", "reference"])
+@pytest.mark.slow
 def test_a_trial_trains_with_the_kernels_asked_for_and_says_so(
     tmp_path: Path, reports: list[dict[str, Any]], choice: Literal["fast", "reference"]
 ) -> None:

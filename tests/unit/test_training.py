@@ -96,6 +96,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
         assert_same(resumed, whole)
 
 
+@pytest.mark.slow
 def test_runs_may_be_regrouped_between_an_interruption_and_the_next_launch(tmp_path: Path) -> None:
     early, late, new = run_of("topk"), run_of("jumprelu"), run_of("gated")
     for run, after in ((early, 3), (late, 11)):
@@ -116,6 +117,7 @@ def test_resuming_does_not_read_what_it_has_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("autocast", ["bfloat16", "off"])
+@pytest.mark.slow
 def test_calibration_is_computed_as_training_is(autocast: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, bool]] = []
     monkeypatch.setattr(BatchTopK, "calibrate", lambda sae, batches, *, autocast: asked.append((len(list(batches)), autocast)))
@@ -124,6 +126,7 @@ def test_calibration_is_computed_as_training_is(autocast: str, monkeypatch: pyte
     assert asked == [(run.n_steps, autocast == "bfloat16")]
 
 
+@pytest.mark.slow
 def test_a_diverged_run_leaves_the_group_and_the_others_never_notice() -> None:
     good, bad, other = run_of("topk"), run_of("standard", **DIVERGING), run_of("gated")
     results = train_group([good, bad, other], stream_of(good))
@@ -178,6 +181,7 @@ def test_a_run_that_diverged_at_its_last_step_stays_failed_after_a_resume(tmp_pa
 @pytest.mark.parametrize("kernels", ["fast", "reference"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
+@pytest.mark.slow
 def test_weights_that_are_not_finite_at_the_end_fail_the_run(name: str, value: float, kernels: Choice) -> None:
     run, other = run_of(name, n_steps=3), run_of("topk", n_steps=3)
 
@@ -229,6 +233,7 @@ def test_latents_die_by_tokens_without_activation() -> None:
 
 
 @pytest.mark.parametrize("dead_after_tokens", [3 * 64 - 1, 3 * 64, 3 * 64 + 1, 7 * 64])
+@pytest.mark.slow
 def test_dead_latents_are_known_without_looking_at_every_step(dead_after_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     learner = Learner.start(run_of("topk", n_steps=300, dead_after_tokens=dead_after_tokens), D_IN, torch.device("cpu"))
     # What was active in each batch: all latents, but for some that are active rarely.
@@ -268,6 +273,7 @@ def test_history_has_the_schedules_and_the_terms() -> None:
         assert row["loss"] == pytest.approx(row["mse_loss"] + row["l1_loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_long_runs_keep_about_a_hundred_rows_and_their_last_step() -> None:
     result = train_run(run_of("topk", n_steps=250, batch_size=4), stream_of(run_of("topk", batch_size=4)))
     steps = [row["step"] for row in result.history]
@@ -301,6 +307,7 @@ def test_a_stream_normalised_otherwise_is_refused() -> None:
         train_run(run_of("topk", normalize_activations="layer_norm"), stream_of(run_of("topk")))
 
 
+@pytest.mark.slow
 def test_initial_values_from_the_activations_are_not_made_again_on_resume(tmp_path: Path) -> None:
     run = run_of(TopKConfig(d_sae=64, k=4, b_dec_init="mean"))
     with pytest.raises(Interrupted):

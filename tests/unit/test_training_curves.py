@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import pytest
 from fake_results import metrics_at, record_of, write_sweep
 
 from analysis.plots.training_curves import MAX_POINTS, Curve, TrainingCurves
@@ -53,6 +54,7 @@ def test_more_than_three_architectures_wrap(tmp_path: Path) -> None:
     assert len([axes for axes in figure.axes if axes.get_visible()]) == 8  # two panels for each of the four
 
 
+@pytest.mark.slow
 def test_of_many_curves_some_are_drawn_evenly(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "demo", [record_of("topk", k, metrics_at(k, 0.5, 0.5)) for k in range(1, 62)])
     info = TrainingCurves.info(load_table(sweep), histories_of(sweep))

@@ -42,15 +42,18 @@ def ended(tmp_path, work):
     return done.returncode, file.read_text() if file.exists() else ""
 
 
+@pytest.mark.slow
 def test_where_steps_are_expected_one_must_come(tmp_path):
     assert ended(tmp_path, STEP.format(hang="time.sleep(60)")) == (-signal.SIGKILL, "a process made no step for 0.6 s and was ended")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", [STOP, HOLD_LOCK, STEP.format(hang=STOP)], ids=["stopped", "lock", "stopped in a step"])
 def test_a_process_must_live_at_any_moment(tmp_path, work):
     assert ended(tmp_path, work) == (-signal.SIGKILL, "a process was stopped, or held Python's lock, for 0.6 s and was ended")
 
 
+@pytest.mark.slow
 def test_what_takes_its_time_or_ends_is_left_alone(tmp_path):
     assert ended(tmp_path, f"time.sleep(0.8)\n{STEP.format(hang='pass')}\ntime.sleep(0.8)") == (0, "")
 

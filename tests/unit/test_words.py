@@ -58,6 +58,7 @@ def run(k: float, seed: int, order: int, fvu: float) -> RunRecord:
     return record_of("topk", k, metrics_at(k, fvu, 2 * fvu), seed, config, run_id=f"{k}-{seed}-{order}")
 
 
+@pytest.mark.slow
 def test_orders_are_repeats_as_seeds_are(tmp_path: Path) -> None:
     # One lucky order of three, at each of two levels.
     runs = [run(k, 0, order, fvu / k) for k in (8, 32) for order, fvu in enumerate((1.6, 0.8, 2.4))]
@@ -82,6 +83,7 @@ def test_orders_are_repeats_as_seeds_are(tmp_path: Path) -> None:
         ([0, 1], [0, 1, 2], "6 repeats (2 seeds, 3 orders of the tokens)", "repeat"),
     ],
 )
+@pytest.mark.slow
 def test_repeats_are_told(tmp_path: Path, seeds: list[int], orders: list[int], told: str, kind: str) -> None:
     table = load_table(write_sweep(tmp_path / "demo", [run(8, seed, order, 0.1) for seed in seeds for order in orders]))
     assert (counted_repeats(table), noun(table), n_repeats(table)) == (told, kind, len(seeds) * len(orders))
@@ -92,6 +94,7 @@ def test_tables_without_orders_have_seeds_alone(tmp_path: Path) -> None:
     assert (counted_repeats(table), n_repeats(table)) == ("2 seeds", 2)
 
 
+@pytest.mark.slow
 def test_the_usual_order_leaves_the_hash_of_a_setting_as_it_was(tmp_path: Path) -> None:
     reference = Path(__file__).parents[2] / "results" / "reference" / "demo"
     table = load_table(reference).set_index("run_id")
@@ -131,6 +134,7 @@ def test_fields_that_no_title_names_are_told_where_they_differ(tmp_path: Path) -
     assert [short for *_, short in names(tmp_path, *runs)] == ["context_size 128 · dataset demo", "context_size 64 · dataset books"]
 
 
+@pytest.mark.slow
 def test_the_terminal_says_it_too(tmp_path: Path) -> None:
     table = load_table(write_sweep(tmp_path / "demo", [titled("a", "e1", sae__d_sae=512), titled("b", "e2")]))
     lines = frontier_lines(table)

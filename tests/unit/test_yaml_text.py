@@ -119,6 +119,7 @@ def test_override_with_a_value_that_is_not_yaml():
         ("? [1]\n: 2", "line 1: a definition must be valid YAML, but got: found unhashable key."),
     ],
 )
+@pytest.mark.slow
 def test_what_no_definition_needs(text, message):
     with pytest.raises(ConfigError) as error:
         load_yaml(text, "mine.yaml")
@@ -134,6 +135,7 @@ def test_toml():
         load_yaml("a = 2024-01-01", "mine.toml")
 
 
+@pytest.mark.slow
 def test_merges_of_merges_are_bounded():
     lines = ["a: &a {x: 1}"] + [f"{key}: &{key} {{<<: [{', '.join([f'*{before}'] * 9)}]}}" for before, key in pairwise("abcdefghijk")]
     start = time.process_time()
