@@ -54,6 +54,7 @@ class Cluster:
         cpus: cores of each slot.
         gpus: GPUs of each slot; a fraction shares one.
         ship_code: run this process's code on all nodes, instead of what is installed there.
+        stall_seconds: most time that a process of it may hang, or be stopped; it is ended then. 0: any.
 
     Attributes:
         needs: what a launch needs on every node of a running cluster; to be set before the context.
@@ -65,8 +66,8 @@ class Cluster:
             none. For this machine it is raised before Ray starts.
     """
 
-    def __init__(self, *, address: str | None, cpus: int, gpus: float, ship_code: bool = False) -> None:
-        self.cpus, self.gpus, self.ship_code = cpus, gpus, ship_code
+    def __init__(self, *, address: str | None, cpus: int, gpus: float, ship_code: bool = False, stall_seconds: float = 0.0) -> None:
+        self.cpus, self.gpus, self.ship_code, self.stall_seconds = cpus, gpus, ship_code, stall_seconds
         self.needs: Needs | None = None
         self._ray: LocalRay | RunningRay | None = None
         _check_slot(cpus, gpus)
@@ -156,7 +157,7 @@ class Cluster:
         packages = dict.fromkeys(filter(None, [_HERE, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]))
         environment = WORKER_ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(packages)}
         if not isinstance(self._ray, RunningRay):
-            self._ray = LocalRay(environment, self.needs.directory if self.needs else "")
+            self._ray = LocalRay(environment, self.needs.directory if self.needs else "", self.stall_seconds)
             self._ray.start()
             return
         with shipped() if self.ship_code else nullcontext({"env_vars": {"PYTHONPATH": environment["PYTHONPATH"]}}) as runtime_env:

@@ -25,8 +25,8 @@ class RayExecutor:
     """A Ray cluster: started on this machine, or a running one. Its cluster starts with the context."""
 
     def __init__(self, address: str | None, cpus: int, gpus: float, kernels: Choice, ship_code: bool, stall_seconds: float) -> None:
-        self.cluster = Cluster(address=address, cpus=cpus, gpus=gpus, ship_code=ship_code)
-        self.pool = WorkerPool(self.cluster, kernels, stall_seconds)
+        self.cluster = Cluster(address=address, cpus=cpus, gpus=gpus, ship_code=ship_code, stall_seconds=stall_seconds)
+        self.pool = WorkerPool(self.cluster, kernels)
 
     def __enter__(self) -> Self:
         self.cluster.__enter__()

@@ -1,13 +1,16 @@
 """A program that runs Ray on this machine and ends with the launch that started it.
 
-    python guard.py DIRECTORY RESULTS COMMAND...
+    python guard.py DIRECTORY RESULTS SECONDS COMMAND...
 
 COMMAND runs with its output in DIRECTORY/log; when it ends, the reason in that log is printed. Standard input ends when the launch closes
 it or dies, in whatever way: then every process that writes below DIRECTORY is killed, and DIRECTORY is removed, as are temporary files
-below RESULTS, unless that is empty. Only the standard library, so that it starts in milliseconds.
+below RESULTS, unless that is empty. A process of these that is stopped for SECONDS, unless they are 0, is killed, and a file below RESULTS
+says so: part of Ray, or a worker that has not come so far as to have a watchdog. Only the standard library, so that it starts in
+milliseconds.
 """
 
 import os
+import select
 import shutil
 import signal
 import stat
@@ -22,14 +25,21 @@ from pathlib import Path
 _LEFTOVERS = Path(__file__).resolve().parents[1] / "storage" / "leftovers.py"
 END_SECONDS = 10.0
 """Most time that processes are given to end after they were killed."""
+LOOK_SECONDS = 2.0
+"""Time between two looks for stopped processes."""
 
 
-def main(directory: Path, results: str, command: list[str]) -> None:
+def main(directory: Path, results: str, stall_seconds: float, command: list[str]) -> None:
     """Run `command` until it or standard input ends."""
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
     threading.Thread(target=_print_end, args=(process, directory / "log"), daemon=True).start()
-    sys.stdin.buffer.read()
+    since: dict[int, float] = {}
+    while not select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:
+        since = {pid: since.get(pid, time.monotonic()) for pid in stopped(directory)}
+        for pid, began in since.items():
+            if stall_seconds and time.monotonic() - began > stall_seconds + LOOK_SECONDS:  # a watchdog comes first
+                _end_stopped(pid, stall_seconds, results)
     if sys.platform != "linux":  # `writers` needs /proc
         process.terminate()
         process.wait()
@@ -44,6 +54,15 @@ def _print_end(process: subprocess.Popen[bytes], log: Path) -> None:
     dead = [line for line in lines if "[exit code=" in line]  # `ray start --block` lists the processes that died
     os.write(1, (dead or lines or [f"exit code {code}"])[-1].rpartition(" -- ")[2].strip().encode())
     os.close(1)
+
+
+def _end_stopped(pid: int, seconds: float, results: str) -> None:
+    with suppress(OSError):
+        if results:
+            hangs = Path(results) / ".hangs.tmp"  # as in `sae_core.layout`
+            hangs.mkdir(exist_ok=True)
+            (hangs / str(pid)).write_text(f"a process was stopped for {seconds:g} s and was ended")
+        os.kill(pid, signal.SIGKILL)
 
 
 def remove(directory: Path) -> None:
@@ -69,5 +88,15 @@ def writers(directory: Path) -> Iterator[int]:
                     break
 
 
+def stopped(directory: Path) -> set[int]:
+    """Those of `writers` that a signal has stopped."""
+    pids = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "stat").read_text().rpartition(")")[2].split()[0] == "T":
+                pids.add(int(process.name))
+    return pids & {*writers(directory)} if pids else pids
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4:])

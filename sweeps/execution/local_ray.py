@@ -39,13 +39,14 @@ class LocalRay:
     Args:
         environment: of Ray's processes, beside this process's own.
         results: directory below which no temporary files are left, however this process ends; empty: none.
+        stall_seconds: most time that one of its processes may be stopped; it is ended then. 0: any.
 
     Attributes:
         death: why Ray ended before `stop`, as a message; empty as long as it runs.
     """
 
-    def __init__(self, environment: Mapping[str, str], results: str = "") -> None:
-        self._environment, self._results = environment, results
+    def __init__(self, environment: Mapping[str, str], results: str = "", stall_seconds: float = 0.0) -> None:
+        self._environment, self._results, self._stall_seconds = environment, results, stall_seconds
         self._guard: subprocess.Popen[str] | None = None
         self._death = Death()
 
@@ -104,8 +105,9 @@ class LocalRay:
                 port = int(server.getsockname()[1])
             resources = [f"--num-cpus={provenance.n_cores()}", f"--num-gpus={provenance.n_gpus()}", "--include-dashboard=false"]
             ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}", "--disable-usage-stats"]
+            watching = [sys.executable, "-I", guard.__file__, str(directory), self._results, f"{self._stall_seconds:g}"]
             self._guard = subprocess.Popen(
-                [sys.executable, "-I", guard.__file__, str(directory), self._results, *ray, *resources, f"--temp-dir={directory / 'ray'}"],
+                [*watching, *ray, *resources, f"--temp-dir={directory / 'ray'}"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -83,6 +83,7 @@ def _train(training: Training, executor: Executor, store: Store) -> None:
             executor.train(training)
     finally:
         timer.cancel()
+        tell_hangs(store, training.progress)
     if held.interrupted:
         raise KeyboardInterrupt
 

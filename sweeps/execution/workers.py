@@ -123,8 +123,8 @@ class WorkerPool:
     """Workers on a Ray cluster, one per slot, or per GPU where slots share one: each may hold a language model. They start with the first
     job, and hold their cores and GPUs until `close`."""
 
-    def __init__(self, cluster: Cluster, kernels: Choice, stall_seconds: float = 0.0) -> None:
-        self.cluster, self.kernels, self.stall_seconds = cluster, kernels, stall_seconds
+    def __init__(self, cluster: Cluster, kernels: Choice) -> None:
+        self.cluster, self.kernels = cluster, kernels
         self.workers: list[Any] = []
 
     def ask(self, job: str, *arguments: Any) -> Any:
@@ -180,7 +180,8 @@ class WorkerPool:
 
         actor = ray.remote(_RayWorker).options(max_restarts=RESTARTS, max_task_retries=RESTARTS, **self.cluster.actor)
         hangs = str(SweepPaths(Path(self.cluster.needs.directory)).hangs) if self.cluster.needs else ""
-        arguments = (self.cluster.cpus, self.kernels, self.stall_seconds, hangs, plugins.checksums(), int(self.cluster.gpus))
+        cluster = self.cluster
+        arguments = (cluster.cpus, self.kernels, cluster.stall_seconds, hangs, plugins.checksums(), int(cluster.gpus))
         self.workers += [actor.remote(*arguments) for _ in range(n_workers - len(self.workers))]
 
 

@@ -53,7 +53,7 @@ def ray(monkeypatch):
     class LocalRay:
         death = ""
 
-        def __init__(self, environment, results):
+        def __init__(self, environment, results, stall_seconds):
             self.environment = environment
 
         def start(self):

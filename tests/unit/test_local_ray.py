@@ -40,8 +40,8 @@ def with_file():
         process.communicate()
 
 
-def guarding(directory, program, results=""):
-    command = [sys.executable, "-I", guard.__file__, str(directory), str(results), sys.executable, "-c", program]
+def guarding(directory, program, results="", stall_seconds="0"):
+    command = [sys.executable, "-I", guard.__file__, str(directory), str(results), stall_seconds, sys.executable, "-c", program]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -65,6 +65,18 @@ def test_what_writes_into_the_directory_ends_with_the_launch(base, with_file):
     assert reader.poll() is None and other.poll() is None
     assert not directory.exists()
     assert [path.name for path in (results / "runs").iterdir()] == ["record.json"]
+
+
+@pytest.mark.slow
+def test_what_is_stopped_for_long_is_ended(base, with_file):
+    (base / "results").mkdir()
+    guardian = guarding(base, "import time; time.sleep(60)", base / "results", "0.5")
+    writer = with_file(WRITER, base / "raylet.log")
+    writer.send_signal(signal.SIGSTOP)
+    assert writer.wait(20) == -signal.SIGKILL
+    assert (base / "results" / ".hangs.tmp" / str(writer.pid)).read_text() == "a process was stopped for 0.5 s and was ended"
+    guardian.communicate()
+    assert not list(base.rglob(".hangs.tmp"))
 
 
 @pytest.mark.slow

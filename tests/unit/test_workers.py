@@ -53,7 +53,9 @@ def ray(monkeypatch):
 @pytest.fixture
 def pool(ray):
     needs = SimpleNamespace(directory="results/sweep")
-    return WorkerPool(SimpleNamespace(n_workers=2, cpus=3, gpus=0.0, actor={"num_cpus": 3, "num_gpus": 0}, needs=needs), "fast")
+    return WorkerPool(
+        SimpleNamespace(n_workers=2, cpus=3, gpus=0.0, actor={"num_cpus": 3, "num_gpus": 0}, needs=needs, stall_seconds=0.0), "fast"
+    )
 
 
 def test_each_worker_takes_the_next_job_when_it_is_free(pool, ray):
