@@ -53,6 +53,18 @@ def with_weights(name: str, weights: dict[str, list[Any]], **fields: Any) -> Spa
     return sae
 
 
+def sae_with(few_active: bool, name: str, d_in: int, d_sae: int, **fields: Any) -> SparseAutoencoder:
+    """Few latents active on a token, about 4 of 96, or most of them."""
+    if ARCHITECTURES[name].Config.example(d_in, d_sae).sparsity_parameter == "k":
+        return random_sae(name, d_in, d_sae, k=4 if few_active else 60, **fields)
+    sae = random_sae(name, d_in, d_sae, **fields)
+    with torch.no_grad():
+        for bias in ("b_enc", "b_gate"):
+            if hasattr(sae, bias):
+                getattr(sae, bias).add_(-0.7 if few_active else 0.3)
+    return sae
+
+
 def random_sae(name: str, d_in: int = 12, d_sae: int = 40, seed: int = 0, **fields: Any) -> SparseAutoencoder:
     """An SAE whose every parameter is away from its initial value; thresholds between 0.05 and 0.15."""
     cls = ARCHITECTURES[name]

@@ -34,6 +34,14 @@ def result_of(run: Path) -> tuple[Any, ...]:
     return weights.read_bytes() if weights.exists() else None, (run / "history.jsonl").read_text(), record["status"], record["metrics"]
 
 
+def left_in(directory: Path) -> set[str]:
+    """Names in a results directory, but those that every launch leaves."""
+    names = {path.name for path in directory.iterdir()}
+    always = {".lock", "definition.yaml", "sweep.json", "progress.json", "definitions", "table.csv", "table.parquet", "runs"}
+    assert always <= names
+    return names - always
+
+
 def times_written(directory: Path) -> dict[Path, int]:
     """Every file under `directory`, and when it was last written."""
     return {path: path.stat().st_mtime_ns for path in sorted(directory.rglob("*")) if path.is_file()}

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from small_runs import random_sae
+from small_runs import sae_with
 
 from sae_core.config.run import ARCHITECTURES
-from sae_core.sae.base import SparseAutoencoder
 from sae_core.sae.normalization import LayerNorm
 
 D_IN, D_SAE = 16, 96
@@ -17,22 +16,10 @@ pytestmark = [
 ]
 
 
-def inference_form(name: str, few_active: bool) -> SparseAutoencoder:
-    """About 4 latents of 96 active on a token, or most of them."""
-    if ARCHITECTURES[name].Config.example(D_IN, D_SAE).sparsity_parameter == "k":
-        return random_sae(name, D_IN, D_SAE, k=4 if few_active else 80).eval().to_inference()
-    sae = random_sae(name, D_IN, D_SAE).eval().to_inference()
-    with torch.no_grad():
-        for bias in ("b_enc", "b_gate"):
-            if hasattr(sae, bias):
-                getattr(sae, bias).add_(-0.7 if few_active else 0.3)
-    return sae
-
-
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["as they are", "layer-normed"])
 @pytest.mark.slow
 def test_listed_is_as_all(name: str, few_active: bool, layer_norm: bool) -> None:
-    sae = inference_form(name, few_active)
+    sae = sae_with(few_active, name, D_IN, D_SAE).eval().to_inference()
     if layer_norm:
         sae.fold(LayerNorm())
     x = torch.randn(50, D_IN, generator=torch.Generator().manual_seed(1))
@@ -44,7 +31,7 @@ def test_listed_is_as_all(name: str, few_active: bool, layer_norm: bool) -> None
 
 
 def test_listed_latents_are_those_of_encode(name: str, few_active: bool) -> None:
-    sae = inference_form(name, few_active)
+    sae = sae_with(few_active, name, D_IN, D_SAE).eval().to_inference()
     x = torch.randn(50, D_IN, generator=torch.Generator().manual_seed(2))
     active, values = sae.encode_sparse(x)
     torch.testing.assert_close(active.dense(values), sae.encode(x), rtol=1e-5, atol=1e-6)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import random_sae
+from small_runs import sae_with
 from torch import Tensor
 
 from sae_core.config.run import ARCHITECTURES
@@ -24,18 +24,6 @@ pytestmark = [
     pytest.mark.parametrize(("name", "fields"), VARIANTS, ids=str),
     pytest.mark.parametrize("few_active", [True, False], ids=["few active", "many active"]),
 ]
-
-
-def sae_with(name: str, fields: dict[str, Any], few_active: bool) -> SparseAutoencoder:
-    """About 4 latents of 96 active on a token, or most of them."""
-    if ARCHITECTURES[name].Config.example(D_IN, D_SAE).sparsity_parameter == "k":
-        return random_sae(name, D_IN, D_SAE, k=4 if few_active else 60, **fields)
-    sae = random_sae(name, D_IN, D_SAE, **fields)
-    with torch.no_grad():
-        for bias in ("b_enc", "b_gate"):
-            if hasattr(sae, bias):
-                getattr(sae, bias).add_(-0.7 if few_active else 0.3)
-    return sae
 
 
 def step(sae: SparseAutoencoder, choice: Choice, autocast: bool = False) -> tuple[LossTerms, dict[str, Tensor], PreActs]:
@@ -62,7 +50,7 @@ def distances(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str
 
 @pytest.mark.slow
 def test_loss_and_gradients_are_the_same(name: str, fields: dict[str, Any], few_active: bool) -> None:
-    sae = sae_with(name, fields, few_active)
+    sae = sae_with(few_active, name, D_IN, D_SAE, **fields)
     fast, gradients, entries = step(sae, "fast")
     reference, expected, _ = step(sae, "reference")
     assert isinstance(entries, SparsePreActs) or not few_active
@@ -76,7 +64,7 @@ def test_loss_and_gradients_are_the_same(name: str, fields: dict[str, Any], few_
 @pytest.mark.slow
 def test_under_autocast_a_list_is_no_further_from_float32_than_a_matrix(name: str, fields: dict[str, Any], few_active: bool) -> None:
     # It rounds the encoder product only, a matrix whatever comes after it too. Either may find a latent near its threshold active.
-    sae = sae_with(name, fields, few_active)
+    sae = sae_with(few_active, name, D_IN, D_SAE, **fields)
     exact, expected, _ = step(sae, "reference")
     loss, gradients, _ = step(sae, "fast", autocast=True)
     of_matrix = distances(step(sae, "reference", autocast=True)[1], expected)

@@ -1,5 +1,7 @@
 """Plugins in a launch: edited ones make new runs or new measurements, and nothing is mixed."""
 
+from plain_sae import PLUGIN
+
 from analysis.table import load_table
 from sweeps import Sweep, launch
 
@@ -14,27 +16,6 @@ class Answer(Metric):
         return {"tokens": seen.x_hat.new_tensor(len(seen.x_hat)).double()}
     def value(self, sums, n_tokens):
         return VALUE
-"""
-ARCHITECTURE = """
-from typing import Annotated, ClassVar, Literal
-from pydantic import Field
-from sae_core.config import ARCHITECTURES, ArchitectureConfig
-from sae_core.sae import LossTerms, SparseAutoencoder, mse
-
-class PlainConfig(ArchitectureConfig):
-    sparsity_parameter: ClassVar[str] = "l1_coefficient"
-    architecture: Literal["plain"] = "plain"
-    l1_coefficient: Annotated[float, Field(ge=0)] = 1.0
-
-@ARCHITECTURES.register("plain")
-class Plain(SparseAutoencoder):
-    Config = PlainConfig
-    def encode(self, x):
-        return ((x - self.b_dec) @ self.W_enc).relu()
-    def loss(self, x, ctx):
-        latents = self.encode(x)
-        l1 = self.config.l1_coefficient * ctx.sparsity_scale * latents.sum(dim=-1).mean()
-        return LossTerms.of({"mse_loss": mse(self.decode(latents), x), "l1_loss": l1 * FACTOR}, latents)
 """
 
 
@@ -68,8 +49,8 @@ def test_a_metric_that_is_added_or_edited_is_measured_on_the_saes_that_are_there
 
 
 def test_an_edited_architecture_makes_new_runs_and_leaves_the_others(tmp_path):
-    first = table_of(sweep(tmp_path, architecture=ARCHITECTURE.replace("FACTOR", "1.0")), tmp_path)
-    edited = table_of(sweep(tmp_path, architecture=ARCHITECTURE.replace("FACTOR", "2.0")), tmp_path)
+    first = table_of(sweep(tmp_path, architecture=PLUGIN), tmp_path)
+    edited = table_of(sweep(tmp_path, architecture=PLUGIN.replace(": l1}", ": 2 * l1}")), tmp_path)
     assert (len(first), len(edited)) == (2, 3), "the run of the plugin before it was edited stays"
     assert edited[edited.architecture == "topk"].run_id.tolist() == first[first.architecture == "topk"].run_id.tolist()
     plain = edited[edited.architecture == "plain"]

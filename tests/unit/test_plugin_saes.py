@@ -6,38 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from plain_sae import PLUGIN
 
 from sae_core.errors import ConfigError
 from sae_core.sae import SparseAutoencoder
 
-PLUGIN = """
-from typing import Annotated, ClassVar, Literal
-from pydantic import Field
-from sae_core.config import ARCHITECTURES, ArchitectureConfig
-from sae_core.sae import LossTerms, SparseAutoencoder, mse
-
-class AbsConfig(ArchitectureConfig):
-    sparsity_parameter: ClassVar[str] = "l1_coefficient"
-    architecture: Literal["abs"] = "abs"
-    l1_coefficient: Annotated[float, Field(ge=0)] = 1.0
-
-@ARCHITECTURES.register("abs")
-class Abs(SparseAutoencoder):
-    Config = AbsConfig
-    def encode(self, x):
-        return ((x - self.b_dec) @ self.W_enc).abs()
-    def loss(self, x, ctx):
-        latents = self.encode(x)
-        l1_loss = self.config.l1_coefficient * ctx.sparsity_scale * latents.sum(-1).mean()
-        terms = {"mse_loss": mse(self.decode(latents), x), "l1_loss": l1_loss}
-        return LossTerms.of(terms, latents)
-"""
 SAVE = """
 import sys
 from sae_core import plugins
 from sae_core.config import ARCHITECTURES
 plugins.load([sys.argv[1]])
-cls = ARCHITECTURES["abs"]
+cls = ARCHITECTURES["plain"]
 cls(cls.Config(d_sae=8), 4).eval().save_pretrained(sys.argv[2])
 """
 LOAD = """
@@ -57,7 +36,7 @@ def python(script: str, *arguments: Path) -> str:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The plugin, and the directory of an SAE."""
     directory = tmp_path_factory.mktemp("plugin")
-    plugin = directory / "abs_sae.py"
+    plugin = directory / "plain_sae.py"
     plugin.write_text(PLUGIN)
     python(SAVE, plugin, directory / "sae")
     return plugin, directory / "sae"
@@ -67,7 +46,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_another_process_imports_what_the_files_name(saved: tuple[Path, Path]) -> None:
     plugin, sae = saved
     assert json.loads((sae / "cfg.json").read_text())["metadata"]["plugins"] == [str(plugin)]
-    assert python(LOAD, sae) == "abs"
+    assert python(LOAD, sae) == "plain"
 
 
 @pytest.mark.slow
