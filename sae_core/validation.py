@@ -60,7 +60,7 @@ def tabular(content: Any, depth: int = 0) -> Any:
             raise ValueError(f"it is nested more than {_MOST_NESTED} levels deep")
         for value in [*content, *content.values()] if isinstance(content, dict) else content:
             tabular(value, depth + 1)
-    elif is_number(content) and not (-(2**63) <= content < 2**63 if isinstance(content, int) else math.isfinite(content)):
+    elif isinstance(content, int | float) and not (-(2**63) <= content < 2**63 if isinstance(content, int) else math.isfinite(content)):
         raise ValueError(f"a number is {str(content)[:20]}")
     return content
 
@@ -127,10 +127,6 @@ def at(content: Any, path: str) -> Any:
     for key in path.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def printable(text: str) -> str:

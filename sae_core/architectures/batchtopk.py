@@ -6,7 +6,7 @@ lags behind a short run; ours is measured after the last step.
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -74,10 +74,6 @@ class BatchTopKConfig(BatchTopKFamilyConfig):
     """SAE with k active latents per token on average."""
 
     architecture: Literal["batchtopk"] = "batchtopk"
-
-    @classmethod
-    def example(cls, d_in: int, d_sae: int) -> Self:
-        return cls(d_sae=d_sae, k=max(1, d_sae // 8))
 
 
 @ARCHITECTURES.register("batchtopk")

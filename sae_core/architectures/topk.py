@@ -1,6 +1,6 @@
 """TopK SAE: the k largest pre-activations of every token (Gao et al. 2024, arXiv:2406.04093)."""
 
-from typing import Literal, Self
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -19,10 +19,6 @@ class TopKConfig(TopKFamilyConfig):
     """Active latents per token."""
     k_start: Count | None = None
     """Active latents per token at the start of training, from where the number goes to `k`; None: `k` all along."""
-
-    @classmethod
-    def example(cls, d_in: int, d_sae: int) -> Self:
-        return cls(d_sae=d_sae, k=max(1, d_sae // 8))
 
 
 @ARCHITECTURES.register("topk")

@@ -98,6 +98,10 @@ class TopKFamilyConfig(ArchitectureConfig):
     def aimed_at(cls, target_l0: float, given: Mapping[str, Any]) -> dict[str, Any]:
         return {"target_l0": target_l0, "k": int(target_l0) if target_l0 == int(target_l0) else target_l0}
 
+    @classmethod
+    def example(cls, d_in: int, d_sae: int) -> Self:
+        return cls.model_validate({"d_sae": d_sae, "k": max(1, d_sae // 8)})
+
 
 class TopKFamily(SparseAutoencoder):
     """Abstract: a concrete class says which entries `select` keeps, and how `encode` works at inference."""

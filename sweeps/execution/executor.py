@@ -1,8 +1,8 @@
 """Executors, which do the work of a launch: Ray, or this process, for debuggers and tests. Results are the same.
 
 Both are contexts, and have `pool`, whose workers do the methods of `SourceWorker`; `n_slots`, trials side by side;
-`slot_bytes`, memory for training in each slot, None where it is not limited; `train`; and `died` and `raise_death`, for what ends by
-itself.
+`slot_bytes`, memory for training in each slot, None where it is not limited; `needs`, what a launch needs on every node, to be set before;
+`train`; and `died` and `raise_death`, for what ends by itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,49 +21,29 @@ from sweeps.execution.workers import SourceWorker, WorkerPool
 from sweeps.planning.memory import local_slot_bytes
 
 
-class RayExecutor:
-    """A Ray cluster: started on this machine, or a running one. Its cluster starts with the context."""
+class RayExecutor(Cluster):
+    """A Ray cluster: started on this machine, or a running one. It starts with the context."""
 
     def __init__(self, address: str | None, cpus: int, gpus: float, kernels: Choice, ship_code: bool, stall_seconds: float) -> None:
-        self.cluster = Cluster(address=address, cpus=cpus, gpus=gpus, ship_code=ship_code, stall_seconds=stall_seconds)
-        self.pool = WorkerPool(self.cluster, kernels)
-
-    def __enter__(self) -> Self:
-        self.cluster.__enter__()
-        self.slot_bytes = self.cluster.slot_bytes
-        return self
+        super().__init__(address=address, cpus=cpus, gpus=gpus, ship_code=ship_code, stall_seconds=stall_seconds)
+        self.pool = WorkerPool(self, kernels)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if not self.died:  # then Ray does not answer
                 self.pool.close()
         finally:
-            self.cluster.__exit__(kind, error, trace)
+            super().__exit__(kind, error, trace)
 
     def train(self, training: Training) -> None:
         """Train all trials through Ray Tune."""
         from sweeps.execution import ray_tune  # imports ray, which reads what `cluster` has set in the environment
 
-        ray_tune.train(training, self.cluster)
-
-    def needs(self, needs: Needs) -> None:
-        """Make sure, at the start, that every node has what the launch needs."""
-        self.cluster.needs = needs
-
-    @property
-    def n_slots(self) -> int:
-        return self.cluster.n_slots
+        ray_tune.train(training, self)
 
     def capacity(self) -> tuple[int, int]:
         """Nodes and slots at this moment."""
-        return self.cluster.n_nodes, self.cluster.n_slots
-
-    @property
-    def died(self) -> bool:
-        return self.cluster.died
-
-    def raise_death(self) -> None:
-        self.cluster.raise_death()
+        return self.n_nodes, self.n_slots
 
 
 class InlineExecutor:
@@ -71,6 +51,7 @@ class InlineExecutor:
 
     n_slots = 1
     died = False
+    needs: Needs | None = None
 
     def __init__(self, address: str | None, cpus: int, gpus: float, kernels: Choice, ship_code: bool, stall_seconds: float) -> None:
         if address is not None:
@@ -111,9 +92,6 @@ class InlineExecutor:
 
     def capacity(self) -> tuple[int, int]:
         return 1, 1
-
-    def needs(self, needs: Needs) -> None:
-        pass
 
     def raise_death(self) -> None:
         pass

@@ -157,7 +157,7 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
             until_report.enter_context(failures.last_act(lambda: _rescue(store, shown)))
             until_report.enter_context(held([(shared.cache, shared.source.config.model_dump(mode="json")) for shared in inputs], lease))
             if inputs:
-                engine.needs(needs_of(store.directory, [shared.source for shared in inputs]))
+                engine.needs = needs_of(store.directory, [shared.source for shared in inputs])
                 until_report.enter_context(engine)
                 _check(inputs, store, engine, shown)
                 needs = [(shared, work.to_train(shared)) for shared in inputs]

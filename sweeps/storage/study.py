@@ -63,10 +63,6 @@ class Study:
         """The runs of every point so far."""
         return [runs for _, runs in self.trials]
 
-    def runs(self) -> list[RunConfig]:
-        """The runs of every point so far, each once."""
-        return list({run.run_id: run for runs in self.groups() for run in runs}.values())
-
     def open(self) -> None:
         """Prepare to propose: trials that ended are given to the sampler, points to be tried first are put first.
 
