@@ -19,8 +19,8 @@ demo: $(INSTALLED)
 test: $(INSTALLED_DEV)  ## in three processes on two cores: the one with the tests of Ray mostly waits. In the order of the files, so that these do not come last
 	$(BIN)/pytest -m "" -n 3
 
-test-oldest: $(OLDEST)/.installed  ## the same with the lowest version of every requirement
-	$(OLDEST)/bin/pytest -m "" -n 3
+test-oldest: $(OLDEST)/.installed  ## the same with the lowest version of every requirement, some of which use what is now deprecated
+	$(OLDEST)/bin/pytest -m "" -n 3 -W ignore::DeprecationWarning
 
 $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
