@@ -9,14 +9,11 @@ from typing import Any
 
 from analysis.columns import ACTIVATION_FACTS, ALL, ARITHMETIC, CONFIG_FIELDS
 from analysis.results import REQUESTED, StoredRun
-from sae_core.records import RunRecord, flat
-from sae_core.validation import at, printable
+from sae_core.records import RunRecord, flat, reason
+from sae_core.validation import at
 
 _FROM_CONFIG = {**CONFIG_FIELDS, "lr": "train.lr", "d_sae": "sae.d_sae", "target_l0": "sae.target_l0"}
 _FROM_RECORD = [field.name for field in dataclasses.fields(RunRecord) if field.name in ALL and field.name not in (*ARITHMETIC, "error")]
-
-LONGEST_ERROR = 500
-"""Characters of an error that a table shows; the record has all of them."""
 
 _IN_OTHER_COLUMNS = {"seed", "data_seed", "train.lr", "sae.architecture", "sae.target_l0"}
 """Fields of the config that no variant names, because they have a column."""
@@ -41,15 +38,6 @@ def row_of(run: StoredRun) -> dict[str, Any]:
     # An entry of sweep.json may lack its config: then its sparsity tells settings apart.
     row["setting_hash"] = _hash([row["architecture"], content or [row["sparsity_parameter"], row["sparsity_value"]]])
     return row
-
-
-def reason(error: Mapping[str, str]) -> str:
-    """Why a run failed or was pruned, in one line: type and message, or the cause that Ray wrapped."""
-    kind, message = error.get("type", "error"), error.get("message", "no message was recorded")
-    lines = [line for line in message.splitlines() if line.strip()]
-    if len(lines) > 1 and "ray::" in message:  # a traceback of another process, which ends in the cause
-        return printable(lines[-1])[:LONGEST_ERROR]
-    return printable(f"{kind}: {message}")[:LONGEST_ERROR]
 
 
 def comparison_hashes(runs: Sequence[StoredRun]) -> list[str]:

@@ -15,9 +15,11 @@ from pydantic import AfterValidator, TypeAdapter
 from sae_core.errors import ConfigError, DamagedFileError
 from sae_core.files import read_json, read_json_lines, write_json
 from sae_core.layout import RunPaths
-from sae_core.validation import ConfigDump, Number, Whole, first_problem, tabular, wrong_in_sweep
+from sae_core.validation import ConfigDump, Number, Whole, first_problem, printable, tabular, wrong_in_sweep
 
 SCHEMA_VERSION = 1
+LONGEST_ERROR = 500
+"""Characters of an error that tables and commands show; the record has all of them."""
 
 Status = Literal["trained", "finished", "pruned", "failed"]
 RunState = Literal["finished", "trained", "pruned", "failed", "missing"]
@@ -162,6 +164,15 @@ def read_sweep_file(file: Path) -> dict[str, Any]:
     if problem := wrong_in_sweep(facts):
         raise DamagedFileError.of(file, ValueError(problem), "The next launch writes it again.")
     return facts
+
+
+def reason(error: Mapping[str, str]) -> str:
+    """Why a run failed or was pruned, in one line: type and message, or the cause that Ray wrapped."""
+    kind, message = error.get("type", "error"), error.get("message", "no message was recorded")
+    lines = [line for line in message.splitlines() if line.strip()]
+    if len(lines) > 1 and "ray::" in message:  # a traceback of another process, which ends in the cause
+        return printable(lines[-1])[:LONGEST_ERROR]
+    return printable(f"{kind}: {message}")[:LONGEST_ERROR]
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

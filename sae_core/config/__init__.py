@@ -1,29 +1,13 @@
 """Configuration of a run, frozen and strict: `run.py` has the fields, `spans.py` how stretches of training are written."""
 
-from sae_core.config.run import (
-    ARCHITECTURES,
-    NORMALIZATIONS,
-    SOURCES,
-    ActivationsConfig,
-    ArchitectureConfig,
-    Config,
-    Count,
-    Fraction,
-    Positive,
-    RunConfig,
-    TrainConfig,
-)
-
-__all__ = [
-    "ARCHITECTURES",
-    "NORMALIZATIONS",
-    "SOURCES",
-    "ActivationsConfig",
-    "ArchitectureConfig",
-    "Config",
-    "Count",
-    "Fraction",
-    "Positive",
-    "RunConfig",
-    "TrainConfig",
-]
+from sae_core.config.run import ARCHITECTURES as ARCHITECTURES
+from sae_core.config.run import NORMALIZATIONS as NORMALIZATIONS
+from sae_core.config.run import SOURCES as SOURCES
+from sae_core.config.run import ActivationsConfig as ActivationsConfig
+from sae_core.config.run import ArchitectureConfig as ArchitectureConfig
+from sae_core.config.run import Config as Config
+from sae_core.config.run import Count as Count
+from sae_core.config.run import Fraction as Fraction
+from sae_core.config.run import Positive as Positive
+from sae_core.config.run import RunConfig as RunConfig
+from sae_core.config.run import TrainConfig as TrainConfig

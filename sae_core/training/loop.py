@@ -259,7 +259,10 @@ def train_group(
     for learner in learners:
         if directory and (found := read_checkpoint(RunPaths(directory / learner.run.run_id).checkpoint, like=learner.state()[0])):
             learner.restore(*found)
-    _initialize(learners, stream)
+    sample = Sample(stream)
+    for learner in learners:
+        if learner.step == 0 and needs_sample(learner.run.sae):  # runs that resume from a checkpoint have their initial values
+            initialize(learner.sae, sample, learner.run)
     _train(learners, stream, directory, checkpoint_seconds, on_step, orders)
     ended = [learner for learner in learners if not learner.is_stopped]
     for learner in ended:
@@ -282,14 +285,6 @@ def _check_normalisation(runs: Sequence[RunConfig], stream: ActivationStream) ->
                 f"normalize_activations={run.train.normalize_activations!r} and a stream with {stream.normalization.name!r}. "
                 "Give both the same."
             )
-
-
-def _initialize(learners: Sequence[Learner], stream: ActivationStream) -> None:
-    """Give the runs at step 0 what their initial values take from the activations; runs that go on from a checkpoint have it."""
-    sample = Sample(stream)
-    for learner in learners:
-        if learner.step == 0 and needs_sample(learner.run.sae):
-            initialize(learner.sae, sample, learner.run)
 
 
 def _train(

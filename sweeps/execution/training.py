@@ -9,6 +9,7 @@ from typing import Any
 from sae_core.config.run import RunConfig
 from sae_core.errors import is_out_of_memory
 from sae_core.orders import OrdersFile
+from sae_core.records import reason
 from sae_core.trainable import TrialConfig
 from sae_core.training.checkpoint import steps_done
 from sweeps.execution.budget import Budget
@@ -18,7 +19,7 @@ from sweeps.execution.loggers import Loggers
 from sweeps.execution.progress import SweepProgress
 from sweeps.execution.work import Trial, Work
 from sweeps.storage.progress_file import GroupProgress
-from sweeps.storage.store import Store, reason, record_without_result
+from sweeps.storage.store import Store, record_without_result
 
 RETRIES = 2
 """Times in a row that a trial which failed is started again; its runs resume from their checkpoints. What was saved in between starts the
@@ -104,7 +105,7 @@ class Training:
         self.progress.end_group(self._groups[trial.runs[0].run_id].number)
         for run in trial.runs:
             if (record := self.store.read_record(run.run_id)) is not None and record.status == "failed":
-                self.progress.fail(run.run_id, reason(record))
+                self.progress.fail(run.run_id, reason(record.error or {}))
 
     def hang(self, trial: Trial) -> Path:
         """File that says why the process of a trial was ended that hung."""
@@ -116,7 +117,7 @@ class Training:
         saved = self._saved(trial)
         failures = 1 if saved != trial.saved else trial.failures + 1
         no_memory = is_out_of_memory(error["type"], error["message"])
-        why = f"{error['type']}: {error['message']}".splitlines()[0]
+        why = reason(error)
         if len(left) > 1 and (no_memory or (failures > 1 and error["type"] in (PROCESS_DIED, HUNG))):
             middle = len(left) // 2
             self.progress.note(f"{self.work.stage}: {len(left)} SAEs are trained again, in two groups: {why}")

@@ -8,7 +8,7 @@ from sae_core.activations.shards import stored_bytes
 from sae_core.config.run import RunConfig
 from sae_core.errors import ConfigError
 from sweeps.planning.inputs import SharedActivations
-from sweeps.planning.memory import FLOAT_BYTES, SAVED_COPIES, check_fits, n_parameters
+from sweeps.planning.memory import SAVED_COPIES, check_fits, weights_bytes
 
 SPARE_BYTES = 2**30
 """Disk that is left free beside activations and results."""
@@ -37,7 +37,7 @@ def fit(
     """
     disk = next(path for path in (directory, *directory.parents) if path.exists()) if directory else None
     free = shutil.disk_usage(disk).free if disk else _MUCH
-    sizes = [n_parameters(run, shared.d_in) * FLOAT_BYTES for shared, runs in needs for run in runs]
+    sizes = [weights_bytes(run, shared.d_in) for shared, runs in needs for run in runs]
     if free < sum(sizes):
         raise ConfigError(
             f"results must have room on their disk, but got {free / 2**30:.2f} GiB free in {str(disk)!r} for {len(sizes)} SAEs of "

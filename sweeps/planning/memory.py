@@ -15,7 +15,7 @@ from sae_core.training.initialization import SAMPLE_TOKENS, needs_sample
 Width = Callable[[RunConfig], int]
 """Width of a run's activations: a sweep may have an axis over models."""
 
-FLOAT_BYTES = 4
+_FLOAT_BYTES = 4
 _KEPT_COPIES = 3
 """The parameters, and Adam's two moments. A gradient lives for a step."""
 SAVED_COPIES = 1 + _KEPT_COPIES
@@ -30,25 +30,25 @@ _SLACK = 1.75
 """What is allocated for a step per byte in its tensors: freed memory lies in pieces that the next tensor may not fit."""
 
 
-def n_parameters(run: RunConfig, d_in: int) -> int:
-    """Parameters of the SAE: two matrices and their biases; what an architecture adds is small."""
-    return 2 * d_in * run.sae.d_sae + run.sae.d_sae + d_in
+def weights_bytes(run: RunConfig, d_in: int) -> int:
+    """Size of the SAE's parameters: two matrices and their biases; what an architecture adds is small."""
+    return (2 * d_in * run.sae.d_sae + run.sae.d_sae + d_in) * _FLOAT_BYTES
 
 
 def kept_bytes(run: RunConfig, d_in: int) -> int:
     """Memory of a run between its steps."""
-    return n_parameters(run, d_in) * _KEPT_COPIES * FLOAT_BYTES
+    return weights_bytes(run, d_in) * _KEPT_COPIES
 
 
 def step_bytes(run: RunConfig, d_in: int) -> int:
     """Most memory in tensors at once during a step of a run, beside what is kept."""
     step = ARCHITECTURES[run.sae.architecture].step_memory(run.sae, d_in)
     batch, autocasts = run.train.batch_size, run.train.autocast != "off"
-    latents = batch * run.sae.d_sae * FLOAT_BYTES * (step.latents_in_bfloat16 if autocasts else step.latents)
+    latents = batch * run.sae.d_sae * _FLOAT_BYTES * (step.latents_in_bfloat16 if autocasts else step.latents)
     selected = batch * step.listed_latents * _ENTRY_BYTES
-    weights = n_parameters(run, d_in) * FLOAT_BYTES * (step.weights + (0.5 if autocasts else 0))  # bfloat16 copies of the matrices
-    inputs = batch * d_in * FLOAT_BYTES * (step.inputs + _BATCH_COPIES)
-    sample = SAMPLE_TOKENS * d_in * FLOAT_BYTES * _SAMPLE_COPIES if needs_sample(run.sae) else 0
+    weights = weights_bytes(run, d_in) * (step.weights + (0.5 if autocasts else 0))  # bfloat16 copies of the matrices
+    inputs = batch * d_in * _FLOAT_BYTES * (step.inputs + _BATCH_COPIES)
+    sample = SAMPLE_TOKENS * d_in * _FLOAT_BYTES * _SAMPLE_COPIES if needs_sample(run.sae) else 0
     return int(weights + max(inputs + max(latents, selected), sample))
 
 

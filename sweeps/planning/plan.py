@@ -22,7 +22,7 @@ from sweeps.planning import prediction
 from sweeps.planning.caches import fit
 from sweeps.planning.grouping import group_runs, lone_runs, training_flops
 from sweeps.planning.inputs import SharedActivations, shared_activations
-from sweeps.planning.memory import FLOAT_BYTES, group_bytes, n_parameters
+from sweeps.planning.memory import group_bytes, weights_bytes
 from sweeps.planning.rented import RentedCluster, bill_lines
 from sweeps.storage.store import Store, may_recover
 
@@ -278,7 +278,7 @@ class GridPlan(Plan):
         ]
         self.flops = sum(run.flops for run in self.runs if run.group)
         self.memory_bytes = max((group_bytes(group, self._d_in) for group in self.groups), default=0) + self.live_bytes
-        self.results_bytes = sum(_weights_bytes(run, self._d_in(run)) for run in runs)
+        self.results_bytes = sum(weights_bytes(run, self._d_in(run)) for run in runs)
 
     def _d_in(self, run: RunConfig) -> int:
         return self._shared[run.run_id].d_in
@@ -326,7 +326,7 @@ class SearchPlan(Plan):
         (self.shared,) = self.inputs
         self.n_trials, self.n_left, self.n_runs = self.search.trials, self.study.n_left(), self.space.axes.n_repeats
         self.trials = [(self.shared, self.harvest_tokens * self.n_runs)] * self.n_left
-        self.results_bytes = self.n_trials * self.n_runs * max(_weights_bytes(run, self.shared.d_in) for run in self.shared.runs)
+        self.results_bytes = self.n_trials * self.n_runs * max(weights_bytes(run, self.shared.d_in) for run in self.shared.runs)
 
     def _head(self) -> list[str]:
         pairs = zip(self.search.objectives, self.study.directions, strict=True)
@@ -352,10 +352,6 @@ class SearchPlan(Plan):
 
     def _evaluate_seconds(self, costs: prediction.Costs) -> float:
         return costs.evaluate_seconds(self.shared, self.n_runs) * self.n_left
-
-
-def _weights_bytes(run: RunConfig, d_in: int) -> int:
-    return n_parameters(run, d_in) * FLOAT_BYTES
 
 
 def _settings(runs: Sequence[RunConfig]) -> list[str]:

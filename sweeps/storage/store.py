@@ -17,7 +17,7 @@ from sae_core.errors import ConfigError, DamagedFileError, border
 from sae_core.files import check_tensors, read_json, read_json_lines, state_of, write_json
 from sae_core.layout import SweepPaths
 from sae_core.orders import Orders
-from sae_core.records import RunRecord, RunState, Status, flat, read_sweep_file
+from sae_core.records import RunRecord, RunState, Status, flat, read_sweep_file, reason
 from sweeps.definition.sweep import Sweep
 from sweeps.storage.set_aside import make_room, set_aside
 from sweeps.storage.sweep_file import begin_launch
@@ -262,13 +262,7 @@ class Store:
             started = "interrupted" if self.paths.run(run_id).directory.is_dir() else "not started"
             return RunStatus(run_id, "missing", "stopped: the next launch resumes it" if is_stopped else started)
         reasons = {"finished": "", "trained": "not evaluated yet"}
-        return RunStatus(run_id, record.status, reasons.get(record.status, reason(record)))
-
-
-def reason(record: RunRecord) -> str:
-    """Why a run failed or was pruned, in one line."""
-    error = record.error or {}
-    return f"{error.get('type', 'error')}: {error.get('message', 'no message')}".splitlines()[0]
+        return RunStatus(run_id, record.status, reasons.get(record.status, reason(record.error or {})))
 
 
 def record_without_result(run: RunConfig, status: Status, error: Mapping[str, str], **facts: Any) -> RunRecord:

@@ -4,7 +4,7 @@ from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError
 from sweeps.definition.sweep import Sweep
 from sweeps.planning.grouping import GROUPS_PER_SLOT, group_runs, lone_runs, training_cost, training_flops
-from sweeps.planning.memory import check_fits, group_bytes, n_parameters
+from sweeps.planning.memory import check_fits, group_bytes, weights_bytes
 
 
 def runs(**changes):
@@ -31,7 +31,7 @@ def test_lone_runs_come_in_a_random_order_that_is_always_the_same():
 
 def test_estimates():
     run = runs()[0]
-    assert n_parameters(run, 32) == 2 * 32 * 64 + 64 + 32
+    assert weights_bytes(run, 32) == 4 * (2 * 32 * 64 + 64 + 32)
     # 10,000 tokens are 19 whole batches of 512.
     assert training_flops(run, 32) == 12 * 32 * 64 * 19 * 512
     # k is 1: 64 latents and 1 active one, which counts as ten.

@@ -11,7 +11,7 @@ from sae_core.config.run import ARCHITECTURES
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.kernels.choice import using_kernels
 from sae_core.training.loop import Learner
-from sweeps.planning.memory import group_bytes, kept_bytes, n_parameters, step_bytes
+from sweeps.planning.memory import group_bytes, kept_bytes, step_bytes, weights_bytes
 
 FIELDS = {"topk": {"k": 32}, "batchtopk": {"k": 32}, "matryoshka_batchtopk": {"k": 32}}
 SIZES = {"off": (64, 1024, 256), "bfloat16": (256, 512, 128)}
@@ -65,7 +65,7 @@ def test_an_architecture_that_says_nothing_is_planned_with_more_than_any_here():
 def test_a_group_keeps_every_run_and_steps_one():
     small, large = run_of("topk"), run_of("topk", batch_size=128)
     together, alone = group_bytes([small, large], lambda _: 32), group_bytes([large], lambda _: 32)
-    assert together - alone == kept_bytes(small, 32) == 3 * 4 * n_parameters(small, 32)
+    assert together - alone == kept_bytes(small, 32) == 3 * weights_bytes(small, 32)
 
 
 def test_a_sample_that_initial_values_need_is_counted():

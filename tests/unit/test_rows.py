@@ -6,9 +6,8 @@ import pytest
 from fake_results import config_of, metrics_at, record_of, target_record, write_sweep
 
 from analysis.findings import warning_lines
-from analysis.rows import reason
 from analysis.table import load_table
-from sae_core.records import RunRecord
+from sae_core.records import RunRecord, reason
 
 
 @pytest.mark.parametrize(

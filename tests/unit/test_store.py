@@ -87,7 +87,7 @@ def test_status_tells_why(store):
     assert [(status.run_id, status.state, status.reason) for status in store.status()] == [
         (runs[0].run_id, "finished", ""),
         (runs[1].run_id, "trained", "not evaluated yet"),
-        (runs[2].run_id, "failed", "DivergedError: loss is nan"),
+        (runs[2].run_id, "failed", "DivergedError: loss is nan at step 3"),
         (runs[3].run_id, "missing", "interrupted"),
         (runs[4].run_id, "missing", "not started"),
         (runs[5].run_id, "pruned", "StoppedEarly: dominated at 10% of its tokens"),
