@@ -49,6 +49,8 @@ def train(training: Training, cluster: Cluster) -> None:
             run_config=tune.RunConfig(name="trials", storage_path=scratch, verbose=0),
         )
         tuner.fit()
+    if not searcher.has_ended:  # Tune's handler took a SIGUSR1 before the first trial
+        signals.interrupt()
 
 
 def _short_name(trial: Any) -> str:
@@ -62,6 +64,7 @@ class _Searcher(Searcher):
         super().__init__()
         self.training, self.cluster = training, cluster
         self.trials: dict[str, Trial] = {}
+        self.has_ended = False
         self.failures: dict[str, dict[str, str]] = {}
         """What ended a trial that could not report it: its process died, or did not even start."""
 
@@ -81,7 +84,8 @@ class _Searcher(Searcher):
             return None
         trial = self.training.next()
         if trial is None:
-            return None if self.training.n_running else Searcher.FINISHED
+            self.has_ended = not self.training.n_running
+            return Searcher.FINISHED if self.has_ended else None
         self.trials[trial_id] = trial
         return {"trial": dataclasses.asdict(trial.config), "hang": str(self.training.hang(trial))}
 
