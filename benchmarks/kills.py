@@ -183,8 +183,10 @@ class Row:
 
             def problem(text: str) -> None:
                 self.problems.append(f"try {self.tries} in {hit}: {text}\n{launch.said()[-1500:]}")
+                sys.stderr.write(f"{self.problems[-1]}\n")
 
             hit = [found for stage in stages if (found := self.disturb(launch, stage))]
+            sys.stderr.write(f"{self.name} {self.executor}: {self.tries} tries, the last in {hit}\n")
             began = time.monotonic()
             try:
                 launch.process.wait(60 if hit and not self.goes_on else 600)
