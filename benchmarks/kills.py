@@ -213,7 +213,7 @@ class Row:
     def disturb(self, launch: Launch, stage: str) -> str:
         """Wait for the stage, and for some moment in it. Returns the stage in which it was hit; empty if there was no victim."""
         launch.wait_for(stage)
-        time.sleep(self.chance.uniform(0, self.seconds[stage]))
+        time.sleep(self.chance.uniform(0, self.seconds[stage] / 2))  # it may take less the next time
         end = time.monotonic() + 60
         while launch.process.poll() is None and time.monotonic() < end:
             if victims := [launch.process] if self.name in SIGNALS else launch.victims(VICTIMS[self.name]):
