@@ -52,7 +52,7 @@ def run(
     options = dict(locals())
     from sweeps.definition.sweep import Sweep
     from sweeps.execution.launcher import launch
-    from sweeps.execution.remote import SCHEME
+    from sweeps.execution.running_ray import SCHEME
 
     sweep = Sweep.from_yaml(definition, settings or [])
     if address and address.startswith(SCHEME):

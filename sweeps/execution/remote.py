@@ -18,10 +18,9 @@ from typing import IO, Any
 from sae_core.errors import ConfigError
 from sweeps.execution import signals
 from sweeps.execution.failures import KEPT, LaunchError, reason_of_failure
-from sweeps.execution.running_ray import check_answers, refuse
+from sweeps.execution.running_ray import check_connection, refuse
 from sweeps.execution.shipping import shipped
 
-SCHEME = "ray://"
 WAIT_SECONDS = 1.0
 """Most time that a call waits for a line."""
 
@@ -84,7 +83,7 @@ def run_remotely(address: str, definition: str, arguments: Sequence[str], say: S
         ConfigError: no cluster can be used at this address.
         LaunchError: the command, its node or the connection was lost.
     """
-    check_answers(address)
+    check_connection(address)
     code: AbstractContextManager[dict[str, Any]] = shipped() if ship_code else nullcontext({})
     with code as runtime_env:
         try:

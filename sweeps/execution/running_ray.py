@@ -1,5 +1,6 @@
 """A Ray cluster that runs already: found to be usable before Ray is asked to connect, and watched while it is used."""
 
+import importlib.util
 import os
 import re
 import socket
@@ -8,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, NoReturn
 
 from sae_core.errors import ConfigError, border
@@ -20,11 +21,24 @@ PREFLIGHT_SECONDS = 15.0
 """Most time from the first connection until it is known whether a cluster can be used."""
 CONNECT_SECONDS = 13.0
 """The part of it that a first connection may take."""
+CLIENT_SECONDS = 60.0
+"""The same at ray://, where the head node starts a process for a client. Whether it answers at all is known within ten seconds."""
+ANSWER_SECONDS = 4.0
+"""Most time until what listens at an address says anything."""
+SETTINGS_FRAME = 4
+SCHEME = "ray://"
 WATCH_SECONDS = 2.0
 """Time between two looks at the nodes."""
 SILENT_SECONDS = 20.0
 """Time without an answer of the head node after which a launch ends: a head that only starts again is not the end."""
-_AUTHENTICATION = re.compile(r"[^\n]*(Unauthenticated|InvalidAuthToken|AuthenticationError)[^\n]*")
+_AUTHENTICATION = re.compile(r"[^\n]*(Unauthenticated|InvalidAuthToken|AuthenticationError|authentication token)[^\n]*")
+
+_FEW_RETRIES = {
+    "RAY_NUM_REDIS_GET_RETRIES": "3",
+    "RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S": "2",
+    "RAY_CLIENT_MAX_CONNECTION_TIMEOUT_S": "2",
+}
+"""Ray tries again for long, also where the answer is clear."""
 
 Nodes = Sequence[Mapping[str, Any]]
 """Living nodes, as Ray describes them."""
@@ -48,7 +62,7 @@ class RunningRay:
         self._death = Death()
         self._watcher: threading.Thread | None = None
         started = time.monotonic()
-        _check_connection(address)
+        check_connection(address)
         self.seconds_left = PREFLIGHT_SECONDS - (time.monotonic() - started)
         """For the rest of the preflight."""
 
@@ -122,7 +136,7 @@ def _address_border(address: str) -> AbstractContextManager[None]:
     return border(f"`--address` must be that of a running Ray cluster, but got {address!r}", remedy)
 
 
-def _check_connection(address: str) -> None:
+def check_connection(address: str) -> None:
     """Connect to a cluster from another process: where something is wrong, Ray may retry for minutes, or end the process.
 
     Raises:
@@ -130,21 +144,28 @@ def _check_connection(address: str) -> None:
     """
     if "ray" in sys.modules and os.environ.get(LOOPBACK) == "0":
         raise ConfigError(f"`--address` must be given to a process that has not started Ray, but got {address!r}. Use a new process.")
-    check_answers(address)
-    command = [sys.executable, "-c", "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)", address]
-    # Ray tries again each second, also where the answer is clear.
-    environment = {"RAY_NUM_REDIS_GET_RETRIES": "3", **os.environ}
+    _check_answers(address)
+    # At ray:// only lines for debuggers say that a token was refused.
+    program = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level=10); ray.shutdown()"
+    limit = CLIENT_SECONDS if address.startswith(SCHEME) else CONNECT_SECONDS
     try:
-        tried = subprocess.run(command, timeout=CONNECT_SECONDS, capture_output=True, text=True, check=False, env=environment)
+        tried = subprocess.run(
+            [sys.executable, "-c", program, address],
+            timeout=limit,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**_FEW_RETRIES, **os.environ},
+        )
         code, said = tried.returncode, tried.stderr
     except subprocess.TimeoutExpired as late:
         code, said = 1, (late.stderr or b"").decode(errors="replace")
-        said += f"\nConnectionError: no cluster answered within {CONNECT_SECONDS:g} s"
+        said += f"\nConnectionError: no cluster answered within {limit:g} s"
     if code:
         refuse(address, said)
 
 
-def check_answers(address: str) -> None:
+def _check_answers(address: str) -> None:
     """Make sure that an address is one, and that something listens there.
 
     Raises:
@@ -152,10 +173,27 @@ def check_answers(address: str) -> None:
     """
     with _address_border(address):
         if address != "auto":
-            form = re.fullmatch(r"(?:ray://)?(\S+):([0-9]+)", address, re.ASCII)
+            form = re.fullmatch(rf"({SCHEME})?(\S+):([0-9]+)", address, re.ASCII)
             if form is None:
                 raise ValueError("an address is HOST:PORT, auto, or ray://HOST:PORT")
-            socket.create_connection((form[1].strip("[]"), int(form[2])), timeout=CONNECT_SECONDS).close()
+            with socket.create_connection((form[2].strip("[]"), int(form[3])), timeout=ANSWER_SECONDS) as connection:
+                _check_grpc(connection)
+    if address.startswith(SCHEME) and importlib.util.find_spec("grpc") is None:
+        raise ConfigError(
+            f"`--address` at ray:// must be given where Ray Client is installed, but got {address!r} where it is not. Install it: `pip "
+            "install 'sae-sweep[client]'`, here and on the head node."
+        )
+
+
+def _check_grpc(connection: socket.socket) -> None:
+    """Make sure that what listens may be Ray: a server of HTTP/2, whose first frame has its settings. With TLS, Ray itself has to see."""
+    if os.environ.get("RAY_USE_TLS", "0") not in ("1", "true"):
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, SETTINGS_FRAME, 0, 0, 0, 0, 0]))
+        header = b""
+        with suppress(TimeoutError):
+            header = connection.recv(9)
+        if len(header) < 9 or header[3] != SETTINGS_FRAME:
+            raise ConnectionError("another program than Ray listens there")
 
 
 def refuse(address: str, said: str) -> NoReturn:

@@ -78,7 +78,7 @@ def ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray.util.scheduling_strategies", strategies)
     monkeypatch.setitem(sys.modules, "ray", module)
     monkeypatch.setattr(cluster, "LocalRay", LocalRay)
-    monkeypatch.setattr(running_ray, "_check_connection", lambda address: None)
+    monkeypatch.setattr(running_ray, "check_connection", lambda address: None)
     return module
 
 

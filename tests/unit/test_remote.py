@@ -1,5 +1,6 @@
 """A launch at ray://: the command that an actor runs, and what is done with its lines. Without Ray."""
 
+import socket
 import types
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from sae_core.errors import ConfigError
 from sweeps.cli.app import app
 from sweeps.execution import remote
 from sweeps.execution.failures import LaunchError
+from sweeps.execution.local_ray import LOOPBACK
 
 
 class Method:
@@ -94,12 +96,10 @@ def test_results_are_on_the_cluster(tmp_path):
     assert done.output.startswith("`--results` must be an absolute path on the cluster's shared storage, but got 'results'. Correct it.")
 
 
-def test_ray_client_may_be_missing_or_refused(monkeypatch):
-    monkeypatch.setattr(remote, "check_answers", lambda address: None)
-
-    def init(*_, **__):
-        raise ImportError("Ray Client requires pip package `ray[client]`")
-
-    monkeypatch.setattr(ray, "init", init)
-    with pytest.raises(ConfigError, match=r"but got 'ray://head:1': Ray Client requires pip package `ray\[client\]`"):
-        remote.run_remotely("ray://head:1", "", [], print, ship_code=False)
+def test_ray_client_may_be_missing(monkeypatch):
+    monkeypatch.delenv(LOOPBACK, raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"ray://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=rf"but got '{address}' where it is not. Install it, .*: `pip install 'sae-sweep\[client\]'`"):
+            remote.run_remotely(address, "", [], print, ship_code=False)

@@ -12,7 +12,7 @@ from sweeps.execution.running_ray import RunningRay
 @pytest.fixture
 def watched(monkeypatch):
     """A connection that is watched, with the nodes `watched.there`, until `watched.answers` is False; and what it says."""
-    monkeypatch.setattr(running_ray, "_check_connection", lambda address: None)
+    monkeypatch.setattr(running_ray, "check_connection", lambda address: None)
     monkeypatch.setattr(running_ray, "WATCH_SECONDS", 0.01)
     monkeypatch.setattr(running_ray, "SILENT_SECONDS", 0.1)
     monkeypatch.setattr(running_ray, "_answers", lambda address: watched.answers)
