@@ -171,18 +171,19 @@ def _check_answers(address: str) -> None:
     Raises:
         ConfigError: it is not so.
     """
+    form = re.fullmatch(rf"({SCHEME})?(\S+):([0-9]+)", address, re.ASCII)
     with _address_border(address):
-        if address != "auto":
-            form = re.fullmatch(rf"({SCHEME})?(\S+):([0-9]+)", address, re.ASCII)
-            if form is None:
-                raise ValueError("an address is HOST:PORT, auto, or ray://HOST:PORT")
-            with socket.create_connection((form[2].strip("[]"), int(form[3])), timeout=ANSWER_SECONDS) as connection:
-                _check_grpc(connection)
+        if form is None and address != "auto":
+            raise ValueError("an address is HOST:PORT, auto, or ray://HOST:PORT")
     if address.startswith(SCHEME) and importlib.util.find_spec("grpc") is None:
         raise ConfigError(
             f"`--address` at ray:// must be given where Ray Client is installed, but got {address!r} where it is not. Install it: `pip "
             "install 'sae-sweep[client]'`, here and on the head node."
         )
+    with _address_border(address):
+        if form is not None:
+            with socket.create_connection((form[2].strip("[]"), int(form[3])), timeout=ANSWER_SECONDS) as connection:
+                _check_grpc(connection)
 
 
 def _check_grpc(connection: socket.socket) -> None:

@@ -1,6 +1,8 @@
 """A sweep on real nodes: refused where one lacks something, run on all of them with shipped code, and through the loss of each."""
 
+import importlib.util
 import shutil
+import socket
 import time
 from pathlib import Path
 
@@ -41,6 +43,7 @@ class ScaledNorm(Metric):
 """
 KERNELS = ["--kernels", "reference"]
 """The fast ones would be compiled anew in each place that the code is copied to."""
+HAS_CLIENT = importlib.util.find_spec("grpc") is not None
 WORKERS = {"harvest": "_RayWorker", "train": "ImplicitFunc", "evaluate": "_RayWorker"}
 
 
@@ -51,7 +54,9 @@ def nodes():
         pytest.skip("no node can have a file system of its own: `unshare --mount` is refused")
     with cluster() as nodes:
         (nodes.base / "here").mkdir()
-        nodes.add("head", "127.0.0.2", 1)
+        with socket.create_server(("127.0.0.2", 0)) as server:
+            nodes.client = f"127.0.0.2:{server.getsockname()[1]}"
+        nodes.add("head", "127.0.0.2", 1, *([f"--ray-client-server-port={nodes.client.rpartition(':')[2]}"] if HAS_CLIENT else []))
         nodes.add("other", "127.0.0.3", 2, hidden=nodes.base / "here")
         yield nodes
 
@@ -121,6 +126,20 @@ def test_shipped_code_runs_on_all_nodes(nodes, here, alone):
     tables = [pd.read_parquet(directory / "table.parquet") for directory in (nodes.base / "shipped" / "sweep", alone)]
     columns = [name for name in tables[0] if not any(word in name for word in ("second", "_at", "hardware", "versions", "commit"))]
     pd.testing.assert_frame_equal(*(table[columns] for table in tables), check_exact=True)
+
+
+@pytest.mark.skipif(not HAS_CLIENT, reason="needs ray[client]")
+def test_a_launch_through_ray_client(nodes):
+    """Runs on the cluster, and prints here."""
+    sweep = sweep_of(
+        "client", activations={"source": "synthetic", "train_tokens": 4_000, "eval_tokens": 1_000}, architectures={"topk": {"k": [2]}}
+    )
+    (nodes.base / "client.yaml").write_text(sweep.to_yaml())
+    arguments = ["run", nodes.base / "client.yaml", "--results", nodes.base / "client", "--address", f"ray://{nodes.client}", *KERNELS]
+    with Command(arguments, nodes.environment, nodes.base) as command:
+        assert command.ends(200) == 0, command.said
+        assert "train: 1 SAEs" in command.said
+        assert f"Report: {nodes.base / 'client' / 'client' / 'report' / 'report.html'}" in command.process.stdout.read()
 
 
 def test_nodes_that_join_and_leave_and_a_head_that_dies(nodes, here, alone):

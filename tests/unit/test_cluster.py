@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 import types
@@ -214,6 +215,15 @@ def test_no_cluster_at_the_address(monkeypatch, address, reason):
         Cluster(address=address, cpus=1, gpus=0)
     assert str(error.value).startswith(f"`--address` must be that of a running Ray cluster, but got {address!r}: {reason}")
     assert str(error.value).endswith(". Start one with `ray start --head`, or omit `--address` to use this machine.")
+
+
+def test_another_program_than_ray_is_noticed(monkeypatch):
+    monkeypatch.delenv(LOOPBACK, raising=False)
+    monkeypatch.setattr(running_ray, "ANSWER_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # which says nothing
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=f"but got '{address}': another program than Ray listens there"):
+            Cluster(address=address, cpus=1, gpus=0)
 
 
 MISMATCH = """raise RuntimeError('Version mismatch: The cluster was started with:\\n    Ray: 2.52.1\\n    Python: 3.12.4\\n'
