@@ -131,12 +131,7 @@ def _notes(finished: pd.DataFrame) -> list[str]:
 
 
 def _run_rows(finished: pd.DataFrame, shown: Iterable[str], linked: Collection[str]) -> dict[str, list[dict[str, Any]]]:
-    """Architecture -> its runs, repeats of a setting together.
-
-    Args:
-        shown: columns of metrics.
-        linked: runs that plots link to: of more than MOST_ROWS they are listed in any case, and all repeats of settings on a front.
-    """
+    """Architecture -> its runs, repeats together. Of more than MOST_ROWS: those `linked` from plots, and all repeats on a front."""
     settings = settings_with_front(finished)
     front = {run_id for runs in settings.loc[settings["on_front"], "run_ids"] for run_id in runs}
     # Repeats of a setting stay together: settings are sorted by their mean L0.

@@ -16,7 +16,7 @@ import pandas as pd
 from analysis import words
 from analysis.plots import PLOTS, style
 
-_PAGE_COLORS = {
+PAGE_COLORS = {
     style.INK: "var(--ink)",
     style.FAINT: "var(--faint)",
     style.GRID: "var(--rule)",
@@ -59,11 +59,6 @@ def draw_plots(table: pd.DataFrame, histories: Mapping[str, Path], directory: Pa
     return drawn
 
 
-def page_color(color: str) -> str:
-    """A color as the HTML page writes it: a variable of the page where it has one."""
-    return _PAGE_COLORS.get(color, color)
-
-
 def inline_svg(svg: str, title: str, tooltips: Mapping[str, str]) -> str:
     """A figure's SVG file as an element that follows the colors of the page around it.
 
@@ -76,7 +71,7 @@ def inline_svg(svg: str, title: str, tooltips: Mapping[str, str]) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", svg, count=1)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
-    for color, variable in _PAGE_COLORS.items():
+    for color, variable in PAGE_COLORS.items():
         svg = svg.replace(color, variable)
 
     def with_tooltip(match: re.Match[str]) -> str:

@@ -14,7 +14,7 @@ import jinja2
 
 from analysis import words
 from analysis.content import content_of
-from analysis.figures import page_color
+from analysis.figures import PAGE_COLORS
 from analysis.results import read_sweeps
 from analysis.table import table_of
 from sae_core import plugins
@@ -68,7 +68,7 @@ def _environment(*, autoescape: bool) -> jinja2.Environment:
     environment.filters |= {
         "label": words.label,
         "number": words.number,
-        "page_color": page_color,
+        "page_color": lambda color: PAGE_COLORS.get(color, color),
         "code": lambda text: re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(text)),
         "cell": lambda text: str(text).replace("|", "\\|").replace("\n", " "),
     }

@@ -222,11 +222,7 @@ def _file_of(module: str) -> Path:
 
 
 def _files(first: Path, root: Path, package: str) -> dict[str, Path]:
-    """A plugin's file and those that it imports from below `root`, by their paths from there.
-
-    Args:
-        package: top-level package that they must be in; empty for any.
-    """
+    """A plugin's file, and those in `package` (empty: in any) that it imports from below `root`, by their paths from there."""
     found: dict[str, Path] = {}
     waiting = [first]
     while waiting:

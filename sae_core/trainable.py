@@ -159,11 +159,7 @@ def _train(
 
 
 def _evaluate(trial: TrialConfig, config: dict[str, Any], runs: Sequence[RunConfig], device: str) -> None:
-    """Measure the exported SAEs of the runs on all held-out text, where that is to do, and finish their records.
-
-    Args:
-        config: of the source, as JSON.
-    """
+    """Measure exported SAEs on the held-out text of a source, by its config in JSON, where that is to do; finish their records."""
     cache, paths = Path(trial.cache), {run.run_id: RunPaths(Path(trial.directory) / run.run_id) for run in runs}
     records = {run_id: RunRecord.read(of.record) for run_id, of in paths.items()}
     trained = {run_id: record for run_id, record in records.items() if is_to_evaluate(record)}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.active import ActiveLatents, active_latents, without_zeros
-from sae_core.sparse.pre_acts import DensePreActs, PreActs, SparsePreActs, encoder_products, pre_acts_above
+from sae_core.sparse.pre_acts import PreActs, SparsePreActs, pre_acts_above
 
 
 class ElementwiseSAE(SparseAutoencoder):
@@ -36,8 +36,7 @@ class ElementwiseSAE(SparseAutoencoder):
         return pre_acts_above(self.bound(), x, self.b_dec, self.W_enc, self.bias())
 
     def all_pre_acts(self, x: Float[Tensor, "B d_in"]) -> PreActs:
-        products, bias = encoder_products(x, self.b_dec, self.W_enc), self.bias()
-        return DensePreActs(products if bias is None else products + bias.to(products.dtype))
+        return pre_acts_above(None, x, self.b_dec, self.W_enc, self.bias())
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
         return self.activate(self.all_pre_acts(x))

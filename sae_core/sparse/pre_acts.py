@@ -99,7 +99,7 @@ class SparsePreActs(PreActs):
 
 
 def pre_acts_above(
-    bound: Float[Tensor, " d_sae"],
+    bound: Float[Tensor, " d_sae"] | None,
     x: Float[Tensor, "B d_in"],
     b_dec: Float[Tensor, " d_in"],
     W_enc: Float[Tensor, "d_in d_sae"],
@@ -108,10 +108,10 @@ def pre_acts_above(
     """The pre-activations (x - b_dec) @ W_enc + bias: those above their latent's bound where they are few, else all.
 
     Args:
-        bound: below it a pre-activation has no part in the loss: neither its value nor a gradient.
+        bound: below it a pre-activation has no part in the loss: neither its value nor a gradient. None: all have.
     """
     products = encoder_products(x, b_dec, W_enc)
-    if sparse_is_faster(x):
+    if bound is not None and sparse_is_faster(x):
         most, summand = int(SPARSE_FRACTION * products.numel()), torch.zeros_like(bound) if bias is None else bias
         if above := kernels_for(x).values_above(products, summand, bound, most):
             indices, values, offsets = above

@@ -112,11 +112,7 @@ def plan(
 
 
 def _run_remotely(definition: str, options: Mapping[str, Any]) -> NoReturn:
-    """Run this very command on the cluster, and end with its exit code.
-
-    Args:
-        options: arguments of `run`.
-    """
+    """Run this very command on the cluster, with the arguments of `run`, and end with its exit code."""
     from sweeps.execution.remote import run_remotely
 
     if not options["results"].is_absolute():

@@ -32,12 +32,7 @@ def resume(results: SweepDirectory) -> Answer:
 
 
 def _order(results: Path, sweep: Literal["go", "pause", "stop"] | None, run_ids: list[str], said: str) -> Answer:
-    """Write an order.
-
-    Args:
-        sweep: what the sweep is to do; None: what it does.
-        run_ids: runs to stop.
-    """
+    """Write an order: what the sweep is to do, where it is not None, and which runs are to stop."""
     from sae_core.orders import Orders
     from sweeps.storage.lock import may_be_held
     from sweeps.storage.store import Store

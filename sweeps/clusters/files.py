@@ -94,14 +94,7 @@ def write(kind: Kind, options: Options, out: Path | None = None) -> Written:
 
 
 def _check(kind: Kind, options: Options) -> str:
-    """Make sure that every value can stand in a script.
-
-    Returns:
-        The name of the sweep.
-
-    Raises:
-        ConfigError: with every problem found, one per line.
-    """
+    """Make sure that every value can stand in a script, or tell all problems together. Returns the name of the sweep."""
     from sweeps.definition.sweep import Sweep
     from sweeps.storage.mirror import check_url
 

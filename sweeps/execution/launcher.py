@@ -191,11 +191,7 @@ def _work(sweep: Sweep, store: Store) -> Work:
 
 
 def _checked(sweep: Any, options: Mapping[str, Any]) -> _Options:
-    """Make sure that a caller in Python gives what the command line would.
-
-    Raises:
-        ConfigError: with every problem found, one per line.
-    """
+    """Make sure that a caller in Python gives what the command line would, or tell all problems together."""
     problems = Problems()
     if not isinstance(sweep, Sweep):
         problems.add("", f"`sweep` must be a Sweep, but got {sweep!r}. Make one with `Sweep.from_yaml`.")
@@ -214,11 +210,7 @@ def _checked(sweep: Any, options: Mapping[str, Any]) -> _Options:
 
 
 def _store(results: str | Path, name: str) -> Store:
-    """Where the results lie.
-
-    Raises:
-        ConfigError: that cannot be the path of a directory.
-    """
+    """Where the results lie. What cannot be the path of a directory is refused."""
     with border(f"`--results` must be the path of a directory, but got {str(results)!r}", "Choose another."):
         directory = Path(results).expanduser().absolute()
         existing = next(path for path in (directory, *directory.parents) if path.exists())
@@ -228,11 +220,7 @@ def _store(results: str | Path, name: str) -> Store:
 
 
 def _settings(sweep: Sweep, store: Store, number: int, options: _Options) -> TrialConfig:
-    """What all trials of a launch share.
-
-    Args:
-        number: of the launch.
-    """
+    """What all trials share, in the launch of this number."""
     return TrialConfig(
         runs=[],
         cache="",

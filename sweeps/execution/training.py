@@ -167,9 +167,8 @@ class Training:
         rate = total * (fraction - last.fraction) / (now - self._reported[key]) if key in self._reported else None
         self._reported[key] = now
         self._show(
-            GroupProgress(
-                number=last.number,
-                runs=last.runs,
+            dataclasses.replace(
+                last,
                 fraction=fraction,
                 node=told.get("host", last.node),
                 tokens_per_second=rate,

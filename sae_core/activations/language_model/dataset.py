@@ -142,11 +142,7 @@ def too_large_id(config: DataConfig, largest: int, d_vocab: int) -> ConfigError:
 
 
 def _local_path(name: str) -> Path | None:
-    """The local file or directory of this name; None: a name on the Hub.
-
-    Raises:
-        ConfigError: it is a path, and nothing is there.
-    """
+    """The local file or directory of this name; None: a name on the Hub. A path where nothing is is refused."""
     if (path := existing(name)) is not None:
         return Path(os.path.normpath(path.absolute()))  # not resolved: what a link points to may be named after a hash
     if name.lower().endswith((*FILE_FORMATS, *COMPRESSIONS)) or not is_hub_name(name):
@@ -165,14 +161,7 @@ def _reading(config: DataConfig) -> AbstractContextManager[None]:
 
 
 def _open_splits(config: DataConfig, *, streaming: bool) -> Mapping[str, Rows]:
-    """Split name -> its rows.
-
-    Args:
-        streaming: whether a Hub dataset is read as it comes, or all of it now.
-
-    Raises:
-        ConfigError: there is no such file, directory or Hub dataset, or it cannot be read.
-    """
+    """Split name -> its rows. A Hub dataset is read as it comes where it is `streaming`, else all of it is downloaded now."""
     path = _local_path(config.dataset)
     with _reading(config):
         if path is not None and path.is_file():
@@ -241,11 +230,7 @@ def _unknown_split(config: DataConfig, key: str, name: str, splits: Iterable[str
 
 
 def _check_column(config: DataConfig, name: str, rows: Rows, d_vocab: int | None) -> None:
-    """Read the first rows of a split.
-
-    Raises:
-        ConfigError: there are none, or they have no such column, or one of another kind.
-    """
+    """Read the first rows of a split, and refuse it where there are none, or they have no such column, or one of another kind."""
     first = next(iter(rows(None)), None)
     if first is None:
         raise ConfigError(f"splits of `data.dataset` must have rows, but got none in {name!r} of {config.dataset!r}. Choose another split.")

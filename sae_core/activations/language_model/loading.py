@@ -192,11 +192,7 @@ def _model_files(directory: Path) -> list[Path]:
 
 
 def _check_files(directory: Path | None) -> None:
-    """Name what is wrong with a local model's files where a library would read on, or say something that does not help.
-
-    Raises:
-        ConfigError: a file is a git-lfs pointer, or there is an adapter that would not be applied.
-    """
+    """Name what is wrong with a local model's files where a library would read on, or say something that does not help."""
     for path in [] if directory is None else _model_files(directory):
         with path.open("rb") as file:
             if file.read(len(LFS_POINTER)) == LFS_POINTER:

@@ -102,12 +102,9 @@ class ModelSpec:
         return logits
 
     def _width(self, hook_point: str) -> int:
-        """Put other values in at the hook point, and see what is there and whether logits depend on it.
+        """Put other values in at the hook point, and see what is there and whether logits depend on it; if not, a ValueError says so.
 
         Whether they do, autograd knows, without any values: fake tensors do. Parameters must not require gradients.
-
-        Raises:
-            ValueError: no SAE can be trained or evaluated there.
         """
         if any(module is self.bridge.hook_dict[hook_point] for module in self.bridge.unembed.modules()):
             raise ValueError("it lies in the unembedding, which no block follows")

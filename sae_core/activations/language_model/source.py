@@ -101,7 +101,8 @@ class LanguageModelSource(ActivationSource):
         d_vocab = None
         if not problems:
             d_vocab = self._spec.d_vocab
-            collect(self._check_context, lambda: self.d_in, self._window_maker, self._check_weights)
+            collect(self._check_context, lambda: self.d_in, self._window_maker)
+            collect(lambda: loading.check_weights(self.config.model.name, self._spec.bridge.original_model))
         problems += dataset.problems(self.config.data, d_vocab)
         if problems:
             raise ConfigError("\n".join(problems))
@@ -112,9 +113,6 @@ class LanguageModelSource(ActivationSource):
             raise ConfigError(
                 f"`model.context_size` must be <= {n_ctx}, the positions of {model.name}, but got {model.context_size}. Lower it."
             )
-
-    def _check_weights(self) -> None:
-        loading.check_weights(self.config.model.name, self._spec.bridge.original_model)
 
     def facts(self) -> dict[str, float]:
         return {"d_vocab": float(self._spec.d_vocab)}
@@ -162,11 +160,7 @@ class LanguageModelSource(ActivationSource):
         save_tensors(path, tensors, {"chunk_windows": str(chunk_windows)})
 
     def _window_maker(self) -> WindowMaker:
-        """What makes the windows.
-
-        Raises:
-            ConfigError: there is no tokenizer, or no BOS token, and one is needed.
-        """
+        """What makes the windows. Text is refused where there is no tokenizer, or no BOS token and one is needed."""
         model, data = self.config.model, self.config.data
         tokenizer = loading.tokenizer_or_none(model.name)
         if tokenizer is None and not data.tokens_column:
@@ -178,11 +172,7 @@ class LanguageModelSource(ActivationSource):
         return WindowMaker(tokenizer, model.context_size, model.prepend_bos, special)
 
     def _make_windows(self, part: Part) -> Int[Tensor, "W T"]:
-        """The windows of one part.
-
-        Raises:
-            ConfigError: there is too little text, or tokens that the model does not have.
-        """
+        """The windows of one part. Too little text, or tokens that the model does not have, are refused."""
         data, maker = self.config.data, self._window_maker()
         key, split = ("train_tokens", data.train_split) if part == "train" else ("eval_tokens", data.eval_split)
         asked = getattr(self.config, key)
@@ -233,11 +223,7 @@ class LanguageModelSource(ActivationSource):
         return EvalChunk(text.x, text.splice, text.clean, text.zero_ablated(), text.mean_ablated(mean))
 
     def _check_finite(self, what: str, values: Tensor, where: str) -> None:
-        """Make sure of it, or blame the model.
-
-        Raises:
-            ConfigError: a value is NaN or infinite.
-        """
+        """Make sure that all values are finite, or blame the model."""
         if bool(values.sum(dtype=torch.float64).isfinite()):  # in float64 it is finite if and only if every value is
             return
         model = self.config.model
