@@ -181,7 +181,7 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
                 _write_report(store, shown, is_hurried=interrupted and not engine.died)
         store.end()
         interrupted = interrupted or late.interrupted
-        not_copied = copying.finish(interrupted=interrupted)
+        not_copied = copying.finish(signals.seconds_left() if interrupted else None)
     engine.raise_death()
     return replace(_result(store, work.runs(), interrupted, not_copied), stopped=budget.stopped)
 

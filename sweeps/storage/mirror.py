@@ -14,7 +14,7 @@ from sae_core.errors import ConfigError, border
 from sae_core.files import state_of
 from sweeps.storage.store import Store
 
-ANSWER_SECONDS = 15.0
+ANSWER_SECONDS = 8.0
 """Time in which a mirror must answer when a launch begins."""
 _WRITABLE = ".writable"
 """An empty file that is written to see whether the URL can be written to."""

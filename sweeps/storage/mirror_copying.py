@@ -15,7 +15,7 @@ PASS_SECONDS = 10.0
 CHECKPOINT_SECONDS = 600.0
 """Time between two copies of checkpoints, which are large: the most training that the loss of a machine can cost."""
 LAST_SECONDS = 5.0
-"""Time for the last pass after an interruption."""
+"""Time for the last pass after an exception."""
 STALLED_SECONDS = 600.0
 """Time without a completed copy after which the last pass is given up otherwise."""
 MOST_FAILURES = 3
@@ -45,7 +45,7 @@ class Copying:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None and self._thread.is_alive() and not issubclass(kind, LeaseLostError):
-            self.finish(interrupted=True)
+            self.finish(LAST_SECONDS)
         self._ended.set()
 
     def start(self) -> None:
@@ -53,8 +53,12 @@ class Copying:
         if self.mirror is not None:
             self._thread.start()
 
-    def finish(self, *, interrupted: bool) -> dict[str, str]:
-        """Copy what is left, after an interruption for some seconds only. Returns what could not be copied, and why."""
+    def finish(self, seconds: float | None = None) -> dict[str, str]:
+        """Copy what is left. Returns what could not be copied, and why.
+
+        Args:
+            seconds: that may be taken at most; None: as long as copies are completed.
+        """
         if self.mirror is None:
             return {}
         self._is_last = True
@@ -62,9 +66,8 @@ class Copying:
         began = time.monotonic()
         while self._thread.is_alive():
             self._thread.join(0.1)
-            if time.monotonic() - (began if interrupted else max(began, self._copied_at)) > (
-                LAST_SECONDS if interrupted else STALLED_SECONDS
-            ):
+            since = max(began, self._copied_at) if seconds is None else began
+            if time.monotonic() - since > (STALLED_SECONDS if seconds is None else seconds):
                 break
         left = {job.name: self._failed.get(job.name, "not tried") for job in self.mirror.pending()}
         if left:

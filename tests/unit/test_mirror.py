@@ -1,4 +1,7 @@
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -224,9 +227,38 @@ def test_a_failure_that_passes_is_made_good(tmp_path, url, monkeypatch):
     assert content(url / "runs") == content(tmp_path / "a" / "small" / "runs")
 
 
+KILLED = """
+import os, signal, sweeps.cli
+from sweeps.storage import mirror, mirror_copying
+mirror_copying.PASS_SECONDS, copy = 0.05, mirror.Mirror.copy
+
+def copy_and_die(self, job):
+    copy(self, job)
+    if sum(name.startswith("runs/") for name in self._copied) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+mirror.Mirror.copy = copy_and_die
+sweeps.cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_an_empty_machine_goes_on_where_a_killed_one_was_copied(tmp_path, finished, url):
+    (tmp_path / "small.yaml").write_text(tiny().to_yaml())
+    arguments = ["run", tmp_path / "small.yaml", "--results", tmp_path / "a", "--executor", "inline", "--mirror", url]
+    assert subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, check=False).returncode == -signal.SIGKILL
+    there = [path.parent.name for path in url.glob("runs/*/record.json")]
+    assert len(there) == 2
+    shutil.rmtree(tmp_path / "a")
+    done, notes = mirrored(tmp_path / "b", url)
+    assert (done.finished, done.not_mirrored, notes) == (4, {}, [fetched(2, url)])
+    records = Store(tmp_path / "b" / "small").records()
+    assert {run_id for run_id, record in records.items() if record.launch == 1} == {*there}  # not trained again
+    assert results_of(tmp_path / "b" / "small") == results_of(finished / "results" / "small")
+
+
 @pytest.mark.slow
 def test_after_an_interruption_the_mirror_is_not_waited_for(tmp_path, url, monkeypatch):
-    monkeypatch.setattr(mirror_copying, "LAST_SECONDS", 0.2)
     hangs = threading.Event()
     Failing(monkeypatch, lambda there: hangs.wait(20))
 
