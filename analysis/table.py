@@ -226,8 +226,7 @@ def _typed(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
 def _merge_specs(runs: Sequence[StoredRun]) -> dict[str, MetricSpec]:
     specs: dict[str, MetricSpec] = {}
     for run in runs:
-        for raw in run.record.metric_specs if run.record else ():
-            spec = MetricSpec(**{field.name: raw[field.name] for field in dataclasses.fields(MetricSpec)})  # type: ignore[arg-type]
+        for spec in run.record.metric_specs if run.record else ():
             before = specs.setdefault(spec.name, spec)
             if before.direction != spec.direction:
                 raise ConfigError(

@@ -149,12 +149,11 @@ def evaluated(record: RunRecord, values: Mapping[str, float | None], n_tokens: i
         n_tokens: held-out tokens they are means over.
         eval_hash: `ActivationSource.eval_fingerprint`.
     """
-    specs = [dataclasses.asdict(METRICS[name].spec) for name in values]
     return dataclasses.replace(
         record,
         status="finished",
         metrics=dict(values),
-        metric_specs=specs,
+        metric_specs=[METRICS[name].spec for name in values],
         eval_tokens=n_tokens,
         eval_hash=eval_hash,
         eval_plugins=metric_plugins(),

@@ -8,9 +8,9 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import AfterValidator, TypeAdapter
+from pydantic import TypeAdapter
 
 from sae_core.errors import ConfigError, DamagedFileError
 from sae_core.files import read_json, read_json_lines, write_json
@@ -41,14 +41,6 @@ class MetricSpec:
     """Which way is better; "none" for descriptive quantities."""
 
 
-_SPECS = TypeAdapter(list[MetricSpec])
-
-
-def _checked_specs(specs: list[dict[str, str]]) -> list[dict[str, str]]:
-    _SPECS.validate_python(specs)
-    return specs
-
-
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """One run: what was asked, what came out, and where it came from."""
@@ -66,8 +58,8 @@ class RunRecord:
     d_in: Whole | None = None
     metrics: dict[str, Number | None] = field(default_factory=dict)
     """Metric name -> value on held-out text; null where undefined."""
-    metric_specs: Annotated[list[dict[str, str]], AfterValidator(_checked_specs)] = field(default_factory=list)
-    """`MetricSpec`s of `metrics`, as dicts."""
+    metric_specs: list[MetricSpec] = field(default_factory=list)
+    """Of `metrics`."""
     train_tokens: Whole | None = None
     eval_tokens: Whole | None = None
     """Held-out tokens the metrics are means over (special tokens excluded)."""

@@ -8,24 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from sae_core.files import write_json, write_text
-from sae_core.records import RunRecord
+from sae_core.records import MetricSpec, RunRecord
 
-SPECS: list[dict[str, str]] = [
-    {"name": "l0", "label": "L0", "unit": "active latents per token", "direction": "min"},
-    {"name": "mse", "label": "Squared error", "unit": "squared activation units", "direction": "min"},
-    {"name": "fvu", "label": "Fraction of variance unexplained", "unit": "", "direction": "min"},
-    {"name": "explained_variance", "label": "Explained variance", "unit": "", "direction": "max"},
-    {"name": "cosine", "label": "Cosine similarity of input and reconstruction", "unit": "", "direction": "max"},
-    {"name": "reconstruction_bias", "label": "Norm ratio of reconstruction and input", "unit": "", "direction": "none"},
-    {"name": "dead_fraction", "label": "Dead latents", "unit": "", "direction": "min"},
-    {"name": "ce_loss_clean", "label": "Cross-entropy of the language model", "unit": "nats per token", "direction": "none"},
-    {"name": "ce_loss_spliced", "label": "Cross-entropy with the SAE spliced in", "unit": "nats per token", "direction": "min"},
-    {"name": "ce_loss_zero_ablated", "label": "Cross-entropy with zeros spliced in", "unit": "nats per token", "direction": "none"},
-    {"name": "ce_loss_mean_ablated", "label": "Cross-entropy with the mean spliced in", "unit": "nats per token", "direction": "none"},
-    {"name": "delta_ce", "label": "Added cross-entropy", "unit": "nats per token", "direction": "min"},
-    {"name": "ce_loss_recovered", "label": "Cross-entropy recovered", "unit": "", "direction": "max"},
-    {"name": "kl", "label": "KL divergence from the clean model", "unit": "nats per token", "direction": "min"},
-    {"name": "mcc", "label": "MCC of latents and true features", "unit": "", "direction": "max"},
+SPECS = [
+    MetricSpec("l0", "L0", "active latents per token", "min"),
+    MetricSpec("mse", "Squared error", "squared activation units", "min"),
+    MetricSpec("fvu", "Fraction of variance unexplained", "", "min"),
+    MetricSpec("explained_variance", "Explained variance", "", "max"),
+    MetricSpec("cosine", "Cosine similarity of input and reconstruction", "", "max"),
+    MetricSpec("reconstruction_bias", "Norm ratio of reconstruction and input", "", "none"),
+    MetricSpec("dead_fraction", "Dead latents", "", "min"),
+    MetricSpec("ce_loss_clean", "Cross-entropy of the language model", "nats per token", "none"),
+    MetricSpec("ce_loss_spliced", "Cross-entropy with the SAE spliced in", "nats per token", "min"),
+    MetricSpec("ce_loss_zero_ablated", "Cross-entropy with zeros spliced in", "nats per token", "none"),
+    MetricSpec("ce_loss_mean_ablated", "Cross-entropy with the mean spliced in", "nats per token", "none"),
+    MetricSpec("delta_ce", "Added cross-entropy", "nats per token", "min"),
+    MetricSpec("ce_loss_recovered", "Cross-entropy recovered", "", "max"),
+    MetricSpec("kl", "KL divergence from the clean model", "nats per token", "min"),
+    MetricSpec("mcc", "MCC of latents and true features", "", "max"),
 ]
 
 ARCHITECTURES: dict[str, tuple[str, list[float], float, float]] = {

@@ -66,10 +66,7 @@ def logs(results: SweepDirectory, run_id: Annotated[str, typer.Argument(help="On
     record, history = store.read_record(run_id), store.read_history(run_id)
     data = {
         **dataclasses.asdict(found[run_id]),
-        "launch": record.launch if record else None,
-        "attempts": record.attempts if record else None,
-        "finished_at": record.finished_at if record else None,
-        "hardware": record.hardware if record else None,
+        **{name: getattr(record, name, None) for name in ("launch", "attempts", "finished_at", "hardware")},
         "traceback": (record.error or {}).get("traceback") if record else None,
         "history": history,
     }

@@ -53,7 +53,7 @@ def record(status: Status = "finished") -> RunRecord:
     run = sweep().runs()[status == "failed"]
     if status == "failed":
         return record_without_result(run, status, {"type": "DivergedError", "message": "it did", "traceback": ""}, launch=1)
-    specs = [dataclasses.asdict(METRICS[name].spec) for name in ("l0", "fvu")]
+    specs = [METRICS[name].spec for name in ("l0", "fvu")]
     return RunRecord(status=status, metrics={"l0": 4.0, "fvu": 0.2}, metric_specs=specs, d_in=32, launch=1, **run.identity)
 
 

@@ -1,4 +1,3 @@
-import dataclasses
 import importlib.metadata
 import signal
 import subprocess
@@ -88,7 +87,7 @@ def finished(tmp_path):
                 seed=0,
                 d_in=32,
                 metrics={**dict.fromkeys(METRICS), "l0": float(k), "fvu": 0.4 / k, "dead_fraction": 0.0},
-                metric_specs=[dataclasses.asdict(METRICS[name].spec) for name in METRICS],
+                metric_specs=[METRICS[name].spec for name in METRICS],
                 train_tokens=10_000,
                 eval_tokens=1000,
                 activations_hash="a",

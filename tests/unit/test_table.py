@@ -163,7 +163,7 @@ def test_orientation_is_never_guessed(sweep: Path) -> None:
 
 def test_records_that_disagree_about_a_direction(tmp_path: Path) -> None:
     one = record_of("topk", 8, metrics_at(8, 0.1, 0.2))
-    flipped = [{**spec, "direction": "max"} if spec["name"] == "fvu" else spec for spec in one.metric_specs]
+    flipped = [dataclasses.replace(spec, direction="max") if spec.name == "fvu" else spec for spec in one.metric_specs]
     two = dataclasses.replace(one, run_id="topk-other", metric_specs=flipped)
     with pytest.raises(ConfigError, match=r"but got 'min' and 'max' for 'fvu' \(run topk-other\)"):
         metric_specs(write_sweep(tmp_path / "demo", [one, two]))
