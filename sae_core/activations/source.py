@@ -232,9 +232,7 @@ class ActivationSource(ABC):
 def _take_hash(content: dict[str, Any], field: Sequence[str]) -> str:
     """Remove the file or directory that `field` names from a config's fields. Returns the hash of its content."""
     *sections, last = field
-    for key in sections:
-        content = content[key]
-    if (name := content.pop(last)) is None:
+    if (name := functools.reduce(dict.__getitem__, sections, content).pop(last)) is None:
         return ""
     path = Path(name)
     return hash_files(sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path], path)

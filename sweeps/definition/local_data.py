@@ -4,16 +4,17 @@ Ray workers run in another directory, so a relative path must not reach them. `d
 so that a demo run has the same id on every machine; `locate` puts the real paths in for execution only.
 """
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
 
+from sae_core.activations.language_model.rows import COMPRESSIONS, FILE_FORMATS
 from sae_core.config.run import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError
 from sae_core.files import existing
 
 DEMO = "demo"
-_FILE_ENDINGS = (".parquet", ".json", ".jsonl", ".txt", ".gz", ".bz2", ".xz", ".zst")
 
 
 def absolute(name: str) -> str:
@@ -30,7 +31,12 @@ def absolute(name: str) -> str:
         # A link to a file whose name does not say its format keeps the name that does.
         return str(resolved) if path.is_dir() or resolved.suffix == path.suffix else os.path.normpath(path.absolute())
     # A hub name is `name` or `owner/name`.
-    if name.startswith((".", "/", "~")) or name.lower().endswith(_FILE_ENDINGS) or name.count("/") > 1 or not name.isprintable():
+    if (
+        name.startswith((".", "/", "~"))
+        or name.lower().endswith((*FILE_FORMATS, *COMPRESSIONS))
+        or name.count("/") > 1
+        or not name.isprintable()
+    ):
         raise ConfigError(f"a local path must exist, but {name!r} is missing (in {str(Path.cwd())!r}). Correct it, or give a hub name.")
     return name
 
@@ -46,9 +52,7 @@ def locate(config: ActivationsConfig, cache: Path) -> ActivationsConfig:
     content: dict[str, Any] = config.model_dump()
     is_demo = False
     for *sections, name in SOURCES[config.source].path_fields:
-        section = content
-        for key in sections:
-            section = section[key]
+        section = functools.reduce(dict.__getitem__, sections, content)
         if section[name] == DEMO:
             is_demo = True
             section[name] = str(model_directory() if sections[-1:] == ["model"] else demo_text(cache))

@@ -151,12 +151,6 @@ def test_unknown_file_format(tmp_path: Path) -> None:
         texts("train", dataset=str(tmp_path / "text.csv"))
 
 
-def test_unreadable_file(tmp_path: Path) -> None:
-    (tmp_path / "text.parquet").write_text("not parquet")
-    with pytest.raises(ConfigError, match=r"readable local file.*but got '.*text\.parquet'"):
-        texts("train", dataset=str(tmp_path / "text.parquet"))
-
-
 def test_hash_is_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     here, there = write(tmp_path, ".jsonl"), write(tmp_path / "other", ".jsonl")
