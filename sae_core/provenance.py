@@ -15,8 +15,6 @@ from typing import Any
 _PACKAGES = ("sae_sweep", "torch", "transformer_lens", "transformers", "datasets", "ray", "optuna", "numpy")
 SHIPPED_VERSIONS = "SAE_SWEEP_SHIPPED_VERSIONS"
 """In the environment of processes whose code came from the launch: version and commit there, in JSON."""
-_MEMORY_SHARE = 0.7
-"""Part of the machine's memory that training may plan with; the rest is for programs, file cache and everything else."""
 
 
 def versions() -> dict[str, str]:
@@ -61,11 +59,6 @@ def memory_bytes() -> int:
         text = Path(file).read_text().strip() if Path(file).is_file() else ""
         limits += [int(text)] if text.isdigit() else []
     return min(limits)
-
-
-def slot_memory_bytes(n_slots: int) -> int:
-    """Memory that training may plan with in each of `n_slots` slots on this machine's cores."""
-    return int(_MEMORY_SHARE * memory_bytes() / n_slots)
 
 
 def n_gpus() -> int:

@@ -27,14 +27,11 @@ def main() -> None:
             app()
         except SystemExit as end:
             if not end.code and (lost := lost_output()):
-                raise SystemExit(_say(lost, 1)) from None
+                typer.echo(lost, err=True)
+                raise SystemExit(1) from None
             raise
     except KeyboardInterrupt:  # between commands: before the first line of one, or after its last
-        raise SystemExit(_say(INTERRUPTED, 130)) from None
+        typer.echo(INTERRUPTED, err=True)
+        raise SystemExit(130) from None
     finally:
         gc.freeze()  # what the libraries made need not be searched for cycles at exit, which takes a second
-
-
-def _say(message: str, code: int) -> int:
-    typer.echo(message, err=True)
-    return code

@@ -28,7 +28,7 @@ def cluster(
 ) -> Answer:
     """Write the file that starts a sweep on Slurm, Kubernetes, machines over SSH, a cloud or in a container. See docs/clusters.md."""
     options = Options(**{name: value for name, value in locals().items() if name not in ("kind", "out")})
-    written = write(kind, options, out)
-    said = f"{written.file} is written. Its first lines say how to submit, watch and resume."
-    ignored = [f"{kind} has no use for {', '.join(written.ignored)}: ignored."] if written.ignored else []
-    return Answer({"kind": kind, "file": str(written.file), "ignored": written.ignored}, [said], ignored)
+    file, ignored = write(kind, options, out)
+    said = f"{file} is written. Its first lines say how to submit, watch and resume."
+    problems = [f"{kind} has no use for {', '.join(ignored)}: ignored."] if ignored else []
+    return Answer({"kind": kind, "file": str(file), "ignored": ignored}, [said], problems)

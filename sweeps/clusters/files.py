@@ -61,20 +61,14 @@ class Options:
     """Machines of `ray up`, comma-separated, the head first; default: node-1, node-2, ..."""
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What `write` did."""
-
-    file: Path
-    ignored: list[str]
-    """Options that were given and that this kind has no use for."""
-
-
-def write(kind: Kind, options: Options, out: Path | None = None) -> Written:
+def write(kind: Kind, options: Options, out: Path | None = None) -> tuple[Path, list[str]]:
     """Write the file of a kind, filled in.
 
     Args:
         out: where; default: a name made of the kind and the sweep, in the current directory.
+
+    Returns:
+        Where, and the options that were given and that this kind has no use for.
 
     Raises:
         ConfigError: an option cannot be in such a file, the definition is none, or the file exists already.
@@ -90,7 +84,7 @@ def write(kind: Kind, options: Options, out: Path | None = None) -> Written:
         stream.write(text)
     given = [field.name for field in fields(options) if getattr(options, field.name) is not None]
     in_command = {"definition", "results", "mirror"} if "command" in read else set()
-    return Written(file, [option for option in given if option not in read | in_command | {"name"}])
+    return file, [option for option in given if option not in read | in_command | {"name"}]
 
 
 def _check(kind: Kind, options: Options) -> str:

@@ -31,12 +31,8 @@ def absolute(name: str) -> str:
         # A link to a file whose name does not say its format keeps the name that does.
         return str(resolved) if path.is_dir() or resolved.suffix == path.suffix else os.path.normpath(path.absolute())
     # A hub name is `name` or `owner/name`.
-    if (
-        name.startswith((".", "/", "~"))
-        or name.lower().endswith((*FILE_FORMATS, *COMPRESSIONS))
-        or name.count("/") > 1
-        or not name.isprintable()
-    ):
+    is_file = name.lower().endswith((*FILE_FORMATS, *COMPRESSIONS))
+    if is_file or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.isprintable():
         raise ConfigError(f"a local path must exist, but {name!r} is missing (in {str(Path.cwd())!r}). Correct it, or give a hub name.")
     return name
 

@@ -26,6 +26,8 @@ _ENTRY_BYTES = 64
 """Per active latent: its numbers in the order of tokens and of latents, its value, and their gradients."""
 _SAMPLE_COPIES = 6
 """Tensors of the size of the sample while its geometric median is searched for in float64."""
+_MEMORY_SHARE = 0.7
+"""Part of this machine's memory that training may plan with; the rest is for programs, file cache and everything else."""
 _SLACK = 1.75
 """What is allocated for a step per byte in its tensors: freed memory lies in pieces that the next tensor may not fit."""
 
@@ -91,6 +93,6 @@ def local_slot_bytes(n_slots: int, gpus: float) -> int | None:
         gpus: of a slot.
     """
     if not gpus:
-        return provenance.slot_memory_bytes(n_slots)
+        return int(_MEMORY_SHARE * provenance.memory_bytes() / n_slots)
     on_gpus = provenance.gpu_memory_bytes()
     return tensor_bytes(min(on_gpus), gpus) if on_gpus else None

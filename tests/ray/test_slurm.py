@@ -44,7 +44,7 @@ def test_the_time_limit_stops_a_job_which_is_requeued_and_finishes(tmp_path):
     definition = tmp_path / "slurm.yaml"
     definition.write_text(sweep.to_yaml())
     options = Options(definition=str(definition), cpus=1, results=str(tmp_path / "results"))
-    script = write("slurm", options, tmp_path / "job.sbatch").file
+    script = write("slurm", options, tmp_path / "job.sbatch")[0]
     said = tmp_path / "job.log"
     with said.open("a") as log:
         with submitted(script, log) as job:

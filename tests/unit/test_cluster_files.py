@@ -34,7 +34,7 @@ def text_of(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     definition = tmp_path / "it's a sweep.yaml"
     definition.write_text(small_sweep().to_yaml())
-    return lambda kind: write(kind, Options(definition=str(definition), **CLUSTERS[request.param])).file.read_text()
+    return lambda kind: write(kind, Options(definition=str(definition), **CLUSTERS[request.param]))[0].read_text()
 
 
 def schema(name):
@@ -83,7 +83,7 @@ def test_kuberay(text_of):
 
 
 def test_a_mistyped_field_of_a_pod_is_noticed(tmp_path):
-    job = yaml.safe_load(write("kuberay", Options(), tmp_path / "job.yaml").file.read_text())
+    job = yaml.safe_load(write("kuberay", Options(), tmp_path / "job.yaml")[0].read_text())
     job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["imagePullPolice"] = "Always"
     with pytest.raises(jsonschema.ValidationError, match="imagePullPolice"):
         schema("rayjob").validate(job)

@@ -7,11 +7,12 @@ import torch
 from small_runs import run_of
 from torch.profiler import ProfilerActivity, profile
 
+from sae_core import provenance
 from sae_core.config.run import ARCHITECTURES
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.kernels.choice import using_kernels
 from sae_core.training.loop import Learner
-from sweeps.planning.memory import group_bytes, kept_bytes, step_bytes, weights_bytes
+from sweeps.planning.memory import group_bytes, kept_bytes, local_slot_bytes, step_bytes, weights_bytes
 
 FIELDS = {"topk": {"k": 32}, "batchtopk": {"k": 32}, "matryoshka_batchtopk": {"k": 32}}
 SIZES = {"off": (64, 1024, 256), "bfloat16": (256, 512, 128)}
@@ -72,3 +73,7 @@ def test_a_sample_that_initial_values_need_is_counted():
     plain = run_of("standard")
     with_sample = plain.model_copy(update={"sae": plain.sae.model_copy(update={"b_dec_init": "geometric_median"})})
     assert step_bytes(with_sample, 4096) > step_bytes(plain, 4096) + 32_768 * 4096 * 4
+
+
+def test_slots_share_the_memory():
+    assert 0 < (local_slot_bytes(4, 0) or 0) * 4 < provenance.memory_bytes()

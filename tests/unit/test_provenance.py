@@ -32,10 +32,6 @@ def test_hidden_gpus_do_not_count(monkeypatch, visible, n_gpus):
     assert provenance.n_gpus() == n_gpus
 
 
-def test_slots_share_the_memory():
-    assert 0 < provenance.slot_memory_bytes(4) * 4 < provenance.memory_bytes()
-
-
 def test_commit_says_when_the_checkout_was_changed(tmp_path):
     def git(*command):
         identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
