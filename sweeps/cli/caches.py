@@ -43,7 +43,8 @@ def _answer(key: str, caches: "Sequence[Cache]", prefix: str = "") -> Answer:
 def _line(cache: "Cache") -> str:
     what = " ".join(part for part in (cache.model or cache.source, cache.hook_point) if part) or "of unknown activations"
     tokens = f"{cache.tokens:,} tokens" if cache.tokens else "tokens unknown"
-    state = "" if cache.complete else ", not complete"
+    is_part = cache.all_shards is not None and cache.n_shards < cache.all_shards
+    state = f", {cache.n_shards} of {cache.all_shards} shards stored" if is_part else "" if cache.complete else ", not complete"
     used = f"used by {', '.join(cache.sweeps)}" if cache.sweeps else "unused"
     running = f", RUNNING: {', '.join(cache.running)}" if cache.running else ""
     return f"{cache.name}  {cache.n_bytes / 2**30:8.2f} GiB  {what}, {tokens}{state}, {used}, last {cache.last_used or 'unknown'}{running}"

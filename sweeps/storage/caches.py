@@ -27,6 +27,9 @@ class Cache:
     path: Path
     n_bytes: int
     n_shards: int
+    """Shards that are stored."""
+    all_shards: int | None
+    """Shards that it was made of, of which some may not be stored; None until it is complete."""
     complete: bool
     """Whether it has its manifest."""
     tokens: int | None
@@ -127,6 +130,7 @@ def _cache(path: Path, recorded: dict[str, dict[str, Any]]) -> Cache:
         path=path,
         n_bytes=sum(file.stat().st_size for file in files),
         n_shards=len([*path.glob("train-*.safetensors")]),
+        all_shards=len(manifest.shard_tokens) if manifest else None,
         complete=manifest is not None,
         tokens=manifest.n_tokens if manifest else source.get("train_tokens"),
         d_in=manifest.d_in if manifest else None,

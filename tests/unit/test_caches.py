@@ -102,8 +102,12 @@ def test_what_caches_are_of_and_who_uses_them(results, cache):
 
 @pytest.mark.slow
 def test_the_caches_of_launches(results):
-    launch(small_sweep(**TINY), results=results)
+    launch(small_sweep(**TINY), results=results, cache_limit=0.0)  # nothing but statistics is stored
     (listed,) = list_caches(results)
+    assert (listed.n_shards, listed.all_shards) == (0, 1)
+    assert (
+        ", 600 tokens, 0 of 1 shards stored, used by small, " in CliRunner().invoke(app, ["cache", "ls", "--results", str(results)]).stdout
+    )
     assert (listed.source, listed.tokens, listed.d_in, listed.complete, listed.sweeps) == ("synthetic", 600, 8, True, ["small"])
     for file in (listed.path / ".users").iterdir():
         file.unlink()  # as of an earlier version: records know it
