@@ -114,8 +114,7 @@ class Mirror:
         """Copy files there. Raises whatever fsspec does."""
         for file in job.files:
             if file.exists():
-                self._make_parent(self._name(file))
-                self.fs.put_file(str(file), self.at(self._name(file)))
+                self._put(file, self._name(file))
         self._copied[job.name] = job.state
         run = self.paths.run(job.files[-1].parent.name)
         if job.files[-1] == run.checkpoint:
@@ -124,6 +123,15 @@ class Mirror:
             self._checkpoints.remove(run.directory.name)
             with suppress(Exception):  # it is only in the way
                 self.fs.rm_file(self.at(self._name(run.checkpoint)))
+
+    def _put(self, file: Path, name: str) -> None:
+        self._make_parent(name)
+        if "file" not in self.fs.protocol:
+            self.fs.put_file(str(file), self.at(name))
+            return
+        directory, _, last = self.at(name).rpartition("/")
+        self.fs.put_file(str(file), f"{directory}/.{last}.tmp")
+        self.fs.mv(f"{directory}/.{last}.tmp", self.at(name))  # so that a launch that is killed leaves no half of a file
 
     def _pending(self, file: Path, others: list[Path], name: str = "") -> Iterator[Copy]:
         name = name or self._name(file)
