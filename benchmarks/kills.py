@@ -47,6 +47,7 @@ THERE = {"worker": ("harvest", "evaluate"), "trial": ("train",), "raylet": STAGE
 """Other victims -> stages in which there are some."""
 MARK = "SAE_SWEEP_KILLS"
 CLEAN_SECONDS = 30.0
+END_SECONDS = 150.0
 
 
 class Launch:
@@ -189,7 +190,7 @@ class Row:
             sys.stderr.write(f"{self.name} {self.executor}: {self.tries} tries, the last in {hit}\n")
             began = time.monotonic()
             try:
-                launch.process.wait(60 if hit and not self.goes_on else 600)
+                launch.process.wait(END_SECONDS if hit and not self.goes_on else 600)
             except subprocess.TimeoutExpired:
                 problem("it does not end")
                 return
@@ -205,6 +206,8 @@ class Row:
                 problem(f"lost {lost}")
             # One run of the sweep diverges: 1. It may have ended before it was hit. A Ray that dies while it starts has not started: 2.
             expected = {1} if not hit or self.goes_on else {1, 2} if self.name in VICTIMS else {1, SIGNALS[self.name]}
+            if "\nReport: " in launch.said():  # all is done, and Python, which is ending, no longer handles signals
+                expected |= {-getattr(signal, self.name, 0)}
             if code not in expected or "Traceback" in launch.said():
                 problem(f"exit code {code}")
             if not stages and after != self.undisturbed:
