@@ -262,6 +262,9 @@ def main() -> None:
     parser.add_argument("--executor", choices=("ray", "inline"), default="ray", help="inline: for signals only")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell lets what it starts in the background ignore it, and so would launches
     told = []
     undisturbed, seconds = undisturbed_launch(arguments.executor)
     for name in arguments.rows or [*SIGNALS, *(VICTIMS if arguments.executor == "ray" else [])]:
