@@ -304,12 +304,16 @@ def _write_report(store: Store, progress: SweepProgress, *, is_hurried: bool = F
     if not store.status():  # a search that was interrupted before its first trial
         return
     progress.stage("report", 1, "report")  # it takes the time of its imports, too
-    from analysis.report import write_report
     from analysis.table import load_table, write_table
+
+    def write() -> None:
+        from analysis.report import write_report
+
+        write_report([store.directory], store.paths.report)
 
     write_table(load_table(store.directory), store.directory)
     if store.records():
-        writing = threading.Thread(target=write_report, args=([store.directory], store.paths.report), daemon=True)
+        writing = threading.Thread(target=write, daemon=True)
         if is_hurried:
             writing.start()
             writing.join(signals.seconds_left())
@@ -317,7 +321,7 @@ def _write_report(store: Store, progress: SweepProgress, *, is_hurried: bool = F
                 progress.note(f"report: left out, because it takes longer; `sae-sweep report {store.directory}` writes it")
                 return
         else:
-            write_report([store.directory], store.paths.report)
+            write()
     progress.end_stage(str(store.paths.report / "report.html"))
 
 
