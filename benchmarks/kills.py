@@ -187,7 +187,6 @@ class Row:
                 sys.stderr.write(f"{self.problems[-1]}\n")
 
             hit = [found for stage in stages if (found := self.disturb(launch, stage))]
-            sys.stderr.write(f"{self.name} {self.executor}: {self.tries} tries, the last in {hit}\n")
             began = time.monotonic()
             try:
                 launch.process.wait(END_SECONDS if hit and not self.goes_on else 600)
@@ -195,6 +194,7 @@ class Row:
                 problem("it does not end")
                 return
             ended = time.monotonic()
+            sys.stderr.write(f"{self.name} {self.executor}: {self.tries} tries, the last in {hit}, ended after {ended - began:.1f} s\n")
             if left := left_over(launch, results, has_guard=self.executor == "ray" or self.name != "SIGKILL"):
                 problem(f"left {left}")
             if hit and not self.goes_on:
