@@ -25,7 +25,7 @@ from sae_core.activations.stream import Stream
 from sae_core.arithmetic import arithmetic, eval_arithmetic
 from sae_core.config.run import RunConfig
 from sae_core.devices import keep_to_share
-from sae_core.errors import facts_of
+from sae_core.errors import facts_of, is_out_of_memory
 from sae_core.evaluation import evaluate, evaluated, is_to_evaluate
 from sae_core.files import write_json_lines
 from sae_core.layout import RunPaths
@@ -95,7 +95,8 @@ def train_trial(config: dict[str, Any]) -> None:
         run_trial(TrialConfig(**config["trial"]), report, "cuda:0" if get_gpu_ids() else "cpu")
     except Exception as error:  # the boundary of a trial: whoever hands out trials decides what follows
         report({"error": facts_of(error)})
-        torch.cuda.empty_cache()  # the process may get the next trial
+        if is_out_of_memory(type(error).__name__, str(error)):
+            raise  # else the next trial gets this process, with what is left of its memory
 
 
 def run_trial(trial: TrialConfig, report: Report, device: str) -> None:
