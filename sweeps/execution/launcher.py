@@ -268,7 +268,8 @@ def _finishes(work: Callable[[], None], loggers: Loggers, executor: Executor, pr
         budget.stopped = budget.reason or "`sae-sweep stop`"
         progress.note(f"stopped: {budget.stopped}; the same command resumes")
     except Exception:
-        if not executor.died:
+        # An interrupt in the midst of compiled code may come as an error of its own: numba makes it a SystemError.
+        if not signals.was_interrupted() and not executor.died:
             raise
         return False
     finally:

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 import pytest
 from inline import launch
@@ -150,3 +151,13 @@ print(done.finished, [name for name in {names} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1 []"
+
+
+def test_an_interrupt_that_a_library_made_an_error_is_an_interrupt(tmp_path, monkeypatch):
+    def stages(*_):
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise SystemError("a function returned a result with an exception set")
+
+    monkeypatch.setattr("sweeps.execution.launcher.run_stages", stages)
+    assert launch(tiny(), results=tmp_path).interrupted
