@@ -1,7 +1,7 @@
 """A trial, called as Ray would call it; tests/ray has the real thing."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,9 +141,7 @@ def test_a_trial_with_a_source_evaluates_what_it_trained(tmp_path: Path, reports
     assert [one.eval_tokens for one in records] == [512, 512]
     assert all(one.metrics["fvu"] is not None for one in records)
     # A launch that was killed between training and evaluating.
-    records[0].__class__(**{**asdict(records[0]), "status": "trained", "metrics": {}}).write(
-        tmp_path / "runs" / runs[0].run_id / "record.json"
-    )
+    replace(records[0], status="trained", metrics={}).write(tmp_path / "runs" / runs[0].run_id / "record.json")
     run_trial(config, reports.append, "cpu")
     assert record(tmp_path, runs[0]).metrics == records[0].metrics
 
