@@ -97,7 +97,7 @@ def test_an_error_of_a_trial_is_the_record_of_its_runs(tmp_path, monkeypatch):
 
     monkeypatch.setattr("sae_core.trainable.train_group", fail)
     done = launch(tiny(), results=tmp_path)
-    assert set(done.failed.values()) == {"MemoryError: no room"}
+    assert set(done.failed.values()) == {"MemoryError: no room for 3 GiB"}
     record = next(iter(Store(tmp_path / "small").records().values()))
     assert "in fail" in record.error["traceback"]
     assert record.launch == 1 and record.activations_hash
