@@ -2,9 +2,10 @@
 
     python leftovers.py DIRECTORY
 
-Only the standard library.
+DIRECTORY is that of a sweep. Only the standard library.
 """
 
+import fcntl
 import re
 import shutil
 import sys
@@ -29,5 +30,15 @@ def remove_temporary(directory: Path) -> None:
                 path.unlink()
 
 
+def remove_of_killed(sweep: Path) -> None:
+    """Remove what a launch that was killed left, also in the caches of activations that its sweep alone has used, as `cache_use` tells."""
+    remove_temporary(sweep)
+    for user in sweep.parent.glob(f".activations/*/.users/{sweep.name}"):
+        with suppress(OSError), (user.parents[1] / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where the next launch is at work
+            if all(other == user or other.name.startswith(".") for other in user.parent.iterdir()):
+                remove_temporary(user.parents[1])
+
+
 if __name__ == "__main__":
-    remove_temporary(Path(sys.argv[1]))
+    remove_of_killed(Path(sys.argv[1]))

@@ -1,3 +1,5 @@
+import fcntl
+
 import pytest
 
 from sweeps.storage import leftovers
@@ -41,3 +43,22 @@ def test_a_link_goes_and_what_it_names_stays(tmp_path):
     leftovers.remove_temporary(tmp_path / "sweep")
     assert list((tmp_path / "sweep").iterdir()) == []
     assert (tmp_path / "elsewhere").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("others", "in_use", "goes"), [([], False, True), (["other"], False, False), ([".two.json.ab12cd_9"], False, True), ([], True, False)]
+)
+def test_caches_that_nobody_else_uses_are_cleaned(tmp_path, others, in_use, goes):
+    cache = tmp_path / ".activations" / "0a1b"
+    (cache / ".users").mkdir(parents=True)
+    (tmp_path / "sweep").mkdir()
+    for name in ("sweep", *others):
+        (cache / ".users" / name).touch()
+    shard = cache / ".train-00000.safetensors.k3j2h1g0"
+    shard.touch()
+    with (cache / ".lock").open("a") as lock:
+        if in_use:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        leftovers.remove_of_killed(tmp_path / "sweep")
+    assert shard.exists() != goes
+    assert (cache / ".users" / "sweep").exists()
