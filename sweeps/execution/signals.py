@@ -22,8 +22,8 @@ class Held:
 
 END_SECONDS = 9.0
 """Time in which a launch ends after a signal: a scheduler kills it some time later."""
-_began_at = 0.0
-"""When the first signal came."""
+_began_at: float | None = None
+"""When the first signal came; None where there was none."""
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _holders: list[Held] = []
 """Whom the next interrupt is kept for, the last one; with none, it is raised."""
@@ -49,6 +49,7 @@ def handle() -> None:
 @contextmanager
 def handled() -> Iterator[None]:
     """`handle` for some time. An interrupt that was swallowed before is raised."""
+    global _began_at
     before = {number: signal.getsignal(number) for number in _ENDING}
     handle()
     try:
@@ -57,6 +58,7 @@ def handled() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             _raised.clear()
+            _began_at = None
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -115,8 +117,9 @@ def check() -> None:
 
 
 def seconds_left() -> float:
-    """Of the time in which a launch is to end after a signal; a second at least."""
-    return max(1.0, _began_at + END_SECONDS - time.monotonic())
+    """Of the time in which a launch is to end after a signal; a second at least. All of it after an order to stop."""
+    now = time.monotonic()
+    return max(1.0, (now if _began_at is None else _began_at) + END_SECONDS - now)
 
 
 def was_interrupted() -> bool:
