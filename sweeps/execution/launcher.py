@@ -178,6 +178,8 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
             lease.check()
             with signals.held(interrupted) as late:
                 until_report.close()  # alone: Ray ends a process, with exit code 1, in which one of its references goes while it stops
+                if interrupted:
+                    remove_temporary(store.directory)
                 _write_report(store, shown, is_hurried=interrupted and not engine.died)
         store.end()
         interrupted = interrupted or late.interrupted

@@ -46,7 +46,7 @@ class User:
 
 @contextmanager
 def held(caches: Iterable[tuple[Path, Mapping[str, Any]]], lease: Lease) -> Iterator[None]:
-    """Use caches; what killed launches left in them is removed, if nobody else uses them.
+    """Use caches. What killed launches left in them is removed before, and what this one left after, if nobody else uses them.
 
     Args:
         caches: each with the config of its source, in JSON.
@@ -80,20 +80,25 @@ def try_alone(file: TextIOWrapper) -> bool:
 @contextmanager
 def _held(cache: Path, source: Mapping[str, Any], lease: Lease) -> Iterator[None]:
     with _shared_lock(cache) as file:
-        if try_alone(file) and not any(user.holder() for user in users(cache) if user.launch != lease.holder.launch):
-            remove_temporary(cache)
+        _clean(cache, file, lease)
         write_json(cache / USERS / lease.path.parent.name, {"launch": lease.holder.launch, "source": dict(source)})
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_SH)
         try:
             yield
         finally:
+            _clean(cache, file, lease)  # what an interrupt kept from being removed
             with suppress(OSError):
                 if {path.name for path in cache.iterdir()} <= {LOCK, USERS}:  # nothing came of the launch
                     for path in (*(cache / USERS).iterdir(), cache / LOCK):
                         path.unlink()
                     (cache / USERS).rmdir()
                     cache.rmdir()
+
+
+def _clean(cache: Path, file: TextIOWrapper, lease: Lease) -> None:
+    if try_alone(file) and not any(user.holder() for user in users(cache) if user.launch != lease.holder.launch):
+        remove_temporary(cache)
 
 
 def _shared_lock(cache: Path) -> TextIOWrapper:

@@ -58,6 +58,8 @@ def test_a_cache_that_nobody_uses_is_cleaned(cache):
     file = temporary(cache)
     with using(cache):
         assert not file.exists()
+        file = temporary(cache)
+    assert not file.exists()
 
 
 def test_what_another_launch_may_be_writing_stays(cache):
