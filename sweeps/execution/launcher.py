@@ -316,8 +316,8 @@ def _write_report(store: Store, progress: SweepProgress, *, is_hurried: bool = F
 
     write_table(load_table(store.directory), store.directory)
     if store.records():
-        writing = threading.Thread(target=write, daemon=True)
         if is_hurried:
+            writing = threading.Thread(target=write, daemon=True)
             writing.start()
             writing.join(signals.seconds_left())
             if writing.is_alive():

@@ -82,9 +82,7 @@ class LocalRay:
         """Stop Ray and remove its directory."""
         self._death.launch_ends.set()
         try:
-            if "ray" in sys.modules:
-                sys.modules["ray"].shutdown()
-                signals.regain()
+            signals.disconnect()
         finally:
             if self._guard is not None and self._guard.stdin is not None:
                 self._guard.stdin.close()

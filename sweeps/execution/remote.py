@@ -96,7 +96,7 @@ def run_remotely(address: str, definition: str, arguments: Sequence[str], say: S
         actor = ray.remote(_Command).options(num_cpus=0, max_concurrency=2)
         return _follow(actor.remote(definition, list(arguments)), say)
     finally:
-        ray.shutdown()
+        signals.disconnect()
 
 
 def _follow(command: Any, say: Say) -> int:

@@ -94,9 +94,7 @@ class RunningRay:
         try:
             if self._watcher is not None:
                 self._watcher.join(WATCH_SECONDS)  # Ray ends a process in which it is used while it stops
-            if "ray" in sys.modules:
-                sys.modules["ray"].shutdown()
-                signals.regain()
+            signals.disconnect()
         finally:
             self._death.launch_ended.set()
 

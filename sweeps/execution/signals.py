@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -85,6 +86,13 @@ def connect(address: str, **options: Any) -> None:
     regain()
     if late.interrupted:
         raise KeyboardInterrupt
+
+
+def disconnect() -> None:
+    """`ray.shutdown`, where Ray was imported at all."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+        regain()
 
 
 def regain() -> None:

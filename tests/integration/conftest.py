@@ -1,28 +1,7 @@
 """What a launch shows."""
 
 import pytest
-
-from sweeps.execution.progress import SweepProgress
-
-
-class Told(SweepProgress):
-    """Progress that keeps what it is told: notes, stages, and how far each run that was trained is."""
-
-    def __init__(self):
-        super().__init__()
-        self.notes = []
-        self.stages = []
-        self.trained = {}
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def stage(self, name, *arguments):
-        super().stage(name, *arguments)
-        self.stages.append(name)
-
-    def group(self, group):
-        self.trained |= dict.fromkeys(group.runs, group.fraction)
+from told import Told
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import torch
 from inline import launch
 from safetensors.torch import save_file
 from small_sweep import results_of, small_sweep
+from told import Told
 
 from sae_core.activations import local
 from sae_core.activations.files import save_tensors
 from sae_core.activations.local import LocalCopies
 from sae_core.activations.shards import write_shard
-from sweeps.execution.progress import SweepProgress
 
 TINY = {"activations": {"source": "synthetic", "d_in": 8, "train_tokens": 600, "eval_tokens": 100}, "sae": {"d_sae": 16}}
 Usage = namedtuple("Usage", "total used free")
@@ -91,26 +91,17 @@ def test_trials_of_a_node_share_a_copy(shard, copies):
     assert len(inodes) == 1
 
 
-class Notes(SweepProgress):
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def note(self, text):
-        self.lines.append(text)
-
-
 @pytest.mark.slow
 def test_a_sweep_has_the_same_results(tmp_path, monkeypatch):
     monkeypatch.setattr("analysis.report.write_report", lambda *_: None)
     launch(small_sweep(**TINY), results=tmp_path / "a")
-    notes = Notes()
+    notes = Told()
     launch(small_sweep(**TINY), results=tmp_path / "b", local_cache=tmp_path / "local", progress=notes)
     assert results_of(tmp_path / "a" / "small") == results_of(tmp_path / "b" / "small")
-    assert not [line for line in notes.lines if "local cache" in line]
+    assert not [line for line in notes.notes if "local cache" in line]
     shared = {path.relative_to(tmp_path / "b" / ".activations") for path in (tmp_path / "b" / ".activations").rglob("train-*.safetensors")}
     assert {path.relative_to(tmp_path / "local") for path in (tmp_path / "local").rglob("train-*.safetensors")} == shared
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2**40, 0, 0 if "local" in str(path) else 2**40))
     launch(small_sweep(**TINY), results=tmp_path / "c", local_cache=tmp_path / "c-local", progress=notes)
-    assert len([line for line in notes.lines if line.startswith("local cache: ")]) == 1
+    assert len([line for line in notes.notes if line.startswith("local cache: ")]) == 1
     assert results_of(tmp_path / "c" / "small") == results_of(tmp_path / "a" / "small")

@@ -10,9 +10,9 @@ import fsspec
 import pytest
 from inline import launch
 from small_sweep import results_of, small_sweep
+from told import Told
 
 from sae_core.errors import ConfigError
-from sweeps.execution.progress import SweepProgress
 from sweeps.storage import mirror_copying
 from sweeps.storage.mirror import Mirror
 from sweeps.storage.mirror_fetch import fetch
@@ -28,16 +28,9 @@ def _without_report(monkeypatch):
     monkeypatch.setattr(mirror_copying, "PASS_SECONDS", 0.05)
 
 
-class Notes(SweepProgress):
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def note(self, text):
-        self.lines.append(text)
-
+class Notes(Told):
     def about_mirror(self):
-        return [line for line in self.lines if line.startswith("mirror: ")]
+        return [line for line in self.notes if line.startswith("mirror: ")]
 
 
 def tiny(**changes):
