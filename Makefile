@@ -11,13 +11,16 @@ PEERS := benchmarks/.peers
 PEERS_PYTHON ?= $(PEERS)/bin/python
 BENCHMARKS := steps growth sweep
 
-.PHONY: demo test test-oldest check golden bench bench-peers clean
+.PHONY: demo test test-oldest fuzz check golden bench bench-peers clean
 
 demo: $(INSTALLED)
 	$(BIN)/sae-sweep run demo
 
 test: $(INSTALLED_DEV)  ## in three processes on two cores: the one with the tests of Ray mostly waits. In the order of the files, so that these do not come last
 	$(BIN)/pytest -m "" -n 3
+
+fuzz: $(INSTALLED_DEV)  ## the tests of properties with other examples each time; keep what it finds as an @example
+	$(BIN)/pytest -m "" -n 2 --hypothesis-profile=fuzz tests/property
 
 test-oldest: $(OLDEST)/.installed  ## the same with the lowest version of every requirement, some of which use what is now deprecated
 	$(OLDEST)/bin/pytest -m "" -n 3 -W ignore::DeprecationWarning

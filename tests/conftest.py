@@ -34,6 +34,7 @@ SLOW_DIRECTORIES = {"integration", "docs", "conformance"}
 
 # The same examples each time, and no time limit an example: a busy machine is not a failure.
 settings.register_profile("suite", deadline=None, derandomize=True)
+settings.register_profile("fuzz", deadline=None, derandomize=False)
 settings.load_profile("suite")
 
 

@@ -7,6 +7,7 @@ combination; then the parts are combined.
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice, product
@@ -254,11 +255,12 @@ def _configs(grid: Grid, part: str, config: type[C], problems: Problems, archite
 def _aimed(config: type[ArchitectureConfig], point: dict[str, Any]) -> dict[str, Any]:
     """A point with its sparsity parameter, where a target L0 decides that or where its search starts."""
     target, width = point.get("target_l0"), point.get("d_sae")
-    if not isinstance(target, int | float) or target <= 0 or config.sparsity_parameter in point:
+    if not isinstance(target, int | float) or config.sparsity_parameter in point:
         return point
-    # A target above the width is refused as such, and not as the k that it stands for.
-    largest = width if isinstance(width, int) and width > 0 else target
-    return config.aimed_at(float(min(target, largest)), point) | point
+    # A target that is no L0, or above the width, is refused as such, and not as the k that it stands for.
+    largest = width if isinstance(width, int) and width > 0 else sys.float_info.max
+    aim = min(target, largest) if target > 0 else 1
+    return config.aimed_at(float(aim), point) | point
 
 
 def _validated(config: type[C], fields: Mapping[str, Any], problems: Problems, place_of: Callable[[FieldPath], str]) -> Iterator[C]:

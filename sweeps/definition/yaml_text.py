@@ -18,6 +18,7 @@ from sweeps.definition.problems import printable, shown
 MOST_CHARACTERS = 1_000_000
 """Of a definition."""
 _LONGEST_SOURCE = 200
+_LONGEST_PROBLEM = 300
 _LARGEST_EXACT = 2**53
 _SCALARS = {
     "null": (r"~|null|", ["~", "n", ""]),
@@ -83,10 +84,12 @@ def load_yaml(text: str, source: str) -> Any:
         return plain(tomllib.loads(text) if language == "TOML" else yaml.load(text, Loader=_Loader))
     except ConfigError as error:
         raise ConfigError("\n".join(f"{source}: {line}" for line in str(error).splitlines())) from None
-    except Exception as error:  # of PyYAML: YAMLError, but also what int() or a recursion raises
+    except RecursionError:
+        raise ConfigError(f"{source}: a definition must be valid {language}, but got sections nested too deep. Correct it.") from None
+    except Exception as error:  # of PyYAML: YAMLError, but also what int() raises
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
-        problem = printable(getattr(error, "problem", None) or reason_of(error))
+        problem = printable((getattr(error, "problem", None) or reason_of(error))[:_LONGEST_PROBLEM])
         raise ConfigError(f"{source}:{line} a definition must be valid {language}, but got: {problem}. Correct it.") from None
 
 

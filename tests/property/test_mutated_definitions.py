@@ -1,12 +1,12 @@
 """Definitions and settings, broken in a thousand ways: runs or one ConfigError come out of each, soon, and nothing else.
 
-Where `CI` is set the examples are others each time, and the seed is printed, to be repeated with `--hypothesis-seed`. What such a run
-finds is kept here as an `@example`.
+The examples are the same each time, so that a change is judged by its own faults. `make fuzz` tries others, and what it finds is kept here
+as an `@example`.
 """
 
 import contextlib
 import copy
-import os
+import math
 import time
 
 import pytest
@@ -50,7 +50,8 @@ SEARCH = {
 }
 PLACES = ["name", "train.lr", "train.lr_warm_up", "architectures.topk.k", "sae.d_sae", "target_l0", "seeds", "data_seed", "search.trials"]
 PLACES += ["search", "early_stopping.rungs", "model.name", "data.dataset", "activations", "architectures", "train", "a.b.c", "seeds.0", ""]
-MOST_SECONDS = 1.0
+MOST_SECONDS = 10.0
+"""Of one example, in which nothing may grow exponentially: that takes minutes. The slowest, 3,000 brackets, takes 1.3 on two busy cores."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,9 +63,7 @@ def imported():
 
 
 def examples(n_examples):
-    """`n_examples`, the same each time, or under CI others, whose seed pytest prints on failure."""
-    in_ci = bool(os.environ.get("CI"))
-    return settings(max_examples=n_examples, deadline=None, derandomize=not in_ci, print_blob=True, suppress_health_check=list(HealthCheck))
+    return settings(max_examples=n_examples, print_blob=True, suppress_health_check=list(HealthCheck))
 
 
 def check(make):
@@ -93,6 +92,9 @@ def test_mutated_grids(definition):
 
 @examples(350)
 @given(mutated(SEARCH))
+@example(SEARCH | {"target_l0": math.nan})
+@example(SEARCH | {"target_l0": math.inf, "sae": {"d_sae": "wide"}})
+@example(SEARCH | {"target_l0": 10**400})
 def test_mutated_searches(definition):
     check(lambda: Sweep.from_dict(definition))
 
@@ -175,6 +177,8 @@ def mutated_texts(draw):
 @examples(200)
 @given(mutated_texts())
 @example(TEXT)
+@example(TEXT.replace(b"*common", b"*" + b"9" * 5_000))  # PyYAML names an alias that it does not know, whole
+@example(b"[" * 3_000 + TEXT)
 @example(
     b"a: &a [x, x, x, x, x, x, x, x, x]\n" + b"".join(b"%c: &%c [%b]\n" % (c, c, b", ".join([b"*%c" % (c - 1)] * 9)) for c in b"bcdefghijk")
 )
