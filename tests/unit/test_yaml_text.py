@@ -99,7 +99,7 @@ def test_override_with_a_value_that_is_not_yaml():
             "a: !!python/object:os.system {}",
             "line 1: a definition must be valid YAML, but got: could not determine a constructor",
         ),
-        ("a: " + "[" * 100_000, "a definition must be valid YAML, but got: RecursionError: maximum recursion depth exceeded"),
+        ("a: " + "[" * 100_000, "a definition must be valid YAML, but got sections nested too deep. Correct it."),
         (
             "a: " + "[" * 30 + "]" * 30,
             "a definition must hold at most 200,000 values",
