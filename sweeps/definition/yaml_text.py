@@ -19,6 +19,8 @@ MOST_CHARACTERS = 1_000_000
 """Of a definition."""
 _LONGEST_SOURCE = 200
 _LONGEST_PROBLEM = 300
+_MOST_NESTED = 100
+"""Brackets inside one another, of each of which PyYAML looks at all others. What nests less, but too deep, `plain` refuses."""
 _LARGEST_EXACT = 2**53
 _SCALARS = {
     "null": (r"~|null|", ["~", "n", ""]),
@@ -34,6 +36,11 @@ _SCALARS = {
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # none of PyYAML's own
+
+    def fetch_flow_collection_start(self, TokenClass: type[yaml.Token]) -> None:
+        if self.flow_level >= _MOST_NESTED:
+            raise RecursionError
+        super().fetch_flow_collection_start(TokenClass)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
