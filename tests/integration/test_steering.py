@@ -9,6 +9,7 @@ from small_sweep import DEFINITION, small_sweep
 from typer.testing import CliRunner
 
 from sae_core.orders import Orders
+from sae_core.trainable import _Reporter
 from sweeps.cli import app
 from sweeps.execution.budget import Budget
 from sweeps.storage.progress_file import read_progress
@@ -34,8 +35,22 @@ def until(condition):
         time.sleep(0.01)
 
 
+@pytest.fixture
+def paused(monkeypatch):
+    """Training goes on after its hundredth step once this is set. Else it might be over before the pause, which comes within that step."""
+    paused, report = threading.Event(), _Reporter.__call__
+
+    def report_and_wait(reporter, learners):
+        report(reporter, learners)
+        assert learners[0].step < 100 or paused.wait(60)
+
+    monkeypatch.setattr(_Reporter, "__call__", report_and_wait)
+    yield paused
+    paused.set()
+
+
 @pytest.mark.slow
-def test_a_launch_is_paused_resumed_and_stopped(tmp_path):
+def test_a_launch_is_paused_resumed_and_stopped(tmp_path, paused):
     store, sweep = Store(tmp_path / "small"), small_sweep(**LONG)
     first, second = (run.run_id for run in sweep.runs())
     results = []
@@ -43,6 +58,7 @@ def test_a_launch_is_paused_resumed_and_stopped(tmp_path):
     thread.start()
     until(lambda: (now := read_progress(store.paths.progress)) and now.groups and now.groups[0].fraction > 0)
     assert call("pause", store.directory).exit_code == 0
+    paused.set()
     until(lambda: store.paths.run(second).checkpoint.exists())
     assert "paused: launch 1, train:" in call("status", store.directory).stdout
     assert call("stop", store.directory, first).exit_code == 0
