@@ -13,7 +13,7 @@ from analysis.findings import findings_of
 from analysis.pareto import END_TOLERANCE, L0_WINDOW, settings_with_front
 from analysis.plots import style
 from analysis.results import Definition, StoredSweep
-from analysis.summary import EXTRAPOLATED, at_matched_l0, compared_metrics, hypervolumes, left_out, matched_l0s
+from analysis.summary import at_matched_l0, compared_metrics, hypervolumes, left_out, matched_l0s
 from analysis.table import by_comparison, specs_of
 from sae_core.records import STATES
 from sae_core.validation import at
@@ -68,7 +68,7 @@ def content_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame, plots: Path) 
         "l0_window": L0_WINDOW,
         "end_tolerance": round(100 * END_TOLERANCE),
         "repeats": words.counted_repeats(table),
-        "extrapolated": EXTRAPOLATED,
+        "extrapolated": words.EXTRAPOLATED,
         "shown": SHOWN,
         "looks": style.looks(table["architecture"].dropna()),
     }

@@ -12,15 +12,13 @@ import pandas as pd
 from analysis import pareto, words
 from analysis.pareto import END_TOLERANCE, L0_WINDOW
 from analysis.table import as_loaded, by_comparison, evenly
+from analysis.words import EXTRAPOLATED
 
 _FRONTS = ["architecture", words.REPEAT]
 """Columns that split a table into the fronts that are read."""
 
 MOST_MATCHED = 4
 """L0s at which architectures are put side by side, at most."""
-
-EXTRAPOLATED = "*"
-"""Mark of a value that lies beyond an end of its front."""
 
 COMPARED = {"fvu": "FVU", "delta_ce": "delta CE"}
 """The metrics they are compared by, where records have them, and their names."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.estimates import Estimate
 from analysis.table import COMPARISONS, by_comparison
 from sae_core.records import flat
 
@@ -19,6 +20,9 @@ LISTED = 6
 
 REPEAT = "repeat"
 """Column that `with_repeats` adds."""
+
+EXTRAPOLATED = "*"
+"""Mark of a value that lies beyond an end of its front."""
 
 _LABELS = {
     "standard": "Standard (L1)",
@@ -85,6 +89,18 @@ def number(value: float | None) -> str:
     if size and (size < 1e-4 or size >= 1e6):
         return f"{value:.3g}"
     return f"{value:.{4 if size < 1 else max(3 - int(math.log10(size)), 0)}f}"
+
+
+def interval(estimate: Estimate | None) -> str:
+    """A value with its interval: "0.0800 [0.0761, 0.0842]", or where it is relative "-9.0 % [-12.1, -5.8]"; a `*` marks extrapolation.
+
+    Without an interval, the value alone; for None an en dash. What the interval is about: `Estimate.covers`.
+    """
+    if estimate is None:
+        return number(None)
+    shown = (lambda part: f"{100 * part:+.1f}") if estimate.relative else number
+    value = f"{shown(estimate.value)}{' %' if estimate.relative else ''}{EXTRAPOLATED if estimate.extrapolated else ''}"
+    return value if estimate.low is None or estimate.high is None else f"{value} [{shown(estimate.low)}, {shown(estimate.high)}]"
 
 
 def metric(name: str, value: float | None) -> str:

@@ -9,6 +9,7 @@ import pytest
 from fake_results import config_of, metrics_at, record_of, write_sweep
 
 from analysis import words
+from analysis.estimates import Estimate
 from analysis.summary import at_matched_l0, frontier_lines, hypervolumes
 from analysis.table import load_table, over_seeds
 from analysis.words import counted_repeats, n_repeats, noun, titles
@@ -146,3 +147,10 @@ def test_a_table_that_lost_its_configs_still_has_names(tmp_path: Path) -> None:
     table = load_table(write_sweep(tmp_path / "demo", [titled("a", "e1", sae__d_sae=512), titled("b", "e2")]))
     table.attrs.pop("comparisons")
     assert [title.full for title in titles(table).values()] == [f"comparison {name}" for name in titles(table)]
+
+
+def test_intervals_in_words() -> None:
+    assert words.interval(None) == "–"
+    assert words.interval(Estimate(0.08)) == "0.0800"
+    assert words.interval(Estimate(0.08, 0.076, 0.0842, extrapolated=True)) == "0.0800* [0.0760, 0.0842]"
+    assert words.interval(Estimate(-0.09, -0.1213, -0.058, relative=True)) == "-9.0 % [-12.1, -5.8]"
