@@ -28,8 +28,9 @@ from sae_core.layout import SweepPaths
 from sae_core.records import STATES, MetricSpec
 from sae_core.validation import at
 
-METRICS, COMPARISONS, LEARNING_RATES = "metrics", "comparisons", "learning_rates"
-"""Keys of `table.attrs`: metric -> spec; comparison hash -> config of its activations; sweep -> architecture -> rates requested."""
+METRICS, COMPARISONS, LEARNING_RATES, DIRECTORIES = "metrics", "comparisons", "learning_rates", "directories"
+"""Keys of `table.attrs`: metric -> spec; comparison hash -> config of its activations; sweep -> architecture -> rates requested; run id ->
+directory of the run on this machine, which files of the table leave out."""
 
 NEEDED = (
     *("run_id", "architecture", "status", "sparsity_parameter", "sparsity_value", "seed", "lr", "d_in", "d_sae", "train_tokens"),
@@ -60,6 +61,7 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     table = pd.DataFrame([row_of(run) for run in runs]).assign(comparison_hash=comparisons, variant=variants(runs, comparisons))
     best = table["status"].map(STATES.index).sort_values(kind="stable").index
     table = table.loc[best].drop_duplicates("run_id")
+    directories = _Shared({runs[index].run_id: str(runs[index].paths.directory) for index in table.index})
     columns = _column_order(table, runs)
     table = _typed(table.reindex(columns=columns), columns)
     table["l0_error"] = table["l0"] / table["target_l0"] - 1
@@ -67,6 +69,7 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     table = table.assign(_level=level).sort_values(["architecture", "_level", "seed", "run_id"], kind="stable", ignore_index=True)
     table = table.drop(columns="_level")
     table.attrs[METRICS] = _Shared({name: dataclasses.asdict(spec) for name, spec in _merge_specs(runs).items()})
+    table.attrs[DIRECTORIES] = directories
     table.attrs[COMPARISONS] = _Shared(
         {
             comparison: {"sweep": run.sweep, "d_sae": at(run.config, "sae.d_sae"), "activations": run.config.get("activations") or {}}
@@ -153,8 +156,10 @@ def write_table(table: pd.DataFrame, directory: Path) -> None:
         "Choose another directory, or correct the table.",
     ):
         write_text(files.table_csv, table.to_csv(index=False, lineterminator="\n"))
+        kept = table.copy(deep=False)
+        kept.attrs = {key: value for key, value in table.attrs.items() if key != DIRECTORIES}
         with written_whole(files.table_parquet) as temporary:
-            table.to_parquet(temporary, index=False)
+            kept.to_parquet(temporary, index=False)
 
 
 def check_columns(table: Any, columns: Iterable[str]) -> None:

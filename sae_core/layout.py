@@ -9,7 +9,8 @@ results/
     progress.json             how far the present launch is, or the last one was
     table.csv  table.parquet  report/
     search/                   the Optuna study of a search
-    runs/<run_id>/            config.json  record.json  history.jsonl  checkpoint.safetensors  sae/
+    runs/<run_id>/            config.json  record.json  history.jsonl  documents.parquet  latents.safetensors
+                              checkpoint.safetensors  sae/
 """
 
 from dataclasses import dataclass
@@ -38,6 +39,10 @@ class RunPaths:
     """The run's record; it exists once the run was trained or failed."""
     history = _Below("history.jsonl")
     """Training curves, one line per logged step."""
+    documents = _Below("documents.parquet")
+    """What each held-out document adds to the metrics; see `documents`."""
+    latents = _Below("latents.safetensors")
+    """How often each latent is active on the held-out tokens, and what it explains of them."""
     checkpoint = _Below("checkpoint.safetensors")
     """State of a run in training."""
     hang = _Below(".hang.tmp")

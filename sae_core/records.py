@@ -8,9 +8,9 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from sae_core.errors import ConfigError, DamagedFileError
 from sae_core.files import read_json, read_json_lines, write_json
@@ -18,6 +18,11 @@ from sae_core.layout import RunPaths
 from sae_core.validation import ConfigDump, Number, Whole, first_problem, printable, tabular, wrong_in_sweep
 
 SCHEMA_VERSION = 1
+DENSITY_EDGES = tuple(10 ** (quarter / 4 - 8) for quarter in range(33))
+"""Ends of the 32 bins of `RunRecord.latent_densities`: four per decade, from 1e-8 to 1. A density that is an end belongs to the bin above
+it, 1 to the last bin, and one below 1e-8 to the first."""
+_N_DENSITIES = len(DENSITY_EDGES)  # one more than bins: latents that are never active are counted, too
+_Densities = Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=_N_DENSITIES, max_length=_N_DENSITIES)]
 LONGEST_ERROR = 500
 """Characters of an error that tables and commands show; the record has all of them."""
 
@@ -99,6 +104,11 @@ class RunRecord:
     """For failed and pruned runs: `type`, `message`, `traceback`."""
     history_checksum: str | None = None
     """Of `history.jsonl`, as `files.write_json_lines` returns it."""
+    documents_checksum: str | None = None
+    """Of `documents.parquet`, as `documents.write_documents` returns it."""
+    latent_densities: _Densities | None = None
+    """How many latents are active on which share of the held-out tokens: first those that are active on none, then one number per bin of
+    `DENSITY_EDGES`. Together d_sae."""
     schema_version: Whole = SCHEMA_VERSION
 
     def write(self, path: Path) -> None:

@@ -1,5 +1,6 @@
 """Sweep directories with made-up but realistic runs, for the tests of `analysis`: six architectures, four levels each."""
 
+import dataclasses
 import json
 import math
 import random
@@ -7,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from sae_core.documents import Ratio, StoredDocuments, write_documents
 from sae_core.files import write_json, write_text
 from sae_core.records import MetricSpec, RunRecord
 
@@ -135,9 +139,60 @@ def pruned(architecture: str, level: float, seed: int = 0) -> RunRecord:
     return record_of(architecture, level, {}, seed, status="pruned", error=error, train_tokens=250_880, **nothing)
 
 
-def write_run(sweep: Path, record: RunRecord, *, steps: int = 60) -> None:
-    """Write a run's record and history."""
+RATIOS = {
+    "l0": Ratio({"active": 1}, {"n_tokens": 1}),
+    "mse": Ratio({"error": 1}, {"n_tokens": 1}),
+    "fvu": Ratio({"error": 1}, {"variance": 1}),
+    "explained_variance": Ratio({"variance": 1, "error": -1}, {"variance": 1}),
+    "ce_loss_clean": Ratio({"clean": 1}, {"n_predicted": 1}),
+    "ce_loss_spliced": Ratio({"spliced": 1}, {"n_predicted": 1}),
+    "delta_ce": Ratio({"spliced": 1, "clean": -1}, {"n_predicted": 1}),
+    "ce_loss_recovered": Ratio({"zero_ablated": 1, "spliced": -1}, {"zero_ablated": 1, "clean": -1}),
+    "kl": Ratio({"kl": 1}, {"n_tokens": 1}),
+}
+
+
+def documents_of(record: RunRecord, n_documents: int, *, spread: float = 0.3, noise: float = 0.03) -> StoredDocuments:
+    """Made-up sums per document that add up to the metrics of the record (l0, fvu, delta_ce and what follows from them).
+
+    Args:
+        spread: how much documents differ, in ln, in the same way for every run: paired differences do not see it.
+        noise: how much a run differs from that on a document, in ln.
+    """
+    text, own = np.random.default_rng(0), np.random.default_rng(list(record.run_id.encode()))
+    n_tokens = text.integers(100, 900, n_documents).astype(float)
+    n_predicted = np.floor(0.99 * n_tokens)
+    variance = n_tokens * np.exp(text.normal(0, spread, n_documents))
+    variance *= 51.2 * n_tokens.sum() / variance.sum()
+    clean = 4.177 * n_predicted * np.exp(text.normal(0, spread / 3, n_documents))
+
+    def shared(mean: float | None, weights: np.ndarray) -> np.ndarray:
+        """A sum of weights.sum() * mean over documents."""
+        sums = weights * np.exp(text.normal(0, spread, n_documents) + own.normal(0, noise, n_documents))
+        return sums * ((mean or 0.0) * weights.sum() / sums.sum())
+
+    metrics = record.metrics
+    clean *= (metrics.get("ce_loss_clean") or 4.177) * n_predicted.sum() / clean.sum()
+    sums = {
+        "n_tokens": n_tokens,
+        "n_predicted": n_predicted,
+        "variance": variance,
+        "active": shared(metrics.get("l0"), n_tokens),
+        "error": shared(metrics.get("fvu"), variance),
+        "clean": clean,
+        "spliced": clean + shared(metrics.get("delta_ce"), n_predicted),
+        "zero_ablated": (metrics.get("ce_loss_zero_ablated") or 10.477) / (metrics.get("ce_loss_clean") or 4.177) * clean,
+        "kl": shared(metrics.get("kl"), n_tokens),
+    }
+    ratios = {name: ratio for name, ratio in RATIOS.items() if metrics.get(name) is not None}
+    return StoredDocuments(np.arange(n_documents), sums, ratios)
+
+
+def write_run(sweep: Path, record: RunRecord, *, steps: int = 60, documents: StoredDocuments | None = None) -> None:
+    """Write a run's record and history, and its sums per document where given."""
     directory = sweep / "runs" / record.run_id
+    if documents is not None:
+        record = dataclasses.replace(record, documents_checksum=write_documents(directory / "documents.parquet", documents))
     record.write(directory / "record.json")
     final = record.metrics.get("l0") or 20.0
     noise = random.Random(record.run_id)
@@ -165,10 +220,17 @@ def realistic_records(seeds: Sequence[int] = (0,)) -> list[RunRecord]:
     return records
 
 
-def write_sweep(directory: Path, records: Sequence[RunRecord], missing: Sequence[tuple[str, float, int]] = (), **facts: Any) -> Path:
-    """A whole sweep directory: records, histories, definition and sweep.json, which also names the `missing` runs."""
+def write_sweep(
+    directory: Path, records: Sequence[RunRecord], missing: Sequence[tuple[str, float, int]] = (), *, n_documents: int = 0, **facts: Any
+) -> Path:
+    """A whole sweep directory: records, histories, definition and sweep.json, which also names the `missing` runs.
+
+    Args:
+        n_documents: documents whose sums finished runs get; 0: no such files, as results of earlier versions.
+    """
     for record in records:
-        write_run(directory, record)
+        has_documents = n_documents > 0 and record.status == "finished"
+        write_run(directory, record, documents=documents_of(record, n_documents) if has_documents else None)
     planned = [
         {key: getattr(record, key) for key in ("run_id", "architecture", "sparsity_parameter", "sparsity_value", "seed", "config")}
         for record in [*records, *(record_of(name, level, {}, seed) for name, level, seed in missing)]

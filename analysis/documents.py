@@ -1,0 +1,120 @@
+"""What each held-out document adds to the metrics of each run: runs on the same text are compared document by document.
+
+Shape letters: R runs, D documents, B draws of documents.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.table import DIRECTORIES, finished
+from sae_core.documents import FloatArray, IntArray, Ratio, StoredDocuments, read_documents_file
+from sae_core.errors import ConfigError, DamagedFileError, UnknownNameError
+from sae_core.layout import RunPaths
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DocumentSums:
+    """Sums over the tokens of each document, for some runs on one text. Whatever documents are drawn, a metric has a value on them."""
+
+    run_ids: tuple[str, ...]
+    documents: IntArray
+    """Numbers of the documents [D], ascending."""
+    n_tokens: FloatArray
+    """Tokens of each that count [D]."""
+    sums: Mapping[str, FloatArray]
+    """Name -> sums [R, D]."""
+    ratios: Mapping[str, Ratio]
+    """Metric -> how it is made of `sums`."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that all runs have."""
+        return tuple(self.ratios)
+
+    def parts(self, metric: str) -> tuple[FloatArray, FloatArray]:
+        """Numerator and denominator of a metric, per run and document: each [R, D], float64.
+
+        Raises:
+            UnknownNameError: not all runs have it.
+        """
+        if metric not in self.ratios:
+            raise UnknownNameError.of("a metric with sums per document", metric, self.ratios, "Name one of these.")
+        ratio = self.ratios[metric]
+        return self._total(ratio.numerator), self._total(ratio.denominator)
+
+    def values(self, metric: str, weights: FloatArray | None = None) -> FloatArray:
+        """The metric of each run on some of the documents, or on some of them several times.
+
+        Args:
+            weights: how often each document is drawn, [B, D]; None: each once.
+
+        Returns:
+            [B, R], or [R] without weights; NaN where the metric has no value on these documents.
+        """
+        above, below = self.parts(metric)
+        drawn = np.ones((1, len(self.documents))) if weights is None else np.asarray(weights, dtype=np.float64)
+        numerator, denominator = drawn @ above.T, drawn @ below.T
+        found = np.full(numerator.shape, np.nan)
+        np.divide(numerator, denominator, out=found, where=denominator != 0)
+        found[~np.isfinite(found)] = np.nan
+        return found[0] if weights is None else found
+
+    def of(self, run_ids: Sequence[str]) -> "DocumentSums":
+        """The same of some of the runs, in this order."""
+        rows = [self.run_ids.index(run_id) for run_id in run_ids]
+        sums = {name: values[rows] for name, values in self.sums.items()}
+        return DocumentSums(tuple(run_ids), self.documents, self.n_tokens, sums, self.ratios)
+
+    def _total(self, weights: Mapping[str, float]) -> FloatArray:
+        total = np.zeros((len(self.run_ids), len(self.documents)))
+        for name, weight in weights.items():
+            total += weight * self.sums[name]
+        return total
+
+
+def read_documents(table: pd.DataFrame, metrics: Sequence[str] = ("l0", "fvu", "delta_ce")) -> DocumentSums | None:
+    """The sums per document of the finished runs of a table, in its order.
+
+    Args:
+        table: from `load_table`, or rows of it.
+        metrics: those that are needed; those that not all runs have are left out.
+
+    Returns:
+        None where the runs cannot be compared document by document: one has no such file (results of earlier versions) or a damaged one,
+        which is logged; they are on different texts; none of the metrics is there; no run is finished; or the table holds no paths.
+    """
+    directories = table.attrs.get(DIRECTORIES, {})
+    run_ids = [str(run_id) for run_id in table.loc[finished(table), "run_id"]]
+    if not run_ids or not directories.keys() >= set(run_ids):
+        return None
+    stored: list[StoredDocuments] = []
+    for run_id in run_ids:
+        try:
+            stored.append(read_documents_file(RunPaths(Path(directories[run_id])).documents, metrics))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (DamagedFileError, ConfigError, OSError) as error:
+            log.warning("runs are not compared document by document: %s", error)
+            return None
+    return _joined(run_ids, stored, metrics)
+
+
+def _joined(run_ids: Sequence[str], stored: Sequence[StoredDocuments], metrics: Sequence[str]) -> DocumentSums | None:
+    first = stored[0]
+    counted = first.sums["n_tokens"]
+    if not all(np.array_equal(one.documents, first.documents) and np.array_equal(one.sums["n_tokens"], counted) for one in stored):
+        return None  # other texts, or documents that were told apart in another way
+    known = [name for name in metrics if name in first.ratios]
+    ratios = {name: first.ratios[name] for name in known if all(one.ratios.get(name) == first.ratios[name] for one in stored)}
+    if not ratios:
+        return None
+    names = {"n_tokens"}.union(*(ratio.names for ratio in ratios.values()))
+    sums = {name: np.stack([one.sums[name] for one in stored]) for name in sorted(names)}
+    return DocumentSums(tuple(run_ids), first.documents, counted, sums, ratios)
