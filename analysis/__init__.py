@@ -1,7 +1,18 @@
 """Reads results, never trains: records to tables, fronts, plots and reports. Neither torch nor ray is imported here."""
 
 from analysis.estimates import Estimate
+from analysis.foreign import read_table
 from analysis.pareto import common_window, hypervolume, interpolate_at_l0, pareto_front
 from analysis.table import load_table, metric_specs, write_table
 
-__all__ = ["Estimate", "common_window", "hypervolume", "interpolate_at_l0", "load_table", "metric_specs", "pareto_front", "write_table"]
+__all__ = [
+    "Estimate",
+    "common_window",
+    "hypervolume",
+    "interpolate_at_l0",
+    "load_table",
+    "metric_specs",
+    "pareto_front",
+    "read_table",
+    "write_table",
+]

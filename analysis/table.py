@@ -61,29 +61,29 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     table = pd.DataFrame([row_of(run) for run in runs]).assign(comparison_hash=comparisons, variant=variants(runs, comparisons))
     best = table["status"].map(STATES.index).sort_values(kind="stable").index
     table = table.loc[best].drop_duplicates("run_id")
-    directories = _Shared({runs[index].run_id: str(runs[index].paths.directory) for index in table.index})
+    directories = Shared({runs[index].run_id: str(runs[index].paths.directory) for index in table.index})
     columns = _column_order(table, runs)
-    table = _typed(table.reindex(columns=columns), columns)
+    table = typed(table.reindex(columns=columns), columns)
     table["l0_error"] = table["l0"] / table["target_l0"] - 1
     level = table["target_l0"].fillna(table["sparsity_value"])  # a coefficient that was found differs by seed
     table = table.assign(_level=level).sort_values(["architecture", "_level", "seed", "run_id"], kind="stable", ignore_index=True)
     table = table.drop(columns="_level")
-    table.attrs[METRICS] = _Shared({name: dataclasses.asdict(spec) for name, spec in _merge_specs(runs).items()})
+    table.attrs[METRICS] = Shared({name: dataclasses.asdict(spec) for name, spec in _merge_specs(runs).items()})
     table.attrs[DIRECTORIES] = directories
-    table.attrs[COMPARISONS] = _Shared(
+    table.attrs[COMPARISONS] = Shared(
         {
             comparison: {"sweep": run.sweep, "d_sae": at(run.config, "sae.d_sae"), "activations": run.config.get("activations") or {}}
             for comparison, run in reversed(list(zip(comparisons, runs, strict=True)))
         }
     )
-    table.attrs[LEARNING_RATES] = _Shared({sweep.paths.directory.resolve().name: requested_rates(sweep.definitions) for sweep in sweeps})
+    table.attrs[LEARNING_RATES] = Shared({sweep.paths.directory.resolve().name: requested_rates(sweep.definitions) for sweep in sweeps})
     return table
 
 
-class _Shared(dict[str, Any]):
+class Shared(dict[str, Any]):
     """A dict that every table made of a table shares with it: pandas copies attributes deeply, at every step."""
 
-    def __deepcopy__(self, memo: object) -> "_Shared":
+    def __deepcopy__(self, memo: object) -> "Shared":
         return self
 
 
@@ -212,7 +212,7 @@ def as_loaded(table: pd.DataFrame) -> pd.DataFrame:
     """
     check_columns(table, NEEDED)
     with border("a table must hold what `load_table` returns, but got another one", "Pass that table, or rows of it."):
-        loaded = _typed(table.reset_index(drop=True), NEEDED)
+        loaded = typed(table.reset_index(drop=True), NEEDED)
     return loaded.assign(variant=loaded["variant"].fillna(""))
 
 
@@ -223,7 +223,8 @@ def _column_order(table: pd.DataFrame, runs: Sequence[StoredRun]) -> list[str]:
     return [*COLUMNS, *further, *PROVENANCE, *versions, *ENDING, *arithmetic]
 
 
-def _typed(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+def typed(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    """The table with the types that these of its columns have in every table."""
     texts = {*TEXTS, *(name for name in columns if name.startswith("version_"))}
     return table.astype({name: "Int64" if name in INTEGERS else "str" if name in texts else "float64" for name in columns})
 
