@@ -10,7 +10,8 @@ from analysis import words
 from analysis.checks import CHECKS
 from analysis.figures import draw_plots, linked
 from analysis.findings import findings_of
-from analysis.pareto import END_TOLERANCE, L0_WINDOW, settings_with_front
+from analysis.interpolation import END_TOLERANCE
+from analysis.pareto import L0_WINDOW, settings_with_front
 from analysis.plots import style
 from analysis.results import Definition, StoredSweep
 from analysis.summary import at_matched_l0, compared_metrics, hypervolumes, left_out, matched_l0s

@@ -7,7 +7,7 @@ Choices worth knowing:
   dominate each other: duplicates are all on the front.
 - Hypervolume lives in (log2 L0, y), because L0 is read in doublings. The front counts as a step function: the best y that
   is reached at this L0 or sparser. So a point left of the window counts from the window's edge on, one beyond it not at all.
-- Values at matched L0 are interpolated, straight in (ln L0, ln y), between neighbours on the front. Beyond its ends the line is
+- Values at matched L0 are interpolated along the front, monotone in (ln L0, ln y): `interpolation.py`. Beyond its ends it is
   continued by at most END_TOLERANCE, so that a front asked to end at L0 64 is read at 64 where it ends at 62.
 
 All take `by`, columns that split the table into groups with a front each, and `direction`, "min" or "max" for `y`: by default what the
@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis import interpolation
 from analysis.table import check_columns, finished, numbers, orientation, over_seeds
 from sae_core.errors import ConfigError, border
 
@@ -32,12 +33,6 @@ L0_WINDOW = (8.0, 128.0)
 
 REFERENCES = {"fvu": 1.0, "delta_ce": 2.0}
 """Reference value of y in the hypervolume: an SAE that is no better adds nothing."""
-
-END_TOLERANCE = 0.1
-"""How far beyond an end of the front an L0 may lie and still be read off it, as a fraction: as far as a target L0 may be missed."""
-
-SLOPE_SPAN = 2**0.5
-"""Factor of L0 that the slope beyond an end is taken over, at least: between close neighbours a slope is noise."""
 
 
 def pareto_front(table: pd.DataFrame, x: str = "l0", y: str = "fvu", *, by: By | None = None, direction: str | None = None) -> pd.Series:
@@ -126,7 +121,7 @@ def common_window(
 def interpolate_at_l0(
     table: pd.DataFrame, l0s: Sequence[float], y: str = "fvu", *, by: By = "architecture", direction: str | None = None
 ) -> pd.DataFrame:
-    """Each group's `y` at given L0s, along its front, straight in (ln L0, ln y).
+    """Each group's `y` at given L0s, along its front: monotone cubic in (ln L0, ln y).
 
     Args:
         l0s: active latents per token.
@@ -161,28 +156,16 @@ def _read_fronts(table: pd.DataFrame, l0s: Sequence[float], y: str, by: By, dire
     raw = pd.Series(numbers(table, y))[points.index]
     points = points[(points["x"] > 0) & (raw > 0)]
     front = points.loc[_on_front(points, groups)[points.index]].assign(y=raw[points.index]).sort_values("x", kind="stable")
-    values, beyond = {}, {}
+    values, beyond, at = {}, {}, np.log(asked)
     for key, rows in front.groupby(_columns_of(groups, front)):
-        ln_x, ln_y = np.log(rows["x"].to_numpy(float)), np.log(rows["y"].to_numpy(float))
-        x, y_at = _continued(ln_x, ln_y)
-        at = np.log(asked)
-        values[key] = np.where((at >= x[0]) & (at <= x[-1]), np.exp(np.interp(at, x, y_at)), np.nan)
-        beyond[key] = np.isfinite(values[key]) & ((at < ln_x[0]) | (at > ln_x[-1]))
+        rows = rows.drop_duplicates("x")  # equal points are all on the front
+        x, y_at = np.log(rows["x"].to_numpy(float)), np.log(rows["y"].to_numpy(float))
+        values[key] = np.where(interpolation.reaches(x, at), np.exp(interpolation.read(x, y_at, at)), np.nan)
+        beyond[key] = np.isfinite(values[key]) & interpolation.is_beyond(x, at)
     keys = pd.MultiIndex.from_frame(pd.DataFrame(list(values), columns=list(groups)))
     index = keys if groups.shape[1] > 1 else keys.get_level_values(0)
     read, outside = (pd.DataFrame(list(rows.values()), index=index, columns=asked.tolist()) for rows in (values, beyond))
     return read.astype(float), outside.astype(bool)
-
-
-def _continued(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The points with one more beyond each end, in line with the end and the nearest point that is SLOPE_SPAN away from it."""
-    span, reach = np.log(SLOPE_SPAN), np.log1p(END_TOLERANCE)
-    if x[-1] - x[0] < span:
-        return x, y
-    right, left = np.nonzero(x - x[0] >= span)[0][0], np.nonzero(x[-1] - x >= span)[0][-1]
-    below = y[0] - reach * (y[right] - y[0]) / (x[right] - x[0])
-    above = y[-1] + reach * (y[-1] - y[left]) / (x[-1] - x[left])
-    return np.array([x[0] - reach, *x, x[-1] + reach]), np.array([below, *y, above])
 
 
 def _points(table: pd.DataFrame, x: str, y: str, direction: str | None) -> pd.DataFrame:

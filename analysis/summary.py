@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import pareto, words
-from analysis.pareto import END_TOLERANCE, L0_WINDOW
+from analysis.interpolation import END_TOLERANCE
+from analysis.pareto import L0_WINDOW
 from analysis.table import as_loaded, by_comparison, evenly
 from analysis.words import EXTRAPOLATED
 
