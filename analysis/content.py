@@ -8,16 +8,17 @@ import pandas as pd
 
 from analysis import words
 from analysis.checks import CHECKS
+from analysis.explorer import explorer_data, script
+from analysis.facts import definition_of, facts_of, to_reproduce
 from analysis.figures import draw_plots, linked
 from analysis.findings import findings_of
 from analysis.interpolation import END_TOLERANCE
 from analysis.pareto import L0_WINDOW, settings_with_front
 from analysis.plots import style
-from analysis.results import Definition, StoredSweep
+from analysis.results import StoredSweep
 from analysis.summary import at_matched_l0, compared_metrics, hypervolumes, left_out, matched_l0s
 from analysis.table import by_comparison, specs_of
 from sae_core.records import STATES
-from sae_core.validation import at
 
 SHOWN = {
     "l0": "L0",
@@ -35,8 +36,6 @@ MOST_ROWS = 1_000
 """Runs that a comparison's table lists; of more, those on a front or in a plot."""
 MOST_UNFINISHED = 200
 """Unfinished runs that are listed."""
-MOST_RATES = 8
-"""Learning rates that are listed one by one."""
 _NO_REASON = {
     "failed": "no reason was recorded",
     "pruned": "stopped early: others did better at its L0",
@@ -47,7 +46,7 @@ _NO_REASON = {
 
 def content_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame, plots: Path) -> dict[str, Any]:
     """Everything the templates show; plots are drawn into the directory `plots`."""
-    names = words.titles(table)
+    names, findings = words.titles(table), findings_of(table)
     unfinished = table[table["status"] != "finished"]
     stages = [(sweep.name, stage) for sweep in sweeps for stage in sweep.facts.get("stages") or [] if stage.get("seconds") is not None]
     return {
@@ -56,20 +55,24 @@ def content_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame, plots: Path) 
         "n_runs": len(table),
         "several_sweeps": len(sweeps) > 1,
         "comparisons": _comparisons(sweeps, table, names, plots),
-        "warnings": [(CHECKS[kind], [found.line(names) for found in findings]) for kind, findings in findings_of(table).items()],
+        "warnings": [(CHECKS[kind], [found.line(names) for found in own]) for kind, own in findings.items()],
+        "n_warnings": sum(map(len, findings.values())),
         "damaged": [damage for sweep in sweeps for damage in sweep.damages],
         "checks": [check.title[0].lower() + check.title[1:] for check in CHECKS.values()],
         "unfinished": [_unfinished_row(row) for row in unfinished.head(MOST_UNFINISHED).to_dict("records")],
         "n_more_unfinished": max(len(unfinished) - MOST_UNFINISHED, 0),
-        "facts": _facts(sweeps, table),
+        "facts": facts_of(sweeps, table),
+        "reproduce": to_reproduce(sweeps, table),
         "stages": [(name, stage["stage"], words.duration(stage["seconds"])) for name, stage in stages],
         "total_time": words.duration(sum(stage["seconds"] for _, stage in stages)) if stages else "",
         "specs": {name: spec for name, spec in specs_of(table).items() if name in table.columns},
-        "definitions": [_definition(sweep, definition) for sweep in sweeps for definition in sweep.definitions],
+        "definitions": [definition_of(sweep, definition) for sweep in sweeps for definition in sweep.definitions],
         "l0_window": L0_WINDOW,
         "end_tolerance": round(100 * END_TOLERANCE),
         "repeats": words.counted_repeats(table),
         "extrapolated": words.EXTRAPOLATED,
+        "repeat": words.noun(table),
+        "data": script(explorer_data(table, names, SHOWN)),
         "shown": SHOWN,
         "looks": style.looks(table["architecture"].dropna()),
     }
@@ -96,8 +99,9 @@ def _comparison(table: pd.DataFrame, title: words.Title, figures: Sequence[Mappi
     spreads = [value for per_architecture in matched.values() for values in per_architecture.values() for value in values if value]
     return {
         "title": title.full,
-        "short_title": title.short or "Frontiers",
+        "short_title": title.short or "At matched L0",
         "n_seeds": words.n_repeats(finished),
+        "answer": [],
         "figures": figures,
         "matched_l0s": l0s,
         "matched": matched,
@@ -172,69 +176,3 @@ def _row(row: Mapping[Any, Any]) -> dict[str, Any]:
         "seed": f"{row['seed']}{order}" if pd.notna(row["seed"]) else words.number(None),
         "lr": f"{row['lr']:.3g}" if pd.notna(row["lr"]) else words.number(None),
     }
-
-
-def _definition(sweep: StoredSweep, definition: Definition) -> tuple[str, str]:
-    """Heading and text of a definition; where launches are known, with them and the runs they made."""
-    numbers = definition.launches
-    made = sum(run.record is not None and run.record.launch in numbers for run in sweep.runs)
-    launches = f", launch{'es' * (len(numbers) > 1)} {', '.join(map(str, numbers))}: made {words.counted(made, 'run')}"
-    return f"Definition of {sweep.name}{launches if numbers else ''}", definition.text
-
-
-def _facts(sweeps: Sequence[StoredSweep], table: pd.DataFrame) -> list[tuple[str, str]]:
-    """(what, value) pairs; values that differ between runs are listed, unknown ones left out."""
-
-    def column(name: str, form: str = "") -> str:
-        return ", ".join(format(value, form) for value in table[name].dropna().unique())
-
-    tokens = [at(run.config, "activations.train_tokens") for sweep in sweeps for run in sweep.runs]
-    versions = {name: column(name).replace(", ", " / ") for name in table.columns if name.startswith("version_")}
-    hardware = dict.fromkeys(str(sweep.facts["hardware"]) for sweep in sweeps if sweep.facts.get("hardware"))
-    rows = [
-        ("Language model", column("model")),
-        ("Hook point", column("hook_point")),
-        ("Text", column("dataset")),
-        ("Training tokens", ", ".join(f"{number:,}" for number in dict.fromkeys(tokens) if number is not None)),
-        ("Training tokens spent", _spent(sweeps)),
-        ("Held-out tokens", column("eval_tokens", ",")),
-        ("Activation width d_in", column("d_in")),
-        ("Latents d_sae", column("d_sae")),
-        ("Target L0", ", ".join(f"{target:g}" for target in sorted(table["target_l0"].dropna().unique()))),
-        ("Seeds", column("seed")),
-        ("Orders of the tokens", column("data_seed") if table["data_seed"].nunique() > 1 else ""),
-        ("Learning rate", _learning_rates(table)),
-        ("Batch size", column("batch_size")),
-        ("Training activations", column("activations_hash")),
-        ("Held-out text", column("eval_hash")),
-        ("Software", ", ".join(f"{name.removeprefix('version_')} {values}" for name, values in versions.items() if values)),
-        ("Hardware", ", ".join(hardware) or column("hardware")),
-        ("Last run finished", str(table["finished_at"].dropna().max()) if table["finished_at"].notna().any() else ""),
-    ]
-    return [(name, value) for name, value in rows if value]
-
-
-def _spent(sweeps: Sequence[StoredSweep]) -> str:
-    """How much of what its runs were asked for was trained; empty where no run was stopped early."""
-    records = {run.run_id: run.record for sweep in sweeps for run in sweep.runs if run.record and run.record.status != "failed"}.values()
-    n_pruned = sum(record.status == "pruned" for record in records)
-    sizes = [(at(record.config, "activations.train_tokens") or 0, at(record.config, "train.batch_size") or 1) for record in records]
-    requested, spent = sum(tokens // batch * batch for tokens, batch in sizes), sum(record.train_tokens or 0 for record in records)
-    if not n_pruned or not requested:
-        return ""
-    return f"{spent:,} of {requested:,} ({spent / requested:.0%}): {n_pruned} of {len(records)} runs were stopped early"
-
-
-def _learning_rates(table: pd.DataFrame) -> str:
-    """One value where all runs share it, else per architecture: every rate, or where a search tried many, the range."""
-
-    def told(rates: "pd.Series[float]") -> str:
-        distinct = sorted(rates.dropna().unique())
-        if len(distinct) <= MOST_RATES:
-            return ", ".join(f"{rate:g}" for rate in distinct)
-        return f"{distinct[0]:.3g} to {distinct[-1]:.3g} ({len(distinct)} values)"
-
-    if table["lr"].nunique() <= 1:
-        return told(table["lr"])
-    known = table.dropna(subset=["lr"])
-    return "; ".join(f"{words.label(name)} {told(rows['lr'])}" for name, rows in words.by_architecture(known).items())

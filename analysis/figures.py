@@ -37,7 +37,7 @@ def draw_plots(table: pd.DataFrame, histories: Mapping[str, Path], directory: Pa
         prefix: start of the file names, to keep several comparisons apart.
 
     Returns:
-        Per plot: `section`, `order`, `title`, `caption`, the name of its `file`, and `svg` for inlining in HTML.
+        Per plot: `section`, `order`, `title`, `explored`, `caption`, the name of its `file`, and `svg` for inlining in HTML.
     """
     directory.mkdir(parents=True, exist_ok=True)
     drawn, tooltips = [], _tooltips(table)
@@ -54,7 +54,7 @@ def draw_plots(table: pd.DataFrame, histories: Mapping[str, Path], directory: Pa
             figure.savefig(png.with_suffix(".svg"), transparent=True, metadata={"Date": None})
         svg = inline_svg(png.with_suffix(".svg").read_text(encoding="utf-8"), plot.title, tooltips)
         caption = " ".join(text for text in (plot.caption, plot.note(info)) if text)
-        shown = {"section": plot.section, "order": plot.order, "title": plot.title}
+        shown = {"section": plot.section, "order": plot.order, "title": plot.title, "explored": plot.explored}
         drawn.append({**shown, "caption": caption, "svg": svg, "file": png.name})
     return drawn
 

@@ -24,6 +24,8 @@ class Plot(ABC):
     """What is drawn and how to read it, in a sentence or two."""
     order: ClassVar[int]
     """Place in the report: sections and plots are sorted by it."""
+    explored: ClassVar[bool] = False
+    """Whether the report's explorer shows it, too: then the page has it only for readers without JavaScript, and for paper."""
 
     @classmethod
     @abstractmethod

@@ -55,6 +55,7 @@ class FrontierPlot(Plot):
     """Base of the plots of L0 against a metric `y`."""
 
     section = "Frontiers"
+    explored = True
     y: ClassVar[str]
     log_y: ClassVar[bool] = False
     front_by: ClassVar[str] = ""
@@ -149,12 +150,13 @@ class DeadFraction(FrontierPlot):
     """How much of each dictionary is never used."""
 
     section = "Latents"
+    explored = False
     title = "Dead latents"
     caption = (
         "Share of the latents that were never active in the tokens counted. Such latents cost memory and explain nothing. "
         "Lines: the settings on the front of L0 against FVU. Faint: the others."
     )
-    order = 20
+    order = 41
     y = "dead_fraction"
     front_by = "fvu"
 

@@ -1,0 +1,163 @@
+"""Data of the report's explorer: the table, column by column, as one block of JSON inside the page.
+
+What is the same for all runs is stored once, texts are stored once per distinct value, and numbers with DIGITS digits, so that thousands
+of runs stay a small file.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.markers import MarkerStyle
+
+from analysis import words
+from analysis.figures import PAGE_COLORS
+from analysis.plots import style
+from analysis.table import specs_of
+from sae_core.records import STATES, MetricSpec
+
+DIGITS = 6
+"""Digits of a number."""
+WIDE = 8.0
+"""A column whose values span a larger factor starts on a logarithmic axis."""
+MOST_LEVELS = 24
+"""Distinct values of a column that can be filtered by."""
+
+LABELS = {
+    "run_id": "Run id",
+    "architecture": "Architecture",
+    "setting": "Setting",
+    "comparison": "Compared",
+    "status": "Status",
+    "sweep": "Sweep",
+    "variant": "Variant",
+    "model": "Model",
+    "hook_point": "Hook point",
+    "dataset": "Dataset",
+    "d_sae": "Latents d_sae",
+    "context_size": "Context size",
+    "normalize_activations": "Normalization",
+    "target_l0": "Target L0",
+    "sparsity_value": "Coefficient or k",
+    "lr": "Learning rate",
+    "batch_size": "Batch size",
+    "seed": "Seed",
+    "data_seed": "Order of tokens",
+    "launch": "Launch",
+    "train_tokens": "Training tokens",
+    "train_seconds": "Training time (s)",
+    "tokens_per_second": "Training tokens per second",
+    "l0_error": "L0 error",
+    "l0": "L0 (active latents per token)",
+}
+"""Names of columns that no metric's spec describes, or not as an axis should."""
+_HEADINGS = {"lr": "lr", "seed": "seed", "train_seconds": "training (s)", "target_l0": "target"}
+"""Shorter names, for the table of runs."""
+FACETS = (
+    *("architecture", "comparison", "model", "hook_point", "dataset", "d_sae", "context_size", "normalize_activations", "target_l0", "lr"),
+    *("batch_size", "seed", "data_seed", "variant", "sweep", "launch", "status"),
+)
+"""Columns to filter by, where runs differ in them."""
+_FIRST = ("run_id", "architecture", "comparison", "setting", "setting_hash", "seed", "status")
+_LEFT_OUT = {"comparison_hash", "activations_hash", "eval_hash", "error", "finished_at", "eval_tokens"}
+_FORMATS = {"l0": "tenths", "dead_fraction": "share", "l0_error": "signed share", "lr": "short", "sparsity_value": "short"}
+
+
+def explorer_data(table: pd.DataFrame, names: Mapping[str, words.Title], shown: Mapping[str, str]) -> dict[str, Any]:
+    """Everything the explorer knows.
+
+    Args:
+        table: from `load_table`.
+        names: comparison hash -> its title.
+        shown: metrics of the table of runs, with short headings.
+    """
+    comparisons = [names[name].short for name in table["comparison_hash"]]
+    rows = table.assign(comparison=comparisons, setting=[words.setting(row) for row in table.to_dict("records")])
+    specs = specs_of(table)
+    columns, same = {}, {}
+    for name in dict.fromkeys([*_FIRST, *shown, *rows.columns]):
+        if name not in rows or name in _LEFT_OUT or rows[name].isna().all():
+            continue
+        if name in _FIRST or name in shown or rows[name].nunique(dropna=False) > 1:
+            columns[name] = _column(rows[name], name, specs.get(name), shown.get(name, ""))
+        else:
+            same[name] = _plain(rows[name].iloc[0])
+    return {
+        "columns": columns,
+        "same": same,
+        "facets": {name: levels for name in FACETS if name in columns and (levels := _facet(rows[name], name))},
+        "looks": {name: _look(look) for name, look in style.looks(rows["architecture"].dropna()).items()},
+        "shown": [name for name in shown if name in columns],
+        "repeat": words.noun(table),
+        "name": "-".join(dict.fromkeys(table["sweep"])),
+        "x": "l0",
+        "y": next((name for name in ("fvu", *shown) if name in columns and name != "l0"), ""),
+        "intervals": {},
+        "bands": {},
+    }
+
+
+def script(data: Mapping[str, Any]) -> str:
+    """JSON that may stand inside a script element: nothing in it can end the element or begin a comment."""
+    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def rounded(value: float) -> float | None:
+    """A number with DIGITS digits; None where it is not finite."""
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+
+
+def _column(values: pd.Series, name: str, spec: MetricSpec | None, heading: str) -> dict[str, Any]:
+    label = LABELS.get(name) or (style.axis_label(spec, name).replace("\n", " ") if spec else name.replace("_", " "))
+    column: dict[str, Any] = {"label": label, "heading": heading or _HEADINGS.get(name, label)}
+    if not pd.api.types.is_numeric_dtype(values):
+        levels = _levels(values, name)
+        places = {level: place for place, level in enumerate(levels)}
+        return {**column, "levels": levels, "index": [places.get(value) for value in values]}
+    whole = pd.api.types.is_integer_dtype(values)
+    numbers = [_plain(value) for value in values]
+    known = [number for number in numbers if number is not None]
+    is_wide = bool(known) and min(known) > 0 and max(known) > WIDE * min(known)
+    return {
+        **column,
+        "format": _FORMATS.get(name, "whole" if whole else "short" if name == "target_l0" else "number"),
+        "better": {"min": 1, "max": -1}.get(spec.direction if spec else "", 0),
+        "log": name == "l0" or is_wide,
+        "kind": "Metrics" if spec or name == "l0_error" else "Settings" if name in FACETS or name == "sparsity_value" else "Training",
+        "values": numbers,
+    }
+
+
+def _facet(values: pd.Series, name: str) -> list[Any]:
+    """What may be filtered by; nothing where runs do not differ, or nearly all do. Architectures are a legend, too."""
+    if pd.api.types.is_numeric_dtype(values):
+        levels = [_plain(level) for level in sorted(values.dropna().unique())]
+    else:
+        levels = _levels(values, name)
+    levels += [None] * bool(values.isna().any())
+    return levels if 1 < len(levels) <= MOST_LEVELS or name == "architecture" else []
+
+
+def _levels(values: pd.Series, name: str) -> list[str]:
+    """Distinct texts: architectures and states in reading order, others as they come."""
+    levels = [str(level) for level in values.dropna().unique()]
+    if name == "architecture":
+        return words.in_order(levels)
+    return sorted(levels, key=STATES.index) if name == "status" else levels
+
+
+def _plain(value: Any) -> Any:
+    if pd.isna(value):
+        return None
+    if isinstance(value, str):
+        return value
+    return int(value) if isinstance(value, int) or float(value).is_integer() else rounded(float(value))
+
+
+def _look(look: style.Look) -> dict[str, Any]:
+    """Its color, and the outline of its marker in a box of size 1."""
+    marker = MarkerStyle(look.marker)
+    corners = marker.get_path().transformed(marker.get_transform()).to_polygons()[0]
+    return {"label": look.label, "color": PAGE_COLORS.get(look.color, look.color), "shape": corners.round(2).tolist()}
