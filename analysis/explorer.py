@@ -159,5 +159,5 @@ def _plain(value: Any) -> Any:
 def _look(look: style.Look) -> dict[str, Any]:
     """Its color, and the outline of its marker in a box of size 1."""
     marker = MarkerStyle(look.marker)
-    corners = marker.get_path().transformed(marker.get_transform()).to_polygons()[0]
+    corners: Any = marker.get_path().transformed(marker.get_transform()).to_polygons()[0]
     return {"label": look.label, "color": PAGE_COLORS.get(look.color, look.color), "shape": corners.round(2).tolist()}

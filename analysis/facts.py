@@ -10,8 +10,8 @@ from sae_core.validation import at
 
 MOST_RATES = 8
 """Learning rates that are listed one by one."""
-_NOT_INSTALLED = ("sae_sweep", "commit", "python")
-"""Versions of what `pip install` has nothing to do with."""
+_NOT_INSTALLED = {"sae_sweep": "sae-sweep", "commit": "commit", "python": "Python"}
+"""Versions of what is not installed by `pip install`, and its name."""
 
 
 def definition_of(sweep: StoredSweep, definition: Definition) -> tuple[str, str]:
@@ -26,7 +26,7 @@ def to_reproduce(sweeps: Sequence[StoredSweep], table: pd.DataFrame) -> str:
     """Shell commands that run the sweeps again with the versions that all runs share."""
     versions = {name.removeprefix("version_"): list(table[name].dropna().unique()) for name in table.columns if name.startswith("version_")}
     shared = {name: values[0] for name, values in versions.items() if len(values) == 1}
-    ours = [f"{name} {shared[key]}" for key, name in (("sae_sweep", "sae-sweep"), ("commit", "commit"), ("python", "Python")) if key in shared]
+    ours = [f"{name} {shared[key]}" for key, name in _NOT_INSTALLED.items() if key in shared]
     others = [f"{name.replace('_', '-')}=={version.partition('+')[0]}" for name, version in shared.items() if name not in _NOT_INSTALLED]
     differing = [f"{name} ({', '.join(values)})" for name, values in versions.items() if len(values) > 1]
     lines = [f"# {', '.join(ours)}"] if ours else []

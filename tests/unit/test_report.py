@@ -69,7 +69,7 @@ def test_html_is_one_file_that_needs_no_network(out: Path) -> None:
     assert not re.search(r'(src|href)="(?!#)', html)  # links lead into the page itself
     assert not re.search(r"@import|url\((?!#)", html)
     assert not re.search(r"\bimport\b|XMLHttpRequest|WebSocket", html)
-    assert re.findall(r"https?://[^\s\"<]*", html) == ["http://www.w3.org/2000/svg"]
+    assert {re.sub(r".*//([^/]*).*", r"\1", link) for link in re.findall(r"https?://[^\s\"<]*", html)} == {"www.w3.org"}  # names of formats
 
 
 def test_points_link_to_rows_of_the_page(out: Path) -> None:
@@ -291,7 +291,7 @@ def test_the_tables_of_the_report_are_bounded(tmp_path: Path, prefixes: list[str
     lost = [failed("gated", coefficient) for coefficient in range(1, 6)]
     sweep = write_sweep(tmp_path / "demo", [record_of("topk", 99, metrics_at(8, 0.1, 0.1)), *behind, *lost])
     page = write_report(sweep, tmp_path / "out")
-    for text in (page.read_text(), page.with_name("report.md").read_text()):
+    for text in (page.read_text().partition("application/json")[0], page.with_name("report.md").read_text()):
         assert "60 more are in the table." in text
         assert "2 more are in the table." in text
         assert "topk-99-0" in text
