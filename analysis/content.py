@@ -55,6 +55,7 @@ def content_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame, plots: Path) 
         "n_runs": len(table),
         "several_sweeps": len(sweeps) > 1,
         "comparisons": _comparisons(sweeps, table, names, plots),
+        "figures_of_all": draw_plots(table, {}, plots, of_all=True),
         "warnings": [(CHECKS[kind], [found.line(names) for found in own]) for kind, own in findings.items()],
         "n_warnings": sum(map(len, findings.values())),
         "damaged": [damage for sweep in sweeps for damage in sweep.damages],

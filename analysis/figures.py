@@ -28,13 +28,16 @@ PAGE_COLORS = {
 """Colors that need another shade on a dark page -> their names in `templates/report.css`."""
 
 
-def draw_plots(table: pd.DataFrame, histories: Mapping[str, Path], directory: Path, prefix: str = "") -> list[dict[str, Any]]:
+def draw_plots(
+    table: pd.DataFrame, histories: Mapping[str, Path], directory: Path, prefix: str = "", *, of_all: bool = False
+) -> list[dict[str, Any]]:
     """Draw every plot that the table has something for, in the report's order, and write PNG and SVG files.
 
     Args:
-        table: runs that may be compared with each other.
+        table: runs that may be compared with each other, or all of them where `of_all`.
         histories: run id -> `history.jsonl`.
         prefix: start of the file names, to keep several comparisons apart.
+        of_all: draw the plots of all comparisons together, or else those of one.
 
     Returns:
         Per plot: `section`, `order`, `title`, `explored`, `caption`, the name of its `file`, and `svg` for inlining in HTML.
@@ -42,6 +45,8 @@ def draw_plots(table: pd.DataFrame, histories: Mapping[str, Path], directory: Pa
     directory.mkdir(parents=True, exist_ok=True)
     drawn, tooltips = [], _tooltips(table)
     for name, plot in sorted(PLOTS.items(), key=lambda item: item[1].order):
+        if plot.of_all != of_all:
+            continue
         info = plot.info(table, histories)
         if info is None:
             continue

@@ -9,6 +9,7 @@ from typing import Any
 
 from analysis.columns import ACTIVATION_FACTS, ALL, ARITHMETIC, CONFIG_FIELDS
 from analysis.results import REQUESTED, StoredRun
+from sae_core.costs import n_parameters, training_flops
 from sae_core.records import RunRecord, flat, reason
 from sae_core.validation import at
 
@@ -31,6 +32,7 @@ def row_of(run: StoredRun) -> dict[str, Any]:
         facts = {name: record.activation_facts.get(name) for name in ACTIVATION_FACTS}
         row |= {name: getattr(record, name) for name in _FROM_RECORD} | record.metrics
         row |= {name: value if value is None or name == "outlier_share" else round(value) for name, value in facts.items()}
+        row |= _costs(record.architecture, record.d_in, row["d_sae"], record.train_tokens)
         row |= {f"version_{name}": version for name, version in record.versions.items()}
         row |= {name: _words(getattr(record, name, None)) for name in ARITHMETIC}
         row["error"] = reason(record.error) if record.error else None
@@ -91,6 +93,13 @@ def _differs(configs: Sequence[_Fields], name: str) -> bool:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value)
+
+
+def _costs(architecture: str, d_in: int | None, d_sae: int | None, tokens: int | None) -> _Fields:
+    if d_in is None or d_sae is None:
+        return {}
+    flops = None if tokens is None else training_flops(architecture, d_in, d_sae, tokens)
+    return {"train_flops": flops, "parameters": n_parameters(architecture, d_in, d_sae)}
 
 
 def _words(content: Mapping[str, str] | None) -> str | None:

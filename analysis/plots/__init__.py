@@ -26,6 +26,8 @@ class Plot(ABC):
     """Place in the report: sections and plots are sorted by it."""
     explored: ClassVar[bool] = False
     """Whether the report's explorer shows it, too: then the page has it only for readers without JavaScript, and for paper."""
+    of_all: ClassVar[bool] = False
+    """Whether it is drawn once, of the runs of all comparisons together: what differs between widths, tokens or layers."""
 
     @classmethod
     @abstractmethod
@@ -33,7 +35,7 @@ class Plot(ABC):
         """Everything that is drawn, as a frozen dataclass of plain data; None where the table has nothing to draw.
 
         Args:
-            table: from `load_table`; runs that may be compared with each other.
+            table: from `load_table`; runs that may be compared with each other, or all of them for a plot `of_all`.
             histories: run id -> `history.jsonl`, for plots of training.
         """
 

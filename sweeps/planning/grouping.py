@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sae_core import costs
 from sae_core.config.run import ARCHITECTURES, RunConfig
 from sweeps.planning.memory import Width, kept_bytes, planned_bytes, step_bytes
 
@@ -17,13 +18,11 @@ _ENTRY_COST = 10
 """Time of an active latent relative to one that is not, for which only the encoder product is made; measured on the demo's sizes."""
 _DENSE_SHARE = 0.2
 """Share of active latents above which more cost nothing: whole matrices are multiplied then."""
-_FLOPS_PER_WEIGHT = 12
-"""Per token: 2 for the forward pass and 4 for the backward pass, in each of encoder and decoder."""
 
 
 def training_flops(run: RunConfig, d_in: int) -> float:
-    """Floating-point operations of a run's training, as if all matrix products were dense: 12 d_in d_sae per token."""
-    return float(_FLOPS_PER_WEIGHT * d_in * run.sae.d_sae * run.n_tokens)
+    """Floating-point operations of a run's training."""
+    return costs.training_flops(run.sae.architecture, d_in, run.sae.d_sae, run.n_tokens)
 
 
 def training_cost(run: RunConfig, d_in: int) -> float:

@@ -18,6 +18,7 @@ from typing import Any
 
 from sae_core import provenance
 from sae_core.config.run import RunConfig
+from sae_core.costs import training_flops
 from sae_core.errors import ConfigError
 from sae_core.layout import SweepPaths
 from sae_core.records import RunRecord
@@ -186,7 +187,8 @@ def _step_seconds(run: RunConfig, x: Any, device: str) -> tuple[float, Any]:
     from sae_core.training.loop import train_run
 
     train = run.train.model_copy(update=_SETTLING if run.sae.has_coefficient else {})
-    n_steps = int(min(max(_FLOPS / (12 * x.shape[1] * run.sae.d_sae * train.batch_size), _LEAST_STEPS), _MOST_STEPS))
+    per_step = training_flops(run.sae.architecture, x.shape[1], run.sae.d_sae, train.batch_size)
+    n_steps = int(min(max(_FLOPS / per_step, _LEAST_STEPS), _MOST_STEPS))
     activations = run.activations.model_copy(update={"train_tokens": n_steps * train.batch_size})
     stream = TensorStream(x, batch_size=train.batch_size, normalize_activations=train.normalize_activations, device=device)
     times = [_now(device)]

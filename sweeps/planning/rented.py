@@ -15,8 +15,8 @@ from typing import Any, Self
 import torch
 
 from sae_core.config.run import ARCHITECTURES, RunConfig
+from sae_core.costs import training_flops
 from sae_core.errors import ConfigError
-from sweeps.planning.grouping import training_flops
 from sweeps.planning.inputs import SharedActivations
 from sweeps.planning.prediction import Costs, model_key
 
@@ -100,7 +100,8 @@ class RentedCluster:
         }
 
     def _train_seconds(self, run: RunConfig, d_in: int) -> float:
-        flops = training_flops(run, d_in) * float(ARCHITECTURES[run.sae.architecture].relative_cost)
+        of_standard = training_flops("standard", d_in, run.sae.d_sae, run.n_tokens)
+        flops = of_standard * float(ARCHITECTURES[run.sae.architecture].relative_cost)
         return flops / self._flops("train", is_low=run.train.autocast != "off")
 
     def _flops(self, part: str, *, is_low: bool) -> float:

@@ -7,6 +7,7 @@ import matplotlib
 import pandas as pd
 import pytest
 from fake_results import failed, metrics_at, realistic_records, record_of, write_sweep
+from fake_sizes import sized_records
 
 from analysis.plots import PLOTS, style
 from analysis.table import load_table
@@ -27,13 +28,25 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sweep(tmp_path_factory.mktemp("results") / "demo", records, missing=[("jumprelu", 0.1, 0)])
 
 
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Several widths and numbers of tokens, with seeds: what plots of all comparisons together need."""
+    return write_sweep(tmp_path_factory.mktemp("results") / "sizes", sized_records(seeds=(0, 1), noise=0.02))
+
+
 def histories_of(sweep: Path) -> dict[str, Path]:
     return {directory.name: directory / "history.jsonl" for directory in (sweep / "runs").iterdir()}
 
 
 @pytest.fixture
-def table(sweep: Path) -> pd.DataFrame:
-    return load_table(sweep)
+def results(name: str, request: pytest.FixtureRequest) -> Path:
+    """A sweep that the plot has something to show of."""
+    return request.getfixturevalue("several" if PLOTS[name].of_all else "sweep")  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def table(results: Path) -> pd.DataFrame:
+    return load_table(results)
 
 
 def test_the_registry_finds_them() -> None:
@@ -56,19 +69,19 @@ def test_places_in_the_report_are_unique() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.slow
-def test_info_is_frozen_and_the_table_untouched(name: str, table: pd.DataFrame, sweep: Path) -> None:
+def test_info_is_frozen_and_the_table_untouched(name: str, table: pd.DataFrame, results: Path) -> None:
     before = table.copy()
-    info = PLOTS[name].info(table, histories_of(sweep))
+    info = PLOTS[name].info(table, histories_of(results))
     assert dataclasses.is_dataclass(info)
     assert type(info).__dataclass_params__.frozen  # type: ignore[attr-defined]
     pd.testing.assert_frame_equal(table, before)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_figure_draws_without_a_warning(name: str, table: pd.DataFrame, sweep: Path) -> None:
+def test_figure_draws_without_a_warning(name: str, table: pd.DataFrame, results: Path) -> None:
     plot = PLOTS[name]
     with matplotlib.rc_context(style.RC):
-        figure = plot.figure(plot.info(table, histories_of(sweep)))
+        figure = plot.figure(plot.info(table, histories_of(results)))
         figure.canvas.draw()
     assert figure.axes
 

@@ -1,0 +1,23 @@
+"""What training an SAE costs, from its sizes alone: floating-point operations and parameters. No torch: tables compute with it too."""
+
+FLOPS_PER_WEIGHT = 6
+"""Per token and matrix product: 2 for the forward pass, 4 for the backward pass."""
+_PRODUCTS = {"gated": 3}
+"""Matrix products with d_in x d_sae weights, where there are more than encoder and decoder: Gated decodes its gate too."""
+_VECTORS = {"standard": 1, "gated": 3, "topk": 1, "batchtopk": 1, "matryoshka_batchtopk": 1, "jumprelu": 2}
+"""Parameters per latent beside encoder and decoder: biases, thresholds, scales."""
+
+
+def training_flops(architecture: str, d_in: int, d_sae: int, tokens: int) -> float:
+    """Floating-point operations of training, as if all matrix products were dense: 12 d_in d_sae per token, 18 for Gated.
+
+    What an architecture does beside them, such as selecting the k largest or reviving dead latents, is not counted, nor that sparse
+    products are cheaper: the number is a size, not a time.
+    """
+    return float(FLOPS_PER_WEIGHT * _PRODUCTS.get(architecture, 2) * d_in * d_sae * tokens)
+
+
+def n_parameters(architecture: str, d_in: int, d_sae: int) -> int | None:
+    """Parameters in training; None for an architecture of a plugin, whose parameters are not known here."""
+    vectors = _VECTORS.get(architecture)
+    return None if vectors is None else 2 * d_in * d_sae + d_in + vectors * d_sae
