@@ -39,8 +39,8 @@ def prefixes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Draw nothing, which takes most of a report's time; collect the prefixes of the file names instead."""
     seen: list[str] = []
 
-    def draw_nothing(table: object, histories: object, directory: object, prefix: str) -> list[object]:
-        seen.append(prefix)
+    def draw_nothing(table: object, histories: object, directory: object, prefix: str = "", *, of_all: bool = False) -> list[object]:
+        seen.extend([] if of_all else [prefix])
         return []
 
     monkeypatch.setattr("analysis.content.draw_plots", draw_nothing)
@@ -50,7 +50,7 @@ def prefixes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.slow
 def test_files(out: Path) -> None:
     assert sorted(file.name for file in out.iterdir()) == ["plots", "report.html", "report.md"]
-    names = ["dead_fraction", "l0_ce_loss_recovered", "l0_delta_ce", "l0_fvu", "training_curves"]
+    names = ["cost_delta_ce", "cost_fvu", "dead_fraction", "l0_ce_loss_recovered", "l0_delta_ce", "l0_fvu", "training_curves"]
     assert sorted(file.name for file in (out / "plots").iterdir()) == sorted(f"{name}.{kind}" for name in names for kind in ("png", "svg"))
 
 
@@ -65,7 +65,7 @@ def test_settings_that_lack_seeds_are_told(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_html_is_one_file_that_needs_no_network(out: Path) -> None:
     html = (out / "report.html").read_text()
-    assert html.count("<svg ") == 5
+    assert html.count("<svg ") == 7
     assert not re.search(r'(src|href)="(?!#)', html)  # links lead into the page itself
     assert not re.search(r"@import|url\((?!#)", html)
     assert not re.search(r"\bimport\b|XMLHttpRequest|WebSocket", html)
@@ -107,7 +107,7 @@ def test_text_from_outside_is_escaped(out: Path) -> None:
 
 def test_markdown_points_at_plots_that_are_there(out: Path) -> None:
     links = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (out / "report.md").read_text())
-    assert len(links) == 5
+    assert len(links) == 7
     assert all((out / link).is_file() for link in links)
 
 
@@ -120,7 +120,7 @@ def test_markdown_tables_have_as_many_cells_in_every_row(out: Path) -> None:
 def test_the_same_records_give_the_same_report(sweep: Path, out: Path, tmp_path: Path) -> None:
     write_report(sweep, tmp_path)
     files = [file.relative_to(out) for file in out.rglob("*.*")]
-    assert len(files) == 12
+    assert len(files) == 16
     assert all((out / file).read_bytes() == (tmp_path / file).read_bytes() for file in files)
 
 
@@ -280,7 +280,7 @@ def test_extrapolated_values_and_what_is_left_out_are_told(tmp_path: Path) -> No
 
 def test_plots_are_drawn_in_the_report_s_order(out: Path) -> None:
     links = re.findall(r"\(plots/(.*).png\)", (out / "report.md").read_text())
-    assert links == ["l0_fvu", "l0_delta_ce", "l0_ce_loss_recovered", "training_curves", "dead_fraction"]
+    assert links == ["l0_fvu", "l0_delta_ce", "l0_ce_loss_recovered", "training_curves", "dead_fraction", "cost_fvu", "cost_delta_ce"]
 
 
 @pytest.mark.slow
