@@ -1,6 +1,6 @@
 """What to run, and where: definitions, grouping, the dry run, the Ray launch, and what stands in results/.
 
-`Sweep` and `launch` are looked up when asked for, so that `import sweeps` stays quick.
+`Sweep`, `launch` and `open_run` are looked up when asked for, so that `import sweeps` stays quick.
 """
 
 import importlib
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sweeps.definition.sweep import Sweep as Sweep
     from sweeps.execution.launcher import launch as launch
+    from sweeps.opening import open_run as open_run
 
-__all__ = ["Sweep", "launch"]
+__all__ = ["Sweep", "launch", "open_run"]
 
-_HOMES = {"Sweep": "sweeps.definition.sweep", "launch": "sweeps.execution.launcher"}
+_HOMES = {"Sweep": "sweeps.definition.sweep", "launch": "sweeps.execution.launcher", "open_run": "sweeps.opening"}
 
 
 def __getattr__(name: str) -> Any:

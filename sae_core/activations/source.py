@@ -1,7 +1,8 @@
 """What an activation source offers: shards of training activations, and chunks of held-out text to evaluate on.
 
 A source is one file in this package: a config class and a class registered in SOURCES. Sources know nothing of SAEs.
-Shape letters: N tokens (special tokens excluded), P predicted positions, F features, d_in width of the activations.
+Shape letters: N tokens (special tokens excluded), P predicted positions, W windows, T positions in a window, F features,
+d_in width of the activations.
 """
 
 import functools
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_core import plugins
@@ -77,6 +78,18 @@ class EvalChunk:
         return self.x_double.sum(dim=0)
 
 
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """The activations of a held-out chunk alone, and the text they are of."""
+
+    x: Float[Tensor, "N d_in"]
+    """As `EvalChunk.x`."""
+    tokens: Int[Tensor, "W T"] | None = None
+    """Windows of tokens, on the CPU; None where there is no text."""
+    keep: Bool[Tensor, "W T"] | None = None
+    """The positions of `x`, windows one after the other: those that are not special tokens."""
+
+
 class ActivationSource(ABC):
     """Makes the activations of one config. Everything is a function of the config: the same on every worker.
 
@@ -127,6 +140,10 @@ class ActivationSource(ABC):
         Args:
             mean: mean training activation, for mean ablation.
         """
+
+    def heldout(self, directory: Path, index: int) -> HeldOut:
+        """The activations of one held-out chunk and their text, without the scores that `eval_chunk` adds."""
+        return HeldOut(self.eval_chunk(directory, index, torch.zeros(self.d_in)).x)
 
     @property
     def activations_dtype(self) -> str:

@@ -192,6 +192,13 @@ class SparseAutoencoder(nn.Module, ABC):
             return active, in_units_of_x(sparse_decode(values, self.W_dec, active) + self.b_dec)
         return active, in_units_of_x(self.decode(active.dense(values)))
 
+    @final
+    @torch.no_grad()
+    def active(self, x: Float[Tensor, "B d_in"]) -> tuple[ActiveLatents, Float[Tensor, " N"]]:
+        """The latents of activations x that are not 0, and their values; tokens are layer-normed where the SAE is for that."""
+        y, _ = self._normed(x)
+        return self.encode_sparse(y) if sparse_is_faster(x) else active_latents(self.encode(y))
+
     def encode_sparse(self, x: Float[Tensor, "B d_in"]) -> tuple[ActiveLatents, Float[Tensor, " N"]]:
         """The latents of `encode` that are not 0, and where. Architectures that find them without the others override this."""
         return active_latents(self.encode(x))

@@ -81,6 +81,7 @@ def test_every_command_prints_what_is_documented(launched, tmp_path, monkeypatch
     assert code == 1  # a run has failed
     monkeypatch.chdir(tmp_path)
     sweep, (failed,) = results / "small", ran["failed"]
+    finished = next(run.name for run in (sweep / "runs").glob("topk-*"))
     arguments = {
         "plan": [definition, "--results", results],
         "status": [sweep],
@@ -89,6 +90,7 @@ def test_every_command_prints_what_is_documented(launched, tmp_path, monkeypatch
         "pause": [sweep],
         "resume": [sweep],
         "report": [sweep],
+        "features": [sweep, finished, "--top", "2"],
         "list": [],
         "init": ["mine"],
         "cluster": ["slurm"],

@@ -63,7 +63,7 @@ def test_shards_hold_the_activations_of_all_tokens_but_bos(
     assert source.n_shards(directory) == 4  # 16 windows, five at a time
     shards = [source.shard(directory, index) for index in range(4)]
     tokens = load_file(directory / "tokens.safetensors")["train"].long()
-    expected = source._model.read(tokens)[tokens != 0]
+    expected = source.model.read(tokens)[tokens != 0]
     x = torch.cat(shards)
     assert x.shape == expected.shape
     assert x.dtype == torch.float32
@@ -227,7 +227,7 @@ def test_values_that_are_not_finite_are_blamed_on_the_model(
 def test_activations_in_float64_are_cast(source: LanguageModelSource, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = LanguageModelSource(language_model_config(directory))
     expected = other.shard(directory, 0)
-    other._model._bridge.double()
+    other.model._bridge.double()
     found = other.shard(directory, 0)
     assert found.dtype == torch.float32
     assert torch.allclose(found, expected, atol=1e-4)

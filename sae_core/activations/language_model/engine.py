@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sae_core.activations.language_model.direct import DirectPath, direct_path
 from sae_core.activations.language_model.model_spec import HookPoint
 from sae_core.watchdog import beat
 
@@ -119,6 +120,25 @@ class HookedModel:
         n_skipped = self._n_skipped
         with _unhooked(self._components):
             return self._run_from(clean, x, n_skipped)
+
+    @torch.no_grad()
+    def run_changed(
+        self, tokens: Int[Tensor, "W T"], change: Callable[[Float[Tensor, "W T d_in"]], Float[Tensor, "W T d_in"]]
+    ) -> Float[Tensor, "W T V"]:
+        """Logits with `change(x)` in place of the activations x at the hook point; x is float32, heads concatenated."""
+
+        def replace(value: Tensor, hook: Any) -> Tensor:
+            return change(value.flatten(2).float().to(tokens.device)).to(value).view(value.shape)
+
+        with _unhooked(self._components):
+            return self._logits(tokens, [(self._hook_point, replace)])
+
+    def direct_path(self, windows: Int[Tensor, "W T"]) -> DirectPath | None:
+        """From the hook point straight to the logits, with the scale of the final norm as it is on these windows.
+
+        None where what is at the hook point is not added to the residual stream.
+        """
+        return direct_path(self._bridge, self._where, windows)
 
     @contextmanager
     def before_unembedding(self) -> Iterator[None]:

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 PROBE_WINDOWS, PROBE_POSITIONS = 2, 11
 """Shape of the text that shows the shape at a hook point: sizes that no other dimension of a model is likely to have."""
+ADDED_TO_STREAM = frozenset({"hook_attn_out", "attn.hook_out", "attn.o.hook_out", "hook_mlp_out", "mlp.hook_out", "mlp.out.hook_out"})
+"""Places in a block whose value is added to the residual stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,11 @@ class HookPoint:
     def is_stream(self) -> bool:
         """Whether it is the residual stream that enters or leaves a block."""
         return self.ends_block or self.place in ("hook_resid_pre", "hook_in")
+
+    @property
+    def adds_to_stream(self) -> bool:
+        """Whether it is the output of attention or of an MLP, which is added to the residual stream."""
+        return self.place in ADDED_TO_STREAM
 
     @property
     def n_before(self) -> int:

@@ -25,7 +25,7 @@ from sae_core.activations.language_model.loading import ModelConfig
 from sae_core.activations.language_model.model_spec import ModelSpec, model_spec
 from sae_core.activations.language_model.splice import SplicedText
 from sae_core.activations.language_model.text import WindowMaker
-from sae_core.activations.source import ActivationSource, EvalChunk
+from sae_core.activations.source import ActivationSource, EvalChunk, HeldOut
 from sae_core.config.run import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError
 from sae_core.seeds import seed_of
@@ -198,17 +198,18 @@ class LanguageModelSource(ActivationSource):
     def shard(self, directory: Path, index: int) -> Float[Tensor, "N d_in"]:
         start = index * self._shard_windows
         tokens, keep = _windows(directory, "train", start, self._shard_windows)
-        at_a_time = max(1, MODEL_TOKENS[torch.device(self.device).type] // tokens.shape[1])
-        rows = [
-            self._model.read(some.to(self.device))[some_keep.to(self.device)].float().cpu()
-            for some, some_keep in zip(tokens.split(at_a_time), keep.split(at_a_time), strict=True)
-        ]
-        x = torch.cat(rows)
+        x = self._read(tokens, keep, on="cpu")
         self._check_finite("activations", x, f"training windows {start} to {start + len(tokens) - 1}")
         if index == 0:  # what is wrong above the hook point is found before anything is trained
-            self._check_finite("logits", self._model.run(tokens[:1].to(self.device))[1], "the first training window")
+            self._check_finite("logits", self.model.run(tokens[:1].to(self.device))[1], "the first training window")
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed_of("shard", index)))
         return torch.nn.functional.embedding(order, x)  # whole rows: twice as fast as x[order]
+
+    def _read(self, tokens: Int[Tensor, "W T"], keep: Bool[Tensor, "W T"], on: str) -> Float[Tensor, "N d_in"]:
+        """Activations at the positions kept, on a device."""
+        at_a_time = max(1, MODEL_TOKENS[torch.device(self.device).type] // tokens.shape[1])
+        rows = zip(tokens.split(at_a_time), keep.split(at_a_time), strict=True)
+        return torch.cat([self.model.read(some.to(self.device))[some_keep.to(self.device)].float().to(on) for some, some_keep in rows])
 
     def n_eval_chunks(self, directory: Path) -> int:
         return -(-_n_windows(directory, "heldout") // _chunk_windows(directory))
@@ -216,11 +217,23 @@ class LanguageModelSource(ActivationSource):
     def eval_chunk(self, directory: Path, index: int, mean: Float[Tensor, " d_in"]) -> EvalChunk:
         start = index * _chunk_windows(directory)
         tokens, keep = _windows(directory, "heldout", start, _chunk_windows(directory))
-        text = SplicedText(self._model, tokens.to(self.device), keep.to(self.device))
+        text = SplicedText(self.model, tokens.to(self.device), keep.to(self.device))
         where = f"held-out windows {start} to {start + len(tokens) - 1}"
         self._check_finite("activations", text.x, where)
         self._check_finite("cross-entropies", text.clean.ce, where)
         return EvalChunk(text.x, text.splice, text.clean, text.zero_ablated(), text.mean_ablated(mean))
+
+    def special_ids(self, directory: Path) -> list[int]:
+        """Tokens that do not count, after `prepare`."""
+        with open_tensors(_tokens_path(directory)) as file:
+            ids: list[int] = file.get_tensor("special_ids").tolist()
+        return ids
+
+    @torch.no_grad()
+    def heldout(self, directory: Path, index: int) -> HeldOut:
+        start = index * _chunk_windows(directory)
+        tokens, keep = _windows(directory, "heldout", start, _chunk_windows(directory))
+        return HeldOut(self._read(tokens, keep, on=self.device), tokens, keep)
 
     def _check_finite(self, what: str, values: Tensor, where: str) -> None:
         """Make sure that all values are finite, or blame the model."""
@@ -253,7 +266,8 @@ class LanguageModelSource(ActivationSource):
         return model_spec(self.config.model.name)
 
     @cached_property
-    def _model(self) -> HookedModel:
+    def model(self) -> HookedModel:
+        """The language model, cut at the hook point."""
         with expected(False):  # steps: large models take long
             bridge = loading.load_model(self.config.model, device=self.device, n_gpus=self.n_gpus)
         return HookedModel(bridge, self.config.model.hook_point)
