@@ -116,7 +116,8 @@ def train_and_measure(runs: list[RunConfig], results: Path, field: str) -> list[
     saes = {}
     for result in train_group(runs, stream):
         saes[result.run.run_id] = result.exported()
-    metrics, _ = evaluate(saes, source, cache, torch.tensor(shards.read_manifest(cache).mean))
+    measured = evaluate(saes, source, cache, torch.tensor(shards.read_manifest(cache).mean))
+    metrics = {run_id: found.metrics for run_id, found in measured.items()}
     return [row_of(run, field) | {name: metrics[run.run_id][name] for name in KEPT if name in metrics[run.run_id]} for run in runs]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sae_core.errors import DamagedFileError
+from sae_core.errors import ConfigError, DamagedFileError
 from sae_core.files import check_content, checksum_of, written_whole
 from sae_core.layout import RunPaths
 from sae_core.records import RunRecord
@@ -77,13 +77,16 @@ def read_documents_file(file: Path, metrics: Sequence[str] | None = None) -> Sto
         metrics: those whose sums are needed, beside the number of tokens; None: all.
 
     Raises:
-        FileNotFoundError: there is no such file, or its record says of none.
-        DamagedFileError: it is not the one that the record beside it was written with.
+        FileNotFoundError: there is no such file, or the record beside it says of none or cannot be read.
+        DamagedFileError: it is not the one that the record was written with.
     """
-    checksum = RunRecord.read(RunPaths(file.parent).record).documents_checksum
+    content = file.read_bytes()
+    try:
+        checksum = RunRecord.read(RunPaths(file.parent).record).documents_checksum
+    except (ConfigError, OSError):
+        checksum = None
     if checksum is None:
         raise FileNotFoundError(f"the record beside {str(file)!r} says of no such file")
-    content = file.read_bytes()
     try:
         check_content(content, checksum)
         return _parsed(content, metrics)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,9 +17,13 @@ from torch import Tensor
 
 from sae_core import plugins
 from sae_core.activations.source import ActivationSource, EvalChunk
+from sae_core.documents import StoredDocuments, write_documents
 from sae_core.errors import ConfigError
+from sae_core.latents import EXPLAINED, TIMES_ACTIVE, densities, explained, write_latents
+from sae_core.layout import RunPaths
 from sae_core.metrics import METRICS, Observation
 from sae_core.metrics.metric import Sums
+from sae_core.metrics.per_document import ChunkDocuments, stored_documents, terms_of
 from sae_core.records import RunRecord
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.active import ActiveLatents, joined
@@ -31,34 +36,54 @@ SPLICED_TOGETHER = 8
 
 
 @dataclass(frozen=True, slots=True)
+class SaeSums:
+    """What one chunk contributes to the numbers of one SAE."""
+
+    metrics: dict[str, Sums]
+    """Metric name -> sums."""
+    documents: Sums
+    """Sums per document of `ChunkSums.documents`, [D] each, of what the SAE alone decides."""
+    latents: Sums
+    """`latents.TIMES_ACTIVE` and `latents.EXPLAINED`, [d_sae] each."""
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkSums:
-    """What one chunk contributes to the metrics of every SAE."""
+    """What one chunk contributes to the numbers of every SAE."""
 
     index: int
     n_tokens: int
-    by_sae: dict[str, dict[str, Sums]]
-    """SAE name -> metric name -> sums."""
+    documents: ChunkDocuments
+    by_sae: dict[str, SaeSums]
 
 
 @torch.no_grad()
-def evaluate_chunk(chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], index: int = 0) -> ChunkSums:
+def evaluate_chunk(
+    chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], index: int = 0, mean: Float[Tensor, " d_in"] | None = None
+) -> ChunkSums:
     """Measure SAEs (inference form, for activations that are not normalised) on one chunk.
+
+    Args:
+        mean: mean training activation, unscaled; None: what each latent explains is not measured.
 
     Raises:
         ConfigError: an activation of the chunk or a weight of an SAE is not finite, or an SAE is for activations of another width.
     """
     _check(chunk, saes, index)
     metrics = {name: METRICS[name]() for name in METRICS}
+    documents = ChunkDocuments.of(chunk)
     by_sae = {}
     for first in range(0, len(saes), SPLICED_TOGETHER):
         some = list(saes.items())[first : first + SPLICED_TOGETHER]
-        found = [_reconstruct(sae, chunk.x) for _, sae in some]
-        spliced = chunk.splice([x_hat for _, x_hat in found]) if chunk.splice else [None] * len(some)
-        for (run_id, sae), (active, x_hat), scores in zip(some, found, spliced, strict=True):
+        found = [_reconstruct(sae, chunk.x, mean) for _, sae in some]
+        spliced = chunk.splice([x_hat for _, x_hat, _ in found]) if chunk.splice else [None] * len(some)
+        for (run_id, sae), (active, x_hat, latents), scores in zip(some, found, spliced, strict=True):
             beat()
             seen = Observation(chunk, active, x_hat, scores, sae.W_dec, index)
-            by_sae[run_id] = {name: {key: value.cpu() for key, value in metric.sums(seen).items()} for name, metric in metrics.items()}
-    return ChunkSums(index, chunk.x.shape[0], by_sae)
+            sums = {name: {key: value.cpu() for key, value in metric.sums(seen).items()} for name, metric in metrics.items()}
+            latents |= {TIMES_ACTIVE: seen.times_active.cpu()}
+            by_sae[run_id] = SaeSums(sums, documents.sums(terms_of(seen)), latents)
+    return ChunkSums(index, chunk.x.shape[0], documents, by_sae)
 
 
 def _check(chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], index: int) -> None:
@@ -81,10 +106,20 @@ def _check(chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], index: int) 
             raise ConfigError(f"SAE {name!r} cannot be measured: {error}") from error
 
 
-def _reconstruct(sae: SparseAutoencoder, x: Float[Tensor, "N d_in"]) -> tuple[ActiveLatents, Float[Tensor, "N d_in"]]:
-    """Which latents are active, and the reconstruction: some rows at a time, so that latents stay in a CPU's cache."""
-    parts, x_hat = zip(*(sae.reconstruct_sparse(rows) for rows in x.split(ROWS[x.device.type])), strict=True)
-    return joined(parts), torch.cat(x_hat)
+def _reconstruct(
+    sae: SparseAutoencoder, x: Float[Tensor, "N d_in"], mean: Float[Tensor, " d_in"] | None
+) -> tuple[ActiveLatents, Float[Tensor, "N d_in"], Sums]:
+    """Active latents, the reconstruction, and what each latent explains: some rows at a time, so that latents stay in a CPU's cache."""
+    parts = []
+    explains: Sums = {}
+    for rows in x.split(ROWS[x.device.type]):
+        active, values, x_hat = sae.reconstruct_sparse(rows)
+        parts.append((active, x_hat))
+        if mean is not None:
+            found = explained(active, values, rows - mean.to(rows), sae.W_dec)
+            explains = {EXPLAINED: explains[EXPLAINED] + found if explains else found}
+    listed, reconstructed = zip(*parts, strict=True)
+    return joined(listed), torch.cat(reconstructed), explains
 
 
 def combine(chunks: Iterable[ChunkSums]) -> tuple[dict[str, dict[str, float | None]], int]:
@@ -105,30 +140,52 @@ def combine(chunks: Iterable[ChunkSums]) -> tuple[dict[str, dict[str, float | No
     for run_id in ordered[0].by_sae:
         values[run_id] = {}
         for name in METRICS:
-            total: Sums = {}
-            for chunk in ordered:
-                for key, summand in chunk.by_sae[run_id][name].items():
-                    total[key] = total[key] + summand if key in total else summand
-            if total:
+            if total := _added(chunk.by_sae[run_id].metrics[name] for chunk in ordered):
                 value = METRICS[name]().value(total, n_tokens)
                 values[run_id][name] = value if value is not None and math.isfinite(value) else None
     return values, n_tokens
 
 
+def _added(parts: Iterable[Sums]) -> Sums:
+    total: Sums = {}
+    for part in parts:
+        for key, summand in part.items():
+            total[key] = total[key] + summand if key in total else summand
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What all held-out text says of one SAE."""
+
+    metrics: dict[str, float | None]
+    n_tokens: int
+    documents: StoredDocuments
+    latents: Sums
+
+
+def measured(chunks: Iterable[ChunkSums]) -> dict[str, Measured]:
+    """Add chunks up, in order of their index, as `combine` does. Returns everything that is kept, by SAE name."""
+    ordered = sorted(chunks, key=lambda chunk: chunk.index)
+    values, n_tokens = combine(ordered)
+    with_value = {run_id: [name for name, value in of_sae.items() if value is not None] for run_id, of_sae in values.items()}
+    by_document = {run_id: [chunk.by_sae[run_id].documents for chunk in ordered] for run_id in values}
+    stored = stored_documents([chunk.documents for chunk in ordered], by_document, with_value)
+    latents = {run_id: _added(chunk.by_sae[run_id].latents for chunk in ordered) for run_id in values}
+    return {run_id: Measured(values[run_id], n_tokens, stored[run_id], latents[run_id]) for run_id in values}
+
+
 def evaluate(
     saes: Mapping[str, SparseAutoencoder], source: ActivationSource, directory: Path, mean: Float[Tensor, " d_in"]
-) -> tuple[dict[str, dict[str, float | None]], int]:
+) -> dict[str, Measured]:
     """Measure SAEs (inference form, for activations that are not normalised) on all the held-out text of a source.
 
     Args:
         directory: the source's prepared cache.
         mean: mean training activation, unscaled; what mean ablation puts in place of x.
-
-    Returns:
-        As `combine`.
     """
     indices = range(source.n_eval_chunks(directory))
-    return combine(evaluate_chunk(source.eval_chunk(directory, index, mean), saes, index) for index in indices)
+    return measured(evaluate_chunk(source.eval_chunk(directory, index, mean), saes, index, mean) for index in indices)
 
 
 def metric_plugins() -> dict[str, str]:
@@ -141,20 +198,25 @@ def is_to_evaluate(record: RunRecord) -> bool:
     return record.status == "trained" or (record.status == "finished" and not metric_plugins().items() <= record.eval_plugins.items())
 
 
-def evaluated(record: RunRecord, values: Mapping[str, float | None], n_tokens: int, eval_hash: str) -> RunRecord:
-    """The finished record of a trained run.
+def write_evaluated(record: RunRecord, found: Measured, eval_hash: str, paths: RunPaths, where: Mapping[str, Any]) -> None:
+    """Write what was measured of a trained run, and then its finished record.
 
     Args:
-        values: metric name -> value; as `combine` gives them for one SAE.
-        n_tokens: held-out tokens they are means over.
-        eval_hash: `ActivationSource.eval_fingerprint`.
+        eval_hash: `ActivationSource.eval_hash`.
+        where: fields of the record that say where and how it was evaluated.
     """
-    return dataclasses.replace(
+    checksum = write_documents(paths.documents, found.documents)
+    write_latents(paths.latents, found.latents)
+    finished = dataclasses.replace(
         record,
         status="finished",
-        metrics=dict(values),
-        metric_specs=[METRICS[name].spec for name in values],
-        eval_tokens=n_tokens,
+        metrics=found.metrics,
+        metric_specs=[METRICS[name].spec for name in found.metrics],
+        eval_tokens=found.n_tokens,
         eval_hash=eval_hash,
         eval_plugins=metric_plugins(),
+        documents_checksum=checksum,
+        latent_densities=densities(found.latents[TIMES_ACTIVE], found.n_tokens),
+        **where,
     )
+    finished.write(paths.record)

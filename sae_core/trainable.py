@@ -6,7 +6,6 @@ A trial's config is plain data (`TrialConfig`, as a dict), because Ray pickles a
 do not survive a restart of the driver. Results are files under `directory`, written before Ray hears of them.
 """
 
-import dataclasses
 import json
 import socket
 import time
@@ -26,7 +25,7 @@ from sae_core.arithmetic import arithmetic, eval_arithmetic
 from sae_core.config.run import RunConfig
 from sae_core.devices import keep_to_share
 from sae_core.errors import facts_of, is_out_of_memory
-from sae_core.evaluation import evaluate, evaluated, is_to_evaluate
+from sae_core.evaluation import evaluate, is_to_evaluate, write_evaluated
 from sae_core.files import write_json_lines
 from sae_core.layout import RunPaths
 from sae_core.orders import OrdersFile
@@ -169,13 +168,11 @@ def _evaluate(trial: TrialConfig, config: dict[str, Any], runs: Sequence[RunConf
     source = kept_source(config, device, int(trial.gpus))
     saes = {run_id: SparseAutoencoder.from_pretrained(paths[run_id].sae).to(device) for run_id in trained}
     with expected():
-        values, n_tokens = evaluate(saes, source, cache, torch.tensor(read_manifest(cache).mean))
+        found = evaluate(saes, source, cache, torch.tensor(read_manifest(cache).mean))
     eval_hash = source.eval_hash(cache)
+    where = {f"eval_{name}": value for name, value in provenance.node().items()} | {"eval_arithmetic": eval_arithmetic(device, config)}
     for run_id, record in trained.items():
-        finished = evaluated(record, values[run_id], n_tokens, eval_hash)
-        where = {f"eval_{name}": value for name, value in provenance.node().items()}
-        used = eval_arithmetic(device, config)
-        dataclasses.replace(finished, eval_arithmetic=used, **where).write(paths[run_id].record)
+        write_evaluated(record, found[run_id], eval_hash, paths[run_id], where)
 
 
 class _Reporter:

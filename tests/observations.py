@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from sae_core.activations.source import EvalChunk, GroundTruth, NextToken
+from sae_core.evaluation import ChunkSums, Measured, SaeSums, measured
+from sae_core.latents import TIMES_ACTIVE
 from sae_core.metrics.metric import METRICS, Observation, Sums
+from sae_core.metrics.per_document import ChunkDocuments, terms_of
 from sae_core.sparse.active import active_latents
 
 
@@ -30,8 +33,8 @@ class Evaluated:
         per_token = {field.name: getattr(self, field.name)[index] for field in fields(self) if field.name not in ("W_dec", "directions")}
         return replace(self, **per_token)
 
-    def observation(self, bare: bool = False, index: int = 0) -> Observation:
-        """`bare`: without a language model or known features."""
+    def observation(self, bare: bool = False, index: int = 0, documents: Tensor | None = None) -> Observation:
+        """`bare`: without a language model or known features. `documents`: the number of that of each token."""
         if bare:
             return Observation(EvalChunk(self.x), active_latents(self.latents)[0], self.x_hat, None, self.W_dec, index)
         nothing = torch.zeros_like(self.kl)
@@ -41,6 +44,7 @@ class Evaluated:
             zero_ablated=NextToken(self.ce_zero_ablated, nothing),
             mean_ablated=NextToken(self.ce_mean_ablated, nothing),
             ground_truth=GroundTruth(self.directions, self.active),
+            documents=documents,
         )
         return Observation(chunk, active_latents(self.latents)[0], self.x_hat, NextToken(self.ce_spliced, self.kl), self.W_dec, index)
 
@@ -80,3 +84,15 @@ def value(name: str, *parts: Evaluated, bare: bool = False) -> float | None:
         for key, term in metric.sums(part.observation(bare, index)).items():
             total[key] = total[key] + term if key in total else term
     return metric.value(total, sum(len(part.x) for part in parts)) if total else None
+
+
+def added(*parts: tuple[Evaluated, Tensor | None]) -> Measured:
+    """Everything that is kept of some chunks of text, each with the documents of its tokens, added up as an evaluation does."""
+    chunks = []
+    for index, (part, documents) in enumerate(parts):
+        seen = part.observation(index=index, documents=documents)
+        of_chunk = ChunkDocuments.of(seen.chunk)
+        metrics = {name: METRICS[name]().sums(seen) for name in METRICS}
+        sums = SaeSums(metrics, of_chunk.sums(terms_of(seen)), {TIMES_ACTIVE: seen.times_active})
+        chunks.append(ChunkSums(index, len(part.x), of_chunk, {"run": sums}))
+    return measured(chunks)["run"]

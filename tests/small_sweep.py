@@ -23,15 +23,16 @@ def small_sweep(**changes: Any) -> Sweep:
 
 
 def results_of(directory: Path) -> dict[str, tuple[Any, ...]]:
-    """What came out of each run, to the last bit: run id -> exported weights, history, status and metrics."""
+    """What came out of each run, to the last bit: run id -> exported weights, history, status, metrics, and what lies beside them."""
     return {run.name: result_of(run) for run in sorted((directory / "runs").iterdir())}
 
 
 def result_of(run: Path) -> tuple[Any, ...]:
     """What came out of the run in this directory."""
     record = json.loads((run / "record.json").read_text())
-    weights = run / "sae" / "sae_weights.safetensors"
-    return weights.read_bytes() if weights.exists() else None, (run / "history.jsonl").read_text(), record["status"], record["metrics"]
+    names = ("sae/sae_weights.safetensors", "documents.parquet", "latents.safetensors")
+    files = [(run / name).read_bytes() if (run / name).exists() else None for name in names]
+    return files[0], (run / "history.jsonl").read_text(), record["status"], record["metrics"], record["latent_densities"], files[1:]
 
 
 def left_in(directory: Path) -> set[str]:

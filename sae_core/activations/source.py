@@ -61,6 +61,10 @@ class EvalChunk:
     """Every non-special position set to the mean training activation."""
     ground_truth: GroundTruth | None = None
     """None for sources that do not know their features."""
+    documents: Int[Tensor, " N"] | None = None
+    """Number of the document that each token is of, the same in every chunk; None: blocks of 128 tokens in order count as documents."""
+    predicted_documents: Int[Tensor, " P"] | None = None
+    """The same of each position that predicts a next token; None: as `documents` where every token does."""
 
     @cached_property
     def x_double(self) -> Float[Tensor, "N d_in"]:
@@ -76,6 +80,15 @@ class EvalChunk:
     def x_sum(self) -> Float[Tensor, " d_in"]:
         """Sum of x over tokens, float64."""
         return self.x_double.sum(dim=0)
+
+    @cached_property
+    def terms(self) -> dict[str, Tensor]:
+        """What metrics sum up that is the same for all SAEs, float64: name -> a number per token [N], or per predicted position [P]."""
+        terms = {"n_tokens": torch.ones_like(self.squared_norm)}
+        if self.ground_truth is not None:
+            terms["features"] = self.ground_truth.active.sum(dim=1).double()
+        baselines = {"clean": self.clean, "zero_ablated": self.zero_ablated, "mean_ablated": self.mean_ablated}
+        return terms | {name: scores.ce.double() for name, scores in baselines.items() if scores is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_core.metrics.metric import METRICS, Metric, Observation, Sums
+from sae_core.documents import Ratio
+from sae_core.metrics.metric import METRICS, Metric, Observation, RatioOfSums, Sums
 from sae_core.records import MetricSpec
 
 
@@ -106,11 +107,9 @@ class FeatureF1(_Detection):
 
 
 @METRICS.register("true_l0")
-class TrueL0(Metric):
+class TrueL0(RatioOfSums):
     """Mean over tokens of the number of active features: the L0 of an SAE that has found them all."""
 
     needs = "ground_truth"
     spec = MetricSpec("true_l0", "Active features per token", "features", "none")
-
-    def sums(self, seen: Observation) -> Sums:
-        return {} if seen.chunk.ground_truth is None else {"active": seen.chunk.ground_truth.active.sum().double()}
+    ratio = Ratio({"features": 1}, {"n_tokens": 1})

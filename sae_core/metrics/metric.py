@@ -2,13 +2,15 @@
 
 Sums are float64, so that neither the order of chunks nor their number changes a value beyond rounding. A metric that has no
 value (no variance) is None, never NaN. One that has no sums in any chunk (no language model, no known features) does not apply, and
-records leave it out. Shape letters: N tokens, P predicted positions, F features, d_in, d_sae.
+records leave it out. Most are a `RatioOfSums`, whose sums are kept per document, too (`per_document.py`).
+Shape letters: N tokens, P predicted positions, F features, d_in, d_sae.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -17,6 +19,7 @@ from torch.linalg import vecdot
 from torch.nn.functional import normalize
 
 from sae_core.activations.source import EvalChunk, NextToken
+from sae_core.documents import Ratio
 from sae_core.records import MetricSpec
 from sae_core.registry import Registry
 from sae_core.sparse.active import ActiveLatents
@@ -28,6 +31,10 @@ ROWS = {"cpu": 2**8, "cuda": 2**15}
 
 Sums = dict[str, Tensor]
 """Name -> float64 tensor; the sums of two chunks add up to the sums of both."""
+Terms = dict[str, Tensor]
+"""Name -> what is summed up, float64: one number per token [N], or per position that predicts a next token [P]."""
+VARIANCE = "variance"
+"""A sum that `RatioOfSums` may name: of ||x - mean||^2, with the mean over all held-out tokens, and so not a sum of terms."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,8 @@ class Observation:
     W_dec: Float[Tensor, "d_sae d_in"]
     index: int = 0
     """Number of the chunk, from 0: what needs no tokens is measured on the first."""
+    terms_of: dict[str, Terms] = field(default_factory=dict, init=False, repr=False)
+    """Metric -> terms of its own, once computed: `RatioOfSums.own_terms`."""
 
     # What several metrics sum up is computed once for all of them.
 
@@ -50,6 +59,23 @@ class Observation:
     def times_active(self) -> Float[Tensor, " d_sae"]:
         """Tokens each latent is active on."""
         return torch.bincount(self.active.indices, minlength=self.active.d_sae).double()
+
+    @cached_property
+    def terms(self) -> Terms:
+        """What every ratio of sums may be made of. Those of the language model are there where the chunk has them."""
+        norms = (self.chunk.squared_norm * self.squared_norm).sqrt()
+        terms = {
+            **self.chunk.terms,
+            "active": self.active.offsets.diff().double(),
+            "error": self.squared_error,
+            "dot": self.dot,
+            "squared_norm": self.squared_norm,
+            "cosine": self.dot / norms.clamp_min(torch.finfo(norms.dtype).tiny),
+        }
+        if self.spliced is None:
+            return terms
+        spliced = self.spliced.ce.double()
+        return terms | {"spliced": spliced, "n_predicted": torch.ones_like(spliced), "kl": self.spliced.kl.double()}
 
     @property
     def squared_error(self) -> Float[Tensor, " N"]:
@@ -105,3 +131,48 @@ class Metric(ABC):
         """
         (total,) = sums.values()
         return float(total) / n_tokens
+
+
+class RatioOfSums(Metric):
+    """A weighted total of sums divided by another: it has a value for any set of documents, so runs are compared on the same ones.
+
+    A file beside each record keeps the sums of every document, and tables of such metrics have intervals.
+    """
+
+    ratio: ClassVar[Ratio]
+    """Of `Observation.terms`, `VARIANCE`, and terms of its own."""
+
+    def terms(self, seen: Observation) -> Terms:
+        """What the metric sums up beside `Observation.terms`. Empty where the chunk lacks what it needs."""
+        return {}
+
+    @final
+    def own_terms(self, seen: Observation) -> Terms:
+        """`terms`, computed once."""
+        if self.spec.name not in seen.terms_of:
+            seen.terms_of[self.spec.name] = self.terms(seen)
+        return seen.terms_of[self.spec.name]
+
+    @final
+    def sums(self, seen: Observation) -> Sums:
+        terms = {**seen.terms, **self.own_terms(seen)}
+        names = self.ratio.names
+        if not names <= {*terms, VARIANCE}:
+            return {}
+        sums = {name: terms[name].sum() for name in sorted(names - {"n_tokens", VARIANCE})}
+        return sums | ({"x_squared": seen.chunk.squared_norm.sum(), "x": seen.chunk.x_sum} if VARIANCE in names else {})
+
+    @final
+    def value(self, sums: Sums, n_tokens: int) -> float | None:
+        totals = {name: float(total) for name, total in sums.items() if name != "x"} | {"n_tokens": float(n_tokens)}
+        if "x" in sums:
+            totals[VARIANCE] = totals["x_squared"] - float(sums["x"].pow(2).sum()) / n_tokens
+            # Constant activations have no variance, but rounding leaves a little of either sign.
+            if totals[VARIANCE] <= 1e-12 * totals["x_squared"]:
+                return None
+        below = _weighted(self.ratio.denominator, totals)
+        return _weighted(self.ratio.numerator, totals) / below if below else None
+
+
+def _weighted(weights: Mapping[str, float], totals: Mapping[str, float]) -> float:
+    return sum(weight * totals[name] for name, weight in weights.items())

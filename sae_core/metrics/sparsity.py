@@ -1,17 +1,16 @@
 """How sparse the latents are, in inference form. Formulas: docs/formulas.md."""
 
-from sae_core.metrics.metric import METRICS, Metric, Observation, Sums
+from sae_core.documents import Ratio
+from sae_core.metrics.metric import METRICS, Metric, Observation, RatioOfSums, Sums
 from sae_core.records import MetricSpec
 
 
 @METRICS.register("l0")
-class L0(Metric):
+class L0(RatioOfSums):
     """Mean over tokens of the number of latents that are not 0."""
 
     spec = MetricSpec("l0", "L0 (active latents per token)", "latents", "min")
-
-    def sums(self, seen: Observation) -> Sums:
-        return {"active": seen.times_active.sum()}
+    ratio = Ratio({"active": 1}, {"n_tokens": 1})
 
 
 @METRICS.register("dead_fraction")

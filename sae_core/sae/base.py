@@ -181,16 +181,27 @@ class SparseAutoencoder(nn.Module, ABC):
 
     @final
     @torch.no_grad()
-    def reconstruct_sparse(self, x: Float[Tensor, "B d_in"]) -> tuple[ActiveLatents, Float[Tensor, "B d_in"]]:
-        """As `reconstruct`, with a list of the latents that are not 0 in place of all; they are decoded from it where that is faster."""
+    def reconstruct_sparse(self, x: Float[Tensor, "B d_in"]) -> tuple[ActiveLatents, Float[Tensor, " N"], Float[Tensor, "B d_in"]]:
+        """As `reconstruct`, with a list of the latents that are not 0 in place of all; they are decoded from it where that is faster.
+
+        Returns:
+            The active latents, how much of its row of W_dec each adds to the reconstruction, and the reconstruction.
+        """
         y, in_units_of_x = self._normed(x)
         if not sparse_is_faster(x):
             latents = self.encode(y)
-            return active_latents(latents)[0], in_units_of_x(self.decode(latents))
+            active, values = active_latents(latents)
+            return active, self._added(x, active, values), in_units_of_x(self.decode(latents))
         active, values = self.encode_sparse(y)
         if values.numel() <= SPARSE_FRACTION * len(x) * self.d_sae:
-            return active, in_units_of_x(sparse_decode(values, self.W_dec, active) + self.b_dec)
-        return active, in_units_of_x(self.decode(active.dense(values)))
+            x_hat = sparse_decode(values, self.W_dec, active) + self.b_dec
+        else:
+            x_hat = self.decode(active.dense(values))
+        return active, self._added(x, active, values), in_units_of_x(x_hat)
+
+    def _added(self, x: Float[Tensor, "B d_in"], active: ActiveLatents, values: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """Latents in the units of x."""
+        return values * layer_norm(x.to(self.W_dec.dtype))[2].squeeze(1).index_select(0, active.tokens) if self.layer_norm else values
 
     @final
     @torch.no_grad()

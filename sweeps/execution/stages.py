@@ -8,7 +8,7 @@ from typing import Any
 
 from sae_core.activations.shards import Manifest, is_complete
 from sae_core.activations.shards import finish as finish_harvest
-from sae_core.evaluation import ChunkSums, combine, evaluated
+from sae_core.evaluation import ChunkSums, measured, write_evaluated
 from sae_core.orders import Orders, OrdersFile
 from sae_core.trainable import TrialConfig
 from sweeps.execution import signals
@@ -137,11 +137,11 @@ def _evaluate(shared: SharedActivations, store: Store, executor: Executor, progr
             executor.pool.map("evaluate", range(n_chunks), done, *shared.arguments, saes, orders=orders)
         finally:
             tell_hangs(store, progress)
-        values, n_tokens = combine(sums for sums, _ in results)
+        found = measured(sums for sums, _ in results)
         eval_hash = shared.source.eval_hash(shared.cache)
         where = _joined([node for _, node in results])
         for run_id, record in records.items():
-            store.write_record(dataclasses.replace(evaluated(record, values[run_id], n_tokens, eval_hash), **where))
+            write_evaluated(record, found[run_id], eval_hash, store.paths.run(run_id), where)
     return progress.end_stage(f"{len(records)} SAEs on {n_chunks} chunks of held-out text")
 
 

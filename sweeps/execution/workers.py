@@ -108,7 +108,7 @@ class SourceWorker:
         mean = torch.tensor(read_manifest(Path(cache)).mean)
         source, to_measure = self._source(config), _saes(tuple(saes.items()), self.device)
         with expected():
-            return evaluate_chunk(source.eval_chunk(Path(cache), index, mean), to_measure, index), node
+            return evaluate_chunk(source.eval_chunk(Path(cache), index, mean), to_measure, index, mean), node
 
 
 @lru_cache(maxsize=1)

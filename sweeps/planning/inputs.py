@@ -91,13 +91,17 @@ class SharedActivations:
         return len(self.to_train(store)) + len(self.to_evaluate(store))
 
     def to_evaluate(self, store: Store) -> dict[str, RunRecord]:
-        """Records of the runs that are to be evaluated, or again because a plugin's metric was added or edited."""
+        """Records of the runs that are to be evaluated, or again because a plugin's metric was added or edited, or what was measured is
+        damaged."""
         records = {run.run_id: store.read_record(run.run_id) for run in self.runs}
-        return {
-            run_id: record
-            for run_id, record in records.items()
-            if record is not None and is_to_evaluate(record) and (record.status == "trained" or store.paths.run(run_id).sae.is_dir())
-        }
+        return {run_id: record for run_id, record in records.items() if record is not None and _is_to_evaluate(record, store)}
+
+
+def _is_to_evaluate(record: RunRecord, store: Store) -> bool:
+    if record.status == "trained":
+        return True
+    has_sae = store.paths.run(record.run_id).sae.is_dir()
+    return record.status == "finished" and has_sae and (is_to_evaluate(record) or not store.has_sound_measurements(record))
 
 
 def shared_activations(

@@ -176,8 +176,9 @@ def _measure(shared: SharedActivations, cache: Path, device: str, n_slots: int, 
         steps[setting], sae = _step_seconds(sorted(runs, key=lambda run: run.sae.expected_l0)[len(runs) // 2], x, device)
         saes |= {str(setting): sae} if sae else {}
     began = _now(device)
-    chunk = source.eval_chunk(cache, 0, x.mean(dim=0))
-    evaluate_chunk(chunk, saes)
+    mean = x.mean(dim=0)
+    chunk = source.eval_chunk(cache, 0, mean)
+    evaluate_chunk(chunk, saes, mean=mean)
     costs.evaluate[model_key(shared.config)] = (_now(device) - began) / len(chunk.x) / (len(saes) + BASELINES) / min(n_slots, n_chunks)
 
 

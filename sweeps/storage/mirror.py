@@ -101,7 +101,9 @@ class Mirror:
             yield from self._pending(file, [])
         for run_id in paths.run_ids():
             run = paths.run(run_id)
-            yield from self._pending(run.record, [run.config, run.history, *_files(run.sae)], name=self._name(run.directory))
+            yield from self._pending(
+                run.record, [run.config, run.history, run.documents, run.latents, *_files(run.sae)], name=self._name(run.directory)
+            )
         for file in (paths.table_csv, paths.table_parquet, *_files(paths.report)):
             yield from self._pending(file, [])
 

@@ -81,7 +81,8 @@ def _take(mirror: Mirror, staged: Store, names: Sequence[str], note: Callable[[s
         bad = [f"{path.name}: {reason}" for path, reason in damaged.items() if directory in path.parents]
         record = staged.read_record(directory.name) if there.record.exists() and not bad else None
         if record is not None and record.status in ("trained", "finished"):
-            files = (there.config, there.history, there.sae / "cfg.json", there.sae / "sae_weights.safetensors")
+            files = [there.config, there.history, there.sae / "cfg.json", there.sae / "sae_weights.safetensors"]
+            files += [there.documents, there.latents] if record.documents_checksum else []
             bad += [f"{file.name} is missing" for file in files if not file.exists()]
         if bad:
             what = "run" if there.record.exists() else "checkpoint of"

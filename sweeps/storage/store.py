@@ -13,8 +13,8 @@ from typing import Any
 
 from sae_core import provenance
 from sae_core.config.run import RunConfig
-from sae_core.errors import ConfigError, DamagedFileError, border
-from sae_core.files import check_tensors, read_json, read_json_lines, state_of, write_json
+from sae_core.errors import ConfigError, DamagedFileError, border, reason_of
+from sae_core.files import check_content, check_tensors, read_json, read_json_lines, state_of, write_json
 from sae_core.layout import SweepPaths
 from sae_core.orders import Orders
 from sae_core.records import RunRecord, RunState, Status, flat, read_sweep_file, reason
@@ -56,6 +56,8 @@ class Store:
         self.directory = self.paths.directory
         self._records: dict[str, tuple[tuple[int, int, int], RunRecord]] = {}
         """Records that were read, each with what changes when its file does: a launch needs all of them several times."""
+        self._sound: dict[str, tuple[object, object]] = {}
+        """Runs whose measurements were read, each with what changes when their files do."""
         self._reported: set[Path] = set()
         """Damaged files that were logged."""
         self._facts: dict[str, Any] = {}
@@ -113,6 +115,23 @@ class Store:
         folder = self.paths.run(run_id).sae
         return _is_sound(lambda: (check_tensors(folder / "sae_weights.safetensors"), read_json(folder / "cfg.json")))
 
+    def has_sound_measurements(self, record: RunRecord) -> bool:
+        """Whether what was measured of a run lies beside its record, as it was written; beside one of an earlier version nothing lies."""
+        if record.documents_checksum is None:
+            return True
+        paths = self.paths.run(record.run_id)
+        try:
+            state = state_of(paths.documents), state_of(paths.latents)
+            if self._sound.get(record.run_id) != state:
+                check_content(paths.documents.read_bytes(), record.documents_checksum)
+                check_tensors(paths.latents)
+                self._sound[record.run_id] = state
+            return True
+        except (ValueError, OSError) as error:
+            missing = f"{paths.documents.name} or {paths.latents.name} is missing or damaged"
+            self._report(paths.documents, f"run {record.run_id} is measured again: {missing}: {reason_of(error)}")
+            return False
+
     def _set_aside_damaged(self, runs: Iterable[RunConfig]) -> None:
         """Make room for the files of a launch: whatever cannot be one of them, or is damaged, gets another name."""
         make_room(self.paths.facts)
@@ -123,7 +142,7 @@ class Store:
             make_room(paths.directory, directory=True)
             if paths.directory.is_dir():
                 make_room(paths.sae, directory=True)
-                for file in (paths.config, paths.history, paths.record, paths.checkpoint):
+                for file in (paths.config, paths.history, paths.documents, paths.latents, paths.record, paths.checkpoint):
                     make_room(file)
                 if paths.record.is_file() and self.read_record(run.run_id) is None:
                     set_aside(paths.record, "it is damaged")

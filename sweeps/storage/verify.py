@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sae_core.activations.shards import damaged_files
 from sae_core.config.run import RunConfig
+from sae_core.documents import read_documents_file
 from sae_core.errors import ConfigError, border, reason_of
 from sae_core.files import check_content, check_tensors, read_json
 from sae_core.layout import RunPaths, SweepPaths
@@ -14,6 +15,7 @@ from sweeps.storage.store import Store
 
 CACHE_REMEDY = "The next launch that needs it creates it again."
 RUN_REMEDY = "Delete the directory of the run: the same command trains it again."
+MEASURED_REMEDY = "The same command measures the run again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ def _verify_run(paths: RunPaths, verified: Verified) -> None:
     verified.read(paths.config, _read_config, "It is for readers only; the record has the same config.")
     if paths.history.exists():  # `read_history` takes a missing file for an empty one
         verified.read(paths.history, read_history, RUN_REMEDY)
+    verified.read(paths.documents, read_documents_file, MEASURED_REMEDY)
+    verified.read(paths.latents, check_tensors, MEASURED_REMEDY)
     verified.read(paths.checkpoint, check_tensors, "The next launch starts this run again from its first step.")
     for weights in sorted(paths.sae.glob("*.safetensors")):
         verified.read(weights, check_tensors, RUN_REMEDY)

@@ -117,6 +117,6 @@ def test_activations_in_any_precision_are_cast(name: str, layer_norm: bool, dtyp
             found, expected = method(x), method(x.float())
             pairs = [(found, expected)] if isinstance(found, Tensor) else zip(found, expected, strict=True)
             assert all(a.dtype == torch.float32 and torch.equal(a, b) for a, b in pairs)
-        active, x_hat = sae.reconstruct_sparse(x)
-        assert torch.equal(x_hat, sae.reconstruct_sparse(x.float())[1])
+        active, _, x_hat = sae.reconstruct_sparse(x)
+        assert torch.equal(x_hat, sae.reconstruct_sparse(x.float())[2])
         assert torch.equal(active.mask(), sae.reconstruct(x.float())[0] != 0)

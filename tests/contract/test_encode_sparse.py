@@ -24,7 +24,7 @@ def test_listed_is_as_all(name: str, few_active: bool, layer_norm: bool) -> None
         sae.fold(LayerNorm())
     x = torch.randn(50, D_IN, generator=torch.Generator().manual_seed(1))
     latents, x_hat = sae.reconstruct(x)
-    active, listed_x_hat = sae.reconstruct_sparse(x)
+    active, _, listed_x_hat = sae.reconstruct_sparse(x)
     assert torch.equal(active.mask(), latents != 0)
     assert 0 < float(active.mask().float().mean()) < 1
     torch.testing.assert_close(listed_x_hat, x_hat, rtol=1e-5, atol=1e-5)

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from observations import Evaluated, made_up, value
 
-from sae_core.evaluation import ChunkSums, combine
+from sae_core.evaluation import ChunkSums, SaeSums, combine
 from sae_core.metrics import METRICS
+from sae_core.metrics.per_document import ChunkDocuments
 
 NAMES = list(METRICS)
 Array = NDArray[np.float64]
@@ -97,8 +98,10 @@ def test_without_what_it_needs_it_has_no_value(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_does_not_apply_is_left_out(name: str) -> None:
-    sums = METRICS[name]().sums(made_up().observation(bare=True))
-    values, _ = combine([ChunkSums(0, 60, {"run": {other: sums if other == name else {} for other in NAMES}})])
+    seen = made_up().observation(bare=True)
+    sums = METRICS[name]().sums(seen)
+    alone = SaeSums({other: sums if other == name else {} for other in NAMES}, {}, {})
+    values, _ = combine([ChunkSums(0, 60, ChunkDocuments.of(seen.chunk), {"run": alone})])
     assert set(values["run"]) == ({name} if sums else set())
 
 
@@ -112,6 +115,6 @@ def test_no_data_raises() -> None:
     with pytest.raises(ValueError, match="at least one token, but got 0 chunks with 0 tokens"):
         combine([])
     nothing = made_up(0).observation()
-    sums = {name: METRICS[name]().sums(nothing) for name in NAMES}
+    sums = SaeSums({name: METRICS[name]().sums(nothing) for name in NAMES}, {}, {})
     with pytest.raises(ValueError, match="at least one token, but got 1 chunks with 0 tokens"):
-        combine([ChunkSums(0, 0, {"run": sums})])
+        combine([ChunkSums(0, 0, ChunkDocuments.of(nothing.chunk), {"run": sums})])

@@ -95,7 +95,7 @@ def test_rows_encoded_at_a_time_change_nothing(monkeypatch: pytest.MonkeyPatch) 
 
 def test_no_gradient_is_kept() -> None:
     sums = evaluate_chunk(EvalChunk(torch.randn(8, 12)), {"run": random_sae("standard")}).by_sae["run"]
-    assert not any(value.requires_grad for metric in sums.values() for value in metric.values())
+    assert not any(value.requires_grad for metric in (*sums.metrics.values(), sums.documents) for value in metric.values())
 
 
 def test_nothing_to_evaluate_raises() -> None:
@@ -111,10 +111,10 @@ def test_a_source_is_evaluated_on_all_its_held_out_chunks(tmp_path: Path) -> Non
     for name in ("standard", "topk"):
         result = train_run(run_of(name, n_steps=60, lr=3e-3), stream_of(run_of(name)))
         saes[name] = result.exported()
-    values, n_tokens = evaluate(saes, source, tmp_path, torch.zeros(D_IN))
-    assert n_tokens == 6000 and values.keys() == saes.keys()
-    for found in values.values():
-        fvu, l0 = found["fvu"], found["l0"]
+    measured = evaluate(saes, source, tmp_path, torch.zeros(D_IN))
+    assert measured.keys() == saes.keys() and all(found.n_tokens == 6000 for found in measured.values())
+    for found in measured.values():
+        fvu, l0 = found.metrics["fvu"], found.metrics["l0"]
         assert fvu is not None and l0 is not None and 0 < fvu < 0.8 and 1 < l0 < 64
 
 

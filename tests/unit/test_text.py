@@ -30,6 +30,35 @@ def test_bos_parts_documents_and_starts_every_window() -> None:
     assert windows(["abcd", "efg"], 7) == [[0, 0, 1, 2], [0, 3, 4, 0], [0, 5, 6, 7]]
 
 
+def of_documents(documents: list[str] | list[list[int]], *, tokenizer: object = None, prepend_bos: bool = True) -> list[list[int]]:
+    maker = WindowMaker(tokenizer or Letters(), 4, prepend_bos, special_ids=(0, 99))
+    cut, numbers = maker.windows_and_documents(documents, 100)
+    assert cut.tolist() == maker.windows(documents, 100).tolist() and cut.shape == numbers.shape
+    return numbers.tolist()
+
+
+def test_documents_are_followed_over_the_ends_of_windows() -> None:
+    # the stream is 0a 1 2 3 4 | 0b 5 6 7, and each window starts with a BOS of its own, of the document of its first token
+    assert of_documents(["abcd", "efg"]) == [[0, 0, 0, 0], [0, 0, 0, 1], [1, 1, 1, 1]]
+    # the stream is 0 1 2 | 0 3 | 0 4 5 6; the document in the middle is cut, and without BOS windows are consecutive tokens
+    assert of_documents(["ab", "c", "def"], prepend_bos=False) == [[0, 0, 0, 1], [1, 2, 2, 2]]
+    assert of_documents(["ab", "c", "def"], tokenizer=Letters(bos=None, eos=None), prepend_bos=False) == [[0, 0, 1, 2]]
+
+
+def test_each_row_of_tokens_is_a_document() -> None:
+    rows = [[0, 1, 2, 3], [7, 8], [9, 10, 11, 12, 13, 14, 15]]  # the second is too short for a window
+    assert of_documents(rows) == [[0] * 4, [2] * 4, [2] * 4]
+
+
+@pytest.mark.parametrize("at_a_time", [1, 5, 9])
+def test_documents_read_in_batches_keep_their_numbers(monkeypatch: pytest.MonkeyPatch, at_a_time: int) -> None:
+    documents = ["abcd", "efghijk", "l", "mnopq", "rstuvwxyz"]
+    rows = [[0, 1, 2, 3], [4, 5, 6], [7, 8], [9, 10, 11, 12, 13, 14, 15]]
+    whole, of_rows = of_documents(documents), of_documents(rows)
+    monkeypatch.setattr(text, "LENGTH_AT_A_TIME", at_a_time)
+    assert (of_documents(documents), of_documents(rows)) == (whole, of_rows)
+
+
 @pytest.mark.parametrize(("n_tokens", "n_windows"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (7, 3)])
 def test_fewest_windows_with_the_tokens_asked(n_tokens: int, n_windows: int) -> None:
     assert len(windows(["abcd", "efg"], n_tokens)) == n_windows  # windows hold 2, 2 and 3 tokens that count

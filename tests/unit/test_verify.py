@@ -1,14 +1,17 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from small_runs import activations_config, random_sae, run_of
 
 from sae_core.activations.files import save_tensors
 from sae_core.activations.shards import write_shard
+from sae_core.documents import StoredDocuments, write_documents
 from sae_core.errors import ConfigError
 from sae_core.files import checksum_of, write_json, write_json_lines, write_text
+from sae_core.latents import write_latents
 from sae_core.records import RunRecord
 from sweeps.storage.verify import verify
 
@@ -24,7 +27,9 @@ def results(tmp_path):
     write_json(tmp_path / "demo" / "sweep.json", {"name": "demo", "runs": []})
     write_json(directory / "config.json", run.model_dump(mode="json"), checksum=False)
     checksum = write_json_lines(directory / "history.jsonl", [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}])
-    record = RunRecord(status="finished", history_checksum=checksum, **run.identity)
+    documents = write_documents(directory / "documents.parquet", StoredDocuments(np.arange(2), {"n_tokens": np.ones(2)}, {}))
+    write_latents(directory / "latents.safetensors", {"times_active": torch.ones(64)})
+    record = RunRecord(status="finished", history_checksum=checksum, documents_checksum=documents, **run.identity)
     record.write(directory / "record.json")
     save_tensors(directory / "checkpoint.safetensors", {"x": torch.randn(8)})
     random_sae("topk").eval().save_pretrained(directory / "sae")
@@ -33,8 +38,8 @@ def results(tmp_path):
 
 def test_all_is_well(results):
     verified = verify(results)
-    assert (verified.n_read, verified.files) == (9, [])
-    assert verify(results / "demo").n_read == 7
+    assert (verified.n_read, verified.files) == (11, [])
+    assert verify(results / "demo").n_read == 9
 
 
 @pytest.mark.parametrize(
@@ -45,6 +50,8 @@ def test_all_is_well(results):
         ("demo/sweep.json", "The next launch creates it again."),
         ("demo/runs/*/config.json", "It is for readers only; the record has the same config."),
         ("demo/runs/*/history.jsonl", "Delete the directory of the run: the same command trains it again."),
+        ("demo/runs/*/documents.parquet", "The same command measures the run again."),
+        ("demo/runs/*/latents.safetensors", "The same command measures the run again."),
         ("demo/runs/*/record.json", "Delete the directory of the run: the same command trains it again."),
         ("demo/runs/*/checkpoint.safetensors", "The next launch starts this run again from its first step."),
         ("demo/runs/*/sae/sae_weights.safetensors", "Delete the directory of the run: the same command trains it again."),
@@ -79,7 +86,7 @@ def test_what_is_no_sweep_is_not_read(results):
     (results / "file").touch()
     shutil.rmtree(results / ".activations")
     assert json.loads((results / "demo" / "sweep.json").read_text())["name"] == "demo"
-    assert verify(results).n_read == 7
+    assert verify(results).n_read == 9
 
 
 def test_changed_definitions_and_studies_are_found(results):

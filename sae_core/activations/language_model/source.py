@@ -1,14 +1,15 @@
 """Activations of a language model on real text: the main source.
 
 `prepare` leaves `tokens.safetensors`: the training windows in a fixed random order, so that each shard is a sample of the whole
-text, and the held-out windows in the order of the text. Everything else runs the model on a slice of them.
+text, and the held-out windows in the order of the text, with the document that each token is of. Everything else runs the model on a
+slice of them.
 Shape letters: W windows, T positions in a window, N tokens that are not special, d_in width of the hook point.
 """
 
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +38,8 @@ SHARD_TOKENS = 65_536
 """Tokens in a training shard: 512 windows of 128."""
 MODEL_TOKENS = {"cpu": 4_096, "cuda": 32_768}
 """Tokens the model runs on at a time in a harvest."""
+_DOCUMENTS = "heldout_documents"
+"""Name of the tensor beside `heldout`."""
 CHUNK_WINDOWS = 32
 """Windows in a held-out chunk, unless the vocabulary makes that too much."""
 CHUNK_LOGITS = 2**27
@@ -56,7 +59,7 @@ class LanguageModelSource(ActivationSource):
     """Activations of a language model at a hook point, over text. The model is loaded when it is first needed, and kept."""
 
     Config = LanguageModelActivations
-    offers = frozenset({"splice", "clean", "zero_ablated", "mean_ablated"})
+    offers = frozenset({"splice", "clean", "zero_ablated", "mean_ablated", "documents", "predicted_documents"})
     path_fields = (("model", "name"), ("data", "dataset"))
     sections = ("model", "data")
     format_version = 2
@@ -152,11 +155,15 @@ class LanguageModelSource(ActivationSource):
             return
         if self.config.data.exclude_special_tokens and loading.tokenizer_or_none(self.config.model.name) is None:
             logger.warning("no token is special: `model.name` %r has no tokenizer that could say which are.", self.config.model.name)
-        train, heldout = self._make_windows("train"), self._make_windows("heldout")
+        data, maker = self.config.data, self._window_maker()
+        train = maker.windows(dataset.documents(data, "train"), self.config.train_tokens)
+        self._check_windows("train", train, maker.special_ids)
+        heldout, documents = maker.windows_and_documents(dataset.documents(data, "heldout"), self.config.eval_tokens)
+        self._check_windows("heldout", heldout, maker.special_ids)
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of("windows")))
         chunk_windows = self.chunk_tokens // self.config.model.context_size
-        special_ids = torch.tensor(self._window_maker().special_ids, dtype=torch.int32)
-        tensors = {"train": train[order], "heldout": heldout, "special_ids": special_ids}
+        special_ids = torch.tensor(maker.special_ids, dtype=torch.int32)
+        tensors = {"train": train[order], "heldout": heldout, _DOCUMENTS: documents, "special_ids": special_ids}
         save_tensors(path, tensors, {"chunk_windows": str(chunk_windows)})
 
     def _window_maker(self) -> WindowMaker:
@@ -171,13 +178,12 @@ class LanguageModelSource(ActivationSource):
         special = tuple(sorted(set(tokenizer.all_special_ids))) if tokenizer is not None and data.exclude_special_tokens else ()
         return WindowMaker(tokenizer, model.context_size, model.prepend_bos, special)
 
-    def _make_windows(self, part: Part) -> Int[Tensor, "W T"]:
-        """The windows of one part. Too little text, or tokens that the model does not have, are refused."""
-        data, maker = self.config.data, self._window_maker()
+    def _check_windows(self, part: Part, windows: Int[Tensor, "W T"], special_ids: Sequence[int]) -> None:
+        """Refuse too little text, and tokens that the model does not have."""
+        data = self.config.data
         key, split = ("train_tokens", data.train_split) if part == "train" else ("eval_tokens", data.eval_split)
         asked = getattr(self.config, key)
-        windows = maker.windows(dataset.documents(data, part), asked)
-        there = int(_keep(windows, torch.tensor(maker.special_ids, dtype=torch.int32)).sum())
+        there = int(_keep(windows, torch.tensor(special_ids, dtype=torch.int32)).sum())
         if there < asked:
             raise ConfigError(
                 f"`data.{key}` must be at most the {there} tokens that split {split!r} of {data.dataset} has in whole windows of "
@@ -185,7 +191,6 @@ class LanguageModelSource(ActivationSource):
             )
         if int(windows.max()) >= self._spec.d_vocab:
             raise dataset.too_large_id(data, int(windows.max()), self._spec.d_vocab)
-        return windows
 
     def n_shards(self, directory: Path) -> int:
         return -(-_n_windows(directory, "train") // self._shard_windows)
@@ -221,7 +226,17 @@ class LanguageModelSource(ActivationSource):
         where = f"held-out windows {start} to {start + len(tokens) - 1}"
         self._check_finite("activations", text.x, where)
         self._check_finite("cross-entropies", text.clean.ce, where)
-        return EvalChunk(text.x, text.splice, text.clean, text.zero_ablated(), text.mean_ablated(mean))
+        documents = _documents(directory, start, len(tokens))
+        of_predicted = documents[:, :-1][keep[:, :-1]]  # the last position of a window has no next token
+        return EvalChunk(
+            text.x,
+            text.splice,
+            text.clean,
+            text.zero_ablated(),
+            text.mean_ablated(mean),
+            documents=documents[keep],
+            predicted_documents=of_predicted,
+        )
 
     def special_ids(self, directory: Path) -> list[int]:
         """Tokens that do not count, after `prepare`."""
@@ -292,6 +307,15 @@ def _windows(directory: Path, part: Part, start: int, n_windows: int) -> tuple[I
     with open_tensors(_tokens_path(directory)) as file:
         windows: Tensor = file.get_slice(part)[start : start + n_windows].long()
         return windows, _keep(windows, file.get_tensor("special_ids"))
+
+
+def _documents(directory: Path, start: int, n_windows: int) -> Int[Tensor, "W T"]:
+    """Number of the document that each token of some held-out windows is of; where an earlier version cut them, a window is a document."""
+    with open_tensors(_tokens_path(directory)) as file:
+        if _DOCUMENTS in file.keys():  # noqa: SIM118  not a dict
+            documents: Tensor = file.get_slice(_DOCUMENTS)[start : start + n_windows].long()
+            return documents
+        return torch.arange(start, start + n_windows)[:, None].expand(n_windows, file.get_slice("heldout").get_shape()[1])
 
 
 def _may_be_shorter(windows: Int[Tensor, "W T"]) -> bool:

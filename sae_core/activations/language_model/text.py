@@ -49,24 +49,40 @@ class WindowMaker:
         Returns:
             int32; all windows there are where the documents hold fewer tokens.
         """
-        found = [np.empty((0, self.context_size), np.int32)]
+        return self._joined(windows for windows, _ in self._needed(documents, n_tokens))
+
+    def windows_and_documents(self, documents: Iterable[Document], n_tokens: int) -> tuple[Int[Tensor, "W T"], Int[Tensor, "W T"]]:
+        """`windows`, and the number of the document, from 0, that each of their tokens is of; int32.
+
+        A token that parts documents is of the document behind it, and the BOS that a window starts with of that of the next token.
+        """
+        parts = list(self._needed(documents, n_tokens))
+        return self._joined(windows for windows, _ in parts), self._joined(numbers for _, numbers in parts)
+
+    def _joined(self, parts: Iterable[IntArray]) -> Int[Tensor, "W T"]:
+        return torch.from_numpy(np.concatenate([np.empty((0, self.context_size), np.int32), *parts]))
+
+    def _needed(self, documents: Iterable[Document], n_tokens: int) -> Iterator[IntArray]:
+        """The windows needed, and their documents: some at a time, [2, W, T]."""
         for some in self._some_windows(documents):
-            counts = (~np.isin(some, self.special_ids)).sum(axis=1).cumsum()
+            counts = (~np.isin(some[0], self.special_ids)).sum(axis=1).cumsum()
             n_needed = int(np.searchsorted(counts, n_tokens)) + 1
-            found.append(some[:n_needed])
-            if n_needed <= len(some):
-                break
+            yield some[:, :n_needed]
+            if n_needed <= len(counts):
+                return
             n_tokens -= int(counts[-1]) if len(counts) else 0
-        return torch.from_numpy(np.concatenate(found))
 
     def _some_windows(self, documents: Iterable[Document]) -> Iterator[IntArray]:
-        rest = np.empty(0, np.int32)
+        rest, n_read = np.empty((2, 0), np.int32), 0
         for some in _batches(documents):
             if isinstance(some[0], str):
-                windows, rest = self._cut(np.concatenate([rest, *self._tokenised(some)]))
+                stream = [_numbered(ids, number) for number, ids in enumerate(self._tokenised(some), start=n_read)]
+                windows, rest = self._cut(np.concatenate([rest, *stream], axis=1))
                 yield windows
             else:
-                yield np.concatenate([self._cut(self._without_bos(np.asarray(row, np.int32)))[0] for row in some])
+                rows = (self._without_bos(np.asarray(row, np.int32)) for row in some)
+                yield np.concatenate([self._cut(_numbered(row, number))[0] for number, row in enumerate(rows, start=n_read)], axis=1)
+            n_read += len(some)
 
     def _tokenised(self, texts: list[Document]) -> Iterator[IntArray]:
         """Token ids of each text, behind the token that parts documents."""
@@ -79,14 +95,21 @@ class WindowMaker:
     def _without_bos(self, ids: IntArray) -> IntArray:
         return ids[1:] if self.prepend_bos and len(ids) and ids[0] == self.tokenizer.bos_token_id else ids
 
-    def _cut(self, ids: IntArray) -> tuple[IntArray, IntArray]:
-        """Whole windows, and the ids left over."""
+    def _cut(self, stream: IntArray) -> tuple[IntArray, IntArray]:
+        """Whole windows of tokens and the numbers of their documents [2, W, T], and what is left over of both [2, L]."""
         n_new = self.context_size - self.prepend_bos
-        n_windows = len(ids) // n_new
-        windows, rest = ids[: n_windows * n_new].reshape(n_windows, n_new), ids[n_windows * n_new :]
+        n_windows = stream.shape[1] // n_new
+        windows, rest = stream[:, : n_windows * n_new].reshape(2, n_windows, n_new), stream[:, n_windows * n_new :]
         if self.prepend_bos:
-            windows = np.insert(windows, 0, self.tokenizer.bos_token_id, axis=1)
+            first = windows[:, :, :1].copy()
+            first[0] = self.tokenizer.bos_token_id
+            windows = np.concatenate([first, windows], axis=2)
         return windows, rest
+
+
+def _numbered(ids: IntArray, number: int) -> IntArray:
+    """Tokens of one document, and its number beside each [2, L]."""
+    return np.stack([ids, np.full_like(ids, number)])
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
