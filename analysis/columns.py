@@ -46,9 +46,7 @@ TEXTS = {
 }
 ALL = {*COLUMNS, *PROVENANCE, *ENDING, *ARITHMETIC}
 """Every column but those of versions and of further metrics."""
-STABILITY = ("pw_mcc", "recurring_latents", "recurring_explained")
-"""Columns about pairs of runs, of tables in which some are known: `analysis.stability`."""
-NOT_METRICS = {*ALL, *STABILITY} - {*_METRICS}
+NOT_METRICS = ALL - {*_METRICS}
 """Columns that no metric may take the place of."""
 OF_A_SETTING = (
     *("architecture", "sparsity_parameter", "target_l0", "lr", "d_in", "d_sae", "train_tokens", "comparison_hash", "variant"),

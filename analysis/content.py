@@ -13,10 +13,11 @@ from analysis.facts import definition_of, facts_of, to_reproduce
 from analysis.figures import draw_plots, linked
 from analysis.findings import findings_of
 from analysis.interpolation import END_TOLERANCE
+from analysis.matched import at_matched_l0, compared_metrics, matched_l0s
 from analysis.pareto import L0_WINDOW, settings_with_front
 from analysis.plots import style
 from analysis.results import StoredSweep
-from analysis.summary import at_matched_l0, compared_metrics, hypervolumes, left_out, matched_l0s
+from analysis.summary import hypervolumes, left_out
 from analysis.table import by_comparison, specs_of
 from sae_core.records import STATES
 
@@ -123,7 +124,8 @@ def _notes(finished: pd.DataFrame) -> list[str]:
     if n_seeds < 2:
         notes.append("One seed: how much these values vary from seed to seed is not known. Intervals need at least 2 seeds.")
     else:
-        notes.append(f"{words.counted_repeats(finished)}: values are means over {noun}s, ranges go from the smallest to the largest.")
+        ranges = "ranges are 95 % intervals, in plots from the smallest to the largest"
+        notes.append(f"{words.counted_repeats(finished)}: values are means over {noun}s; {ranges}.")
         if lacking := int((seeds_of_settings < n_seeds).sum()):
             notes.append(f"{lacking} of {len(seeds_of_settings)} settings have finished with fewer {noun}s; their means are over those.")
     rates = finished.groupby("architecture")["lr"].nunique()

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.columns import COSTS
+from analysis.matched import at_matched_l0
 from analysis.pareto import interpolate_at_l0
-from analysis.summary import at_matched_l0
 from analysis.table import METRICS, by_comparison, check_columns, finished, orientation
 from sae_core.errors import ConfigError, UnknownNameError
 
@@ -35,7 +35,7 @@ def quality_of_sizes(table: pd.DataFrame, l0: float, metric: str = "fvu") -> pd.
 
     Returns:
         A row per size whose front reaches the L0: `architecture`, `comparison_hash`, `eval_hash`, `d_sae`, the costs (LABELS), the metric
-        itself, `low` and `high` (smallest and largest over repeats), `n_seeds` and `extrapolated`.
+        itself, `low` and `high` (its 95 % interval, or the value itself where there is none), `n_seeds` and `extrapolated`.
 
     Raises:
         ConfigError: a column is missing.
@@ -58,9 +58,9 @@ def quality_of_sizes(table: pd.DataFrame, l0: float, metric: str = "fvu") -> pd.
                     "eval_hash": text.iloc[0] if len(text) else comparison,
                     "d_sae": of_architecture["d_sae"].iloc[0],
                     **costs,
-                    metric: found.mean,
-                    "low": found.low,
-                    "high": found.high,
+                    metric: found.value,
+                    "low": found.value if found.low is None else found.low,
+                    "high": found.value if found.high is None else found.high,
                     "n_seeds": found.n_seeds,
                     "extrapolated": found.extrapolated,
                 }

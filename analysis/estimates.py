@@ -45,7 +45,7 @@ class Estimate:
             return "no interval: one seed, and no per-document sums"
         if self.n_seeds < 2:
             return "held-out documents only: these SAEs, not training them again"
-        return "seeds and held-out documents" if self.n_documents else "seeds only: results without per-document sums"
+        return "seeds and held-out documents" if self.n_documents else "seeds only, not held-out documents"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +111,13 @@ class Arm:
     pooled: bool
     """Whether all levels share one variance; else each level uses its own and its neighbours'."""
     p_equal_spread: float | None
-    """Of the test that decided it (Brown-Forsythe); None where there is nothing to test."""
+    """Of the test that decided it (Bartlett's); None where there is nothing to test."""
     chosen: str = ""
     """How settings were chosen where there were several per level, in words; empty where there was no choice."""
+    tries: int = 1
+    """Settings per level that it chose among."""
+    advantage: float | None = None
+    """What more tries brought it, where another arm had fewer: its mean value, relative to that with as few tries, minus 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,7 @@ class Comparison:
     label: str
     """Name of the metric in a sentence, e.g. "FVU"."""
     direction: Literal["min", "max"]
+    """Which way is better."""
     l0s: tuple[float, ...]
     """Matched L0s."""
     alpha: float

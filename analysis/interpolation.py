@@ -32,22 +32,31 @@ def read(x: FloatArray, y: FloatArray, at: FloatArray) -> FloatArray:
     Returns:
         [..., P].
     """
-    order = np.argsort(x, axis=-1, kind="stable")
-    x, y = np.take_along_axis(x, order, -1), np.take_along_axis(y, order, -1)
+    if not (x[..., 1:] > x[..., :-1]).all():  # in most draws of documents, L0s keep their order
+        order = np.argsort(x, axis=-1, kind="stable")
+        x, y = np.take_along_axis(x, order, -1), np.take_along_axis(y, order, -1)
     if x.shape[-1] == 1:
         return np.broadcast_to(y, (*y.shape[:-1], len(at))).copy()
     h = np.maximum(np.diff(x), 1e-12)
     secant = np.diff(y) / h
     slope = _slopes(h, secant)
+    d0, d1 = slope[..., :-1], slope[..., 1:]
+    pieces = (x[..., :-1], y[..., :-1], d0, (3 * secant - 2 * d0 - d1) / h, (d0 + d1 - 2 * secant) / h**2)
     # The knot to the left of each place: counted, because every curve has knots of its own.
-    left = (at[:, None] >= x[..., None, 1:-1]).sum(-1)
-    x0, y0, h, m, d0, d1 = (np.take_along_axis(values, left, -1) for values in (x, y, h, secant, slope[..., :-1], slope[..., 1:]))
+    left = np.zeros((*x.shape[:-1], len(at)), dtype=np.intp)
+    for knot in range(1, x.shape[-1] - 1):
+        left += at >= x[..., knot, None]
+    left += (np.arange(h[..., 0].size) * h.shape[-1]).reshape(*h.shape[:-1], 1)  # as an index into all pieces of all curves
+    x0, y0, slopes, quadratic, cubic = (np.ascontiguousarray(piece).ravel().take(left) for piece in pieces)
     step = at - x0
-    values = y0 + step * (d0 + step * ((3 * m - 2 * d0 - d1) / h + step * (d0 + d1 - 2 * m) / h**2))
+    values = y0 + step * (slopes + step * (quadratic + step * cubic))
     below, above = _end_slopes(x, y)
     first, last = x[..., :1], x[..., -1:]
-    values = np.where(at < first, y[..., :1] + below * (at - first), values)
-    return np.where(at > last, y[..., -1:] + above * (at - last), values)
+    if (at.min(initial=np.inf) < first).any():
+        values = np.where(at < first, y[..., :1] + below * (at - first), values)
+    if (at.max(initial=-np.inf) > last).any():
+        values = np.where(at > last, y[..., -1:] + above * (at - last), values)
+    return values
 
 
 def reaches(x: FloatArray, at: FloatArray) -> NDArray[np.bool_]:

@@ -4,26 +4,26 @@ Fronts are read per repeat, a seed and an order of the tokens, and then averaged
 """
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from analysis import pareto, words
+from analysis.answer import answer
+from analysis.comparison import compare
+from analysis.estimates import Comparison, Estimate
 from analysis.interpolation import END_TOLERANCE
+from analysis.matched import COMPARED, at_matched_l0, compared_metrics, matched_l0s
 from analysis.pareto import L0_WINDOW
-from analysis.table import as_loaded, by_comparison, evenly
+from analysis.table import as_loaded, by_comparison
+from analysis.uncertainty import LEVEL
 from analysis.words import EXTRAPOLATED
 
 _FRONTS = ["architecture", words.REPEAT]
 """Columns that split a table into the fronts that are read."""
-
-MOST_MATCHED = 4
-"""L0s at which architectures are put side by side, at most."""
-
-COMPARED = {"fvu": "FVU", "delta_ce": "delta CE"}
-"""The metrics they are compared by, where records have them, and their names."""
-
 
 _FRONT_COLUMNS = {
     "l0": ("L0", 7),
@@ -36,28 +36,6 @@ _FRONT_COLUMNS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
-    """A value over repeats."""
-
-    mean: float
-    low: float
-    high: float
-    n_seeds: int
-    """How many repeats: pairs of a seed and an order of the tokens."""
-    extrapolated: bool = False
-    """Whether the front of any repeat was continued beyond its end to read it."""
-
-    @property
-    def mark(self) -> str:
-        """EXTRAPOLATED where it is."""
-        return EXTRAPOLATED if self.extrapolated else ""
-
-    def __str__(self) -> str:
-        spread = f" ({words.number(self.low)}–{words.number(self.high)})" if self.n_seeds > 1 else ""
-        return f"{words.number(self.mean)}{self.mark}{spread}"
-
-
-@dataclass(frozen=True, slots=True)
 class Hypervolumes:
     """Hypervolumes of one metric."""
 
@@ -65,43 +43,10 @@ class Hypervolumes:
     reference: float
     window: tuple[float, float] | None
     """L0 window that the fronts of all architectures span; None where there is none."""
-    architectures: dict[str, Spread]
+    architectures: dict[str, Estimate]
     """Each architecture's, on that window; without those whose own front does not span it."""
-    pooled: Spread
+    pooled: Estimate
     """Of the front over all architectures, on L0_WINDOW."""
-
-
-def compared_metrics(table: pd.DataFrame) -> list[str]:
-    """Those of COMPARED that any finished run has."""
-    return [name for name in COMPARED if table.loc[table["status"] == "finished", name].notna().any()]
-
-
-def matched_l0s(table: pd.DataFrame) -> list[float]:
-    """L0s to put architectures side by side at: those requested, or else powers of two; of what any front reaches, an even choice."""
-    finished = table[table["status"] == "finished"]
-    targets = finished["target_l0"]
-    candidates = sorted(set(targets)) if targets.notna().all() else [2.0**power for power in range(17)]
-    metrics = compared_metrics(finished)
-    fronts = at_matched_l0(finished, metrics[0], candidates).values() if metrics else ()
-    reached = [l0 for index, l0 in enumerate(candidates) if any(values[index] for values in fronts)]
-    return [reached[index] for index in evenly(len(reached), MOST_MATCHED)]
-
-
-def at_matched_l0(table: pd.DataFrame, metric: str, l0s: Sequence[float]) -> dict[str, list[Spread | None]]:
-    """Per architecture, in reading order: the metric at each L0 on its front, over repeats.
-
-    None where the front of any repeat does not reach: a mean over those that happen to reach would compare unlike things.
-    """
-    repeats = words.with_repeats(table)
-    values, beyond = (read(repeats, l0s, metric, by=_FRONTS) for read in (pareto.interpolate_at_l0, pareto.is_extrapolated))
-    if values.empty:
-        return {}
-    per_architecture = words.by_architecture(values.reset_index("architecture"))
-    any_beyond = beyond.groupby(level="architecture").any()
-    return {
-        name: [_spread(rows[l0], extrapolated=bool(any_beyond.loc[name, l0])) for l0 in values.columns]
-        for name, rows in per_architecture.items()
-    }
 
 
 def hypervolumes(table: pd.DataFrame, metric: str) -> Hypervolumes:
@@ -120,29 +65,30 @@ def hypervolumes(table: pd.DataFrame, metric: str) -> Hypervolumes:
 
 
 def left_out(table: pd.DataFrame) -> list[str]:
-    """What of the table is left out where fronts are read at matched L0, as sentences."""
+    """Where fronts are not read in logarithms, as sentences."""
     counts = {metric: pareto.n_without_logarithm(table, metric) for metric in compared_metrics(table)}
     return [
-        f"{words.counted(number, 'run')} with {COMPARED[metric]} of 0 or less {'is' if number == 1 else 'are'} left out here: no logarithm."
+        f"{words.counted(number, 'run')} with {COMPARED[metric]} of 0 or less, which has no logarithm: values are read on its own scale."
         for metric, number in counts.items()
         if number
     ]
 
 
 def frontier_lines(table: pd.DataFrame) -> list[str]:
-    """The fronts as text of at most words.TERMINAL_WIDTH columns: every point of L0 against FVU, then the values at matched L0."""
+    """The fronts as text of at most words.TERMINAL_WIDTH columns: every point of L0 against FVU, the values at matched L0, and the
+    answer in words."""
     table = as_loaded(table)
     finished = table[table["status"] == "finished"]
     if finished["fvu"].dropna().empty:
         return ["No run has finished, so there is no frontier yet."]
-    comparisons, names = by_comparison(finished), words.titles(finished)
+    comparisons, names, compared = by_comparison(finished), words.titles(finished), compare(finished)
     lines: list[str] = []
     if len(comparisons) > 1 and (common := next(iter(names.values())).common):
         lines += [*textwrap.wrap(f"All runs: {common}", words.TERMINAL_WIDTH), ""]
     for index, (name, runs) in enumerate(comparisons.items(), start=1):
         if len(comparisons) > 1:
             lines += [*textwrap.wrap(f"Comparison {index} of {len(comparisons)}: {names[name].short}", words.TERMINAL_WIDTH), ""]
-        lines += [*_front_lines(runs), "", *_matched_lines(runs)]
+        lines += [*_front_lines(runs), "", *_matched_lines(runs), *_answer_lines(compared.of(name))]
     return lines[:-1]
 
 
@@ -169,36 +115,38 @@ def _front_lines(runs: pd.DataFrame) -> list[str]:
 
 
 def _matched_lines(runs: pd.DataFrame) -> list[str]:
-    """The compared metrics side by side at matched L0; nothing where no front can be read at one."""
+    """The compared metrics at matched L0, each value over its interval; nothing where no front can be read at one."""
     if not (l0s := matched_l0s(runs)):
         return []
     tables = {name: at_matched_l0(runs, name, l0s) for name in compared_metrics(runs)}
-    width, gap = 9 * len(l0s), " " * 5
-    lines = [
-        f"At matched L0, between neighbours on each front and up to {100 * END_TOLERANCE:g} % beyond (–: the front does not reach)",
-        "",
-        " " * 22 + gap.join(f"{f'{COMPARED[name]} at L0':^{width}}" for name in tables),
-        " " * 22 + gap.join("".join(f"{l0:>8g} " for l0 in l0s) for _ in tables),
-    ]
-    for architecture in words.in_order(set().union(*tables.values())):
-        values = [table.get(architecture, [None] * len(l0s)) for table in tables.values()]
-        cells = [
-            "".join(f"{words.number(value.mean if value else None):>8}{value.mark if value else '':<1}" for value in row) for row in values
-        ]
-        lines.append(f"{words.label(architecture):<22}{gap.join(cells)}")
+    known = [value for table in tables.values() for row in table.values() for value in row if value]
+    lines = [f"At matched L0, read off each front and up to {100 * END_TOLERANCE:g} % beyond (–: the front does not reach)"]
+    for name, table in tables.items():
+        lines += ["", f"{f'{COMPARED[name]} at L0':<22}" + "".join(f"{l0:>17g} " for l0 in l0s)]
+        for architecture in words.in_order(table):
+            cells = [words.interval(value).partition(" ") for value in table[architecture]]
+            lines.append(f"{words.label(architecture):<22}" + "".join(f"{value:>17} " for value, _, _ in cells))
+            if any(ends for _, _, ends in cells):
+                lines.append(" " * 22 + "".join(f"{ends:>17} " for _, _, ends in cells))
     notes = left_out(runs)
-    if any(value.extrapolated for table in tables.values() for row in table.values() for value in row if value):
+    if any(value.extrapolated for value in known):
         notes = [f"{EXTRAPOLATED} extrapolated: beyond an end of the front", *notes]
+    covers = dict.fromkeys(value.covers for value in known if value.low is not None)
+    notes = [*(f"Brackets: 95 %, {text}" for text in covers), *notes]
     return [*(line.rstrip() for line in lines), *([""] if notes else []), *notes, ""]
 
 
-def _per_repeat(table: pd.DataFrame, measure: Callable[[pd.DataFrame], float]) -> Spread:
-    spread = _spread(pd.Series([measure(rows) for _, rows in table.groupby(words.REPEAT)]))
-    assert spread is not None, "callers pass at least one finished run"
-    return spread
+def _answer_lines(comparison: Comparison) -> list[str]:
+    """The comparison in words."""
+    lines = [line for text in answer(comparison) for line in textwrap.wrap(text, words.TERMINAL_WIDTH, subsequent_indent="  ")]
+    return [*lines, ""] if len(comparison.arms) > 1 else []
 
 
-def _spread(values: pd.Series, *, extrapolated: bool = False) -> Spread | None:
-    if values.empty or values.isna().any():
-        return None
-    return Spread(float(values.mean()), float(values.min()), float(values.max()), len(values), extrapolated)
+def _per_repeat(table: pd.DataFrame, measure: Callable[[pd.DataFrame], float]) -> Estimate:
+    """Mean over repeats, with a t interval over them."""
+    values = np.array([measure(rows) for _, rows in table.groupby(words.REPEAT)])
+    if len(values) < 2:
+        return Estimate(float(values.mean()), raw=True)
+    se, df = float(values.std(ddof=1) / np.sqrt(len(values))), len(values) - 1
+    reach, mean = se * float(stdtrit(df, (1 + LEVEL) / 2)), float(values.mean())
+    return Estimate(mean, mean - reach, mean + reach, se, df, len(values), raw=True, share_of_seeds=1.0)

@@ -274,7 +274,7 @@ def test_extrapolated_values_and_what_is_left_out_are_told(tmp_path: Path) -> No
     assert "0.2000<sup>*</sup>" in page.read_text()
     text = page.with_name("report.md").read_text()
     assert "0.2000\\*" in text
-    assert "1 run with delta CE of 0 or less is left out here: no logarithm." in text
+    assert "1 run with delta CE of 0 or less, which has no logarithm: values are read on its own scale." in text
     assert text.count("extrapolated: beyond an end of the front.") == 1
 
 

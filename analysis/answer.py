@@ -1,0 +1,196 @@
+"""A comparison in sentences, the most important first: who is best over the L0s that both fronts span, by how much, and how sure that is.
+
+Brackets hold the interval at the level at which the pair was tested, so that it excludes 0 exactly where "has lower" is said. Every number
+is one of `Comparison`, rounded as the tables round it.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from analysis import words
+from analysis.estimates import Comparison, Estimate, Pair
+from analysis.verdicts import MOST_SEEDS
+
+USUAL_L0 = 32.0
+"""Of the matched L0s, the one nearest to it is quoted."""
+
+
+def answer(comparison: Comparison) -> list[str]:
+    """The sentences. Pass `comparison.of(name)` for one of several groups of rows that are not pooled."""
+    tested = [pair for pair in comparison.pairs if pair.gap is not None and not pair.reason]
+    arms = [arm.name for arm in comparison.arms]
+    if len(arms) < 2:
+        return [f"There is one thing to look at, {words.label(arms[0])}, and nothing to compare it with."] if arms else []
+    lines: list[str] = []
+    if tested:
+        best = _best(arms, tested)
+        own = sorted((pair for pair in tested if best in (pair.a, pair.b)), key=lambda pair: abs(pair.gap.value if pair.gap else 0.0))
+        if len(arms) > 2 and len(own) == len(arms) - 1:
+            lines.append(_overview(comparison, best, own))
+        lines += [_sentence(comparison, _from(best, pair)) for pair in own]
+        lines += _others(tested, own)
+    untested = [pair for pair in comparison.pairs if pair not in tested]
+    lines += [_untested(comparison, pair) for pair in untested[: words.LISTED]]
+    if len(untested) > words.LISTED:
+        lines.append(f"{len(untested) - words.LISTED} more pairs could not be tested either.")
+    return [*lines, *([_method(comparison, tested)] if tested else [])]
+
+
+def _best(arms: Sequence[str], pairs: Sequence[Pair]) -> str:
+    """The arm with the best gap to the others, on average."""
+    gaps: dict[str, list[float]] = {name: [] for name in arms}
+    for pair in pairs:
+        # The probability follows the direction of the metric; the gap breaks ties of certainty.
+        assert pair.gap is not None and pair.probability is not None
+        sign = 1.0 if (pair.probability > 0.5) == (pair.gap.value < 0) else -1.0
+        gaps[pair.a].append(sign * pair.gap.value)
+        gaps[pair.b].append(-sign * pair.gap.value)
+    known = {name: sum(values) / len(values) for name, values in gaps.items() if values}
+    return min(known, key=known.__getitem__)
+
+
+def _overview(comparison: Comparison, best: str, pairs: Sequence[Pair]) -> str:
+    """Whether the arm with the lowest (highest) value is told apart from all others."""
+    alike = [_from(best, pair).b for pair in pairs if pair.better is None]
+    side = "lowest" if comparison.direction == "min" else "highest"
+    name = words.label(best)
+    if not alike:
+        return f"{name} has the {side} {comparison.label}, told apart from all {len(pairs)} others."
+    if len(alike) == len(pairs):
+        return f"{name} has the {side} {comparison.label}, but is told apart from none of the {len(pairs)} others."
+    return f"{name} has the {side} {comparison.label}, but is not told apart from {words.listed(map(words.label, alike))}."
+
+
+def _from(first: str, pair: Pair) -> Pair:
+    """The same pair with `first` as its `a`."""
+    if pair.a == first:
+        return pair
+    return dataclasses.replace(
+        pair,
+        a=pair.b,
+        b=pair.a,
+        gap=_turned(pair.gap),
+        adjusted=_ends(pair.gap, pair.adjusted),
+        at={l0: _turned(one) for l0, one in pair.at.items()},
+        l0_ratio=_turned(pair.l0_ratio),
+        probability=None if pair.probability is None else 1 - pair.probability,
+    )
+
+
+def _turned(one: Estimate | None) -> Estimate | None:
+    """A difference the other way round: of ratios, the inverse."""
+    if one is None:
+        return None
+    low, high = (None, None) if one.low is None or one.high is None else (_inverse(one, one.high), _inverse(one, one.low))
+    return dataclasses.replace(one, value=_inverse(one, one.value), low=low, high=high)
+
+
+def _inverse(one: Estimate, value: float) -> float:
+    return 1 / (1 + value) - 1 if one.relative else -value
+
+
+def _ends(one: Estimate | None, ends: tuple[float, float] | None) -> tuple[float, float] | None:
+    return None if one is None or ends is None else (_inverse(one, ends[1]), _inverse(one, ends[0]))
+
+
+def _sentence(comparison: Comparison, pair: Pair) -> str:
+    """One pair, from its `a`."""
+    assert pair.gap is not None and pair.window is not None
+    a, b, label, gap = words.label(pair.a), words.label(pair.b), comparison.label, pair.gap
+    where = f"L0 {pair.window[0]:.3g} to {pair.window[1]:.3g}"
+    apart, counted = _apart(gap, pair.adjusted), _counted(gap)
+    if pair.verdict == "better":
+        return f"Over {where}, {a} has {apart} {label} than {b} ({counted}){_details(comparison, pair)}."
+    if pair.verdict == "better on this text":
+        return (
+            f"Over {where} and on text like this, these {a} SAEs have {apart} {label} than these {b} SAEs ({counted}); whether that holds "
+            "when they are trained again, one seed cannot tell."
+        )
+    difference = f"{_shown(gap, gap.value)}{_unit(gap)} {_bracket(gap, pair.adjusted)}"
+    if pair.verdict != "not separable":
+        these = "" if pair.verdict == "equivalent" else " on text like this"
+        less = f"less than {100 * comparison.margin:g} %"
+        return f"Over {where}, {a} and {b} are equivalent{these}: their {label} differs by {difference}, {less} ({counted})."
+    seeds = words.counted(gap.n_seeds, "seed")
+    return f"{a} and {b} are not separable with {seeds}: over {where} the difference in {label} is {difference}; {_remedy(pair)}."
+
+
+def _remedy(pair: Pair) -> str:
+    """What would tell a pair apart."""
+    assert pair.gap is not None and pair.smallest is not None
+    seen = f"the smallest that could have been seen is {_shown(pair.gap, pair.smallest, sign=False)}{_unit(pair.gap)}"
+    if pair.seeds_needed:
+        return f"{seen}; about {pair.seeds_needed} seeds would do"
+    if pair.documents_needed:
+        return f"{seen}; about {pair.documents_needed:,} held-out documents would do"
+    if pair.gap.n_seeds < 2:
+        return f"{seen} on text like this; how much training again changes, one seed cannot tell"
+    return f"{seen}; if it is real, no number of seeds up to {MOST_SEEDS} would show it on these documents"
+
+
+def _others(tested: Sequence[Pair], own: Sequence[Pair]) -> list[str]:
+    rest = [pair for pair in tested if pair not in own]
+    if not rest:
+        return []
+    apart = sum(pair.better is not None for pair in rest)
+    return [f"Of the other {words.counted(len(rest), 'pair')}, {apart} {'is' if apart == 1 else 'are'} told apart."]
+
+
+def _untested(comparison: Comparison, pair: Pair) -> str:
+    a, b = words.label(pair.a), words.label(pair.b)
+    if pair.gap is None:
+        return f"{a} and {b} are not compared: {pair.reason[0].lower()}{pair.reason[1:]}"
+    return f"{a} has {_apart(pair.gap, None)} {comparison.label} than {b}, how sure is not known: {pair.reason[0].lower()}{pair.reason[1:]}"
+
+
+def _details(comparison: Comparison, pair: Pair) -> str:
+    """The difference at one L0, and in latents."""
+    parts = []
+    known = {l0: one for l0, one in pair.at.items() if one is not None}
+    if known:
+        l0 = min(known, key=lambda one: abs(one - USUAL_L0))
+        parts.append(f"at L0 {l0:g} {_apart(known[l0], None)}")
+    if pair.l0_ratio is not None:
+        ratio = pair.l0_ratio
+        fewer = "fewer" if ratio.value < 0 else "more"
+        parts.append(f"it needs {abs(100 * ratio.value):.1f} % {fewer} latents for the same {comparison.label}")
+    return f"; {', and '.join(parts)}" if parts else ""
+
+
+def _apart(one: Estimate, ends: tuple[float, float] | None) -> str:
+    """E.g. "9.0 % [5.8, 12.1] lower": numbers above 0 where it is lower, and the interval turned with them."""
+    lower = one.value < 0
+    ends = ends or (None if one.low is None or one.high is None else (one.low, one.high))
+    sign = -1 if lower else 1
+    bracket = ""
+    if ends:
+        low, high = sorted((sign * ends[0], sign * ends[1]))
+        bracket = f" [{_shown(one, low, sign=low < 0)}, {_shown(one, high, sign=high < 0)}]"
+    return f"{_shown(one, abs(one.value), sign=False)}{_unit(one)}{bracket} {'lower' if lower else 'higher'}"
+
+
+def _bracket(one: Estimate, ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"[{_shown(one, ends[0])}, {_shown(one, ends[1])}]"
+
+
+def _shown(one: Estimate, value: float, *, sign: bool = True) -> str:
+    if one.relative:
+        return f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
+    return words.number(value)
+
+
+def _unit(one: Estimate) -> str:
+    return " %" if one.relative else ""
+
+
+def _counted(one: Estimate) -> str:
+    """E.g. "3 seeds, 50 documents, paired"."""
+    documents = [words.counted(one.n_documents, "document")] if one.n_documents else []
+    return ", ".join([words.counted(one.n_seeds, "seed"), *documents, "paired"])
+
+
+def _method(comparison: Comparison, tested: Sequence[Pair]) -> str:
+    """What the brackets are."""
+    corrected = f", corrected for {len(comparison.pairs)} comparisons (Holm)" if len(comparison.pairs) > 1 else ""
+    covers = words.listed(dict.fromkeys(pair.gap.covers for pair in tested if pair.gap))
+    return f"Brackets: 95 % intervals of the mean difference{corrected}; they cover {covers}. At a single L0 they are not corrected."

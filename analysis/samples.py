@@ -1,0 +1,168 @@
+"""What the statistics work on: L0 and one metric of every finished run, on all held-out documents and on draws of them.
+
+Shape letters: R runs, B draws of documents, 3 parts of the text (all of it, and two halves: settings are chosen on one and read on the
+other). L0 moves with the documents, as the metric does, so both are drawn.
+
+Choices worth knowing:
+- A draw takes as many documents as there are, with replacement; one draw serves all runs, so that differences are paired. The generator
+  is fixed: the same records give the same intervals.
+- A metric is made of the resampled sums, never a mean of ratios per document.
+- ln of the metric, unless a value or a draw of it is 0 or less: then the metric itself, for all runs (`raw`).
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.documents import DocumentSums, read_documents
+from analysis.interpolation import FloatArray
+from analysis.table import DIRECTORIES, finished, numbers
+from sae_core.layout import RunPaths
+
+N_DRAWS = 1_000
+"""Draws of documents: the standard error of a standard error is then 2 %."""
+FEWEST_DOCUMENTS = 10
+"""With fewer documents nothing is drawn: half of them would be too few to choose on, and their spread is hardly known."""
+ALL, HALVES = 0, (1, 2)
+"""Parts of the text: index of an axis of length 3."""
+_OnDocuments = tuple[FloatArray, FloatArray, FloatArray]
+_MOST_COUNTS = 4_000_000
+"""Counts of drawn documents that are in memory at a time."""
+_KEPT = 8
+"""Samples of recent tables that are kept: report and terminal ask about the same runs several times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """ln L0 (`x`) and the metric on its scale (`y`) of finished runs with both."""
+
+    rows: NDArray[np.intp]
+    """[R] which rows of the table they are, by position."""
+    x: FloatArray
+    """[3, R] on all documents and on each half; without documents all three are equal."""
+    y: FloatArray
+    raw: bool
+    """Whether `y` is the metric itself instead of its logarithm."""
+    n_documents: int = 0
+    """0 where results have no per-document sums."""
+    correction: float = 1.0
+    """What the variance over draws is multiplied with to be unbiased: D / (D - 1) where all D documents weigh the same."""
+    df: float = 0.0
+    """Degrees of freedom of that variance: D - 1 where all weigh the same, fewer where some weigh more."""
+    x_draws: FloatArray | None = None
+    """[3, B, R]; None without documents."""
+    y_draws: FloatArray | None = None
+
+
+def samples_of(table: pd.DataFrame, metric: str, documents: DocumentSums | None = None) -> Samples:
+    """The samples of a table's finished runs with an L0 above 0 and a value of the metric.
+
+    Args:
+        documents: sums of these runs; by default read from the runs' directories, where the table knows them.
+    """
+    l0, value = numbers(table, "l0"), numbers(table, metric)
+    rows = np.flatnonzero(finished(table) & (l0 > 0) & np.isfinite(value))
+    key = _key(table, rows, metric) if documents is None else None
+    if key is not None and key in _recent:
+        _recent.move_to_end(key)
+        return _recent[key]
+    if documents is None and key is not None:
+        documents = read_documents(table.iloc[rows], ("l0", metric))
+    made = _samples(rows, l0[rows], value[rows], _on_documents(table, rows, metric, documents))
+    if key is not None:
+        _recent[key] = made
+        while len(_recent) > _KEPT:
+            _recent.popitem(last=False)
+    return made
+
+
+_recent: "OrderedDict[tuple[object, ...], Samples]" = OrderedDict()
+
+
+def _key(table: pd.DataFrame, rows: NDArray[np.intp], metric: str) -> tuple[object, ...] | None:
+    """What the samples depend on; None where nothing is known about the runs' files."""
+    directories = table.attrs.get(DIRECTORIES) or {}
+    if "run_id" not in table or not directories:
+        return None
+    files = [RunPaths(Path(directories[run_id])).documents for run_id in table["run_id"].iloc[rows] if run_id in directories]
+    stamps = tuple((str(file), file.stat().st_mtime_ns if file.is_file() else None) for file in files)
+    if len(stamps) < len(rows):
+        return None
+    values = tuple(table[["l0", metric]].iloc[rows].to_numpy(float).ravel())
+    return metric, tuple(rows), stamps, values
+
+
+def draws(n_documents: int) -> Iterator[FloatArray]:
+    """How often each document is drawn: N_DRAWS rows of counts [B, D] in chunks, always the same for a number of documents."""
+    generator, chance = np.random.default_rng(20_240_607), np.full(n_documents, 1 / n_documents)
+    size = max(1, min(N_DRAWS, _MOST_COUNTS // n_documents))
+    for start in range(0, N_DRAWS, size):
+        yield generator.multinomial(n_documents, chance, size=min(size, N_DRAWS - start)).astype(np.float64)
+
+
+def _on_documents(table: pd.DataFrame, rows: NDArray[np.intp], metric: str, documents: DocumentSums | None) -> _OnDocuments | None:
+    """L0 and metric [2, 3, R] on the parts of the text, and [2, 3, B, R] on draws, of sums alone; weights of the documents [D].
+
+    None where they have no value.
+    """
+    if documents is None or not {"l0", metric} <= set(documents.metrics) or len(documents.documents) < FEWEST_DOCUMENTS:
+        return None
+    run_ids = [str(run_id) for run_id in table["run_id"].iloc[rows]]
+    if not set(run_ids) <= set(documents.run_ids):
+        return None
+    documents = documents.of(run_ids)
+    values = [_values(*documents.parts(name)) for name in ("l0", metric)]
+    point, drawn = (np.stack(arrays) for arrays in zip(*values, strict=True))
+    known = np.isfinite(point).all() and np.isfinite(drawn).all() and (point[0] > 0).all() and (drawn[0] > 0).all()
+    weights = np.abs(documents.parts(metric)[1].mean(axis=0))
+    return (point, drawn, weights / weights.sum()) if known else None
+
+
+def _values(above: FloatArray, below: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """[3, R] and [3, B, R]: the ratio on all documents, on every second one from the first and on the others; whole, and in each draw."""
+    n_documents = above.shape[1]
+    if (below == below[:1]).all():  # what is below the line is the text's, the same for all runs
+        below = below[:1]
+    halves = [(above[:, start::2], below[:, start::2]) for start in (0, 1)]
+
+    def ratios(counts: FloatArray) -> FloatArray:
+        sums = [(counts[:, start::2] @ half[0].T, counts[:, start::2] @ half[1].T) for start, half in enumerate(halves)]
+        parts = [(sums[0][0] + sums[1][0], sums[0][1] + sums[1][1]), *sums]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.stack([top / bottom for top, bottom in parts])
+
+    drawn = np.concatenate([ratios(counts) for counts in draws(n_documents)], axis=1)
+    return ratios(np.ones((1, n_documents)))[:, 0], drawn
+
+
+def _samples(rows: NDArray[np.intp], l0: FloatArray, value: FloatArray, on_documents: _OnDocuments | None) -> Samples:
+    x = np.log(l0)
+    if on_documents is None:
+        raw = bool((value <= 0).any())
+        y = value if raw else np.log(value)
+        return Samples(rows, np.stack([x] * 3), np.stack([y] * 3), raw)
+    point, drawn, weights = on_documents
+    raw = bool((value <= 0).any() or (point[1] <= 0).any() or (drawn[1] <= 0).any())
+    y, y_point, y_drawn = (part if raw else np.log(part) for part in (value, point[1], drawn[1]))
+    x_point, x_drawn = np.log(point[0]), np.log(drawn[0])
+    # The table's values are the truth, to the last digit; the sums say how they move.
+    x_shift, y_shift = x - x_point[ALL], y - y_point[ALL]
+    return Samples(
+        rows, x_point + x_shift, y_point + y_shift, raw, len(weights), *_small_sample(weights), x_drawn + x_shift, y_drawn + y_shift
+    )
+
+
+def _small_sample(weights: FloatArray) -> tuple[float, float]:
+    """Correction and degrees of freedom of a bootstrap variance of a ratio of sums.
+
+    To first order the variance is the sum of (w_i e_i)^2, with w_i a document's share of what is below the line and e_i its deviation from
+    the ratio, which is fitted to the same documents: that takes 1 - 2 sum w^3 / sum w^2 + sum w^2 of it away. For normal e_i of one
+    variance the sum has (sum w^2)^2 / sum w^4 degrees of freedom, less one for the ratio.
+    """
+    squares, cubes, fourths = (float((weights**power).sum()) for power in (2, 3, 4))
+    return 1 / (1 - 2 * cubes / squares + squares), max(squares**2 / fourths - 1, 1.0)
