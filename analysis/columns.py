@@ -46,7 +46,9 @@ TEXTS = {
 }
 ALL = {*COLUMNS, *PROVENANCE, *ENDING, *ARITHMETIC}
 """Every column but those of versions and of further metrics."""
-NOT_METRICS = ALL - {*_METRICS}
+STABILITY = ("pw_mcc", "recurring_latents", "recurring_explained")
+"""Columns about pairs of runs, of tables in which some are known: `analysis.stability`."""
+NOT_METRICS = {*ALL, *STABILITY} - {*_METRICS}
 """Columns that no metric may take the place of."""
 OF_A_SETTING = (
     *("architecture", "sparsity_parameter", "target_l0", "lr", "d_in", "d_sae", "train_tokens", "comparison_hash", "variant"),

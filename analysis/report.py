@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jinja2
 
-from analysis import words
+from analysis import stability, words
 from analysis.content import content_of
 from analysis.figures import PAGE_COLORS
 from analysis.results import read_sweeps
@@ -43,6 +43,7 @@ def write_report(results: Path | Sequence[Path], out: Path | None = None) -> Pat
     except ConfigError as error:  # the records say all the same what came of the runs
         log.warning("%s Its plots are left out of the report.", error)
     out = sweeps[0].paths.report.absolute() if out is None else Path(out)
+    stability.measure(sweeps)
     table = table_of(sweeps)
     try:
         content = content_of(sweeps, table, out / "plots")

@@ -36,10 +36,16 @@ def row_of(run: StoredRun) -> dict[str, Any]:
         row |= {f"version_{name}": version for name, version in record.versions.items()}
         row |= {name: _words(getattr(record, name, None)) for name in ARITHMETIC}
         row["error"] = reason(record.error) if record.error else None
-    content = {key: 0 if key == "data_seed" else value for key, value in config.items() if key != "seed"}
-    # An entry of sweep.json may lack its config: then its sparsity tells settings apart.
-    row["setting_hash"] = _hash([row["architecture"], content or [row["sparsity_parameter"], row["sparsity_value"]]])
+    row["setting_hash"] = setting_hash(run)
     return row
+
+
+def setting_hash(run: StoredRun) -> str:
+    """What the repeats of a setting have in common: all of the config but `seed` and `data_seed`."""
+    content = {key: 0 if key == "data_seed" else value for key, value in run.config.items() if key != "seed"}
+    requested = run.requested
+    # An entry of sweep.json may lack its config: then its sparsity tells settings apart.
+    return _hash([requested.get("architecture"), content or [requested.get("sparsity_parameter"), requested.get("sparsity_value")]])
 
 
 def comparison_hashes(runs: Sequence[StoredRun]) -> list[str]:

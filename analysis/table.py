@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis import stability
 from analysis.columns import ARITHMETIC, COLUMNS, ENDING, INTEGERS, OF_A_REPEAT, OF_A_SETTING, PROVENANCE, TEXTS
 from analysis.results import StoredRun, StoredSweep, read_sweeps, requested_rates
 from analysis.rows import comparison_hashes, row_of, variants
@@ -65,10 +66,11 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     columns = _column_order(table, runs)
     table = typed(table.reindex(columns=columns), columns)
     table["l0_error"] = table["l0"] / table["target_l0"] - 1
+    table, between_seeds = _with_stability(table, sweeps)
     level = table["target_l0"].fillna(table["sparsity_value"])  # a coefficient that was found differs by seed
     table = table.assign(_level=level).sort_values(["architecture", "_level", "seed", "run_id"], kind="stable", ignore_index=True)
     table = table.drop(columns="_level")
-    table.attrs[METRICS] = Shared({name: dataclasses.asdict(spec) for name, spec in _merge_specs(runs).items()})
+    table.attrs[METRICS] = Shared({name: dataclasses.asdict(spec) for name, spec in {**_merge_specs(runs), **between_seeds}.items()})
     table.attrs[DIRECTORIES] = directories
     table.attrs[COMPARISONS] = Shared(
         {
@@ -78,6 +80,17 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     )
     table.attrs[LEARNING_RATES] = Shared({sweep.paths.directory.resolve().name: requested_rates(sweep.definitions) for sweep in sweeps})
     return table
+
+
+def _with_stability(table: pd.DataFrame, sweeps: Sequence[StoredSweep]) -> tuple[pd.DataFrame, dict[str, MetricSpec]]:
+    """The table with the columns of seed stability, where they are known of any run, and their specs."""
+    known = stability.columns_of(sweeps)
+    if known.empty:
+        return table, {}
+    place = list(table.columns).index(PROVENANCE[0])
+    for spec in reversed(stability.SPECS):
+        table.insert(place, spec.name, table["run_id"].map(known[spec.name]).astype("float64"))
+    return table, {spec.name: spec for spec in stability.SPECS}
 
 
 class Shared(dict[str, Any]):

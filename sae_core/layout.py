@@ -7,7 +7,7 @@ results/
     sweep.json                runs asked for, launches, stages
     orders.json               what the running launch is asked to do
     progress.json             how far the present launch is, or the last one was
-    table.csv  table.parquet  report/
+    table.csv  table.parquet  stability.json  report/
     search/                   the Optuna study of a search
     runs/<run_id>/            config.json  record.json  history.jsonl  documents.parquet  latents.safetensors
                               checkpoint.safetensors  sae/
@@ -76,6 +76,8 @@ class SweepPaths:
     """The table as text."""
     table_parquet = _Below("table.parquet")
     """The table with types."""
+    stability = _Below("stability.json")
+    """How alike the latents of repeats are, per pair of runs; see `analysis.stability`."""
     report = _Below("report")
     """Directory of the report."""
     search = _Below("search")

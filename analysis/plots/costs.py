@@ -93,7 +93,7 @@ class CostFvu(CostPlot):
         "Lower left is better. A point is an architecture at one width and number of training tokens; bars go from the smallest to the "
         "largest over seeds. Lines: for each architecture, the sizes of which no other is both cheaper and better."
     )
-    order = 40
+    order = 50
     metric = "fvu"
 
 
@@ -103,7 +103,7 @@ class CostDeltaCe(CostPlot):
 
     title = "Added cross-entropy against cost"
     caption = "Lower left is better. As above, for how much worse the language model predicts with the reconstruction in place."
-    order = 41
+    order = 51
     metric = "delta_ce"
 
 

@@ -307,6 +307,8 @@ def _write_report(store: Store, progress: SweepProgress, *, is_hurried: bool = F
     if not store.status():  # a search that was interrupted before its first trial
         return
     progress.stage("report", 1, "report")  # it takes the time of its imports, too
+    from analysis import stability
+    from analysis.results import read_sweeps
     from analysis.table import load_table, write_table
 
     def write() -> None:
@@ -314,6 +316,8 @@ def _write_report(store: Store, progress: SweepProgress, *, is_hurried: bool = F
 
         write_report([store.directory], store.paths.report)
 
+    if not is_hurried:
+        stability.measure(read_sweeps(store.directory))
     write_table(load_table(store.directory), store.directory)
     if store.records():
         if is_hurried:

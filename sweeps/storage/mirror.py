@@ -104,7 +104,7 @@ class Mirror:
             yield from self._pending(
                 run.record, [run.config, run.history, run.documents, run.latents, *_files(run.sae)], name=self._name(run.directory)
             )
-        for file in (paths.table_csv, paths.table_parquet, *_files(paths.report)):
+        for file in (paths.table_csv, paths.table_parquet, paths.stability, *_files(paths.report)):
             yield from self._pending(file, [])
 
     def pending_checkpoints(self) -> Iterator[Copy]:

@@ -4,12 +4,16 @@ import dataclasses
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import pytest
 from fake_results import failed, metrics_at, realistic_records, record_of, write_sweep
+from fake_saes import write_sae
 from fake_sizes import sized_records
 
 from analysis.plots import PLOTS, style
+from analysis.results import read_sweeps
+from analysis.stability import measure
 from analysis.table import load_table
 
 NAMES = list(PLOTS)
@@ -25,7 +29,13 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
         record_of("gated", 40, metrics_at(0, 1.02, 3.1)),
         record_of("new_idea", 16, metrics_at(16, 0.05, -0.01)),  # better than the language model itself: no logarithm
     ]
-    return write_sweep(tmp_path_factory.mktemp("results") / "demo", records, missing=[("jumprelu", 0.1, 0)])
+    records += [record_of("topk", 16, metrics_at(16, 0.082, 0.14), seed=1)]
+    sweep = write_sweep(tmp_path_factory.mktemp("results") / "demo", records, missing=[("jumprelu", 0.1, 0)])
+    for seed in (0, 1):
+        latents = np.random.default_rng(seed).normal(size=(8, 128))
+        write_sae(sweep / "runs" / f"topk-16-{seed}", latents, np.ones(8), np.ones(8))
+    measure(read_sweeps(sweep))
+    return sweep
 
 
 @pytest.fixture(scope="module")
