@@ -6,7 +6,7 @@ of runs stay a small file.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -22,6 +22,8 @@ DIGITS = 6
 """Digits of a number."""
 WIDE = 8.0
 """A column whose values span a larger factor starts on a logarithmic axis."""
+MOST_LINES = 12
+"""Fronts that the figure starts with: comparisons beyond them start hidden."""
 MOST_LEVELS = 24
 """Distinct values of a column that can be filtered by."""
 
@@ -62,7 +64,14 @@ FACETS = (
 """Columns to filter by, where runs differ in them."""
 _FIRST = ("run_id", "architecture", "comparison", "setting", "setting_hash", "seed", "status")
 _LEFT_OUT = {"comparison_hash", "activations_hash", "eval_hash", "error", "finished_at", "eval_tokens"}
-_FORMATS = {"l0": "tenths", "dead_fraction": "share", "l0_error": "signed share", "lr": "short", "sparsity_value": "short"}
+_FORMATS = {
+    "l0": "tenths",
+    "dead_fraction": "share",
+    "l0_error": "signed share",
+    "lr": "short",
+    "sparsity_value": "short",
+    "target_l0": "short",
+}
 
 
 def explorer_data(table: pd.DataFrame, names: Mapping[str, words.Title], shown: Mapping[str, str]) -> dict[str, Any]:
@@ -75,21 +84,24 @@ def explorer_data(table: pd.DataFrame, names: Mapping[str, words.Title], shown: 
     """
     comparisons = [names[name].short for name in table["comparison_hash"]]
     rows = table.assign(comparison=comparisons, setting=[words.setting(row) for row in table.to_dict("records")])
-    specs = specs_of(table)
+    architectures = words.in_order(rows["architecture"].dropna())
+    orders = {"architecture": architectures, "comparison": list(dict.fromkeys(title.short for title in names.values())), "status": STATES}
+    specs, n_shown = specs_of(table), max(MOST_LINES // max(len(architectures), 1), 1)
     columns, same = {}, {}
     for name in dict.fromkeys([*_FIRST, *shown, *rows.columns]):
         if name not in rows or name in _LEFT_OUT or rows[name].isna().all():
             continue
         if name in _FIRST or name in shown or rows[name].nunique(dropna=False) > 1:
-            columns[name] = _column(rows[name], name, specs.get(name), shown.get(name, ""))
+            columns[name] = _column(rows[name], name, specs.get(name), shown.get(name, ""), orders.get(name, ()))
         else:
             same[name] = _plain(rows[name].iloc[0])
     return {
         "columns": columns,
         "same": same,
-        "facets": {name: levels for name in FACETS if name in columns and (levels := _facet(rows[name], name))},
-        "looks": {name: _look(look) for name, look in style.looks(rows["architecture"].dropna()).items()},
+        "facets": {name: levels for name in FACETS if name in columns and (levels := _facet(rows[name], name, orders.get(name, ())))},
+        "looks": {name: _look(look) for name, look in style.looks(architectures).items()},
         "shown": [name for name in shown if name in columns],
+        "hidden": {"comparison": orders["comparison"][n_shown:]},
         "repeat": words.noun(table),
         "name": "-".join(dict.fromkeys(table["sweep"])),
         "x": "l0",
@@ -109,11 +121,11 @@ def rounded(value: float) -> float | None:
     return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
 
 
-def _column(values: pd.Series, name: str, spec: MetricSpec | None, heading: str) -> dict[str, Any]:
+def _column(values: pd.Series, name: str, spec: MetricSpec | None, heading: str, order: Sequence[str]) -> dict[str, Any]:
     label = LABELS.get(name) or (style.axis_label(spec, name).replace("\n", " ") if spec else name.replace("_", " "))
     column: dict[str, Any] = {"label": label, "heading": heading or _HEADINGS.get(name, label)}
     if not pd.api.types.is_numeric_dtype(values):
-        levels = _levels(values, name)
+        levels = _levels(values, order)
         places = {level: place for place, level in enumerate(levels)}
         return {**column, "levels": levels, "index": [places.get(value) for value in values]}
     whole = pd.api.types.is_integer_dtype(values)
@@ -122,7 +134,7 @@ def _column(values: pd.Series, name: str, spec: MetricSpec | None, heading: str)
     is_wide = bool(known) and min(known) > 0 and max(known) > WIDE * min(known)
     return {
         **column,
-        "format": _FORMATS.get(name, "whole" if whole else "short" if name == "target_l0" else "number"),
+        "format": _FORMATS.get(name, "whole" if whole else "number"),
         "better": {"min": 1, "max": -1}.get(spec.direction if spec else "", 0),
         "log": name == "l0" or is_wide,
         "kind": "Metrics" if spec or name == "l0_error" else "Settings" if name in FACETS or name == "sparsity_value" else "Training",
@@ -130,22 +142,19 @@ def _column(values: pd.Series, name: str, spec: MetricSpec | None, heading: str)
     }
 
 
-def _facet(values: pd.Series, name: str) -> list[Any]:
-    """What may be filtered by; nothing where runs do not differ, or nearly all do. Architectures are a legend, too."""
-    if pd.api.types.is_numeric_dtype(values):
-        levels = [_plain(level) for level in sorted(values.dropna().unique())]
-    else:
-        levels = _levels(values, name)
+def _facet(values: pd.Series, name: str, order: Sequence[str]) -> list[Any]:
+    """What may be filtered by; nothing where runs do not differ, or nearly all do. Architectures and comparisons are a legend, too."""
+    is_number = pd.api.types.is_numeric_dtype(values)
+    levels: list[Any] = [_plain(level) for level in sorted(values.dropna().unique())] if is_number else _levels(values, order)
     levels += [None] * bool(values.isna().any())
-    return levels if 1 < len(levels) <= MOST_LEVELS or name == "architecture" else []
+    most = len(levels) if name == "comparison" else MOST_LEVELS
+    return levels if 1 < len(levels) <= most or name == "architecture" else []
 
 
-def _levels(values: pd.Series, name: str) -> list[str]:
-    """Distinct texts: architectures and states in reading order, others as they come."""
+def _levels(values: pd.Series, order: Sequence[str]) -> list[str]:
+    """Distinct texts, in an order where there is one, or else as they come."""
     levels = [str(level) for level in values.dropna().unique()]
-    if name == "architecture":
-        return words.in_order(levels)
-    return sorted(levels, key=STATES.index) if name == "status" else levels
+    return sorted(levels, key=order.index) if order else levels
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,7 @@ to the rows of their runs.
 """
 
 import html
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import pandas as pd
 
 from analysis import words
 from analysis.plots import PLOTS, style
+from sae_core.files import write_text, written_whole
 
 PAGE_COLORS = {
     style.INK: "var(--ink)",
@@ -50,17 +52,18 @@ def draw_plots(
         info = plot.info(table, histories)
         if info is None:
             continue
-        png = directory / f"{prefix}{name}.png"
+        png, svg = directory / f"{prefix}{name}.png", io.StringIO()
         with matplotlib.rc_context({**style.RC, "svg.hashsalt": prefix + name}):
             figure = plot.figure(info)
             figure.draw_without_rendering()
             figure.set_layout_engine(None)  # the layout stands; each format would work it out again, or draw once more to find none
-            figure.savefig(png, dpi=160, metadata={"Software": None})
-            figure.savefig(png.with_suffix(".svg"), transparent=True, metadata={"Date": None})
-        svg = inline_svg(png.with_suffix(".svg").read_text(encoding="utf-8"), plot.title, tooltips)
+            with written_whole(png) as temporary:
+                figure.savefig(temporary, format="png", dpi=160, metadata={"Software": None})
+            figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
+        write_text(png.with_suffix(".svg"), svg.getvalue())
         caption = " ".join(text for text in (plot.caption, plot.note(info)) if text)
         shown = {"section": plot.section, "order": plot.order, "title": plot.title, "explored": plot.explored}
-        drawn.append({**shown, "caption": caption, "svg": svg, "file": png.name})
+        drawn.append({**shown, "caption": caption, "svg": inline_svg(svg.getvalue(), plot.title, tooltips), "file": png.name})
     return drawn
 
 
@@ -72,8 +75,10 @@ def inline_svg(svg: str, title: str, tooltips: Mapping[str, str]) -> str:
         title: what the figure shows, for screen readers.
         tooltips: run id -> what to show over the points that link to it.
     """
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r"\s*\n\s*", " ", svg).replace("font-family: 'DejaVu Sans'; ", "")
+    # A tenth of a point is less than a pixel. What is scaled needs its digits.
+    svg = re.sub(r' (d|x|y|transform)="[^"a-z]*(rotate|translate)?\(?[^"(]*"', lambda found: re.sub(r"(\.\d)\d+", r"\1", found[0]), svg)
     svg = re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", svg, count=1)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
     for color, variable in PAGE_COLORS.items():

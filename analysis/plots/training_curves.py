@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 MOST_CURVES = 24
 """Curves of an architecture that are drawn."""
-MAX_POINTS = 150
+MAX_POINTS = 100
 """Points kept of each curve: more than a panel this small can show."""
 COLUMNS = 3
 

@@ -127,10 +127,9 @@
   }
   function chart(width, height, withLegend) {
     const series = seriesOf(visible()), has = (axis, x) => x !== null && !(isLog(state[axis]) && x <= 0);
-    const n = series.reduce((sum, { points }) => sum + points.length, 0);
-    for (const one of series) one.points = one.points.filter((p) => has("x", p.x.mean) && has("y", p.y.mean));
-    const points = series.flatMap((one) => one.points);
-    const ends = (axis) => points.flatMap((p) => [p[axis].low, p[axis].high]).filter((x) => has(axis, x));
+    const all = series.flatMap((one) => one.points), placed = (p) => has("x", p.x.mean) && has("y", p.y.mean);
+    for (const one of series) one.points = one.points.filter(placed);
+    const points = all.filter(placed), ends = (axis) => points.flatMap((p) => [p[axis].low, p[axis].high]).filter((x) => has(axis, x));
     const wide = Math.max(...series.map(({ title }) => 56 + 7 * title.length), 1), across = Math.max(Math.floor((width - 66) / wide), 1);
     const bottom = height - 48 - (withLegend ? 20 * Math.ceil(series.length / across) + 8 : 0), [left, right, top] = [66, width - 16, 14];
     const x = scaleOf(state.x, ends("x"), left, right, 64), y = scaleOf(state.y, ends("y"), bottom, top, 42);
@@ -165,7 +164,7 @@
       svg.append(swatch(one, place));
       write(one.title, { x: place.x + 30, y: place.y + 12, "text-anchor": "start" });
     }
-    return { svg, points, lost: n - points.length };
+    return { svg, points, lost: all.length - points.length };
   }
   function redraw() {
     const width = Math.max($("plot").clientWidth, 280), height = Math.round(Math.min(Math.max(width * 0.56, 320), 560));
@@ -182,7 +181,6 @@
       $(axis).value = state[axis];
       $(`log-${axis}`).checked = isLog(state[axis]);
     }
-    showPins();
     list();
   }
   // ---- the current point, and pins ----
@@ -209,7 +207,7 @@
     const far = drawn.points.map((p) => Math.hypot(p.px + left - clientX, p.py + top - clientY)), [least] = extent(far);
     return least < 26 ? far.indexOf(least) : -1;
   }
-  const letter = (i) => i < 26 ? String.fromCharCode(65 + i) : String(i + 1);
+  const letter = (i) => String.fromCharCode(65 + i);
   function pinned() {
     const rowsOf = (key) => key.split("\n").map((id) => data.columns.run_id.levels.indexOf(id)).filter((row) => row >= 0);
     return [...state.pins].map(rowsOf).filter((members) => members.length);
@@ -219,7 +217,6 @@
     if (!was) state.pins.add(key);
     $("said").textContent = `${named(members[0])} ${was ? "unpinned" : "pinned"}`;
     showPins();
-    list(drawn.listed);
   }
   function rings() {
     const circle = (p, r, stroke) => node("svg:circle", { cx: p.px, cy: p.py, r, fill: "none", stroke, "stroke-width": 1.8 });
@@ -240,6 +237,8 @@
     });
     $("pins").hidden = !pins.length;
     $("compare").replaceChildren(node("thead", {}, node("tr", {}, node("td"), ...heads)), node("tbody", {}, ...lines));
+    for (const box of $("runs-body").querySelectorAll("input")) box.checked = state.pins.has(box.value);
+    $("save-csv").textContent = `CSV of ${pins.length ? counted(pins.length, "pin") : counted(drawn.found.length, "run")}`;
     rings();
   }
   // ---- the table of runs ----
@@ -248,7 +247,7 @@
     const names = new Set([...first, ...data.shown, state.x, state.y, "train_seconds", "sweep", "run_id"]);
     return [...names].filter((name) => name === "architecture" || (name in data.columns && data.columns[name].levels?.length !== 1));
   }
-  function list(least = CHUNK) {
+  function list() {
     const wanted = state.search.toLowerCase().split(/\s+/), sign = state.down ? -1 : 1;
     const texts = ["run_id", "status", "sweep"].filter((name) => name in data.columns);
     const searched = (row) => [named(row), ...texts.map((name) => value(name, row))].join(" ").toLowerCase();
@@ -265,21 +264,21 @@
     })));
     $("runs-body").replaceChildren();
     drawn.listed = 0;
-    more(least);
+    more();
     $("found").textContent = `${counted(drawn.found.length, "run")} of ${counted(rows.length, "run")}`;
-    $("save-csv").textContent = `CSV of ${state.pins.size ? counted(state.pins.size, "pin") : counted(drawn.found.length, "run")}`;
   }
-  function more(amount = CHUNK) {
-    const next = drawn.found.slice(drawn.listed, drawn.listed + Math.max(amount, CHUNK)), names = columns();
+  function more() {
+    const next = drawn.found.slice(drawn.listed, drawn.listed + CHUNK), names = columns();
     drawn.listed += next.length;
     $("runs-body").append(...next.map((row) => {
       const id = value("run_id", row), look = data.looks[value("architecture", row)];
-      const box = node("input", { type: "checkbox", checked: state.pins.has(id), "aria-label": `Pin ${id}`, change: () => pin([row]) });
+      const box = node("input", { type: "checkbox", value: id, "aria-label": `Pin ${id}`, change: () => pin([row]) });
       const cells = names.map((name) => node("td", { class: !isText(name) && "num" }, text(name, value(name, row))));
       if (look) cells[0].prepend(swatch({ look }));
       return node("tr", {}, node("td", {}, box), ...cells);
     }));
     $("more").hidden = drawn.listed >= drawn.found.length;
+    showPins();
   }
   // ---- what the reader chooses ----
   function choices() {
@@ -292,7 +291,8 @@
       $(axis).replaceChildren(...[...groups].map(([kind, names]) => node("optgroup", { label: kind }, ...options(names))));
     }
     const facet = ([name, levels]) => {
-      const hidden = (state.hidden[name] ??= new Set()), isLegend = ["architecture", "comparison"].includes(name), sum = node("small");
+      const hidden = (state.hidden[name] ??= new Set(data.hidden[name])), sum = node("small");
+      const isLegend = ["architecture", "comparison"].includes(name);
       const count = () => { sum.textContent = `${levels.filter((it) => !hidden.has(it)).length} of ${levels.length}`; };
       const boxes = levels.map((level) => {
         const change = (event) => { hidden[event.target.checked ? "delete" : "add"](level); count(); redraw(); };
@@ -393,7 +393,7 @@
     if (row >= 0 && !state.pins.has(id)) pin([row]);
   });
   new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && more()).observe($("more"));
-  new ResizeObserver(() => rows && redraw()).observe($("plot"));
+  addEventListener("resize", () => rows && redraw());
   read();
   if (document.documentElement.dataset.follow) follow(document.documentElement.dataset.follow);
 })();

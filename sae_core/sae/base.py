@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
 from sae_core.errors import ConfigError, border
+from sae_core.notebook import table_of
 from sae_core.plugins import defining
 from sae_core.plugins import load as load_plugins
 from sae_core.sae import saelens_files
@@ -134,6 +135,22 @@ class SparseAutoencoder(nn.Module, ABC):
         # (d_in, d_sae), but latent by latent in memory, like W_dec: sparse gradients are sums of rows.
         self.W_enc = nn.Parameter(rows.clone().T)
         self.b_dec = nn.Parameter(torch.zeros(d_in))
+
+    def extra_repr(self) -> str:
+        """Sizes, and the fields of the config that are not its defaults: what `repr` shows."""
+        fields = {"d_in": self.d_in, "d_sae": self.d_sae, **self.config.model_dump(exclude_defaults=True, exclude={"architecture"})}
+        return ", ".join(f"{name}={value!r}" for name, value in fields.items())
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "d_in": f"{self.d_in:,}",
+            "d_sae": f"{self.d_sae:,}",
+            "parameters": f"{sum(parameter.numel() for parameter in self.parameters()):,}",
+            "form": "training" if self.training else "inference",
+            "activations": "layer-normed first" if self.layer_norm else "",
+            **self.config.model_dump(exclude_defaults=True, exclude={"architecture", "d_sae"}),
+        }
+        return table_of(f"{type(self).__name__} SAE ({self.config.architecture})", facts)
 
     @abstractmethod
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:

@@ -81,13 +81,23 @@ def logs(results: SweepDirectory, run_id: Annotated[str, typer.Argument(help="On
 def report(
     results: Annotated[list[Path], typer.Argument(help="Directory of a sweep; several give one report.")],
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write. Default for one sweep: its report/.")] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve it to this machine, as records change, until Ctrl-C.")] = False,
+    port: Annotated[
+        int | None, typer.Option(metavar="N", min=0, max=65535, help="With --serve: where. 0: any that is free. Default: 8765.")
+    ] = None,
 ) -> Answer:
     """Write the report again from the records, for one sweep or several together."""
     from analysis.report import write_report  # and nothing of `sweeps`: a report needs no torch
+    from analysis.serving import PORT, serve_report
 
+    if port is not None and not serve:
+        raise ConfigError(f"`--port` says where `--serve` serves the report, but got --port {port} alone. Add `--serve`.")
     if out is None and len(results) > 1:
         raise ConfigError(f"`--out` must be given for several sweeps, but got {len(results)} directories and no `--out`. Add `--out DIR`.")
-    page = write_report(results, out)
+    if serve:
+        page = serve_report(results, out, PORT if port is None else port, say=lambda line: typer.echo(line, err=True))
+    else:
+        page = write_report(results, out)
     return Answer({"report": str(page)}, [f"Report: {page}"])
 
 

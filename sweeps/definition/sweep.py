@@ -8,9 +8,10 @@ from typing import Any, Self
 
 from sae_core.config.run import ARCHITECTURES, RunConfig
 from sae_core.errors import ConfigError, UnknownNameError, border
-from sweeps.definition.expansion import expand, local_paths
+from sae_core.notebook import table_of
+from sweeps.definition.expansion import expand, local_paths, read_axes
 from sweeps.definition.plain import plain
-from sweeps.definition.problems import shown
+from sweeps.definition.problems import Problems, shown
 from sweeps.definition.sections import Definition, locate_plugins
 from sweeps.definition.space import Space, space_of
 from sweeps.definition.yaml_text import MOST_CHARACTERS, apply_overrides, dump_yaml, load_yaml
@@ -92,6 +93,37 @@ class Sweep(Definition):
                 f"runs of a search must be proposed by it, but got search={str(self.search)[:80]}. Use `space()`, or leave `search` out."
             )
         return expand(self)
+
+    def __repr__(self) -> str:
+        return f"Sweep({', '.join(part for part in (repr(self.name), self._size, self._activations) if part)})"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "runs": self._size,
+            "activations": self._activations,
+            "target L0": shown(self.target_l0) if self.target_l0 is not None else "",
+            "architectures": ", ".join(self.architectures),
+            "seeds": ", ".join(map(str, self.seeds)),
+        }
+        content = {key: value for key, value in self.model_dump(mode="json", exclude_unset=True).items() if value is not None}
+        return table_of(f"Sweep {self.name}", facts, dump_yaml(content))
+
+    @property
+    def _size(self) -> str:
+        """How many runs or trials; empty where the definition cannot be read that far."""
+        if self.search is not None:
+            return f"search of {self.search.trials} trials"
+        n_runs = read_axes(self, Problems()).n_runs
+        return f"{n_runs:,} run{'s' * (n_runs != 1)}" if n_runs else ""
+
+    @property
+    def _activations(self) -> str:
+        named = (
+            [(self.model or {}).get(field) for field in ("name", "hook_point")] if self.model else [(self.activations or {}).get("source")]
+        )
+        return " at ".join(name if isinstance(name, str) else shown(name) for name in named if name)
 
     def space(self) -> Space:
         """The space that `search` proposes runs from, validated.

@@ -17,7 +17,9 @@ from sae_core import plugins
 from sae_core.activations.shards import remove_damaged
 from sae_core.config.run import ARCHITECTURES, NORMALIZATIONS, SOURCES, Config, Count, RunConfig
 from sae_core.errors import border
+from sae_core.layout import SweepPaths
 from sae_core.metrics.metric import METRICS
+from sae_core.notebook import first_lines, table_of
 from sae_core.orders import StoppedError
 from sae_core.sparse.kernels.choice import Choice
 from sae_core.trainable import TrialConfig
@@ -64,6 +66,26 @@ class LaunchResult:
     """Runs and files that could not be copied to the mirror, and why."""
     stopped: str = ""
     """Why the launch was ordered to stop; empty if it was not."""
+
+    def __repr__(self) -> str:
+        ended = "interrupted" if self.interrupted else f"stopped: {self.stopped}" if self.stopped else ""
+        return f"LaunchResult({', '.join(part for part in (str(self.directory), self._counts, ended) if part)})"
+
+    @property
+    def _counts(self) -> str:
+        others = {"pruned": self.pruned, "failed": self.failed, "missing": self.missing, "not mirrored": self.not_mirrored}
+        return ", ".join([f"{self.finished} finished", *(f"{len(names)} {what}" for what, names in others.items() if names)])
+
+    def _repr_html_(self) -> str:
+        reasons = {**self.failed, **dict.fromkeys(self.missing, "missing"), **self.not_mirrored}
+        facts = {
+            "runs": self._counts,
+            "training tokens": f"{self.tokens_spent:,} of {self.tokens_asked:,}" if self.tokens_asked else "",
+            "stopped": self.stopped or ("interrupted" if self.interrupted else ""),
+            "report": SweepPaths(self.directory).report / "report.html" if self.finished else "",
+            "problems": first_lines(f"{name}: {reason}" for name, reason in reasons.items()),
+        }
+        return table_of(f"Launch of {self.directory}", facts)
 
 
 class _Options(Config):

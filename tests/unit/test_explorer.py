@@ -29,7 +29,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         record_of(EVIL, 16, metrics_at(16, 0.3, 0.4), config=config, run_id="evil"),
     ]
     sweep = write_sweep(tmp_path_factory.mktemp("results") / "demo", records)
-    return write_report(sweep, tmp_path_factory.mktemp("report"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("analysis.content.draw_plots", lambda *_: [])
+        return write_report(sweep, tmp_path_factory.mktemp("report"))
 
 
 def data_of(sweep: Path) -> dict[str, Any]:
@@ -144,7 +146,8 @@ def test_what_is_saved_is_whole(page: Path) -> None:
 
 
 @needs_chromium
-def test_many_runs_stay_few_rows(tmp_path: Path) -> None:
+def test_many_runs_stay_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.content.draw_plots", lambda *_: [])
     records = [record_of("topk", 8 + n / 100, metrics_at(8 + n / 100, 1 / (8 + n), 0.1)) for n in range(300)]
     page = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out")
     seen = act(page, '$("more").click(); return [all("#runs-body tr").length, $("found").textContent];')
