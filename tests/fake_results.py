@@ -64,6 +64,14 @@ def metrics_at(l0: float, fvu: float, delta_ce: float) -> dict[str, float | None
     }
 
 
+def densities_at(l0: float, dead_fraction: float) -> list[int]:
+    """Latents per bin of density: 1,024, most of them active on about l0 / 1,024 of the tokens."""
+    bins = [math.exp(-((-8 + (place + 0.5) / 4 - math.log10(l0 / 2048)) ** 2) / 0.5) for place in range(32)]
+    never = round(1024 * dead_fraction)
+    counts = [int((1024 - never) * part / sum(bins)) for part in bins]
+    return [1024 - sum(counts), *counts]
+
+
 def config_of(architecture: str, level: float, seed: int, **train: Any) -> dict[str, Any]:
     """A run's config in the shape of RunConfig's dump."""
     parameter = ARCHITECTURES[architecture][0] if architecture in ARCHITECTURES else "k"
@@ -216,7 +224,8 @@ def realistic_records(seeds: Sequence[int] = (0,)) -> list[RunRecord]:
                 scale = (16 / l0) ** 0.85 * math.exp(noise.gauss(0, 0.03))
                 metrics = metrics_at(l0, fvu * scale, delta_ce * scale**1.2)
                 # A language model has no known features; plots of them get something to draw all the same.
-                records.append(record_of(architecture, level, {**metrics, "mcc": 1 - fvu * scale, "true_l0": 16.0}, seed))
+                more = {"latent_densities": densities_at(l0, metrics["dead_fraction"] or 0.0)}
+                records.append(record_of(architecture, level, {**metrics, "mcc": 1 - fvu * scale, "true_l0": 16.0}, seed, **more))
     return records
 
 
