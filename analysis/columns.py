@@ -10,8 +10,8 @@ _METRICS = (
 )
 ACTIVATION_FACTS = ("d_vocab", "outlier_rows", "outlier_share")
 """Numbers about the activations that a record holds."""
-COSTS = ("train_flops", "train_seconds", "parameters")
-"""What training took, beside `train_tokens`: `sae_core.costs`, and the seconds of a run's own steps on its device."""
+COSTS = ("train_flops", "parameters")
+"""What training took, beside `train_tokens` and `train_seconds`: `sae_core.costs`."""
 CONFIG_FIELDS = {
     "model": "activations.model.name",
     "hook_point": "activations.model.hook_point",
@@ -24,7 +24,7 @@ CONFIG_FIELDS = {
 """Columns that are fields of the config, by the names that the config has for them."""
 
 COLUMNS = (
-    *(*_OF_RUNS, *_METRICS, *COSTS, "tokens_per_second", "target_l0", "l0_error"),
+    *(*_OF_RUNS, *_METRICS, "train_seconds", "tokens_per_second", "target_l0", "l0_error", *COSTS),
     *(*CONFIG_FIELDS, *ACTIVATION_FACTS),
 )
 """The columns every table starts with, in this order."""

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.columns import COSTS
 from analysis.matched import at_matched_l0
 from analysis.pareto import interpolate_at_l0
 from analysis.table import METRICS, by_comparison, check_columns, finished, orientation
@@ -27,7 +26,6 @@ LABELS = {
     "train_tokens": "Training tokens",
 }
 """Cost -> its name."""
-_SIZE = ("d_sae", "train_tokens")
 
 
 def quality_of_sizes(table: pd.DataFrame, l0: float, metric: str = "fvu") -> pd.DataFrame:
@@ -40,7 +38,7 @@ def quality_of_sizes(table: pd.DataFrame, l0: float, metric: str = "fvu") -> pd.
     Raises:
         ConfigError: a column is missing.
     """
-    check_columns(table, ["architecture", "comparison_hash", "l0", metric, *COSTS, *_SIZE])
+    check_columns(table, ["architecture", "comparison_hash", "l0", metric, "d_sae", *LABELS])
     orientation(table, metric)
     done, rows = table[finished(table)], []
     for comparison, runs in by_comparison(done).items():

@@ -79,7 +79,8 @@ def evaluate_chunk(
         spliced = chunk.splice([x_hat for _, x_hat, _ in found]) if chunk.splice else [None] * len(some)
         for (run_id, sae), (active, x_hat, latents), scores in zip(some, found, spliced, strict=True):
             beat()
-            seen = Observation(chunk, active, x_hat, scores, sae.W_dec, index)
+            b_dec = None if sae.layer_norm else sae.b_dec
+            seen = Observation(chunk, active, x_hat, scores, sae.W_dec, index, b_dec)
             sums = {name: {key: value.cpu() for key, value in metric.sums(seen).items()} for name, metric in metrics.items()}
             latents |= {TIMES_ACTIVE: seen.times_active.cpu()}
             by_sae[run_id] = SaeSums(sums, documents.sums(terms_of(seen)), latents)

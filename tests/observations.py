@@ -35,8 +35,9 @@ class Evaluated:
 
     def observation(self, bare: bool = False, index: int = 0, documents: Tensor | None = None) -> Observation:
         """`bare`: without a language model or known features. `documents`: the number of that of each token."""
+        b_dec = torch.zeros_like(self.x[:1]).sum(dim=0)
         if bare:
-            return Observation(EvalChunk(self.x), active_latents(self.latents)[0], self.x_hat, None, self.W_dec, index)
+            return Observation(EvalChunk(self.x), active_latents(self.latents)[0], self.x_hat, None, self.W_dec, index, b_dec)
         nothing = torch.zeros_like(self.kl)
         chunk = EvalChunk(
             self.x,
@@ -46,7 +47,9 @@ class Evaluated:
             ground_truth=GroundTruth(self.directions, self.active),
             documents=documents,
         )
-        return Observation(chunk, active_latents(self.latents)[0], self.x_hat, NextToken(self.ce_spliced, self.kl), self.W_dec, index)
+        return Observation(
+            chunk, active_latents(self.latents)[0], self.x_hat, NextToken(self.ce_spliced, self.kl), self.W_dec, index, b_dec
+        )
 
 
 def made_up(n_tokens: int = 60, d_in: int = 5, d_sae: int = 12, *, error: float = 0.5, seed: int = 0) -> Evaluated:

@@ -50,6 +50,8 @@ class Observation:
     W_dec: Float[Tensor, "d_sae d_in"]
     index: int = 0
     """Number of the chunk, from 0: what needs no tokens is measured on the first."""
+    b_dec: Float[Tensor, " d_in"] | None = None
+    """What the SAE adds to every reconstruction. None where x and W_dec are not in the same units: SAEs that normalize each token."""
     terms_of: dict[str, Terms] = field(default_factory=dict, init=False, repr=False)
     """Metric -> terms of its own, once computed: `RatioOfSums.own_terms`."""
 
@@ -117,6 +119,8 @@ class Metric(ABC):
     spec: ClassVar[MetricSpec]
     needs: ClassVar[str | None] = None
     """Optional field of `EvalChunk` without which there is no value."""
+    first_chunk_only: ClassVar[bool] = False
+    """Whether tokens of the first chunk stand for all: how the text is cut into chunks, which its source decides, then matters."""
 
     @abstractmethod
     def sums(self, seen: Observation) -> Sums:
