@@ -90,6 +90,7 @@ def test_every_command_prints_what_is_documented(launched, tmp_path, monkeypatch
         "pause": [sweep],
         "resume": [sweep],
         "report": [sweep],
+        "best": [sweep, "--l0", "2"],
         "features": [sweep, finished, "--top", "2"],
         "list": [],
         "init": ["mine"],
