@@ -20,9 +20,11 @@ def answer(comparison: Comparison) -> list[str]:
     tested = [pair for pair in comparison.pairs if pair.gap is not None and not pair.reason]
     arms = [arm.name for arm in comparison.arms]
     if len(arms) < 2:
-        return [f"There is one thing to look at, {words.label(arms[0])}, and nothing to compare it with."] if arms else []
+        return [f"There is one thing to look at, {words.arm(arms[0])}, and nothing to compare it with."] if arms else []
     lines: list[str] = []
-    if tested:
+    if tested and len(comparison.pairs) < len(arms) * (len(arms) - 1) / 2:  # chosen pairs: no arm was compared with all
+        lines += [_sentence(comparison, pair) for pair in tested]
+    elif tested:
         best = _best(arms, tested)
         own = sorted((pair for pair in tested if best in (pair.a, pair.b)), key=lambda pair: abs(pair.gap.value if pair.gap else 0.0))
         if len(arms) > 2 and len(own) == len(arms) - 1:
@@ -53,12 +55,12 @@ def _overview(comparison: Comparison, best: str, pairs: Sequence[Pair]) -> str:
     """Whether the arm with the lowest (highest) value is told apart from all others."""
     alike = [_from(best, pair).b for pair in pairs if pair.better is None]
     side = "lowest" if comparison.direction == "min" else "highest"
-    name = words.label(best)
+    name = words.arm(best)
     if not alike:
         return f"{name} has the {side} {comparison.label}, told apart from all {len(pairs)} others."
     if len(alike) == len(pairs):
         return f"{name} has the {side} {comparison.label}, but is told apart from none of the {len(pairs)} others."
-    return f"{name} has the {side} {comparison.label}, but is not told apart from {words.listed(map(words.label, alike))}."
+    return f"{name} has the {side} {comparison.label}, but is not told apart from {words.listed(map(words.arm, alike))}."
 
 
 def _from(first: str, pair: Pair) -> Pair:
@@ -96,7 +98,7 @@ def _ends(one: Estimate | None, ends: tuple[float, float] | None) -> tuple[float
 def _sentence(comparison: Comparison, pair: Pair) -> str:
     """One pair, from its `a`."""
     assert pair.gap is not None and pair.window is not None
-    a, b, label, gap = words.label(pair.a), words.label(pair.b), comparison.label, pair.gap
+    a, b, label, gap = words.arm(pair.a), words.arm(pair.b), comparison.label, pair.gap
     where = f"L0 {pair.window[0]:.3g} to {pair.window[1]:.3g}"
     apart, counted = _apart(gap, pair.adjusted), _counted(gap)
     if pair.verdict == "better":
@@ -133,11 +135,13 @@ def _others(tested: Sequence[Pair], own: Sequence[Pair]) -> list[str]:
     if not rest:
         return []
     apart = sum(pair.better is not None for pair in rest)
-    return [f"Of the other {words.counted(len(rest), 'pair')}, {apart} {'is' if apart == 1 else 'are'} told apart."]
+    if len(rest) == 1:
+        return [f"The other pair is {'' if apart else 'not '}told apart."]
+    return [f"Of the other {len(rest)} pairs, {apart or 'none'} {'are' if apart > 1 else 'is'} told apart."]
 
 
 def _untested(comparison: Comparison, pair: Pair) -> str:
-    a, b = words.label(pair.a), words.label(pair.b)
+    a, b = words.arm(pair.a), words.arm(pair.b)
     if pair.gap is None:
         return f"{a} and {b} are not compared: {pair.reason[0].lower()}{pair.reason[1:]}"
     return f"{a} has {_apart(pair.gap, None)} {comparison.label} than {b}, how sure is not known: {pair.reason[0].lower()}{pair.reason[1:]}"

@@ -31,6 +31,7 @@ def compare(
     l0s: Sequence[float] | None = None,
     by: By = "architecture",
     same: Sequence[str] = ("comparison_hash",),
+    pairs: Sequence[tuple[str, str]] | None = None,
     equal_tries: bool = False,
     documents: DocumentSums | None = None,
 ) -> Comparison:
@@ -41,6 +42,7 @@ def compare(
         l0s: active latents per token at which differences are described; by default a few that fronts reach.
         by: columns that tell arms apart.
         same: columns, beside held-out text, model, hook point and context, in which rows must agree to be compared.
+        pairs: names of the arms to compare; by default every two.
         equal_tries: let every arm choose among as many settings per level as the arm with the fewest has.
         documents: sums per document of the finished runs; by default read from the directories that `load_table` noted.
 
@@ -51,19 +53,20 @@ def compare(
     rows, notes = parts_of(table, same)
     asked = _l0s(rows.values(), metric, by) if l0s is None else _positive(l0s)
     parts = [
-        Part.of(name, own, metric, by=by, sign=sign, l0s=asked, equal_tries=equal_tries, documents=documents) for name, own in rows.items()
+        Part.of(name, own, metric, by=by, sign=sign, l0s=asked, pairs=pairs, equal_tries=equal_tries, documents=documents)
+        for name, own in rows.items()
     ]
     planned = [(part, plan, part.mean(plan)) for part in parts for plan in part.plans]
     tests = [_test(part, plan, gap) for part, plan, gap in planned]
     judged = iter(judge([test for test in tests if test]))
-    pairs = tuple(
+    found = tuple(
         _pair(part, plan, gap, next(judged) if test else None, asked) for (part, plan, gap), test in zip(planned, tests, strict=True)
     )
     arms = tuple(_arm(part, name, asked) for part in parts for name in part.sides)
     spec = specs_of(table).get(metric)
     label = COMPARED.get(metric) or (spec.label if spec else metric)
     notes += _notes(parts, arms, label)
-    return Comparison(metric, label, "min" if sign > 0 else "max", asked, ALPHA, MARGIN, arms, pairs, tuple(notes))
+    return Comparison(metric, label, "min" if sign > 0 else "max", asked, ALPHA, MARGIN, arms, found, tuple(notes))
 
 
 def _test(part: Part, plan: Plan, gap: Difference | None) -> Tested | None:
@@ -83,9 +86,7 @@ def _pair(part: Part, plan: Plan, gap: Difference | None, judged: Judged | None,
     ratio, window = part.l0_ratio(plan), plan.window
     reason = ""
     if judged is None:
-        reason = (
-            "Their fronts have no range of L0 in common." if gap is None else "One seed and no sums per document: nothing to test with."
-        )
+        reason = "Their fronts have no range of L0 in common." if gap is None else "One seed and no sums per document: no interval."
     low, high, smallest = (
         (shown(one, relative=True, raw=raw) for one in (*judged.adjusted, judged.smallest)) if judged else (None, None, None)
     )
@@ -183,14 +184,14 @@ def _positive(l0s: Sequence[float]) -> tuple[float, ...]:
 def _notes(parts: Sequence[Part], arms: Sequence[Arm], label: str) -> list[str]:
     """What a reader of the verdicts must know."""
     notes = []
-    if any(arm.n_seeds < 2 for arm in arms):
+    if any(arm.n_seeds < 2 for arm in arms) and any(part.samples.n_documents for part in parts):
         notes.append("With one seed, an interval is about these SAEs on other text of the kind, not about training them again.")
-    if any(not part.samples.n_documents for part in parts):
+    if any(not part.samples.n_documents for part in parts) and any(arm.n_seeds > 1 for arm in arms):
         notes.append("Results without sums per document: intervals cover seeds only, not the choice of held-out text.")
     if any(part.samples.raw for part in parts):
         notes.append(f"Some values of {label} are 0 or less and have no logarithm: differences are in its own units, not in percent.")
     return notes + [
-        f"{words.label(arm.name)} chose among {arm.tries} settings per level, more than others; with as few tries its {label} would be "
+        f"{words.arm(arm.name)} chose among {arm.tries} settings per level, more than others; with as few tries its {label} would be "
         f"{100 * (1 / (1 + arm.advantage) - 1):+.1f} % away from this."
         for arm in arms
         if arm.advantage is not None

@@ -8,8 +8,8 @@ l, and deviations of one seed that correlate alike between all levels, its varia
     within · (sum v_l² - (sum v_l)² / L)  +  between · (sum v_l)² / L
 
 where `within` and `between` are the mean squares of the standardized deviations inside a seed and of the seeds' means (a seed that is lucky
-at one level is often lucky at the others: then `between` is the larger one). Both are unbiased however strong that is, with
-(S - 1)(L - 1) and S - 1 degrees of freedom; Satterthwaite's formula (1946, Biometrics Bulletin 2) combines them.
+at one level is often lucky at the others: then `between` is the larger one). Both are unbiased however strong that is. What `between` has
+beyond `within` is known from S - 1 degrees of freedom, the rest from (S - 1) L.
 """
 
 from collections.abc import Sequence
@@ -129,14 +129,16 @@ class Spread:
         return cls(n, sd, df, pooled, p, within, between, deviations.mean(axis=1))
 
     def parts(self, weights: FloatArray) -> Parts:
-        """Variance of one repeat's weighted sum of deviations, in two parts: inside a seed, and of the seeds' means.
+        """Variance of one repeat's weighted sum of deviations, in two parts: as if levels were independent, and what a seed does to all.
 
         Args:
             weights: [L].
         """
         v, n_levels = weights * self.sd, len(self.sd)
-        inside, common = max((v**2).sum() - v.sum() ** 2 / n_levels, 0.0), v.sum() ** 2 / n_levels
-        return [(self.within * inside, self._local((self.n - 1) * max(n_levels - 1, 1), v)), (self.between * common, self.n - 1)]
+        inside, common = max(float((v**2).sum() - v.sum() ** 2 / n_levels), 0.0), float(v.sum() ** 2 / n_levels)
+        total = self.within * inside + self.between * common
+        shared = min(max(self.between - self.within, 0.0) * common, total)
+        return [(total - shared, self._local((self.n - 1) * n_levels, v)), (shared, self.n - 1)]
 
     def beyond_mean(self, weights: FloatArray) -> tuple[float, float]:
         """Variance, and its degrees of freedom, that a weighted sum has beyond that of `scale` times the mean over levels."""
@@ -158,8 +160,8 @@ class Spread:
     def df_of_mean(self) -> float:
         """Degrees of freedom of `variance_of_mean`: fewer where the levels of a seed correlate, since each then says less of its own."""
         n_levels = len(self.sd)
-        correlation = (self.between - self.within) / max(self.between + (n_levels - 1) * self.within, 1e-300)
-        df = (self.n - 1) * n_levels / (1 + (n_levels - 1) * min(max(correlation, 0.0), 1.0) ** 2)
+        correlation = max(self.between - self.within, 0.0) / max(self.between + (n_levels - 1) * self.within, 1e-300)
+        df = (self.n - 1) * n_levels / (1 + (n_levels - 1) * correlation)
         return self._local(df, np.ones(n_levels) * self.sd)
 
     def _local(self, df: float, v: FloatArray) -> float:

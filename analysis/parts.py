@@ -20,10 +20,12 @@ from analysis.interpolation import FloatArray
 from analysis.pareto import By
 from analysis.pooling import grids_of, repeats_of
 from analysis.samples import Samples, samples_of
-from analysis.uncertainty import Read, Sum, combined, documents_of
+from analysis.uncertainty import Read, Sum, documents_of, satterthwaite
 
 WINDOW_PLACES = 24
 """Places that a mean over a window is made of."""
+FEWEST_DF = 2
+"""Degrees of freedom that comparing seed by seed must leave."""
 
 
 @dataclass
@@ -95,6 +97,7 @@ class Part:
         by: By,
         sign: float,
         l0s: Sequence[float],
+        pairs: Sequence[tuple[str, str]] | None,
         equal_tries: bool,
         documents: DocumentSums | None,
     ) -> "Part":
@@ -106,7 +109,8 @@ class Part:
             arm: Side(Curves.of(samples, grid, sign, tries=most), repeats_of(rows, samples, grid), min(grid.tries, most or grid.tries))
             for arm, grid in grids.items()
         }
-        plans = [_plan(sides, a, b, l0s, sign) for a, b in combinations(sides, 2)]
+        compared = combinations(sides, 2) if pairs is None else [pair for pair in pairs if set(pair) <= set(sides)]
+        plans = [_plan(sides, *_better_first(sides, a, b, sign), l0s, sign) for a, b in compared]
         reads = {arm: Read.of(side.curves, np.concatenate(side.places)) for arm, side in sides.items() if side.places}
         return cls(name, samples, sign, sides, plans, reads, _common(sides, reads))
 
@@ -117,11 +121,11 @@ class Part:
     def difference(self, plan: Plan, places: tuple[slice, slice], coefficients: tuple[FloatArray, FloatArray]) -> Difference:
         """The difference of two sums over places."""
         sums = [self.reads[arm].sum(own, at) for arm, own, at in zip((plan.a, plan.b), coefficients, places, strict=True)]
-        common = self.common.get((plan.a, plan.b))
+        common = self.common.get((plan.a, plan.b)) or self.common.get((plan.b, plan.a))
         seeds: Parts = []
         if common:
             variance, df = common
-            seeds = [*sums[0].own, *sums[1].own, (variance * ((sums[0].scale + sums[1].scale) / 2) ** 2, df)]
+            seeds = [satterthwaite([*sums[0].own, *sums[1].own, (variance * ((sums[0].scale + sums[1].scale) / 2) ** 2, df)])]
         documents = documents_of(sums if seeds else [], _less(*sums), self.samples)
         return Difference(sums[0].mean - sums[1].mean, seeds, documents)
 
@@ -142,6 +146,14 @@ class Part:
         a, b = plan.crossings
         moved = self.difference(plan, plan.crossed, (a.coefficients, b.coefficients))
         return Difference(plan.l0_ratio, moved.seeds, moved.documents)
+
+
+def _better_first(sides: Mapping[str, Side], a: str, b: str, sign: float) -> tuple[str, str]:
+    """The two arms with the better one, over the window, first: as a sentence about them would say it."""
+    spans = [sides[arm].curves.span for arm in (a, b)]
+    places = np.linspace(max(low for low, _ in spans), min(high for _, high in spans), WINDOW_PLACES)
+    first, second = (sign * float(sides[arm].curves.at(places).mean()) for arm in (a, b))
+    return (b, a) if second < first else (a, b)
 
 
 def _plan(sides: Mapping[str, Side], a: str, b: str, l0s: Sequence[float], sign: float) -> Plan:
@@ -171,12 +183,16 @@ def _common(sides: Mapping[str, Side], reads: Mapping[str, Read]) -> dict[tuple[
     spreads = {name: read.spread for name, read in reads.items() if read.spread is not None}
     if len(spreads) < 2:
         return {}
-    paired = len({sides[name].repeats for name in spreads}) == 1
+    df = sum(spread.n - 1 for spread in spreads.values())
+    most = max(spread.n - 1 for spread in spreads.values())
+    # Seed by seed, where that leaves two degrees of freedom: intervals from one are twelve standard errors wide.
+    paired = len({sides[name].repeats for name in spreads}) == 1 and df - most >= FEWEST_DF
+    df -= most if paired else 0
     own: dict[tuple[str, str], tuple[float, float]] = {}
     factors = []
     for a, b in combinations(spreads, 2):
         one, other = spreads[a], spreads[b]
-        own[a, b] = combined([(spread.variance_of_mean / spread.n, spread.df_of_mean) for spread in (one, other)])
+        own[a, b] = satterthwaite([(spread.variance_of_mean / spread.n, spread.df_of_mean) for spread in (one, other)])
         if paired:
             seen = (one.means - other.means).var(ddof=1) / one.n
         else:
@@ -184,7 +200,6 @@ def _common(sides: Mapping[str, Side], reads: Mapping[str, Read]) -> dict[tuple[
         if own[a, b][0] > 0:
             factors.append(seen / own[a, b][0])
     factor = float(np.mean(factors)) if factors else 1.0
-    df = sum(spread.n - 1 for spread in spreads.values()) - (max(spread.n - 1 for spread in spreads.values()) if paired else 0)
     # Relative variances add. With a single pair, its own independent variance cancels.
     return {pair: (factor * variance, 1 / (1 / df + (1 - 1 / len(own)) / own_df)) for pair, (variance, own_df) in own.items()}
 

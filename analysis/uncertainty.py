@@ -8,7 +8,7 @@ Two things are drawn at random, training (seeds) and text (documents), and their
   how differently documents treat different seeds already, so that part is subtracted: with v_s the bootstrap variance of each of n seeds
   and v that of their mean, it is (mean v_s - v) / (n - 1).
 
-Degrees of freedom follow from Satterthwaite's formula. What this rests on is in docs/statistics.md.
+What this rests on, and how often the intervals cover, is in docs/statistics.md.
 """
 
 from collections.abc import Sequence
@@ -95,11 +95,23 @@ def estimate_at(read: Read, place: int, *, extrapolated: bool = False) -> Estima
 
 
 def combined(parts: Parts) -> tuple[float, float]:
-    """A sum of independent variances, and its degrees of freedom by Satterthwaite's formula."""
-    total = sum(variance for variance, _ in parts)
+    """A sum of variances, and its degrees of freedom: the harmonic mean of the parts', each weighted with its share.
+
+    Satterthwaite's formula gives more, and intervals that cover 88 to 93 % where a part with one or two degrees of freedom is most of the
+    sum; these cover 94 to 97 %.
+    """
+    total = float(sum(variance for variance, _ in parts))
     if total <= 0:
         return 0.0, float(min(df for _, df in parts))
-    return float(total), float(total**2 / sum(variance**2 / df for variance, df in parts))
+    return total, total / float(sum(variance / df for variance, df in parts))
+
+
+def satterthwaite(parts: Parts) -> tuple[float, float]:
+    """A sum of variances of one kind, and its degrees of freedom (Satterthwaite 1946, Biometrics Bulletin 2)."""
+    total = float(sum(variance for variance, _ in parts))
+    if total <= 0:
+        return 0.0, float(min(df for _, df in parts))
+    return total, total**2 / float(sum(variance**2 / df for variance, df in parts))
 
 
 def made(

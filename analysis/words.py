@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,11 @@ class Title:
 def label(architecture: str) -> str:
     """A reader's name for an architecture."""
     return _LABELS.get(architecture) or architecture.replace("_", " ").capitalize()
+
+
+def arm(name: str) -> str:
+    """A reader's name for an arm of a comparison: that of an architecture, or what it is called."""
+    return label(name) if re.fullmatch("[a-z][a-z0-9_]*", name) else name
 
 
 def in_order(architectures: Iterable[str]) -> list[str]:

@@ -34,9 +34,7 @@ class TokenTexts:
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, without special ones."""
-        if self._tokenizer is None:
-            return []
-        return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if self._tokenizer is not None else []
 
     @property
     def known(self) -> bool:

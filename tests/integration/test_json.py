@@ -8,6 +8,7 @@ import pytest
 import typer.main
 import yaml
 from documents import ROOT
+from fake_results import realistic_records, write_sweep
 from small_sweep import DEFINITION, DIVERGING
 from typer.testing import CliRunner
 
@@ -81,6 +82,7 @@ def test_every_command_prints_what_is_documented(launched, tmp_path, monkeypatch
     assert code == 1  # a run has failed
     monkeypatch.chdir(tmp_path)
     sweep, (failed,) = results / "small", ran["failed"]
+    two = write_sweep(tmp_path / "two", realistic_records((0, 1))[:16], n_documents=12)
     finished = next(run.name for run in (sweep / "runs").glob("topk-*"))
     arguments = {
         "plan": [definition, "--results", results],
@@ -90,7 +92,7 @@ def test_every_command_prints_what_is_documented(launched, tmp_path, monkeypatch
         "pause": [sweep],
         "resume": [sweep],
         "report": [sweep],
-        "best": [sweep, "--l0", "2"],
+        "compare": [two, "--l0", "4"],
         "features": [sweep, finished, "--top", "2"],
         "list": [],
         "init": ["mine"],
@@ -105,7 +107,7 @@ def test_every_command_prints_what_is_documented(launched, tmp_path, monkeypatch
         monkeypatch.setattr("sweeps.execution.progress.SECONDS", 0.01)
         progress.group(GroupProgress(1, [failed["run_id"]], 0.5, "here", 10.0, [0.1, 0.2], [2.0, 4.0], 5.0))
         progress.publish(store.paths.progress, 2)
-        for command in set(commands()) - {"run", "probe"}:  # probes need a language model: test_features_command.py
+        for command in set(commands()) - {"run"}:
             assert command in arguments, f"add a call of `sae-sweep {command}` to this test, and its fields to docs/commands.md"
             code, data = call(*command.split(), *arguments[command])
             assert code == 0, (command, data)
