@@ -7,7 +7,10 @@ from typing import Any
 import pandas as pd
 
 from analysis import words
+from analysis.answer import answer
 from analysis.checks import CHECKS
+from analysis.comparison import compare
+from analysis.estimates import Comparison
 from analysis.explorer import explorer_data, script
 from analysis.facts import definition_of, facts_of, to_reproduce
 from analysis.figures import draw_plots, linked
@@ -86,13 +89,21 @@ def _comparisons(sweeps: Sequence[StoredSweep], table: pd.DataFrame, names: Mapp
     # Of a run that several sweeps share, the last one here is the one in the table: the finished one, or else the first.
     histories = {run.run_id: run.paths.history for run in sorted(runs, key=lambda run: run.finished)}
     finished = {name: own for name, own in by_comparison(table).items() if (own["status"] == "finished").any()}
+    compared = [compare(table, metric=metric) for metric in compared_metrics(table)]
     return [
-        _comparison(own, names[name], draw_plots(own, histories, plots, f"{index}-" if len(finished) > 1 else ""))
+        _comparison(
+            own,
+            names[name],
+            [one.of(name) for one in compared],
+            draw_plots(own, histories, plots, f"{index}-" if len(finished) > 1 else ""),
+        )
         for index, (name, own) in enumerate(finished.items(), start=1)
     ]
 
 
-def _comparison(table: pd.DataFrame, title: words.Title, figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _comparison(
+    table: pd.DataFrame, title: words.Title, compared: Sequence[Comparison], figures: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     finished = table[table["status"] == "finished"]
     metrics, l0s = compared_metrics(table), matched_l0s(table)
     matched = {metric: at_matched_l0(table, metric, l0s) for metric in metrics}
@@ -103,7 +114,7 @@ def _comparison(table: pd.DataFrame, title: words.Title, figures: Sequence[Mappi
         "title": title.full,
         "short_title": title.short or "At matched L0",
         "n_seeds": words.n_repeats(finished),
-        "answer": [],
+        "answers": {one.label: lines for one in compared if (lines := answer(one))},
         "figures": figures,
         "matched_l0s": l0s,
         "matched": matched,

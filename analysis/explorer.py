@@ -12,10 +12,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.markers import MarkerStyle
 
-from analysis import words
+from analysis import matched, words
 from analysis.figures import PAGE_COLORS
+from analysis.matched import compared_metrics
 from analysis.plots import style
-from analysis.table import specs_of
+from analysis.table import by_comparison, specs_of
 from sae_core.records import STATES, MetricSpec
 
 DIGITS = 6
@@ -106,9 +107,33 @@ def explorer_data(table: pd.DataFrame, names: Mapping[str, words.Title], shown: 
         "name": "-".join(dict.fromkeys(table["sweep"])),
         "x": "l0",
         "y": next((name for name in ("fvu", *shown) if name in columns and name != "l0"), ""),
-        "intervals": {},
-        "bands": {},
+        **_uncertainty(table, names),
     }
+
+
+def _uncertainty(table: pd.DataFrame, names: Mapping[str, words.Title]) -> dict[str, Any]:
+    """`intervals`: metric -> run id or setting hash -> low, high, and how many runs it is of; `covers`: what those of one run and of
+    several are about; `bands`: metric -> comparison -> architecture -> the interval of a front along L0, and how many runs it is of."""
+    intervals: dict[str, dict[str, tuple[float | None, float | None, int]]] = {}
+    bands: dict[str, dict[str, dict[str, Any]]] = {}
+    covers = {}
+    for comparison, rows in by_comparison(table[table["status"] == "finished"]).items():
+        sizes = rows.groupby("setting_hash").size()
+        for metric in compared_metrics(rows):
+            known = intervals.setdefault(metric, {})
+            for key, estimate in (matched.of_runs(rows, metric) | matched.settings_of(rows, metric)).items():
+                if estimate.low is not None and estimate.high is not None:
+                    n_runs = int(sizes.get(key, 1))
+                    known[key] = rounded(estimate.low), rounded(estimate.high), n_runs
+                    covers["one" if n_runs == 1 else "several"] = estimate.covers
+            per_architecture = {
+                architecture: {**{name: [rounded(end) for end in getattr(band, name)] for name in ("l0", "low", "high")}}
+                | {"n_runs": int((rows["architecture"] == architecture).sum())}
+                for architecture, band in matched.bands(rows, metric).items()
+                if None not in band.low
+            }
+            bands.setdefault(metric, {})[names[comparison].short] = per_architecture
+    return {"intervals": intervals, "covers": covers, "bands": bands}
 
 
 def script(data: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ single runs, so that no lucky seed is on them. Other settings stay visible, fain
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from analysis.estimates import Band
+from analysis.matched import COMPARED, bands
 from analysis.pareto import settings_with_front
 from analysis.plots import PLOTS, Plot, style
 from analysis.table import evenly, specs_of
@@ -49,6 +51,8 @@ class FrontierInfo:
     """Settings on no front that are left out because there are too many to see."""
     true_l0: float | None = None
     """Features active per token, where they are known."""
+    bands: Mapping[str, Band] = field(default_factory=dict)
+    """Architecture -> its front with a 95 % interval, where there is one."""
 
 
 class FrontierPlot(Plot):
@@ -82,12 +86,15 @@ class FrontierPlot(Plot):
             not_drawn=tuple(sorted(set(runs["run_id"]) - drawn)),
             n_left_out=len(settings) - len(shown),
             true_l0=float(true_l0) if pd.notna(true_l0) else None,
+            bands={name: band for name, band in _bands(runs, cls).items() if None not in band.low},
         )
 
     @classmethod
     def note(cls, info: FrontierInfo) -> str:
         """What is not drawn or dotted."""
-        texts = []
+        texts = (
+            ["Bands: 95 % intervals of the fronts, at each L0 by itself. Whiskers: from the smallest to the largest."] if info.bands else []
+        )
         if info.true_l0 is not None:
             texts.append("Dotted: how many features are active on a token, on average.")
         if info.n_left_out:
@@ -175,6 +182,9 @@ def draw_fronts(axes: Axes, info: FrontierInfo) -> None:
     axes.grid(True)
     for architecture, look in style.looks(info.series).items():
         _draw_series(axes, info.series[architecture], look)
+    for architecture, band in info.bands.items():
+        color = style.looks(info.series)[architecture].color
+        axes.fill_between(band.l0, np.array(band.low, float), np.array(band.high, float), color=color, alpha=0.13, linewidth=0, zorder=1)
     points = [point for series in info.series.values() for point in series]
     style.l0_axis(axes.xaxis, [end for point in points for end in point.x_range if end > 0])
     if info.log_y:
@@ -186,6 +196,11 @@ def draw_fronts(axes: Axes, info: FrontierInfo) -> None:
         axes.annotate("true L0", (info.true_l0, 1), fontsize=8, color=style.FAINT, **place)
     axes.set_xlabel("L0 (active latents per token)")
     axes.set_ylabel(info.y_label)
+
+
+def _bands(runs: pd.DataFrame, plot: type[FrontierPlot]) -> dict[str, Band]:
+    """Of the metrics that architectures are compared by."""
+    return bands(runs, plot.y) if plot.y in COMPARED and not plot.front_by else {}
 
 
 def _thinned(settings: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from analysis.pareto import settings_with_front
 from analysis.plots import PLOTS, Plot, style
@@ -100,7 +101,9 @@ class LatentDensities(Plot):
             axes.grid(True)
         first = grid[0][0]
         style.log_axis(first.xaxis, [float(edges[0]), float(edges[-1])])
-        first.set_ylim(bottom=0)
+        first.xaxis.set_major_locator(LogLocator(base=10))
+        first.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+        first.set_ylim(0, 1.25 * max(max(curve.shares) for curve in every) or 1)
         first.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
         figure.supxlabel("Share of tokens on which a latent is active", fontsize=style.FONT_SIZE)
         figure.supylabel("Share of latents", fontsize=style.FONT_SIZE)

@@ -52,15 +52,17 @@
     const numbers = members.map((row) => value(name, row)).filter((x) => x !== null);
     if (!numbers.length) return { mean: null, what: "" };
     const mean = numbers.reduce((sum, x) => sum + x, 0) / numbers.length;
-    const [low, high, amount] = data.intervals[name]?.[value("setting_hash", members[0])] ?? [];
-    if (amount === members.length) return { mean, low, high, what: "95 % interval" };
-    return { mean, low: Math.min(...numbers), high: Math.max(...numbers), what: numbers.length > 1 ? `range over ${data.repeat}s` : "" };
+    const [key, kind] = members.length > 1 ? ["setting_hash", "several"] : ["run_id", "one"];
+    const [low, high, amount] = data.intervals[name]?.[value(key, members[0])] ?? [];
+    if (amount === members.length) return { mean, low, high, what: `[ ] 95 % interval: ${data.covers[kind]}` };
+    const [least, most] = extent(numbers), what = numbers.length > 1 ? `( ) range over ${data.repeat}s` : "";
+    return { mean, low: least, high: most, what };
   }
   function cell(name, members) {
     /* A column of one run or of several, in words. */
     if (isText(name) || name in data.facets) return [...new Set(members.map((row) => text(name, value(name, row))))].join(", ");
     const { mean, low, high, what } = over(name, members);
-    return text(name, mean) + (what && low < high ? ` [${text(name, low)}, ${text(name, high)}]` : "");
+    return text(name, mean) + (what && low < high ? ` ${what[0]}${text(name, low)}, ${text(name, high)}${what[2]}` : "");
   }
   function named(row) {
     const parts = ["architecture", "comparison", "setting"].filter((name) => value(name, row));
@@ -148,7 +150,7 @@
       const band = state.by === "setting" && state.x === "l0" && data.bands[state.y]?.[comparison]?.[architecture];
       const edge = (name) => band.l0.map((l0, i) => [x.at(l0), y.at(band[name][i])]);
       const whole = band?.n_runs === own.flatMap((p) => p.members).length; // or else some of its runs are filtered away
-      if (whole) put("path", { d: outline([...edge("low"), ...edge("high").reverse()], "z"), fill: look.color, opacity: 0.16 });
+      if (whole) put("path", { d: outline([...edge("low"), ...edge("high").reverse()], "z"), fill: look.color, opacity: 0.13 });
       const front = own.filter((p) => p.front).map((p) => [p.px, p.py]);
       put("path", { d: outline(front), fill: "none", stroke: look.color, "stroke-width": 1.8, "stroke-dasharray": dash });
       for (const [group, opacity] of [[own.filter((p) => p.front === false), 0.35], [own.filter((p) => p.front !== false), 1]]) {
@@ -174,9 +176,9 @@
     Object.assign(drawn, { points, at: -1 });
     $("tip").hidden = true;
     $("plot").setAttribute("aria-label", `${label(state.y)} against ${label(state.x)}, ${counted(points.length, state.by)}`);
-    const whiskers = [...new Set(points.map((p) => p.y.what).filter(Boolean))].join(", or ");
+    const [whiskers, sideways] = ["y", "x"].map((axis) => [...new Set(points.map((p) => p[axis].what.slice(4)))].join(" "));
     const unplaced = lost ? `${counted(lost, state.by)} without a place on a logarithmic axis.` : "";
-    $("note").textContent = (whiskers && `Whiskers: ${whiskers}. `) + unplaced;
+    $("note").textContent = (whiskers && `Whiskers: ${whiskers}${sideways && `; sideways: ${sideways}`}. `) + unplaced;
     for (const axis of ["x", "y"]) {
       $(axis).value = state[axis];
       $(`log-${axis}`).checked = isLog(state[axis]);
@@ -194,7 +196,7 @@
     if (!current) return;
     const { members } = current, names = new Set([state.x, state.y, ...data.shown]);
     const runs = members.length > 1 ? counted(members.length, data.repeat) : value("run_id", members[0]);
-    const about = [runs, current.y.what && `[ ]: ${current.y.what}`].filter(Boolean).join(" · ");
+    const about = [...new Set([runs, ...[...names].map((name) => over(name, members).what)])].filter(Boolean).join(" · ");
     const lines = [...names].map((name) => node("tr", {}, node("th", {}, data.columns[name].heading), node("td", {}, cell(name, members))));
     tip.replaceChildren(node("b", {}, named(members[0])), node("span", {}, about), node("table", {}, ...lines));
     const beside = (at, size, room) => `${Math.max(at + 14 + size > room ? at - 14 - size : at + 14, 0)}px`;
@@ -306,11 +308,7 @@
     };
     $("filters").replaceChildren(...Object.entries(data.facets).map(facet));
   }
-  function save(name, content) {
-    const link = node("a", { href: URL.createObjectURL(content), download: `${data.name}-${name}` });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  }
+  const save = (name, content) => node("a", { href: URL.createObjectURL(content), download: `${data.name}-${name}` }).click();
   function figure() {
     /* The figure as a file: on white, with a legend, and without anything of the page. */
     const root = document.documentElement, { svg } = chart(900, 580, true), style = getComputedStyle(root);
@@ -326,7 +324,6 @@
     image.onload = () => {
       canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
       canvas.toBlob((blob) => save(`${state.y}-${state.x}.png`, blob));
-      URL.revokeObjectURL(image.src);
     };
     image.src = URL.createObjectURL(figure());
   }

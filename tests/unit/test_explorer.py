@@ -10,6 +10,7 @@ from browser import CHROMIUM, act
 from fake_results import config_of, failed, metrics_at, realistic_records, record_of, write_sweep
 
 from analysis.explorer import explorer_data, script
+from analysis.matched import of_runs, settings_of
 from analysis.report import write_report
 from analysis.table import load_table
 from analysis.words import titles
@@ -28,9 +29,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         failed("topk", 128),
         record_of(EVIL, 16, metrics_at(16, 0.3, 0.4), config=config, run_id="evil"),
     ]
-    sweep = write_sweep(tmp_path_factory.mktemp("results") / "demo", records)
+    sweep = write_sweep(tmp_path_factory.mktemp("results") / "demo", records, n_documents=20)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("analysis.content.draw_plots", lambda *_: [])
+        patched.setattr("analysis.content.draw_plots", lambda *_, **__: [])
         return write_report(sweep, tmp_path_factory.mktemp("report"))
 
 
@@ -64,6 +65,26 @@ def test_columns_are_those_of_the_table(tmp_path: Path) -> None:
     assert not {"activations_hash", "error"} & {*data["columns"], *data["same"]}
 
 
+def test_intervals_are_those_of_the_statistics(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "demo", [one for one in realistic_records(seeds=(0, 1)) if one.architecture == "topk"], n_documents=20)
+    table, data = load_table(sweep), data_of(sweep)
+    expected = settings_of(table, "fvu") | of_runs(table, "fvu")
+    assert set(data["intervals"]["fvu"]) == set(expected)
+    for key, (low, high, n_runs) in data["intervals"]["fvu"].items():
+        assert (low, high) == pytest.approx((expected[key].low, expected[key].high), rel=1e-5)
+        assert n_runs == (2 if key in set(table["setting_hash"]) else 1)
+    band = data["bands"]["fvu"][""]["topk"]
+    assert band["n_runs"] == 8
+    assert len(band["l0"]) == len(band["low"]) == len(band["high"])
+    assert "seeds and held-out documents" in data["covers"]["several"]
+
+
+def test_results_without_sums_per_document_have_no_intervals(tmp_path: Path) -> None:
+    data = data_of(write_sweep(tmp_path / "demo", realistic_records()[:8]))
+    assert data["intervals"] == {"fvu": {}, "delta_ce": {}}
+    assert data["bands"] == {"fvu": {"": {}}, "delta_ce": {"": {}}}
+
+
 def test_the_block_cannot_be_left() -> None:
     written = script({"name": EVIL, "sign": "<!--"})
     assert "<" not in written
@@ -93,6 +114,8 @@ def test_a_reader_changes_axes_filters_pins_and_sorts(page: Path) -> None:
         choose("by", "setting");
         for (const name of ["ArrowRight", "Enter", "ArrowDown", "Enter"]) key("plot", name);
         const pinned = all("#compare thead th").length, csv = $("save-csv").textContent, told = $("said").textContent;
+        choose("y", "fvu");
+        key("plot", "ArrowRight");
         const tip = $("tip").innerText;
         all("#compare button")[0].click();
         const left = all("#compare thead th").length;
@@ -118,6 +141,7 @@ def test_a_reader_changes_axes_filters_pins_and_sorts(page: Path) -> None:
     assert seen["told"].startswith("Gated")
     assert seen["told"].endswith("pinned")
     assert "3 seeds" in seen["tip"]
+    assert "95 % interval: seeds and held-out documents" in seen["tip"]
     assert seen["fvu"] == sorted(seen["fvu"])
     assert seen["found"][1] > 0
     assert seen["title"] == "demo: sparse autoencoder sweep"
@@ -147,12 +171,12 @@ def test_what_is_saved_is_whole(page: Path) -> None:
 
 @needs_chromium
 def test_many_runs_stay_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.content.draw_plots", lambda *_: [])
-    records = [record_of("topk", 8 + n / 100, metrics_at(8 + n / 100, 1 / (8 + n), 0.1)) for n in range(300)]
+    monkeypatch.setattr("analysis.content.draw_plots", lambda *_, **__: [])
+    records = [record_of("topk", 8 + n / 100, metrics_at(8 + n / 100, 1 / (8 + n), 0.1)) for n in range(120)]
     page = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out")
-    seen = act(page, '$("more").click(); return [all("#runs-body tr").length, $("found").textContent];')
-    assert seen[0] == 200
-    assert seen[1] == "300 runs of 300 runs"
+    count = 'all("#runs-body tr").length'
+    seen = act(page, f'const first = {count}; $("more").click(); return [first, {count}, $("found").textContent, $("more").hidden];')
+    assert seen == [100, 120, "120 runs of 120 runs", True]
 
 
 @needs_chromium

@@ -1,5 +1,6 @@
 """The report, from records alone."""
 
+import html
 import re
 import subprocess
 import sys
@@ -8,7 +9,10 @@ from pathlib import Path
 import pytest
 from fake_results import failed, metrics_at, pruned, record_of, target_record, write_sweep
 
+from analysis.answer import answer
+from analysis.comparison import compare
 from analysis.report import write_report
+from analysis.table import load_table
 from sae_core.errors import ConfigError
 
 LEVELS = {8: (0.15, 0.25), 16: (0.08, 0.13), 32: (0.045, 0.06)}
@@ -64,27 +68,35 @@ def test_settings_that_lack_seeds_are_told(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_html_is_one_file_that_needs_no_network(out: Path) -> None:
-    html = (out / "report.html").read_text()
-    assert html.count("<svg ") == 7
-    assert not re.search(r'(src|href)="(?!#)', html)  # links lead into the page itself
-    assert not re.search(r"@import|url\((?!#)", html)
-    assert not re.search(r"\bimport\b|XMLHttpRequest|WebSocket", html)
-    assert {re.sub(r".*//([^/]*).*", r"\1", link) for link in re.findall(r"https?://[^\s\"<]*", html)} == {"www.w3.org"}  # names of formats
+    page = (out / "report.html").read_text()
+    assert page.count("<svg ") == 7
+    assert not re.search(r'(src|href)="(?!#)', page)  # links lead into the page itself
+    assert not re.search(r"@import|url\((?!#)", page)
+    assert not re.search(r"\bimport\b|XMLHttpRequest|WebSocket", page)
+    assert {re.sub(r".*//([^/]*).*", r"\1", link) for link in re.findall(r"https?://[^\s\"<]*", page)} == {"www.w3.org"}  # names of formats
 
 
 def test_points_link_to_rows_of_the_page(out: Path) -> None:
-    html = (out / "report.html").read_text()
-    targets = set(re.findall(r'xlink:href="#(topk-[^"]*|gated-[^"]*)"', html))
+    page = (out / "report.html").read_text()
+    targets = set(re.findall(r'xlink:href="#(topk-[^"]*|gated-[^"]*)"', page))
     assert targets == {f"{name}-{k}-0" for name in ("topk", "gated") for k in LEVELS}
-    assert all(f'<tr id="{target}">' in html for target in targets)
-    assert "<title>TopK, k=16: L0 16.0, FVU 0.0800, delta CE 0.1300</title>" in html
+    assert all(f'<tr id="{target}">' in page for target in targets)
+    assert "<title>TopK, k=16: L0 16.0, FVU 0.0800, delta CE 0.1300</title>" in page
 
 
 def test_svg_colours_are_the_page_s(out: Path) -> None:
-    html = (out / "report.html").read_text()
-    used, defined = set(re.findall(r"var\((--[a-z]+)\)", html)), set(re.findall(r"(--[a-z]+):", html))
+    page = (out / "report.html").read_text()
+    used, defined = set(re.findall(r"var\((--[a-z]+)\)", page)), set(re.findall(r"(--[a-z]+):", page))
     assert used <= defined
-    assert "#1a1a1a" not in html.partition("<body>")[2]
+    assert "#1a1a1a" not in page.partition("<body>")[2]
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.md"])
+def test_both_open_with_the_answer_in_words(sweep: Path, out: Path, name: str) -> None:
+    text = html.unescape((out / name).read_text())
+    places = [text.index(sentence) for sentence in answer(compare(load_table(sweep)))]
+    assert places == sorted(places)
+    assert places[-1] < text.index("At matched L0", places[0])
 
 
 @pytest.mark.parametrize("name", ["report.html", "report.md"])
@@ -139,9 +151,9 @@ def test_several_sweeps_keep_what_may_not_be_compared_apart(tmp_path: Path, pref
 
 
 def test_nothing_finished_still_gives_a_report(tmp_path: Path) -> None:
-    html = write_report(write_sweep(tmp_path / "demo", [failed("topk", 8)]), tmp_path / "out").read_text()
-    assert "No run has finished" in html
-    assert "DivergenceError" in html
+    page = write_report(write_sweep(tmp_path / "demo", [failed("topk", 8)]), tmp_path / "out").read_text()
+    assert "No run has finished" in page
+    assert "DivergenceError" in page
 
 
 @pytest.mark.slow
@@ -172,8 +184,8 @@ def test_tuned_rates_are_noted_and_lone_points_and_collapse_warned_of(tmp_path: 
 @pytest.mark.slow
 def test_without_warnings_the_checks_are_named(tmp_path: Path, prefixes: list[str]) -> None:
     records = [record_of("topk", k, metrics_at(k, *values)) for k, values in LEVELS.items()]
-    html = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out")
-    for text in (html.read_text(), html.with_name("report.md").read_text()):
+    page = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out")
+    for text in (page.read_text(), page.with_name("report.md").read_text()):
         assert (
             "None of the checks found anything: the language model is no better than chance, a few rows carry nearly all variance," in text
         )
@@ -182,14 +194,14 @@ def test_without_warnings_the_checks_are_named(tmp_path: Path, prefixes: list[st
 @pytest.mark.slow
 def test_warnings_come_with_numbers_and_remedy(tmp_path: Path, prefixes: list[str]) -> None:
     records = [target_record("gated", target, metrics_at(l0, 1 / l0, 0.1)) for target, l0 in ((16, 20), (32, 32), (64, 64))]
-    html = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out")
-    assert "<li>Gated: L0 is 20.0 (+25.0 %) at target L0 16.</li>" in html.read_text()
+    page = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out")
+    assert "<li>Gated: L0 is 20.0 (+25.0 %) at target L0 16.</li>" in page.read_text()
     assert (
         "<b>Target L0 missed by more than 10 %.</b> A low learning rate cannot move L0: raise <code>lr</code> or train longer."
-        in html.read_text()
+        in page.read_text()
     )
-    assert "<code>sparsity_value</code> in <code>table.csv</code>" in html.read_text()
-    text = html.with_name("report.md").read_text()
+    assert "<code>sparsity_value</code> in <code>table.csv</code>" in page.read_text()
+    text = page.with_name("report.md").read_text()
     assert "None of the checks" not in text
     assert "- Gated: L0 is 20.0 (+25.0 %) at target L0 16." in text
 
@@ -206,9 +218,9 @@ def test_targets_their_error_and_the_coefficient_found_are_shown(tmp_path: Path,
 @pytest.mark.slow
 def test_pruned_runs_are_counted_and_are_no_failures(tmp_path: Path, prefixes: list[str]) -> None:
     records = [*(record_of("topk", k, metrics_at(k, *values)) for k, values in LEVELS.items()), pruned("topk", 64), pruned("topk", 128)]
-    html = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out")
-    assert "<span><b>2</b> pruned early</span>" in html.read_text()
-    text = html.with_name("report.md").read_text()
+    page = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out")
+    assert "<span><b>2</b> pruned early</span>" in page.read_text()
+    text = page.with_name("report.md").read_text()
     assert "3 of 5 runs finished, 2 pruned early; 1 seed." in text
     assert "failed" not in text
     assert "| pruned | StoppedEarly: others at L0 16 have an FVU 12 % lower after 25 % of the steps. |" in text

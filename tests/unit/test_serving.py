@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,10 +31,18 @@ def ask(port: int, version: str = "", host: str = "", path: str = "/") -> tuple[
     return answer.status, answer.getheader("ETag", ""), answer.read().decode()
 
 
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Look every now and then."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < seconds
+        threading.Event().wait(0.05)
+
+
 def test_it_follows_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep, told = sweep_of(tmp_path / "demo", 8, 16), []
     monkeypatch.setattr(serving, "SECONDS", 0.05)
-    monkeypatch.setattr("analysis.content.draw_plots", lambda *_: [])
+    monkeypatch.setattr("analysis.content.draw_plots", lambda *_, **__: [])
     interrupt = threading.Event()
     sleep = time.sleep
 
@@ -44,10 +53,9 @@ def test_it_follows_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("analysis.serving.time.sleep", sleep_or_end)
     ended: list[Path] = []
-    thread = threading.Thread(target=lambda: ended.append(serving.serve_report([sweep], tmp_path / "out", 0, say=told.append)))
+    thread = threading.Thread(target=lambda: ended.append(serving.serve_report([sweep], tmp_path / "out", 0, say=told.append)), daemon=True)
     thread.start()
-    while not told:
-        sleep(0.05)
+    wait_until(lambda: bool(told))
     port = int(told[0].split("127.0.0.1:")[1].split("/")[0])
     status, version, text = ask(port)
     assert (status, "2</b> of 2 runs finished" in text) == (200, True)
@@ -56,12 +64,11 @@ def test_it_follows_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert ask(port, path="/etc/passwd")[0] == 404
     assert ask(port, host="elsewhere.example:80")[0] == 403
     write_run(sweep, record_of("topk", 32, metrics_at(32, 1 / 32, 0.1)))
-    while (answer := ask(port, version))[0] == 304:
-        sleep(0.05)
-    assert "3</b> of 3 runs finished" in answer[2]
+    wait_until(lambda: ask(port, version)[0] == 200)
+    _, version, text = ask(port)
+    assert "3</b> of 3 runs finished" in text
     (sweep / "sweep.json").write_text("{")  # damaged: what can be read is shown
-    while ask(port, answer[1])[0] == 304:
-        sleep(0.05)
+    wait_until(lambda: ask(port, version)[0] == 200)
     interrupt.set()
     thread.join(10)
     assert ended == [tmp_path / "out" / "report.html"]
@@ -80,7 +87,7 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 def test_a_page_shows_new_records_and_keeps_what_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.content.draw_plots", lambda *_: [])
+    monkeypatch.setattr("analysis.content.draw_plots", lambda *_, **__: [])
     first = write_report(sweep_of(tmp_path / "demo", 8, 16), tmp_path / "first")
     second = write_report(sweep_of(tmp_path / "demo", 8, 16, 32), tmp_path / "second")
     first.write_text(first.read_text().replace("<html ", "<html data-follow='1' ", 1))
