@@ -1,5 +1,6 @@
 """Reads results, never trains: records to tables, fronts, plots and reports. Neither torch nor ray is imported here."""
 
+from analysis.best import best
 from analysis.comparison import compare
 from analysis.estimates import Estimate
 from analysis.foreign import read_table
@@ -8,6 +9,7 @@ from analysis.table import load_table, metric_specs, write_table
 
 __all__ = [
     "Estimate",
+    "best",
     "common_window",
     "compare",
     "hypervolume",

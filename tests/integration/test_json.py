@@ -93,6 +93,7 @@ def test_every_command_prints_what_is_documented(launched, tmp_path, monkeypatch
         "resume": [sweep],
         "report": [sweep],
         "compare": [two, "--l0", "4"],
+        "best": [sweep, "--l0", "2"],
         "features": [sweep, finished, "--top", "2"],
         "list": [],
         "init": ["mine"],
