@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from analysis import stability
 from analysis.columns import ARITHMETIC, COLUMNS, ENDING, INTEGERS, OF_A_REPEAT, OF_A_SETTING, PROVENANCE, TEXTS
+from analysis.probes import probe_columns
 from analysis.results import StoredRun, StoredSweep, read_sweeps, requested_rates
 from analysis.rows import comparison_hashes, row_of, variants
 from sae_core.errors import ConfigError, UnknownNameError, border
@@ -59,18 +60,21 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     if not runs:
         raise ConfigError(f"results must hold at least one run, but got {[str(s.paths.directory) for s in sweeps]}. Run the sweep first.")
     comparisons = comparison_hashes(runs)
-    table = pd.DataFrame([row_of(run) for run in runs]).assign(comparison_hash=comparisons, variant=variants(runs, comparisons))
+    probes, probe_specs = probe_columns(runs)
+    rows = [row_of(run) | scores for run, scores in zip(runs, probes, strict=True)]
+    table = pd.DataFrame(rows).assign(comparison_hash=comparisons, variant=variants(runs, comparisons))
     best = table["status"].map(STATES.index).sort_values(kind="stable").index
     table = table.loc[best].drop_duplicates("run_id")
     directories = Shared({runs[index].run_id: str(runs[index].paths.directory) for index in table.index})
-    columns = _column_order(table, runs)
+    columns = _column_order(table, runs, probe_specs)
     table = typed(table.reindex(columns=columns), columns)
     table["l0_error"] = table["l0"] / table["target_l0"] - 1
     table, between_seeds = _with_stability(table, sweeps)
     level = table["target_l0"].fillna(table["sparsity_value"])  # a coefficient that was found differs by seed
     table = table.assign(_level=level).sort_values(["architecture", "_level", "seed", "run_id"], kind="stable", ignore_index=True)
     table = table.drop(columns="_level")
-    table.attrs[METRICS] = Shared({name: dataclasses.asdict(spec) for name, spec in {**_merge_specs(runs), **between_seeds}.items()})
+    specs = {**_merge_specs(runs), **between_seeds, **probe_specs}
+    table.attrs[METRICS] = Shared({name: dataclasses.asdict(spec) for name, spec in specs.items()})
     table.attrs[DIRECTORIES] = directories
     table.attrs[COMPARISONS] = Shared(
         {
@@ -106,7 +110,8 @@ def metric_specs(results: Path | Sequence[Path]) -> dict[str, MetricSpec]:
     Raises:
         ConfigError: two records disagree about which way is better.
     """
-    return _merge_specs([run for sweep in read_sweeps(results) for run in sweep.runs])
+    runs = [run for sweep in read_sweeps(results) for run in sweep.runs]
+    return _merge_specs(runs) | probe_columns(runs)[1]
 
 
 def specs_of(table: pd.DataFrame) -> dict[str, MetricSpec]:
@@ -229,8 +234,8 @@ def as_loaded(table: pd.DataFrame) -> pd.DataFrame:
     return loaded.assign(variant=loaded["variant"].fillna(""))
 
 
-def _column_order(table: pd.DataFrame, runs: Sequence[StoredRun]) -> list[str]:
-    further = sorted({name for run in runs if run.record for name in run.record.metrics} - set(COLUMNS))
+def _column_order(table: pd.DataFrame, runs: Sequence[StoredRun], probes: Iterable[str]) -> list[str]:
+    further = sorted({*probes, *(name for run in runs if run.record for name in run.record.metrics)} - set(COLUMNS))
     versions = sorted(name for name in table.columns if name.startswith("version_"))
     arithmetic = [name for name in ARITHMETIC if name in table and table[name].notna().any()]
     return [*COLUMNS, *further, *PROVENANCE, *versions, *ENDING, *arithmetic]

@@ -49,6 +49,8 @@ class RunPaths:
     """Says why a process in which the run hung was ended, until the launch has told it. Named as a temporary file."""
     sae = _Below("sae")
     """Directory of the exported SAE: cfg.json and sae_weights.safetensors."""
+    probes = _Below("probes.json")
+    """Scores of probes, of `sae-sweep probe`."""
     features = _Below("features.html")
     """The page of `sae-sweep features`."""
 

@@ -1,6 +1,8 @@
 """A run of a sweep, opened: its SAE, and the source of the activations that it was trained on. What it learned is read in
 `analysis.features`."""
 
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,34 +30,58 @@ def open_run(results: str | Path, run_id: str, *, device: str | None = None) -> 
         ConfigError: there is no such sweep or run, the run has no SAE, or its model or text is missing or has other content than when it
             was trained.
     """
-    import torch
-
-    from analysis.features.run import LearnedRun
     from analysis.results import read_sweeps
-    from sae_core import plugins
-    from sae_core.sae.base import SparseAutoencoder
 
     (sweep,) = read_sweeps(results)
-    run = _stored(sweep, run_id)
-    plugins.load(sweep.plugins)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    sae = SparseAutoencoder.from_pretrained(run.paths.sae).to(device)
-    source, cache = _source(sweep, run, device)
-    return LearnedRun(run_id, sweep.paths.directory.resolve().name, sae, source, cache, _facts(run))
-
-
-def _stored(sweep: "StoredSweep", run_id: str) -> "StoredRun":
     runs = {run.run_id: run for run in sweep.runs}
     if run_id not in runs:
         raise UnknownNameError.of("run id", run_id, runs, "`sae-sweep status` lists them.")
-    run = runs[run_id]
+    (run,) = _opened(sweep, [runs[run_id]], device)
+    return run
+
+
+def open_runs(results: str | Path, *, device: str | None = None) -> "Iterator[LearnedRun]":
+    """All finished runs of a sweep, one after the other; those of the same activations share a language model.
+
+    Raises:
+        ConfigError: there is no such sweep, or none is finished; as `open_run`.
+    """
+    from analysis.results import read_sweeps
+
+    (sweep,) = read_sweeps(results)
+    runs = [run for run in sweep.runs if run.finished]
+    if not runs:
+        raise ConfigError(f"a sweep must have finished runs, but got none in {str(results)!r}. Run it first.")
+    return _opened(sweep, runs, device)
+
+
+def _opened(sweep: "StoredSweep", runs: "Sequence[StoredRun]", device: str | None) -> "Iterator[LearnedRun]":
+    import torch
+
+    from analysis.features.run import LearnedRun
+    from sae_core import plugins
+    from sae_core.sae.base import SparseAutoencoder
+
+    plugins.load(sweep.plugins)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    sources: dict[str, tuple[ActivationSource, Path]] = {}
+    for run in runs:
+        _check_has_sae(run)
+        sae = SparseAutoencoder.from_pretrained(run.paths.sae).to(device)
+        key = json.dumps(run.config.get("activations"), sort_keys=True)
+        if key not in sources:
+            sources[key] = _source(sweep, run, device)
+        source, cache = sources[key]
+        yield LearnedRun(run.run_id, sweep.paths.directory.resolve().name, sae, source, cache, _facts(run))
+
+
+def _check_has_sae(run: "StoredRun") -> None:
     if run.record is None or not run.paths.sae.is_dir():
         state = run.record.status if run.record else "missing"
         raise ConfigError(
-            f"a run must have its exported SAE in {str(run.paths.sae)!r}, but got run {run_id!r} ({state}) without one. Choose a finished "
-            "run, or train it again: delete its record and repeat `sae-sweep run`."
+            f"a run must have its exported SAE in {str(run.paths.sae)!r}, but got run {run.run_id!r} ({state}) without one. Choose a "
+            "finished run, or train it again: delete its record and repeat `sae-sweep run`."
         )
-    return run
 
 
 def _source(sweep: "StoredSweep", run: "StoredRun", device: str) -> "tuple[ActivationSource, Path]":

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sae_core.sae.base import SparseAutoencoder
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, and how much of how much is."""
+"""Called with what is being done, and how much of how much is; of 0 where that is not known."""
 
 ROWS = {"cpu": 2**9, "cuda": 2**13}
 """Tokens encoded at a time."""

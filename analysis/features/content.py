@@ -129,7 +129,7 @@ def _neighbors(run: LearnedRun, latents: Sequence[int]) -> dict[int, list[list[f
 
 def _match(run: LearnedRun, other: LearnedRun, matches: Matches, latent: int) -> dict[str, Any] | None:
     """The counterpart in the other SAE: the partner of the assignment where it has one, else the nearest."""
-    one_to_one = matches.assigned is not None and matches.assigned[latent] >= 0
+    one_to_one = matches.assigned is not None and bool(matches.assigned[latent] >= 0)
     partners, cosines = (matches.assigned, matches.assigned_cosine) if one_to_one else (matches.nearest, matches.nearest_cosine)
     assert partners is not None and cosines is not None, f"{one_to_one=}"
     if (partner := int(partners[latent])) < 0:

@@ -34,7 +34,9 @@ class TokenTexts:
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, without special ones."""
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if self._tokenizer is not None else []
+        if self._tokenizer is None:
+            return []
+        return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     @property
     def known(self) -> bool:

@@ -1,9 +1,6 @@
-"""`sae-sweep features`: what a run learned."""
+"""`sae-sweep features` and `sae-sweep probe`: what runs learned."""
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,15 +9,13 @@ import typer
 
 from sae_core.errors import ConfigError
 from sweeps.cli.app import Answer, SweepDirectory, command
+from sweeps.cli.progress import shown_progress
 
 if TYPE_CHECKING:
-    from analysis.features.activations import Progress
     from analysis.features.run import LearnedRun
 
 TOP = 50
 """Latents on the page, unless others are asked for."""
-PLAIN_SECONDS = 10.0
-"""Seconds between lines of progress where the output is no terminal."""
 
 RunId = Annotated[str, typer.Argument(help="One of its runs; `sae-sweep status` lists them.")]
 
@@ -51,7 +46,7 @@ def features(
     from sweeps.opening import open_run
 
     _check(latent, top, compare, out, export, to)
-    with _progress() as progress:
+    with shown_progress() as progress:
         run = open_run(results, run_id)
         run.progress = progress
         run.check_latents(latent or [])
@@ -113,35 +108,37 @@ def _other(run: "LearnedRun", results: Path, name: str) -> "LearnedRun":
     return dataclasses.replace(run, run_id=name, sae=sae, facts={})
 
 
-@contextmanager
-def _progress() -> "Iterator[Progress]":
-    """Show on the terminal how far a long command is; in lines where there is none."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+@command()
+def probe(
+    results: SweepDirectory,
+    data: Annotated[str, typer.Option(metavar="FILE", help="A .csv, .jsonl or .parquet file of labeled texts, or scikit-learn.")],
+    text_column: Annotated[str, typer.Option(metavar="NAME", help="Column of the texts.")] = "text",
+    label_column: Annotated[str, typer.Option(metavar="NAME", help="Column of the labels.")] = "label",
+    k: Annotated[str, typer.Option("--k", metavar="K,...", help="Latents that a probe reads.")] = "1,5",
+) -> Answer:
+    """Measure how well k latents tell labeled texts apart, for every finished run: columns of the table."""
+    from analysis.features.probe_data import labeled_texts
+    from analysis.features.probe_sweep import probe_runs
+    from sae_core.layout import SweepPaths
+    from sweeps.execution.view import table
+    from sweeps.opening import open_runs
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _in_lines(console.print)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, object] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
-
-        yield show
+    ks = _numbers(k)
+    texts = labeled_texts(data, text_column, label_column)
+    with shown_progress() as progress:
+        scores, whole = probe_runs(open_runs(results), texts, ks, lambda run_id: SweepPaths(Path(results)).run(run_id).probes, progress)
+    rows: list[dict[str, object]] = [{"run_id": run_id, "l0": l0, "accuracy": found} for run_id, l0, found in scores]
+    answer = {"name": texts.name, "texts": len(texts.texts), "activations": whole, "runs": rows}
+    lines = table([{"L0": l0, **{f"k={size}": found[str(size)] for size in ks}} for _, l0, found in scores])
+    width = max(len(run_id) for run_id, _, _ in scores)
+    shown = [f"{name:<{width}}  {line}" for name, line in zip(["", *(run_id for run_id, _, _ in scores)], lines, strict=True)]
+    last = f"without an SAE, from the whole activation: {whole:.3f}; chance is 0.5. The table has columns probe_{texts.name}_k{ks[0]} ..."
+    return Answer(answer, [*shown, last])
 
 
-def _in_lines(say: Callable[[str], None]) -> "Progress":
-    last = time.monotonic()
-
-    def show(what: str, done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= PLAIN_SECONDS:
-            last = time.monotonic()
-            say(f"{what}: {done} of {total}")
-
-    return show
+def _numbers(text: str) -> list[int]:
+    """What `--k` says."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ConfigError(f"`--k` must be numbers above 0 with commas between them, but got {text!r}. Give e.g. 1,5.")
+    return sorted({int(part) for part in parts})

@@ -108,7 +108,7 @@ def test_every_command_prints_what_is_documented(launched, tmp_path, monkeypatch
         monkeypatch.setattr("sweeps.execution.progress.SECONDS", 0.01)
         progress.group(GroupProgress(1, [failed["run_id"]], 0.5, "here", 10.0, [0.1, 0.2], [2.0, 4.0], 5.0))
         progress.publish(store.paths.progress, 2)
-        for command in set(commands()) - {"run"}:
+        for command in set(commands()) - {"run", "probe"}:  # probes need a language model: test_features_command.py
             assert command in arguments, f"add a call of `sae-sweep {command}` to this test, and its fields to docs/commands.md"
             code, data = call(*command.split(), *arguments[command])
             assert code == 0, (command, data)

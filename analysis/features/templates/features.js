@@ -18,8 +18,9 @@ function svg(tag, attributes, ...children) {
   return node;
 }
 const number = (value) => (value === null ? "–" : Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(+value.toPrecision(3)));
-const percent = (value) => (value === null ? "–" : `${+(100 * value).toPrecision(value < 0.0001 ? 2 : 3)} %`);
-const visible = (text) => text.replaceAll(" ", "·").replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll("\r", "␍");
+const percent = (value, digits = 3) => (value === null ? "–" : `${+(100 * value).toPrecision(digits)} %`);
+const controls = (text) => text.replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]/g, (one) => `\\x${one.charCodeAt(0).toString(16).padStart(2, "0")}`);
+const visible = (text) => controls(text).replaceAll(" ", "·").replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll("\r", "␍");
 const textOf = (token) => tokens[token] ?? `#${token}`;
 const token = (id) => el("span", { class: "token", title: JSON.stringify(textOf(id)) }, visible(textOf(id)));
 
@@ -31,7 +32,7 @@ function piece(id, attributes) {
   for (const part of text.split(/(\n|\t|\r)/)) {
     if (part === "\n") span.append(el("span", { class: "ws nl" }, "↵"));
     else if (part === "\t" || part === "\r") span.append(el("span", { class: "ws" }, visible(part)));
-    else if (part) span.append(part);
+    else if (part) span.append(controls(part));
   }
   return span;
 }
@@ -89,7 +90,7 @@ function logits(one) {
 function ablation(one) {
   const lost = one.ablation;
   if (!lost) return [];
-  const change = (pairs) => pairs.map(([id, before, after]) => [id, `${percent(before)} → ${percent(after)}`]);
+  const change = (pairs) => pairs.map(([id, before, after]) => [id, `${percent(before, 2)} → ${percent(after, 2)}`]);
   const worse = lost.delta_ce === null ? "" : ` The true next token costs ${lost.delta_ce >= 0 ? "+" : ""}${number(lost.delta_ce)} nats.`;
   return [heading("Without it", `mean over its ${lost.n_places} strongest places`),
     el("p", {}, `KL from the model as it is: ${number(lost.kl)} nats.${worse}`),
@@ -138,13 +139,13 @@ function detail(one) {
       stat(percent(one.share), "of all that is written"), stat(number(one.norm), "norm of its decoder row")),
     el("div", { class: "panels" },
       el("section", { "aria-label": "What it does" }, ...logits(one), heading("Activations", "where it is active"), bars(one.histogram, "Activations"),
-        ...ablation(one), ...neighbors(one)),
-      el("section", { "aria-label": "Where it is active" }, ...match(one), ...strongest(one), ...quantiles, ...steering(one)))];
+        ...ablation(one), ...steering(one), ...neighbors(one)),
+      el("section", { "aria-label": "Where it is active" }, ...strongest(one), ...match(one), ...quantiles))];
 }
 
 // The list.
 const byNumber = new Map(data.latents.map((one) => [one.latent, one]));
-const orders = [["share of what is written", (one) => one.share, percent], ["density", (one) => one.density, percent],
+const orders = [["share of what is written", (one) => one.share, (value) => percent(value)], ["density", (one) => one.density, (value) => percent(value)],
   ["density, rarest first", (one) => -one.density, (value) => percent(-value)], ["largest activation", (one) => one.largest, number],
   ["effect of ablation (KL)", (one) => one.ablation?.kl ?? -1, (value) => (value < 0 ? "–" : `${number(value)} nats`)],
   ["number", (one) => -one.latent, () => ""]];
@@ -173,14 +174,16 @@ function list() {
   }));
   $("count").textContent = some.length === data.latents.length ? `${some.length} latents` : `${some.length} of ${data.latents.length} latents`;
 }
-function show(latent) {
+function show(latent, first = false) {
   current = latent;
   $("latent").replaceChildren(...detail(byNumber.get(latent)));
   list();
-  document.querySelector("#list [aria-current=true]")?.scrollIntoView({ block: "nearest" });
+  history.replaceState(null, "", `#latent-${latent}`);
+  if (first) return;
+  const button = document.querySelector("#list [aria-current=true]"), box = $("list");
+  if (button) box.scrollTop = Math.min(Math.max(box.scrollTop, button.offsetTop - box.offsetTop + button.offsetHeight - box.clientHeight), button.offsetTop - box.offsetTop);
   if (innerWidth < 768) $("latent").scrollIntoView();
   else if ($("latent").getBoundingClientRect().top < 0) $("latent").scrollIntoView();
-  history.replaceState(null, "", `#latent-${latent}`);
 }
 
 // Overview.
@@ -232,4 +235,4 @@ $("search").oninput = () => {
 $("lines").onchange = () => document.body.classList.toggle("lines", $("lines").checked);
 overview();
 const asked = Number(location.hash.replace("#latent-", ""));
-if (data.latents.length) show(location.hash && byNumber.has(asked) ? asked : found()[0].latent);
+if (data.latents.length) show(location.hash && byNumber.has(asked) ? asked : found()[0].latent, true);
