@@ -118,7 +118,13 @@ def cut(path):
 
 
 @pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
-@pytest.mark.parametrize("file", ["record.json", "sae/sae_weights.safetensors", "history.jsonl", "sae/cfg.json", "config.json"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        *("record.json", "sae/sae_weights.safetensors", "history.jsonl", "sae/cfg.json", "config.json"),
+        *("documents.parquet", "latents.safetensors"),
+    ],
+)
 @pytest.mark.slow
 def test_a_damaged_run_there_is_noticed(tmp_path, there, file, damage):
     run, *others = sorted((there / "runs").iterdir())
