@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from sae_core.errors import ConfigError, DamagedFileError
-from sae_core.files import check_content, checksum_of, written_whole
+from sae_core.files import check_content, checksum_of, read_json, written_whole
 from sae_core.layout import RunPaths
-from sae_core.records import RunRecord
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
@@ -82,7 +81,7 @@ def read_documents_file(file: Path, metrics: Sequence[str] | None = None) -> Sto
     """
     content = file.read_bytes()
     try:
-        checksum = RunRecord.read(RunPaths(file.parent).record).documents_checksum
+        checksum = read_json(RunPaths(file.parent).record).get("documents_checksum")  # a table needs it of each of its runs
     except (ConfigError, OSError):
         checksum = None
     if checksum is None:
@@ -105,6 +104,6 @@ def _parsed(content: bytes, metrics: Sequence[str] | None) -> StoredDocuments:
             ratios = {name: ratio for name, ratio in ratios.items() if name in metrics}
         names = set(file.schema_arrow.names) - {_DOCUMENT}
         needed = names if metrics is None else {"n_tokens"}.union(*(ratio.names for ratio in ratios.values()))
-        table = file.read(columns=[_DOCUMENT, *sorted(needed)])
+        table = file.read(columns=[_DOCUMENT, *sorted(needed)], use_threads=False)  # of few rows
     sums = {name: table[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in sorted(needed)}
     return StoredDocuments(table[_DOCUMENT].to_numpy(), sums, ratios)
