@@ -33,6 +33,24 @@ def best(
     return Answer({"best": [_plain(dataclasses.asdict(one)) for one in found]}, lines[:-1])
 
 
+@command()
+def figures(
+    results: Annotated[list[Path], typer.Argument(help="Directory of a sweep, e.g. results/demo; several are shown together.")],
+    style: Annotated[str, typer.Option(metavar="NAME", help="paper, or report for the figures as the report has them.")] = "paper",
+    width: Annotated[float, typer.Option(metavar="INCHES", help="Of a column; figures of several panels span two.")] = 3.25,
+    form: Annotated[str, typer.Option("--format", metavar="NAME", help="pdf, svg, png or eps.")] = "pdf",
+    layout: Annotated[
+        str, typer.Option(metavar="NAME", help="Of several widths: a panel per `architectures` or `sizes`, or `one` plot.")
+    ] = "architectures",
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write. Default: figures/ of the first sweep.")] = None,
+) -> Answer:
+    """Write every plot at the width of a paper's column, and tables with intervals for LaTeX."""
+    from analysis.paper import write_figures
+
+    files = write_figures(results, out, kind=style, width=width, form=form, layout=layout)  # type: ignore[arg-type]
+    return Answer({"files": [str(file) for file in files]}, [str(file) for file in files])
+
+
 def _plain(value: Any) -> Any:
     """As JSON has it."""
     if isinstance(value, dict):

@@ -30,7 +30,10 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
         record_of("new_idea", 16, metrics_at(16, 0.05, -0.01)),  # better than the language model itself: no logarithm
     ]
     records += [record_of("topk", 16, metrics_at(16, 0.082, 0.14), seed=1)]
-    records = [dataclasses.replace(one, metrics={**one.metrics, "decoder_projection": 0.1}) if one.metrics else one for one in records]
+    records = [
+        dataclasses.replace(one, metrics={**one.metrics, "decoder_cosine": 0.2, "decoder_projection": 0.1}) if one.metrics else one
+        for one in records
+    ]
     sweep = write_sweep(tmp_path_factory.mktemp("results") / "demo", records, missing=[("jumprelu", 0.1, 0)])
     for seed in (0, 1):
         latents = np.random.default_rng(seed).normal(size=(8, 128))

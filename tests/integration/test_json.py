@@ -94,6 +94,7 @@ def test_every_command_prints_what_is_documented(launched, tmp_path, monkeypatch
         "report": [sweep],
         "compare": [two, "--l0", "4"],
         "best": [sweep, "--l0", "2"],
+        "figures": [sweep, "--out", tmp_path / "figures", "--format", "svg"],
         "features": [sweep, finished, "--top", "2"],
         "list": [],
         "init": ["mine"],

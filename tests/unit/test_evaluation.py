@@ -48,7 +48,7 @@ def test_one_chunk_by_hand() -> None:
     expected = {"mse": 2, "fvu": 1, "explained_variance": 0, "l0": 1, "dead_fraction": 0, "reconstruction_bias": 8 / 12}
     expected |= {"ce_loss_clean": 2, "ce_loss_spliced": 3, "ce_loss_zero_ablated": 6, "ce_loss_mean_ablated": 5}
     expected |= {"delta_ce": 1, "ce_loss_recovered": 3 / 4, "kl": 0.5, "cosine": 3 / 10**0.5}
-    expected |= {"decoder_projection": 3}  # the second largest of 3, 1, 1, 3
+    expected |= {"decoder_projection": 3, "decoder_cosine": 0}  # the second largest of 3, 1, 1, 3; rows at right angles
     assert values == {"run": pytest.approx(expected)}
     assert set(expected) == set(METRICS) - GROUND_TRUTH
 

@@ -8,7 +8,7 @@ import torch
 from fake_results import metrics_at, record_of, write_sweep
 from observations import made_up, value
 
-from analysis.plots.projection import Projection
+from analysis.plots.right_l0 import RightL0
 from analysis.table import load_table
 from sae_core.activations.source import EvalChunk
 from sae_core.metrics.metric import METRICS, Observation
@@ -42,6 +42,13 @@ def test_numpy_agrees_on_many_tokens() -> None:
     assert found == pytest.approx(projections[TOKENS * 16 - 1], abs=1e-6)
 
 
+def test_cosines_by_hand() -> None:
+    W_dec = torch.tensor([[2.0, 0.0], [0.0, 1.0], [-3.0, -3.0]])  # |cos| 0, 1/sqrt(2) and 1/sqrt(2)
+    sums = METRICS["decoder_cosine"]().sums(observation(torch.ones(2, 2), W_dec, None))
+    assert METRICS["decoder_cosine"]().value(sums, 2) == pytest.approx(2 / 3 / 2**0.5)
+    assert METRICS["decoder_cosine"]().sums(observation(torch.ones(2, 2), W_dec[:1], None)) == {}
+
+
 def test_it_is_measured_on_the_first_chunk_alone() -> None:
     data = made_up()
     assert value("decoder_projection", data, made_up(seed=5)) == value("decoder_projection", data)
@@ -54,10 +61,12 @@ def test_saes_that_normalize_each_token_have_no_value() -> None:
 def test_the_plot_circles_the_smallest_and_says_where_it_is_at_an_end(tmp_path: Path) -> None:
     values = {"topk": [0.5, 0.3, 0.2, 0.4], "batchtopk": [0.5, 0.4, 0.3, 0.2]}
     records = [
-        record_of(name, k, {**metrics_at(k, 1 / k, 1 / k), "decoder_projection": y})
+        record_of(name, k, {**metrics_at(k, 1 / k, 1 / k), "decoder_cosine": y, "decoder_projection": -y})
         for name, ys in values.items()
         for k, y in zip((8, 16, 32, 64), ys, strict=True)
     ]
-    info = Projection.info(load_table(write_sweep(tmp_path / "demo", records)), {})
-    assert info is not None and info.smallest == {"topk": (32, 0.2, False), "batchtopk": (64, 0.2, True)}
-    assert "Smallest at L0 32 for TopK." in Projection.note(info) and "For BatchTopK it is smallest at an end" in Projection.note(info)
+    info = RightL0.info(load_table(write_sweep(tmp_path / "demo", records)), {})
+    assert info is not None and info.smallest["decoder_cosine"] == {"topk": (32, 0.2, False), "batchtopk": (64, 0.2, True)}
+    assert info.smallest["decoder_projection"]["topk"] == (8, -0.5, True)
+    note = RightL0.note(info)
+    assert "Rows are least alike at L0 32 for TopK." in note and "at an end of the front for BatchTopK" in note
