@@ -20,7 +20,7 @@ from analysis.parts import WINDOW_PLACES, Difference, Part, Plan
 from analysis.pooling import parts_of
 from analysis.table import evenly, orientation, specs_of
 from analysis.uncertainty import made, shown
-from analysis.verdicts import ALPHA, MARGIN, Judged, Tested, judge
+from analysis.verdicts import ALPHA, MARGIN, Contrast, Judged, judge
 from sae_core.errors import border
 
 
@@ -69,7 +69,7 @@ def compare(
     return Comparison(metric, label, "min" if sign > 0 else "max", asked, ALPHA, MARGIN, arms, found, tuple(notes))
 
 
-def _test(part: Part, plan: Plan, gap: Difference | None) -> Tested | None:
+def _test(part: Part, plan: Plan, gap: Difference | None) -> Contrast | None:
     """What is tested; None where there is no window, or nothing is known about what varies."""
     if gap is None or plan.mean is None or not (gap.seeds or gap.documents):
         return None
@@ -78,7 +78,7 @@ def _test(part: Part, plan: Plan, gap: Difference | None) -> Tested | None:
         margin = MARGIN * float(
             np.mean([np.abs(part.reads[arm].values[:, at]) for arm, at in zip((plan.a, plan.b), plan.mean, strict=True)])
         )
-    return Tested(gap.value, gap.seeds, gap.documents, part.n_seeds(plan), part.samples.n_documents, part.samples.df, margin)
+    return Contrast(gap.value, gap.seeds, gap.documents, part.n_seeds(plan), part.samples.n_documents, part.samples.df, margin)
 
 
 def _pair(part: Part, plan: Plan, gap: Difference | None, judged: Judged | None, l0s: Sequence[float]) -> Pair:

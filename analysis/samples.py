@@ -116,28 +116,31 @@ def _on_documents(table: pd.DataFrame, rows: NDArray[np.intp], metric: str, docu
     if not set(run_ids) <= set(documents.run_ids):
         return None
     documents = documents.of(run_ids)
-    values = [_values(*documents.parts(name)) for name in ("l0", metric)]
-    point, drawn = (np.stack(arrays) for arrays in zip(*values, strict=True))
+    parts = [_halves(*documents.parts(name)) for name in ("l0", metric)]
+    n_documents = len(documents.documents)
+    point = np.stack([_ratios(one, np.ones((1, n_documents)))[:, 0] for one in parts])
+    drawn = np.concatenate([np.stack([_ratios(one, counts) for one in parts]) for counts in draws(n_documents)], axis=2)
     known = np.isfinite(point).all() and np.isfinite(drawn).all() and (point[0] > 0).all() and (drawn[0] > 0).all()
     weights = np.abs(documents.parts(metric)[1].mean(axis=0))
     return (point, drawn, weights / weights.sum()) if known else None
 
 
-def _values(above: FloatArray, below: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """[3, R] and [3, B, R]: the ratio on all documents, on every second one from the first and on the others; whole, and in each draw."""
-    n_documents = above.shape[1]
+_Halves = list[tuple[FloatArray, FloatArray]]
+
+
+def _halves(above: FloatArray, below: FloatArray) -> _Halves:
+    """What is above and below the line, each [R, D/2] or [1, D/2]: of every second document from the first on, and of the others."""
     if (below == below[:1]).all():  # what is below the line is the text's, the same for all runs
         below = below[:1]
-    halves = [(above[:, start::2], below[:, start::2]) for start in (0, 1)]
+    return [(above[:, start::2], below[:, start::2]) for start in (0, 1)]
 
-    def ratios(counts: FloatArray) -> FloatArray:
-        sums = [(counts[:, start::2] @ half[0].T, counts[:, start::2] @ half[1].T) for start, half in enumerate(halves)]
-        parts = [(sums[0][0] + sums[1][0], sums[0][1] + sums[1][1]), *sums]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.stack([top / bottom for top, bottom in parts])
 
-    drawn = np.concatenate([ratios(counts) for counts in draws(n_documents)], axis=1)
-    return ratios(np.ones((1, n_documents)))[:, 0], drawn
+def _ratios(halves: _Halves, counts: FloatArray) -> FloatArray:
+    """[3, B, R] the ratio on all documents and on each half, every document counted as often as `counts` [B, D] says."""
+    sums = [(counts[:, start::2] @ above.T, counts[:, start::2] @ below.T) for start, (above, below) in enumerate(halves)]
+    parts = [(sums[0][0] + sums[1][0], sums[0][1] + sums[1][1]), *sums]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.stack([top / bottom for top, bottom in parts])
 
 
 def _samples(rows: NDArray[np.intp], l0: FloatArray, value: FloatArray, on_documents: _OnDocuments | None) -> Samples:

@@ -23,7 +23,7 @@ MOST_DOCUMENTS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class Contrast:
     """A mean difference, on the scale of the samples."""
 
     gap: float
@@ -52,7 +52,7 @@ class Judged:
     documents_needed: int | None
 
 
-def judge(tests: Sequence[Tested]) -> list[Judged]:
+def judge(tests: Sequence[Contrast]) -> list[Judged]:
     """Judge all pairs of a comparison together."""
     variances = [combined([*test.seeds, *test.documents]) for test in tests]
     scores = [_score(test.gap, variance) for test, (variance, _) in zip(tests, variances, strict=True)]
@@ -82,7 +82,9 @@ def holm(p: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float6
     return result[0], result[1]
 
 
-def _judged(test: Tested, variance: float, df: float, p: float, p_adjusted: float, level: float, p_outside: float, score: float) -> Judged:
+def _judged(
+    test: Contrast, variance: float, df: float, p: float, p_adjusted: float, level: float, p_outside: float, score: float
+) -> Judged:
     se, here = float(np.sqrt(variance)), "" if test.seeds else " on this text"
     critical = float(stdtrit(df, 1 - level / 2))
     verdict = "better" if p_adjusted < ALPHA else "equivalent" if p_outside < ALPHA else "not separable"
@@ -109,7 +111,7 @@ def _found_with_power(df: "float | NDArray[np.float64]", level: float) -> "float
     return nctdtrinc(df, 1 - POWER, stdtrit(df, 1 - level / 2))
 
 
-def _needed(test: Tested, level: float) -> tuple[int | None, int | None]:
+def _needed(test: Contrast, level: float) -> tuple[int | None, int | None]:
     """Seeds that would tell the difference apart, and, where documents are the larger part of the variance, documents."""
     of_seeds, of_documents = sum(part for part, _ in test.seeds), sum(part for part, _ in test.documents)
     seeds = documents = None

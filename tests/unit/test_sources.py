@@ -1,0 +1,75 @@
+"""What `sae-sweep compare` names: sweeps, architectures of them, tables."""
+
+from pathlib import Path
+
+import pytest
+from fake_results import realistic_records, write_sweep
+
+from analysis.sources import Source, compare_sources
+from analysis.table import load_table, write_table
+from sae_core.errors import ConfigError
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sweeps of two architectures, and the table of one."""
+    directory = tmp_path_factory.mktemp("sources")
+    records = [record for record in realistic_records((0, 1, 2)) if record.architecture in ("topk", "batchtopk")]
+    for name in ("one", "two"):
+        write_sweep(directory / name, records, n_documents=12)
+    write_table(load_table(directory / "one"), directory)
+    return directory
+
+
+def pairs(directory: Path, *texts: str, **options: object) -> list[tuple[str, str]]:
+    compared = compare_sources([str(directory / text) for text in texts], **{"columns": {}, **options})  # type: ignore[arg-type]
+    return [(pair.a, pair.b) for pair in compared.pairs]
+
+
+def test_what_is_compared(sweeps: Path) -> None:
+    assert pairs(sweeps, "one") == [("batchtopk", "topk")]
+    assert pairs(sweeps, "one:topk", "one:batchtopk") == [("batchtopk", "topk")]
+    of_each = [("TopK of one", "TopK of two"), ("BatchTopK of one", "BatchTopK of two")]
+    assert pairs(sweeps, "one", "two") == of_each
+    assert pairs(sweeps, "one:topk", "two:batchtopk") == [("BatchTopK of two", "TopK of one")]
+    assert pairs(sweeps, "one:topk", "two") == of_each[:1]
+
+
+def test_a_sweep_against_itself_is_equivalent(sweeps: Path) -> None:
+    compared = compare_sources([str(sweeps / "one:topk"), str(sweeps / "two:topk")], columns={})
+    (pair,) = compared.pairs
+    assert pair.gap is not None and (pair.gap.value, pair.gap.n_documents, pair.verdict) == (0, 12, "equivalent")
+
+
+def test_tables_ours_and_others(sweeps: Path) -> None:
+    for name in ("table.csv", "table.parquet"):
+        assert pairs(sweeps, f"{name}:topk", f"{name}:batchtopk") == [("batchtopk", "topk")]
+    theirs = load_table(sweeps / "one")[["architecture", "l0", "fvu", "seed", "sparsity_value"]]
+    theirs.rename(columns={"architecture": "trainer", "l0": "L0", "fvu": "nmse", "sparsity_value": "k"}).to_csv(
+        sweeps / "theirs.csv", index=False
+    )
+    columns = {"architecture": "trainer", "l0": "L0", "fvu": "nmse", "k": "k", "seed": "seed"}
+    assert pairs(sweeps, "theirs.csv", columns=columns) == [("batchtopk", "topk")]
+    with pytest.raises(ConfigError, match=r"columns of a table that is not ours must be mapped, but got .*nmse"):
+        pairs(sweeps, "theirs.csv")
+
+
+def test_names_with_a_colon_that_exist_are_paths(tmp_path: Path) -> None:
+    (tmp_path / "a:b").mkdir()
+    assert Source.of(str(tmp_path / "a:b")).architecture is None
+    assert Source.of("results/demo:topk") == Source(Path("results/demo"), "topk")
+
+
+def test_what_cannot_be_compared(sweeps: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a sweep's directory or a table must exist, but got .*nowhere"):
+        pairs(sweeps, "nowhere")
+    with pytest.raises(ConfigError, match="but got 'topkk'"):
+        pairs(sweeps, "one:topkk")
+    with pytest.raises(ConfigError, match=r"there must be two things to compare .* but got \['topk'\]"):
+        pairs(sweeps, "one:topk")
+    other = [record for record in realistic_records() if record.architecture == "gated"]
+    with pytest.raises(ConfigError, match=r"sources must share an architecture, or each must be one, but got \['one', 'gated'\]"):
+        write_sweep(sweeps / "gated", other)
+        pairs(sweeps, "one", "gated")
