@@ -124,16 +124,20 @@ def _comparison(
         "n_not_listed": len(finished) - sum(map(len, runs.values())),
         "left_out": left_out(finished),
         "has_extrapolated": any(value.extrapolated for value in spreads),
-        "notes": _notes(finished),
+        "notes": [
+            *_notes(finished, has_intervals=any(value.low is not None for value in spreads)),
+            *dict.fromkeys(note for one in compared for note in one.notes),
+        ],
     }
 
 
-def _notes(finished: pd.DataFrame) -> list[str]:
+def _notes(finished: pd.DataFrame, *, has_intervals: bool) -> list[str]:
     """What a reader of the fronts should know about them."""
     notes = []
     n_seeds, seeds_of_settings, noun = words.n_repeats(finished), finished.groupby("setting_hash").size(), words.noun(finished)
     if n_seeds < 2:
-        notes.append("One seed: how much these values vary from seed to seed is not known. Intervals need at least 2 seeds.")
+        over = "are over held-out documents alone" if has_intervals else "need a second seed, or sums per document"
+        notes.append(f"One seed: how much these values vary from seed to seed is not known. Intervals {over}.")
     else:
         ranges = "ranges are 95 % intervals, in plots from the smallest to the largest"
         notes.append(f"{words.counted_repeats(finished)}: values are means over {noun}s; {ranges}.")

@@ -63,6 +63,8 @@ FACETS = (
     *("batch_size", "seed", "data_seed", "variant", "sweep", "launch", "status"),
 )
 """Columns to filter by, where runs differ in them."""
+_IN_NAMES = ("architecture", "comparison", "target_l0", "variant", "status")
+"""Facets that a point's name says already, or that it need not."""
 _FIRST = ("run_id", "architecture", "comparison", "setting", "setting_hash", "seed", "status")
 _LEFT_OUT = {"comparison_hash", "activations_hash", "eval_hash", "error", "finished_at", "eval_tokens"}
 _FORMATS = {
@@ -96,10 +98,12 @@ def explorer_data(table: pd.DataFrame, names: Mapping[str, words.Title], shown: 
             columns[name] = _column(rows[name], name, specs.get(name), shown.get(name, ""), orders.get(name, ()))
         else:
             same[name] = _plain(rows[name].iloc[0])
+    facets = {name: levels for name in FACETS if name in columns and (levels := _facet(rows[name], name, orders.get(name, ())))}
     return {
         "columns": columns,
         "same": same,
-        "facets": {name: levels for name in FACETS if name in columns and (levels := _facet(rows[name], name, orders.get(name, ())))},
+        "facets": facets,
+        "told": [name for name in facets if name not in _IN_NAMES],
         "looks": {name: _look(look) for name, look in style.looks(architectures).items()},
         "shown": [name for name in shown if name in columns],
         "hidden": {"comparison": orders["comparison"][n_shown:]},

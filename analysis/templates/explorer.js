@@ -179,10 +179,7 @@
     const [whiskers, sideways] = ["y", "x"].map((axis) => [...new Set(points.map((p) => p[axis].what.slice(4)))].join(" "));
     const unplaced = lost ? `${counted(lost, state.by)} without a place on a logarithmic axis.` : "";
     $("note").textContent = (whiskers && `Whiskers: ${whiskers}${sideways && `; sideways: ${sideways}`}. `) + unplaced;
-    for (const axis of ["x", "y"]) {
-      $(axis).value = state[axis];
-      $(`log-${axis}`).checked = isLog(state[axis]);
-    }
+    for (const axis of ["x", "y"]) [$(axis).value, $(`log-${axis}`).checked] = [state[axis], isLog(state[axis])];
     list();
   }
   // ---- the current point, and pins ----
@@ -194,10 +191,11 @@
     tip.hidden = !current;
     rings();
     if (!current) return;
-    const { members } = current, names = new Set([state.x, state.y, ...data.shown]);
+    const { members } = current, names = [...new Set([state.x, state.y, ...data.shown])];
     const runs = members.length > 1 ? counted(members.length, data.repeat) : value("run_id", members[0]);
-    const about = [...new Set([runs, ...[...names].map((name) => over(name, members).what)])].filter(Boolean).join(" · ");
-    const lines = [...names].map((name) => node("tr", {}, node("th", {}, data.columns[name].heading), node("td", {}, cell(name, members))));
+    const about = [...new Set([runs, ...names.map((name) => over(name, members).what)])].filter(Boolean).join(" · ");
+    const line = (name) => node("tr", {}, node("th", {}, data.columns[name].heading), node("td", {}, cell(name, members)));
+    const lines = [...new Set([...data.told, ...names])].map(line);
     tip.replaceChildren(node("b", {}, named(members[0])), node("span", {}, about), node("table", {}, ...lines));
     const beside = (at, size, room) => `${Math.max(at + 14 + size > room ? at - 14 - size : at + 14, 0)}px`;
     tip.style.left = beside(current.px, tip.offsetWidth, $("plot").clientWidth);
@@ -388,6 +386,10 @@
   addEventListener("hashchange", () => {
     const id = decodeURIComponent(location.hash.slice(1)), row = data.columns.run_id.levels.indexOf(id);
     if (row >= 0 && !state.pins.has(id)) pin([row]);
+  });
+  addEventListener("beforeprint", () => {
+    for (const it of document.querySelectorAll("details")) it.open = true;
+    while (drawn.listed < Math.min(drawn.found.length, 10 * CHUNK)) more();
   });
   new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && more()).observe($("more"));
   addEventListener("resize", () => rows && redraw());

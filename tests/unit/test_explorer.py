@@ -157,7 +157,7 @@ def test_what_is_saved_is_whole(page: Path) -> None:
         const make = URL.createObjectURL;
         URL.createObjectURL = (blob) => { blob.text().then((text) => { saved[blob.type] = text; }); return make(blob); };
         for (const id of ["save-svg", "save-png", "save-csv"]) $(id).click();
-        await pause(1);
+        for (let waited = 0; waited < 40 && !saved["image/png"]; waited += 1) await pause(0.1);
         return { svg: saved["image/svg+xml"], csv: saved["text/csv"], png: saved["image/png"]?.length ?? 0 };
         """,
     )
