@@ -41,15 +41,17 @@ def test_tokens_of_packed_text_know_their_document(prepared: tuple[LanguageModel
     assert len(set(expected)) == 3  # a document reaches over the ends of windows
 
 
-def test_where_an_earlier_version_made_the_cache_a_window_is_a_document(prepared: tuple[LanguageModelSource, Path], tmp_path: Path) -> None:
+def test_where_an_earlier_version_made_the_cache_all_text_is_one_document(
+    prepared: tuple[LanguageModelSource, Path], tmp_path: Path
+) -> None:
     source, directory = prepared
     tensors = load_file(directory / "tokens.safetensors")
-    tokens = tensors["heldout"]
+    n_tokens = int((tensors["heldout"] != 0).sum())
     del tensors["heldout_documents"]
     save_file(tensors, tmp_path / "tokens.safetensors", {"chunk_windows": "3"})
     chunks = [source.eval_chunk(tmp_path, index, torch.zeros(source.d_in)) for index in range(source.n_eval_chunks(tmp_path))]
     found = torch.cat([chunk.documents for chunk in chunks if chunk.documents is not None])
-    assert found.tolist() == torch.arange(len(tokens))[:, None].expand_as(tokens)[tokens != 0].tolist()
+    assert found.tolist() == [0] * n_tokens  # windows of one text are too much alike to stand for documents
     assert source.eval_fingerprint(tmp_path) == source.eval_fingerprint(directory)
 
 

@@ -310,12 +310,13 @@ def _windows(directory: Path, part: Part, start: int, n_windows: int) -> tuple[I
 
 
 def _documents(directory: Path, start: int, n_windows: int) -> Int[Tensor, "W T"]:
-    """Number of the document that each token of some held-out windows is of; where an earlier version cut them, a window is a document."""
+    """Number of the document that each token of some held-out windows is of. Where an earlier version cut them, all are of one: windows of
+    a text are too much alike to stand for documents."""
     with open_tensors(_tokens_path(directory)) as file:
         if _DOCUMENTS in file.keys():  # noqa: SIM118  not a dict
             documents: Tensor = file.get_slice(_DOCUMENTS)[start : start + n_windows].long()
             return documents
-        return torch.arange(start, start + n_windows)[:, None].expand(n_windows, file.get_slice("heldout").get_shape()[1])
+        return torch.zeros(n_windows, file.get_slice("heldout").get_shape()[1], dtype=torch.int64)
 
 
 def _may_be_shorter(windows: Int[Tensor, "W T"]) -> bool:
