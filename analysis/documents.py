@@ -6,6 +6,7 @@ Shape letters: R runs, D documents, B draws of documents.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -101,9 +102,15 @@ def read_documents(table: pd.DataFrame, metrics: Sequence[str] = ("l0", "fvu", "
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (DamagedFileError, ConfigError, OSError) as error:
-            log.warning("runs are not compared document by document: %s", error)
+            _warn_once(f"runs are not compared document by document: {error}")
             return None
     return _joined(run_ids, stored, metrics)
+
+
+@lru_cache(maxsize=4096)
+def _warn_once(damage: str) -> None:
+    """A report reads the sums several times."""
+    log.warning(damage)
 
 
 def _joined(run_ids: Sequence[str], stored: Sequence[StoredDocuments], metrics: Sequence[str]) -> DocumentSums | None:

@@ -90,7 +90,7 @@ def read_documents_file(file: Path, metrics: Sequence[str] | None = None) -> Sto
         check_content(content, checksum)
         return _parsed(content, metrics)
     except Exception as error:  # whatever pyarrow raises about a file
-        raise DamagedFileError.of(file, error) from error
+        raise DamagedFileError.of(file, error, "The next launch of its sweep measures the run again.") from error
 
 
 def _parsed(content: bytes, metrics: Sequence[str] | None) -> StoredDocuments:
