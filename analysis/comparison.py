@@ -191,8 +191,8 @@ def _notes(parts: Sequence[Part], arms: Sequence[Arm], label: str) -> list[str]:
     if any(part.samples.raw for part in parts):
         notes.append(f"Some values of {label} are 0 or less and have no logarithm: differences are in its own units, not in percent.")
     return notes + [
-        f"{words.arm(arm.name)} chose among {arm.tries} settings per level, more than others; with as few tries its {label} would be "
-        f"{100 * (1 / (1 + arm.advantage) - 1):+.1f} % away from this."
+        f"{words.arm(arm.name)} chose among {arm.tries} settings, more than others; with as few its {label} would be "
+        f"{abs(100 * (1 / (1 + arm.advantage) - 1)):.1f} % {'higher' if arm.advantage < 0 else 'lower'}."
         for arm in arms
         if arm.advantage is not None
     ]

@@ -147,8 +147,8 @@ def _notes(finished: pd.DataFrame, *, has_intervals: bool) -> list[str]:
     if (rates > 1).any():
         named = ", ".join(words.label(name) for name in words.in_order(rates.index[rates > 1]))
         notes.append(
-            f"The fronts of {named} run over several learning rates: they show the best of them, "
-            "chosen and reported on the same held-out text."
+            f"The fronts of {named} run over several learning rates. Plots show the best of them; values at matched L0, bands and "
+            "differences are read on other seeds or documents than they were chosen on, where there are any."
         )
     return notes
 

@@ -115,7 +115,7 @@ class Arm:
     chosen: str = ""
     """How settings were chosen where there were several per level, in words; empty where there was no choice."""
     tries: int = 1
-    """Settings per level that it chose among."""
+    """Settings per level that it chose among; where no two share a level, as in a search, all of them."""
     advantage: float | None = None
     """What more tries brought it, where another arm had fewer: its mean value, relative to that with as few tries, minus 1."""
 
@@ -142,6 +142,10 @@ class Comparison:
 
     def of(self, comparison: str) -> "Comparison":
         """The part about the rows of one `comparison_hash`; corrected for all pairs all the same."""
+
+        def is_of(name: str) -> bool:
+            return name.partition("/")[0] == comparison  # "hash/2": rows of one hash that may not be pooled all the same
+
         return Comparison(
             self.metric,
             self.label,
@@ -149,7 +153,7 @@ class Comparison:
             self.l0s,
             self.alpha,
             self.margin,
-            tuple(arm for arm in self.arms if arm.comparison == comparison),
-            tuple(pair for pair in self.pairs if pair.comparison == comparison),
+            tuple(arm for arm in self.arms if is_of(arm.comparison)),
+            tuple(pair for pair in self.pairs if is_of(pair.comparison)),
             self.notes,
         )

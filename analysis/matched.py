@@ -49,7 +49,7 @@ def at_matched_l0(table: pd.DataFrame, metric: str, l0s: Sequence[float], *, by:
 
     None where the front of any repeat does not reach: a mean over those that happen to reach would compare unlike things.
     """
-    arms = curves_by_arm(table, samples_of(table, metric), metric, by)
+    arms = curves_by_arm(table, samples_of(table, metric, documents), metric, by)
     return {arm: estimates_at(curves, l0s) for arm, curves in arms.items()}
 
 

@@ -26,6 +26,10 @@ from sae_core.layout import RunPaths
 
 N_DRAWS = 1_000
 """Draws of documents: the standard error of a standard error is then 2 %."""
+FEWEST_DRAWS = 250
+"""Of many runs: then 4 %."""
+_MOST_VALUES = 2_000_000
+"""Runs times draws that are kept: 100 MB."""
 FEWEST_DOCUMENTS = 10
 """With fewer documents nothing is drawn: half of them would be too few to choose on, and their spread is hardly known."""
 ALL, HALVES = 0, (1, 2)
@@ -33,8 +37,8 @@ ALL, HALVES = 0, (1, 2)
 _OnDocuments = tuple[FloatArray, FloatArray, FloatArray]
 _MOST_COUNTS = 4_000_000
 """Counts of drawn documents that are in memory at a time."""
-_KEPT = 8
-"""Samples of recent tables that are kept: report and terminal ask about the same runs several times."""
+_MOST_KEPT = 300_000_000
+"""Bytes of the samples of recent tables that are kept: report and terminal ask about the same runs several times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,11 @@ class Samples:
     """[3, B, R]; None without documents."""
     y_draws: FloatArray | None = None
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the draws."""
+        return 0 if self.x_draws is None or self.y_draws is None else self.x_draws.nbytes + self.y_draws.nbytes
+
 
 def samples_of(table: pd.DataFrame, metric: str, documents: DocumentSums | None = None) -> Samples:
     """The samples of a table's finished runs with an L0 above 0 and a value of the metric.
@@ -76,7 +85,7 @@ def samples_of(table: pd.DataFrame, metric: str, documents: DocumentSums | None 
     made = _samples(rows, l0[rows], value[rows], _on_documents(table, rows, metric, documents))
     if key is not None:
         _recent[key] = made
-        while len(_recent) > _KEPT:
+        while len(_recent) > 1 and sum(one.n_bytes for one in _recent.values()) > _MOST_KEPT:
             _recent.popitem(last=False)
     return made
 
@@ -97,12 +106,13 @@ def _key(table: pd.DataFrame, rows: NDArray[np.intp], metric: str) -> tuple[obje
     return metric, tuple(rows), stamps, values
 
 
-def draws(n_documents: int) -> Iterator[FloatArray]:
-    """How often each document is drawn: N_DRAWS rows of counts [B, D] in chunks, always the same for a number of documents."""
+def draws(n_documents: int, n_draws: int | None = None) -> Iterator[FloatArray]:
+    """How often each document is drawn: rows of counts [B, D] in chunks, N_DRAWS by default, always the same for a number of documents."""
+    n_draws = N_DRAWS if n_draws is None else n_draws
     generator, chance = np.random.default_rng(20_240_607), np.full(n_documents, 1 / n_documents)
-    size = max(1, min(N_DRAWS, _MOST_COUNTS // n_documents))
-    for start in range(0, N_DRAWS, size):
-        yield generator.multinomial(n_documents, chance, size=min(size, N_DRAWS - start)).astype(np.float64)
+    size = max(1, min(n_draws, _MOST_COUNTS // n_documents))
+    for start in range(0, n_draws, size):
+        yield generator.multinomial(n_documents, chance, size=min(size, n_draws - start)).astype(np.float64)
 
 
 def _on_documents(table: pd.DataFrame, rows: NDArray[np.intp], metric: str, documents: DocumentSums | None) -> _OnDocuments | None:
@@ -119,7 +129,8 @@ def _on_documents(table: pd.DataFrame, rows: NDArray[np.intp], metric: str, docu
     parts = [_halves(*documents.parts(name)) for name in ("l0", metric)]
     n_documents = len(documents.documents)
     point = np.stack([_ratios(one, np.ones((1, n_documents)))[:, 0] for one in parts])
-    drawn = np.concatenate([np.stack([_ratios(one, counts) for one in parts]) for counts in draws(n_documents)], axis=2)
+    chunks = draws(n_documents, max(min(N_DRAWS, _MOST_VALUES // len(rows)), min(N_DRAWS, FEWEST_DRAWS)))
+    drawn = np.concatenate([np.stack([_ratios(one, counts) for one in parts]) for counts in chunks], axis=2)
     known = np.isfinite(point).all() and np.isfinite(drawn).all() and (point[0] > 0).all() and (drawn[0] > 0).all()
     weights = np.abs(documents.parts(metric)[1].mean(axis=0))
     return (point, drawn, weights / weights.sum()) if known else None

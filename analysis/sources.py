@@ -14,6 +14,7 @@ from analysis.foreign import read_table
 from analysis.foreign.known import METRICS as KNOWN
 from analysis.table import COMPARISONS, DIRECTORIES, METRICS, NEEDED, as_loaded, finished, load_table
 from sae_core.errors import ConfigError, UnknownNameError, border
+from sae_core.layout import SweepPaths
 
 ARM = "arm"
 """Column of what is compared, where rows of several sources are put together."""
@@ -73,7 +74,9 @@ def compare_sources(
         widths = table.groupby("source")["comparison_hash"].nunique().max()
         same = ("comparison_hash",) if widths > 1 else ()
         compared = compare(table, metric=metric, l0s=l0s, by=ARM, same=same, pairs=pairs, equal_tries=equal_tries)
-        compared = replace(compared, notes=(*compared.notes, *_differences(table)))
+        unknown = "eval_hash" not in table or bool(table["eval_hash"].isna().all())
+        text = ["Nothing says whether they were measured on the same text."] if unknown else []
+        compared = replace(compared, notes=(*compared.notes, *text, *_differences(table)))
     names = [arm.name for arm in compared.arms]
     if len(names) < 2:
         raise ConfigError(f"there must be two things to compare that have finished runs with {metric}, but got {names}. Name others.")
@@ -130,7 +133,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def _read(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
-    if path.is_dir() and not columns:
+    if SweepPaths(path).facts.is_file() or SweepPaths(path).runs.is_dir() or (path.is_dir() and not columns):
         return load_table(path)
     if not path.exists():
         raise ConfigError(f"a sweep's directory or a table must exist, but got {str(path)!r}. Correct its path.")
