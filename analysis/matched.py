@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.curves import Curves, Spread
+from analysis.documents import DocumentSums
 from analysis.estimates import Band, Estimate
 from analysis.pareto import By
 from analysis.pooling import grids_of
@@ -44,10 +45,15 @@ def matched_l0s(table: pd.DataFrame, metric: str | None = None, *, by: By = "arc
     return [known[index] for index in evenly(len(known), MOST_MATCHED)]
 
 
-def at_matched_l0(table: pd.DataFrame, metric: str, l0s: Sequence[float], *, by: By = "architecture") -> dict[str, list[Estimate | None]]:
+def at_matched_l0(
+    table: pd.DataFrame, metric: str, l0s: Sequence[float], *, by: By = "architecture", documents: DocumentSums | None = None
+) -> dict[str, list[Estimate | None]]:
     """Per arm, in reading order: the metric at each L0 on its front, with seeds and documents in its interval.
 
     None where the front of any repeat does not reach: a mean over those that happen to reach would compare unlike things.
+
+    Args:
+        documents: sums per document of the runs; by default read from the directories that `load_table` noted.
     """
     arms = curves_by_arm(table, samples_of(table, metric, documents), metric, by)
     return {arm: estimates_at(curves, l0s) for arm, curves in arms.items()}
