@@ -27,7 +27,7 @@ FloatArray = NDArray[np.float64]
 
 ENOUGH = 3
 """Widths, or token budgets, and L0s that a law is fitted to, at least."""
-DRAWS = 200
+DRAWS = 100
 """Fits to residuals drawn again, for intervals."""
 _STARTS = ((-1.0, -0.05), (-3.0, -0.05), (-6.0, 0.0))
 """Starts of (z relative to ln y, e): an irreducible part from a third of the error to almost none of it."""
@@ -68,14 +68,23 @@ class Law:
         Raises:
             ConfigError: a size is not a number above 0.
         """
-        sizes = {"l0": l0, "d_sae": d_sae, "train_tokens": train_tokens}
-        if wrong := {name: value for name, value in sizes.items() if not (np.isfinite(value) and value > 0)}:
-            raise ConfigError(f"sizes must be numbers above 0, but got {wrong}. Give e.g. l0=32, d_sae=4096, train_tokens=1e8.")
-        point = np.log([[sizes[name] for name in SIZES]])
-        values = np.exp([self._terms.ln_y(theta, point)[0] for theta in (self._terms.best, *self._draws)])
-        low, high = np.quantile(values[1:], [0.025, 0.975])
-        beyond = tuple(name for name, (least, most) in self.measured.items() if not least / _SLACK <= sizes[name] <= most * _SLACK)
-        return Prediction(float(values[0]), float(min(low, values[0])), float(max(high, values[0])), beyond)
+        return self.predict_all([(l0, d_sae, train_tokens)])[0]
+
+    def predict_all(self, sizes: Sequence[tuple[float, float, float]]) -> "list[Prediction]":
+        """As `predict`, for many (l0, d_sae, train_tokens)."""
+        points = np.asarray(sizes, dtype=float).reshape(-1, len(SIZES))
+        wrong = points[~(np.isfinite(points) & (points > 0)).all(axis=1)]
+        if len(wrong):
+            got = ", ".join(f"{name}={value:g}" for name, value in zip(SIZES, wrong[0], strict=True))
+            raise ConfigError(f"sizes must be numbers above 0, but got {got}. Give e.g. l0=32, d_sae=4096, train_tokens=1e8.")
+        values = np.exp([self._terms.ln_y(theta, np.log(points)) for theta in (self._terms.best, *self._draws)])
+        lows, highs = np.quantile(values[1:], [0.025, 0.975], axis=0)
+        found = []
+        for point, value, low, high in zip(points.tolist(), values[0], lows, highs, strict=True):
+            ends = zip(SIZES, point, (self.measured[name] for name in SIZES), strict=True)
+            beyond = tuple(name for name, size, (least, most) in ends if not least / _SLACK <= size <= most * _SLACK)
+            found.append(Prediction(float(value), float(min(low, value)), float(max(high, value)), beyond))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +152,11 @@ def fit(table: pd.DataFrame, metric: str = "fvu", *, seed: int = 0) -> dict[str,
 
 def frontier(law: Law, d_sae: float, train_tokens: float, l0s: Sequence[float] = (8, 16, 32, 64, 128)) -> pd.DataFrame:
     """A front that was not trained: columns `l0`, the metric, `low`, `high` and `extrapolated` (in what, as text; empty for nothing)."""
-    rows = []
-    for l0 in l0s:
-        found = law.predict(l0, d_sae, train_tokens)
-        rows.append(
-            {"l0": float(l0), law.metric: found.value, "low": found.low, "high": found.high, "extrapolated": ", ".join(found.extrapolated)}
-        )
+    found = law.predict_all([(float(l0), d_sae, train_tokens) for l0 in l0s])
+    rows = [
+        {"l0": float(l0), law.metric: one.value, "low": one.low, "high": one.high, "extrapolated": ", ".join(one.extrapolated)}
+        for l0, one in zip(l0s, found, strict=True)
+    ]
     return pd.DataFrame(rows)
 
 

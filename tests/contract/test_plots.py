@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from fake_results import failed, metrics_at, realistic_records, record_of, write_sweep
 from fake_saes import write_sae
+from fake_search import write_search
 from fake_sizes import sized_records
 
 from analysis.plots import PLOTS, style
@@ -43,6 +44,12 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def search(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search over learning rates and batch sizes."""
+    return write_search(tmp_path_factory.mktemp("results") / "search")
+
+
+@pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Several widths and numbers of tokens, with seeds: what plots of all comparisons together need."""
     return write_sweep(tmp_path_factory.mktemp("results") / "sizes", sized_records(seeds=(0, 1), noise=0.02))
@@ -55,7 +62,8 @@ def histories_of(sweep: Path) -> dict[str, Path]:
 @pytest.fixture
 def results(name: str, request: pytest.FixtureRequest) -> Path:
     """A sweep that the plot has something to show of."""
-    return request.getfixturevalue("several" if PLOTS[name].of_all else "sweep")  # type: ignore[no-any-return]
+    kind = "several" if PLOTS[name].of_all else "search" if PLOTS[name].section == "Hyperparameters" else "sweep"
+    return request.getfixturevalue(kind)  # type: ignore[no-any-return]
 
 
 @pytest.fixture

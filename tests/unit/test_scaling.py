@@ -63,7 +63,7 @@ def test_a_front_that_was_not_trained_is_predicted_and_says_so(noisy: pd.DataFra
     assert beyond.low < beyond.value < beyond.high and "(extrapolated in d_sae)" in str(beyond)
     front = frontier(law, 131_072, 4e6, [8, 256])
     assert front["extrapolated"].tolist() == ["d_sae", "l0, d_sae"] and (front["low"] < front["fvu"]).all()
-    with pytest.raises(ConfigError, match=r"sizes must be numbers above 0, but got {'d_sae': 0}"):
+    with pytest.raises(ConfigError, match="sizes must be numbers above 0, but got l0=32, d_sae=0,"):
         law.predict(32, 0, 4e6)
 
 
