@@ -103,7 +103,8 @@ def _source(sweep: "StoredSweep", run: "StoredRun", device: str) -> "tuple[Activ
             f"{trained_on[:12]}: files have changed under the same names. Put back the old ones."
         )
     cache = cache_directory(caches, content)
-    source.check()
+    if not cache.is_dir():  # else a launch has checked it
+        source.check()
     source.prepare(cache)
     return source, cache
 

@@ -28,7 +28,9 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how much of how much is; of 0 where that is not known."""
 
 ROWS = {"cpu": 2**9, "cuda": 2**13}
-"""Tokens encoded at a time."""
+"""Most tokens encoded at a time."""
+LATENTS = {"cpu": 2**23, "cuda": 2**28}
+"""Most latents of all tokens encoded at a time: 32 MiB on the CPU, a few of which are in memory at once."""
 SORTED_AT_A_TIME = 2**21
 """Entries sorted by latent at a time: 24 MiB."""
 ENTRY = np.dtype([("latent", "<u4"), ("token", "<u4"), ("value", "<f4")])
@@ -129,6 +131,11 @@ class _Text:
         return np.concatenate(self._windows) if self._windows else None, np.concatenate(self._positions)
 
 
+def rows_at_a_time(device: str, d_sae: int) -> int:
+    """Tokens to encode at a time."""
+    return max(1, min(ROWS[device], LATENTS[device] // d_sae))
+
+
 def _entries(sae: SparseAutoencoder, source: ActivationSource, cache: Path, text: _Text, progress: Progress) -> Iterator[NDArray[Any]]:
     """The active latents of the held-out tokens, some rows at a time, in the order of the text."""
     n_chunks = source.n_eval_chunks(cache)
@@ -136,7 +143,7 @@ def _entries(sae: SparseAutoencoder, source: ActivationSource, cache: Path, text
         chunk = source.heldout(cache, index)
         first = text.n_tokens
         text.add(chunk)
-        for rows in chunk.x.split(ROWS[chunk.x.device.type]):
+        for rows in chunk.x.split(rows_at_a_time(chunk.x.device.type, sae.d_sae)):
             active, values = sae.active(rows)
             entries = np.empty(len(values), ENTRY)
             entries["latent"], entries["token"] = active.indices.cpu().numpy(), active.tokens.cpu().numpy() + first

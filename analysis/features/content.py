@@ -54,7 +54,7 @@ def page_content(run: LearnedRun, latents: Sequence[int], other: LearnedRun | No
     lost = ablated(run, {latent: some[:N_ABLATED] for latent, some in examples.items()}) if run.has_model else {}
     unchanged, written = steered(run, [latent for latent in latents if examples[latent]]) if run.has_model else ((), {})
     neighbors = _neighbors(run, latents)
-    matches = match_latents(run, other) if other else None
+    matches = match_latents(run, other, latents) if other else None
     shown = [
         {
             "latent": latent,
@@ -166,8 +166,7 @@ def _other(other: LearnedRun | None, matches: Matches | None) -> dict[str, Any] 
         return None
     return {
         "run_id": other.run_id,
-        "mean_cosine": _short(matches.mean_cosine),
-        "one_to_one": matches.assigned is not None,
+        "mean_cosine": None if matches.assigned is None else _short(matches.mean_cosine),
         **{name: value for name, value in other.facts.items() if name in ("architecture", "seed", "l0")},
     }
 

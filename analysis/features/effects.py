@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from analysis.features.examples import Example
+from analysis.features.examples import Example, activations_in
 from analysis.features.interventions import TokenChange, changes, continued, next_logits
 
 if TYPE_CHECKING:
@@ -60,20 +60,25 @@ def ablated(run: LearnedRun, examples: Mapping[int, Sequence[Example]]) -> dict[
 
     windows = run.activations.windows
     assert windows is not None, "a language model reads text"
-    places = [(latent, example) for latent, some in examples.items() for example in some]
+    # What comes after a place changes nothing there: texts are read as far as the last place of a batch.
+    places = sorted(((latent, example) for latent, some in examples.items() for example in some), key=lambda place: place[1].position)
     per_latent: dict[int, list[tuple[Tensor, Tensor, int | None]]] = {}
+    n_done = 0
     for some in _batches(run, places, windows.shape[1]):
-        tokens = torch.from_numpy(np.stack([windows[example.window] for _, example in some])).long().to(run.source.device)
+        length = some[-1][1].position + 1
+        tokens = torch.from_numpy(np.stack([windows[example.window, :length] for _, example in some])).long().to(run.source.device)
         positions = torch.tensor([example.position for _, example in some], device=tokens.device)
         latents = [latent for latent, _ in some]
         log_p = next_logits(run, tokens, positions, latents, None).log_softmax(dim=-1).cpu()
-        log_q = next_logits(run, tokens, positions, latents, [None] * len(some)).log_softmax(dim=-1).cpu()
+        taken = [-torch.tensor(activations_in(run, latent, example.window)[:length], device=tokens.device) for latent, example in some]
+        log_q = next_logits(run, tokens, positions, latents, taken).log_softmax(dim=-1).cpu()
         for row, (latent, example) in enumerate(some):
             after = example.position + 1
             per_latent.setdefault(latent, []).append(
                 (log_p[row], log_q[row], int(windows[example.window, after]) if after < windows.shape[1] else None)
             )
-        run.progress("ablating", len(per_latent), len(examples))
+        n_done += len(some)
+        run.progress("ablating", n_done, len(places))
     return {latent: _mean(some) for latent, some in per_latent.items()}
 
 

@@ -105,6 +105,18 @@ def examples_between(run: LearnedRun, latent: int, low: float, high: float, n: i
     return _distinct(run.activations, tokens, values, np.random.default_rng(latent).permutation(inside), n)
 
 
+def activations_in(run: LearnedRun, latent: int, window: int) -> list[float]:
+    """A latent's activation at each token of a held-out window; 0 at special tokens."""
+    windows = run.activations.windows
+    assert windows is not None, "a language model reads text"
+    tokens, values = run.activations.of(latent)
+    places = run.activations.positions[tokens] - window * windows.shape[1]
+    inside = (places >= 0) & (places < windows.shape[1])
+    found = np.zeros(windows.shape[1], np.float32)
+    found[places[inside]] = values[inside]
+    return found.tolist()
+
+
 def latent_density(run: LearnedRun) -> NDArray[np.float64]:
     """Fraction of the held-out tokens that each latent is active on, [d_sae].
 

@@ -88,12 +88,12 @@ def changed_logits(run: LearnedRun, tokens: Tensor, latents: Sequence[int], stre
 
 
 def next_logits(
-    run: LearnedRun, tokens: Tensor, positions: Tensor, latents: Sequence[int], strengths: Sequence[float | None] | None
+    run: LearnedRun, tokens: Tensor, positions: Tensor, latents: Sequence[int], strengths: Sequence[float | Tensor | None] | None
 ) -> Tensor:
     """Logits [B, V] of the token after one position [B] of each text [B, T]. The rest of the vocabulary's work is not done.
 
     Args:
-        strengths: as in `changed_logits`; None for the unchanged model.
+        strengths: as in `changed_logits`, or what is added at each position of a text, [T]; None for the unchanged model.
     """
     import torch
 
@@ -184,7 +184,7 @@ def changes(log_p: Tensor, log_q: Tensor, n: int = N_SHOWN) -> tuple[tuple[Token
 class _Change:
     """x at the hook point -> x with one latent of each text changed."""
 
-    def __init__(self, run: LearnedRun, tokens: Tensor, latents: Sequence[int], strengths: Sequence[float | None]) -> None:
+    def __init__(self, run: LearnedRun, tokens: Tensor, latents: Sequence[int], strengths: Sequence[float | Tensor | None]) -> None:
         import torch
 
         self._run = run

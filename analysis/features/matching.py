@@ -9,6 +9,7 @@ active on the held-out text are left out where that is known: rows of dead laten
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 MOST_ASSIGNED = 8_192
 """Latents on either side up to which pairs are one to one: the method takes time with the cube of it, and memory with its square."""
-ROWS = 256
+ROWS = 128
 """Latents compared with all of the other SAE at a time."""
 
 Floats = NDArray[np.float32]
@@ -47,11 +48,14 @@ class Matches:
         return float(np.nanmean(self.nearest_cosine if self.assigned_cosine is None else self.assigned_cosine))
 
 
-def match_latents(one: LearnedRun | SparseAutoencoder, other: LearnedRun | SparseAutoencoder) -> Matches:
+def match_latents(
+    one: LearnedRun | SparseAutoencoder, other: LearnedRun | SparseAutoencoder, latents: Sequence[int] | None = None
+) -> Matches:
     """Match the latents of two SAEs by their decoders.
 
     Args:
         one: a run, whose latents that are never active on its held-out text are left out; or an SAE, with all its latents.
+        latents: of `one`, those that are asked for; an assignment is made of all latents, whatever is asked for.
 
     Raises:
         ConfigError: the SAEs are for activations of different widths, or one has no latent that is active.
@@ -67,8 +71,9 @@ def match_latents(one: LearnedRun | SparseAutoencoder, other: LearnedRun | Spars
     from_one, from_other = np.flatnonzero(alive), np.flatnonzero(others_alive)
     nearest, cosine = np.full(len(rows), -1, np.int64), np.full(len(rows), np.nan)
     cosines = np.empty((len(from_one), len(from_other)), np.float32) if max(len(from_one), len(from_other)) <= MOST_ASSIGNED else None
-    for start in range(0, len(from_one), ROWS):
-        some = from_one[start : start + ROWS]
+    asked = from_one if cosines is not None or latents is None else np.intersect1d(from_one, latents)
+    for start in range(0, len(asked), ROWS):
+        some = asked[start : start + ROWS]
         block = _cosines(rows[some], others)[:, from_other]
         nearest[some], cosine[some] = from_other[block.argmax(axis=1)], block.max(axis=1)
         if cosines is not None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.features.examples import Example, Histogram, activation_histogram, examples_between, top_activating_examples
+from analysis.features.examples import Example, Histogram, activation_histogram, activations_in, examples_between, top_activating_examples
 from analysis.features.logits import LogitEffects, iterate_logit_effects
 from analysis.features.neuronpedia_tables import ACTIVATION, FEATURE, MODEL, RELEASE, SOURCE, SOURCE_SET, Row
 from sae_core.errors import ConfigError
@@ -184,13 +184,14 @@ def _activation_rows(run: LearnedRun, names: _Names, latent: int) -> Iterator[Ro
 
 def _activation_row(run: LearnedRun, names: _Names, latent: int, example: Example, bounds: tuple[float, float, float], number: int) -> Row:
     first = int(run.source.config.model.prepend_bos)  # SAEDashboard leaves the BOS of a prompt out
-    tokens, values = whole_window(run, latent, example.window)
-    shown = _rounded(values[first:])
+    assert run.activations.windows is not None, "a language model reads text"
+    tokens = run.activations.windows[example.window, first:].tolist()
+    shown = _rounded(activations_in(run, latent, example.window)[first:])
     low, high, contains = bounds
     return ACTIVATION | {
         **names.created,
         "id": f"c{hashlib.sha256(f'{names.source} {latent} {number}'.encode()).hexdigest()[:24]}",
-        "tokens": run.texts.all(tokens[first:]),
+        "tokens": run.texts.all(tokens),
         "index": latent,
         "layer": names.source,
         "modelId": names.model,
@@ -203,18 +204,6 @@ def _activation_row(run: LearnedRun, names: _Names, latent: int, example: Exampl
         "binContains": round(contains, 7),
         "qualifyingTokenIndex": example.position - first,
     }
-
-
-def whole_window(run: LearnedRun, latent: int, window: int) -> tuple[list[int], list[float]]:
-    """The tokens of a held-out window, and a latent's activation at each of them."""
-    windows = run.activations.windows
-    assert windows is not None, "a language model reads text"
-    tokens, values = run.activations.of(latent)
-    places = run.activations.positions[tokens] - window * windows.shape[1]
-    found = np.zeros(windows.shape[1])
-    inside = (places >= 0) & (places < len(found))
-    found[places[inside]] = values[inside]
-    return windows[window].tolist(), found.tolist()
 
 
 def _centers(histogram: Histogram) -> list[float]:

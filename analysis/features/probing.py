@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.features.activations import ROWS
+from analysis.features.activations import rows_at_a_time
 from analysis.features.probe_data import LabeledTexts, missing_scikit_learn
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _latents(run: LearnedRun, x: Tensor) -> Any:
     from scipy import sparse
 
     parts = []
-    for rows in x.split(ROWS[x.device.type]):
+    for rows in x.split(rows_at_a_time(x.device.type, run.sae.d_sae)):
         active, values = run.sae.active(rows)
         arrays = (values.double().cpu().numpy(), active.indices.cpu().numpy(), active.offsets.cpu().numpy())
         parts.append(sparse.csr_array(arrays, shape=(len(rows), run.sae.d_sae)))

@@ -95,6 +95,28 @@ def test_with_layer_normed_tokens_the_decoder_row_is_in_their_units(tmp_path):
     check(run, tokens_of(run), latent, None, part)
 
 
+def test_direct_effects_are_those_of_the_norm_and_the_unembedding(run):
+    """By hand, with the scale of the final norm that the Hugging Face model has on the same text."""
+    from transformers import AutoModelForCausalLM
+
+    from analysis.features.logits import _some_text
+
+    model = AutoModelForCausalLM.from_pretrained(run.source.config.model.name, dtype=torch.float32)
+    names = {name: module for name, module in model.named_modules() if name.endswith((".ln_f", ".final_layer_norm", "model.norm"))}
+    (norm,), seen = names.values(), []
+    norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    d = run.sae.W_dec.detach()[[5, 7]]
+    with torch.no_grad():
+        model(_some_text(run))
+        subtracts = isinstance(norm, torch.nn.LayerNorm)
+        epsilon, h = getattr(norm, "variance_epsilon", getattr(norm, "eps", None)), seen[0]
+        scales = ((h - h.mean(dim=-1, keepdim=True) * subtracts).square().mean(dim=-1) + epsilon).sqrt()
+        weight = norm.weight + ("Gemma" in type(norm).__name__)
+        expected = ((d - d.mean(dim=-1, keepdim=True) * subtracts) * weight * (1 / scales).mean()) @ model.get_output_embeddings().weight.T
+    for row, effects in zip(expected, features.logit_effects(run, [5, 7]), strict=True):
+        assert [value for _, value in effects.most_raised] == pytest.approx(row.topk(10).values.tolist(), rel=1e-4, abs=1e-6)
+
+
 def test_a_batch_of_changes_equals_one_at_a_time(run):
     tokens = torch.from_numpy(run.activations.windows[:3, :20]).long()
     latents, strengths = [2, int(run.activations.counts.argmax()), 7], [3.0, None, -2.0]

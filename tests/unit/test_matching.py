@@ -62,6 +62,8 @@ def test_wide_saes_are_matched_by_nearest_ones(monkeypatch):
     sae = random_sae("topk", 12, 40, k=3)
     matches = features.match_latents(sae, shuffled(sae, torch.arange(40)))
     assert matches.assigned is None and matches.nearest.tolist() == list(range(40))
+    some = features.match_latents(sae, shuffled(sae, torch.arange(40)), [3, 17])
+    assert some.nearest[[3, 17]].tolist() == [3, 17] and (some.nearest >= 0).sum() == 2
 
 
 def test_other_widths_are_refused():

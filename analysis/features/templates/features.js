@@ -197,8 +197,8 @@ function overview() {
   const first = Math.max(0, counts.findIndex((count) => count)), shown = { counts: counts.slice(first), low: edges[first], high: edges.at(-1) };
   $("all").append(el("p", {}, `${data.n_dead.toLocaleString("en")} of ${data.d_sae.toLocaleString("en")} latents are never active on the ` +
     `${data.n_tokens.toLocaleString("en")} held-out tokens. How many of the others are active on which fraction of the tokens:`), bars(shown, "Densities of the latents", power));
-  if (data.other) $("all").append(el("p", {}, `Mean cosine with the counterparts in ${data.other.run_id}: ${number(data.other.mean_cosine)} ` +
-    `(${data.other.one_to_one ? "best one-to-one assignment" : "nearest ones, an upper bound"}, latents that are active).`));
+  if (data.other && data.other.mean_cosine !== null) $("all").append(el("p", {}, `Mean cosine with the counterparts in ${data.other.run_id}: ` +
+    `${number(data.other.mean_cosine)} (best one-to-one assignment of the latents that are active).`));
   if (data.latents.length < data.d_sae) $("all").append(el("p", { class: "faint" }, `This page has ${data.latents.length} of them.`));
 }
 

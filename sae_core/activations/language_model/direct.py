@@ -5,6 +5,7 @@ makes the path linear: the norm's own weights count, and so does its subtraction
 Shape letters: W windows, T positions, N vectors, V vocabulary, d_model width of the residual stream.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,9 @@ class DirectPath:
         norm, held = self.bridge.ln_final, self.scale
         norm.hook_scale.add_hook(lambda value, hook: torch.full_like(value, held))
         try:  # with a constant scale the norm is affine: what it makes of 0 is its bias
-            both = norm(torch.cat([vectors, torch.zeros_like(vectors[:1])])[None])[0]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # TransformerLens warns that it computes this norm itself
+                both = norm(torch.cat([vectors, torch.zeros_like(vectors[:1])])[None])[0]
         finally:
             norm.hook_scale.remove_hooks()
         return both[:-1] - both[-1]
