@@ -100,7 +100,7 @@ def _sentence(comparison: Comparison, pair: Pair) -> str:
     assert pair.gap is not None and pair.window is not None
     a, b, label, gap = words.arm(pair.a), words.arm(pair.b), comparison.label, pair.gap
     where = f"L0 {pair.window[0]:.3g} to {pair.window[1]:.3g}"
-    apart, counted = _apart(gap, pair.adjusted), _counted(gap)
+    apart, counted = _apart(gap, pair.adjusted), _counted(pair)
     if pair.verdict == "better":
         return f"Over {where}, {a} has {apart} {label} than {b} ({counted}){_details(comparison, pair)}."
     if pair.verdict == "better on this text":
@@ -187,10 +187,12 @@ def _unit(one: Estimate) -> str:
     return " %" if one.relative else ""
 
 
-def _counted(one: Estimate) -> str:
+def _counted(pair: Pair) -> str:
     """E.g. "3 seeds, 50 documents, paired"."""
+    assert pair.gap is not None
+    one = pair.gap
     documents = [words.counted(one.n_documents, "document")] if one.n_documents else []
-    return ", ".join([words.counted(one.n_seeds, "seed"), *documents, "paired"])
+    return ", ".join([words.counted(one.n_seeds, "seed"), *documents, *(["paired"] if pair.paired else [])])
 
 
 def _method(comparison: Comparison, tested: Sequence[Pair]) -> str:

@@ -110,6 +110,7 @@ def _pair(part: Part, plan: Plan, gap: Difference | None, judged: Judged | None,
         at=_at_l0s(part, plan, l0s, n_seeds),
         l0_ratio=_estimate(part, ratio, n_seeds, raw=False) if ratio else None,
         reason=reason,
+        paired=part.seed_by_seed or part.samples.n_documents > 0,
     )
 
 

@@ -94,6 +94,8 @@ class Pair:
     """How many more latents (in percent, below 0 fewer) `a` needs for the same value, on average over the values that both reach."""
     reason: str = ""
     """Why nothing was tested, as a sentence; empty where it was."""
+    paired: bool = False
+    """Whether both were measured on the same documents, or compared seed by seed, so that what they share cancels."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from analysis.curves import Curves, Parts
+from analysis.curves import Curves, Parts, Spread
 from analysis.documents import DocumentSums
 from analysis.horizontal import Crossing, crossings
 from analysis.interpolation import FloatArray
@@ -84,6 +84,8 @@ class Part:
     sides: Mapping[str, Side]
     plans: list[Plan]
     reads: Mapping[str, Read]
+    seed_by_seed: bool
+    """Whether differences are taken repeat by repeat."""
     common: Mapping[tuple[str, str], tuple[float, float]]
     """Pairs of arms with two repeats or more -> variance of the difference of their means over levels, and its degrees of freedom."""
 
@@ -105,14 +107,19 @@ class Part:
         samples = samples_of(rows, metric, documents)
         grids = grids_of(rows, samples, by)
         most = min((grid.tries for grid in grids.values()), default=1) if equal_tries else None
-        sides = {
-            arm: Side(Curves.of(samples, grid, sign, tries=most), repeats_of(rows, samples, grid), min(grid.tries, most or grid.tries))
-            for arm, grid in grids.items()
-        }
+        sides = {}
+        for arm, grid in grids.items():
+            curves = Curves.of(samples, grid, sign, tries=most)
+            repeats = tuple(name for name, own in zip(repeats_of(rows, samples, grid), curves.readings, strict=True) if own)
+            sides[arm] = Side(curves, repeats, min(grid.tries, most or grid.tries))
         compared = combinations(sides, 2) if pairs is None else [pair for pair in pairs if set(pair) <= set(sides)]
         plans = [_plan(sides, *_better_first(sides, a, b, sign), l0s, sign) for a, b in compared]
         reads = {arm: Read.of(side.curves, np.concatenate(side.places)) for arm, side in sides.items() if side.places}
-        return cls(name, samples, sign, sides, plans, reads, _common(sides, reads))
+        spreads = {arm: read.spread for arm, read in reads.items() if read.spread is not None}
+        # Where that leaves two degrees of freedom: intervals from one are twelve standard errors wide.
+        left = sum(spread.n - 1 for spread in spreads.values()) - max((spread.n - 1 for spread in spreads.values()), default=0)
+        seed_by_seed = len({sides[arm].repeats for arm in spreads}) == 1 and left >= FEWEST_DF
+        return cls(name, samples, sign, sides, plans, reads, seed_by_seed, _common(spreads, seed_by_seed))
 
     def n_seeds(self, plan: Plan) -> int:
         """Repeats of the arm that has fewer."""
@@ -178,22 +185,17 @@ def _plan(sides: Mapping[str, Side], a: str, b: str, l0s: Sequence[float], sign:
     )
 
 
-def _common(sides: Mapping[str, Side], reads: Mapping[str, Read]) -> dict[tuple[str, str], tuple[float, float]]:
+def _common(spreads: Mapping[str, Spread], seed_by_seed: bool) -> dict[tuple[str, str], tuple[float, float]]:
     """`Part.common`."""
-    spreads = {name: read.spread for name, read in reads.items() if read.spread is not None}
     if len(spreads) < 2:
         return {}
-    df = sum(spread.n - 1 for spread in spreads.values())
-    most = max(spread.n - 1 for spread in spreads.values())
-    # Seed by seed, where that leaves two degrees of freedom: intervals from one are twelve standard errors wide.
-    paired = len({sides[name].repeats for name in spreads}) == 1 and df - most >= FEWEST_DF
-    df -= most if paired else 0
+    df = sum(spread.n - 1 for spread in spreads.values()) - (max(spread.n - 1 for spread in spreads.values()) if seed_by_seed else 0)
     own: dict[tuple[str, str], tuple[float, float]] = {}
     factors = []
     for a, b in combinations(spreads, 2):
         one, other = spreads[a], spreads[b]
         own[a, b] = satterthwaite([(spread.variance_of_mean / spread.n, spread.df_of_mean) for spread in (one, other)])
-        if paired:
+        if seed_by_seed:
             seen = (one.means - other.means).var(ddof=1) / one.n
         else:
             seen = one.means.var(ddof=1) / one.n + other.means.var(ddof=1) / other.n

@@ -187,3 +187,16 @@ def test_from_the_files_of_a_sweep(tmp_path: Path) -> None:
     assert set(runs) == set(table["run_id"]) and set(settings) == set(table["setting_hash"])
     one = settings[table["setting_hash"].iloc[0]]
     assert one.n_seeds == 3 and one.low is not None and one.low < one.value
+
+
+def test_repeats_may_lack_runs_or_all_of_them() -> None:
+    table, documents = draw(dataclasses.replace(AB, n_seeds=3), np.random.default_rng(0))
+    lacking = table[~((table["architecture"] == "a") & (table["seed"] == 2) & (table["sparsity_value"] != 8))]
+    lacking.attrs = table.attrs
+    pair = only(compare(lacking, documents=documents))  # seed 2 of a has one point: its front spans nothing
+    assert pair.window is None and pair.reason
+    fewer = table[~((table["architecture"] == "a") & (table["seed"] == 2))]
+    fewer.attrs = table.attrs
+    pair = only(compare(fewer, documents=documents))
+    assert pair.gap is not None and pair.gap.n_seeds == 2 and pair.paired  # the documents are the same
+    assert not only(compare(fewer)).paired
