@@ -2,6 +2,7 @@
 
 from analysis.best import best
 from analysis.comparison import compare
+from analysis.drawing import plot
 from analysis.estimates import Estimate
 from analysis.foreign import read_table
 from analysis.pareto import common_window, hypervolume, interpolate_at_l0, pareto_front
@@ -17,6 +18,7 @@ __all__ = [
     "load_table",
     "metric_specs",
     "pareto_front",
+    "plot",
     "read_table",
     "write_table",
 ]

@@ -245,9 +245,11 @@ def _fit(architecture: str, rows: pd.DataFrame, metric: str, seed: int) -> Law:
 
 
 def _least_squares(terms: _Terms, points: FloatArray, ln_y: FloatArray, start: FloatArray | None = None) -> FloatArray:
+    """The parameters. A fit that starts at another one, for intervals, is cheaper and good to a few digits."""
     from scipy.optimize import least_squares
 
     linear = np.linalg.lstsq(terms.design(points), ln_y, rcond=None)[0]
+    tolerance = 1e-10 if start is None else 1e-4
     starts = [start] if start is not None else [np.array([*linear, ln_y.mean() + z, e]) for z, e in _STARTS]
     # The irreducible part is below what was measured, and not so far below that its logarithm means nothing.
     low = np.full(len(terms.names), -np.inf)
@@ -259,6 +261,8 @@ def _least_squares(terms: _Terms, points: FloatArray, ln_y: FloatArray, start: F
             jac=lambda theta: terms.slopes(theta, points),
             bounds=(low, high),
             x_scale="jac",
+            ftol=tolerance,
+            xtol=tolerance,
         )
         for one in starts
     ]

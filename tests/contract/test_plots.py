@@ -18,6 +18,8 @@ from analysis.stability import measure
 from analysis.table import load_table
 
 NAMES = list(PLOTS)
+FITTED = {"scaling", "importance"}
+"""Plots that take seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,7 @@ def test_info_is_frozen_and_the_table_untouched(name: str, table: pd.DataFrame, 
     pd.testing.assert_frame_equal(table, before)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in FITTED else name for name in NAMES])
 def test_figure_draws_without_a_warning(name: str, table: pd.DataFrame, results: Path) -> None:
     plot = PLOTS[name]
     with matplotlib.rc_context(style.RC):
