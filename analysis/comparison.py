@@ -18,7 +18,7 @@ from analysis.matched import COMPARED, MOST_MATCHED, estimates_at, matched_l0s
 from analysis.pareto import By
 from analysis.parts import WINDOW_PLACES, Difference, Part, Plan
 from analysis.pooling import parts_of
-from analysis.table import evenly, orientation, specs_of
+from analysis.table import check_columns, evenly, orientation, specs_of
 from analysis.uncertainty import made, shown
 from analysis.verdicts import ALPHA, MARGIN, Contrast, Judged, judge
 from sae_core.errors import border
@@ -49,6 +49,7 @@ def compare(
     Raises:
         ConfigError: a column is missing or holds something else than numbers, or the metric has no direction.
     """
+    check_columns(table, ["l0", metric])
     sign = orientation(table, metric)
     rows, notes = parts_of(table, same)
     asked = _l0s(rows.values(), metric, by) if l0s is None else _positive(l0s)
@@ -86,7 +87,11 @@ def _pair(part: Part, plan: Plan, gap: Difference | None, judged: Judged | None,
     ratio, window = part.l0_ratio(plan), plan.window
     reason = ""
     if judged is None:
-        reason = "Their fronts have no range of L0 in common." if gap is None else "One seed and no sums per document: no interval."
+        reason = (
+            "No range of L0 is spanned by both fronts in every repeat."
+            if gap is None
+            else "One seed and no sums per document: no interval."
+        )
     low, high, smallest = (
         (shown(one, relative=True, raw=raw) for one in (*judged.adjusted, judged.smallest)) if judged else (None, None, None)
     )

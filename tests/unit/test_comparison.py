@@ -148,7 +148,7 @@ def test_fronts_without_a_common_l0_are_not_tested() -> None:
     table, _ = draw(dataclasses.replace(AB, n_documents=0), np.random.default_rng(0))
     table.loc[table["architecture"] == "b", "l0"] *= 100
     pair = only(compare(table))
-    assert (pair.gap, pair.window, pair.reason) == (None, None, "Their fronts have no range of L0 in common.")
+    assert (pair.gap, pair.window, pair.reason) == (None, None, "No range of L0 is spanned by both fronts in every repeat.")
 
 
 def test_repeats_need_settings_in_common() -> None:
@@ -167,6 +167,8 @@ def test_arms_may_be_any_columns_and_pairs_some_of_them() -> None:
     assert [{pair.a, pair.b} for pair in compare(table, pairs=[("a", "c")]).pairs] == [{"a", "c"}]
     with pytest.raises(ConfigError, match=r"`by` must name at least one column, but got \[\]"):
         compare(table, by=[])
+    with pytest.raises(ConfigError, match=r"a column of the table must be one of .* but got 'fuv'\. Did you mean 'fvu'"):
+        compare(table, metric="fuv")
     with pytest.raises(ConfigError, match=r"L0s must be finite numbers above 0, but got \[0\]"):
         compare(table, l0s=[0])
 
