@@ -37,7 +37,9 @@ SHOWN = {
 }
 """Metrics in the report's table of runs, where runs have them, with their headings; `table.csv` has all of them."""
 MOST_ROWS = 1_000
-"""Runs that a comparison's table lists; of more, those on a front or in a plot."""
+"""Runs that the tables of all comparisons list, about; of more, those on a front or in a plot."""
+MOST_INLINE = 1_000_000
+"""Characters of plots inside the page, about: the first comparisons have theirs there, others beside it."""
 MOST_UNFINISHED = 200
 """Unfinished runs that are listed."""
 _NO_REASON = {
@@ -90,25 +92,23 @@ def _comparisons(sweeps: Sequence[StoredSweep], table: pd.DataFrame, names: Mapp
     histories = {run.run_id: run.paths.history for run in sorted(runs, key=lambda run: run.finished)}
     finished = {name: own for name, own in by_comparison(table).items() if (own["status"] == "finished").any()}
     compared = [compare(table, metric=metric) for metric in compared_metrics(table)]
-    return [
-        _comparison(
-            own,
-            names[name],
-            [one.of(name) for one in compared],
-            draw_plots(own, histories, plots, f"{index}-" if len(finished) > 1 else ""),
-        )
-        for index, (name, own) in enumerate(finished.items(), start=1)
-    ]
+    shown, size = [], 0
+    for index, (name, own) in enumerate(finished.items(), start=1):
+        figures = draw_plots(own, histories, plots, f"{index}-" if len(finished) > 1 else "")
+        size += sum(len(figure["svg"]) for figure in figures)
+        content = _comparison(own, names[name], [one.of(name) for one in compared], figures, MOST_ROWS // len(finished))
+        shown.append(content | {"is_inline": index == 1 or size <= MOST_INLINE})
+    return shown
 
 
 def _comparison(
-    table: pd.DataFrame, title: words.Title, compared: Sequence[Comparison], figures: Sequence[Mapping[str, Any]]
+    table: pd.DataFrame, title: words.Title, compared: Sequence[Comparison], figures: Sequence[Mapping[str, Any]], most_rows: int
 ) -> dict[str, Any]:
     finished = table[table["status"] == "finished"]
     metrics, l0s = compared_metrics(table), matched_l0s(table)
     matched = {metric: at_matched_l0(table, metric, l0s) for metric in metrics}
     shown = {name: heading for name, heading in SHOWN.items() if name in finished and finished[name].notna().any()}
-    runs = _run_rows(finished, shown, set().union(*(linked(figure["svg"]) for figure in figures)))
+    runs = _run_rows(finished, shown, set().union(*(linked(figure["svg"]) for figure in figures)), most_rows)
     spreads = [value for per_architecture in matched.values() for values in per_architecture.values() for value in values if value]
     return {
         "title": title.full,
@@ -153,14 +153,14 @@ def _notes(finished: pd.DataFrame, *, has_intervals: bool) -> list[str]:
     return notes
 
 
-def _run_rows(finished: pd.DataFrame, shown: Iterable[str], linked: Collection[str]) -> dict[str, list[dict[str, Any]]]:
-    """Architecture -> its runs, repeats together. Of more than MOST_ROWS: those `linked` from plots, and all repeats on a front."""
+def _run_rows(finished: pd.DataFrame, shown: Iterable[str], linked: Collection[str], most: int) -> dict[str, list[dict[str, Any]]]:
+    """Architecture -> its runs, repeats together. Of more than `most`: those `linked` from plots, and all repeats on a front."""
     settings = settings_with_front(finished)
     front = {run_id for runs in settings.loc[settings["on_front"], "run_ids"] for run_id in runs}
     # Repeats of a setting stay together: settings are sorted by their mean L0.
     l0s = finished.groupby("setting_hash")["l0"].transform("mean")
     ordered = finished.assign(_l0=l0s).sort_values(["_l0", "lr", "setting_hash", "seed", "data_seed"])
-    if len(ordered) > MOST_ROWS:
+    if len(ordered) > most:
         of_fronts = ordered["setting_hash"].isin(ordered.loc[ordered["run_id"].isin(front), "setting_hash"])
         ordered = ordered[of_fronts | ordered["run_id"].isin(linked)]
     return {

@@ -79,6 +79,7 @@ def inline_svg(svg: str, title: str, tooltips: Mapping[str, str]) -> str:
     svg = re.sub(r"\s*\n\s*", " ", svg).replace("font-family: 'DejaVu Sans'; ", "")
     # A tenth of a point is less than a pixel. What is scaled needs its digits.
     svg = re.sub(r' (d|x|y|transform)="[^"a-z]*(rotate|translate)?\(?[^"(]*"', lambda found: re.sub(r"(\.\d)\d+", r"\1", found[0]), svg)
+    svg = re.sub(r' d="[^"]*"', lambda found: re.sub(r" ?([A-Zz]) ?", r"\1", found[0]), svg)
     svg = re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", svg, count=1)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
     for color, variable in PAGE_COLORS.items():

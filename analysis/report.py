@@ -72,6 +72,7 @@ def _environment(*, autoescape: bool) -> jinja2.Environment:
         "interval": words.interval,
         "page_color": lambda color: PAGE_COLORS.get(color, color),
         "code": lambda text: re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(text)),
+        "kept": lambda text: re.sub(r" (?=%)|(?<=L0) ", "\N{NO-BREAK SPACE}", text),
         "cell": lambda text: str(text).replace("|", "\\|").replace("\n", " "),
     }
     return environment

@@ -93,7 +93,7 @@ def test_svg_colours_are_the_page_s(out: Path) -> None:
 
 @pytest.mark.parametrize("name", ["report.html", "report.md"])
 def test_both_open_with_the_answer_in_words(sweep: Path, out: Path, name: str) -> None:
-    text = html.unescape((out / name).read_text())
+    text = html.unescape((out / name).read_text()).replace("\N{NO-BREAK SPACE}", " ")
     places = [text.index(sentence) for sentence in answer(compare(load_table(sweep)))]
     assert places == sorted(places)
     assert places[-1] < text.index("At matched L0", places[0])
@@ -290,6 +290,25 @@ def test_extrapolated_values_and_what_is_left_out_are_told(tmp_path: Path) -> No
 def test_plots_are_drawn_in_the_report_s_order(out: Path) -> None:
     links = re.findall(r"\(plots/(.*).png\)", (out / "report.md").read_text())
     assert links == ["l0_fvu", "l0_delta_ce", "l0_ce_loss_recovered", "training_curves", "dead_fraction", "cost_fvu", "cost_delta_ce"]
+
+
+@pytest.mark.slow
+def test_plots_of_further_comparisons_stay_beside_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(table: object, histories: object, plots: object, prefix: str = "", *, of_all: bool = False) -> list[dict[str, object]]:
+        plot = {"section": "Frontiers", "order": 1, "title": "A plot", "explored": False, "caption": "It.", "svg": "<svg>plot</svg>"}
+        return [] if of_all else [{**plot, "file": f"{prefix}plot.png"}]
+
+    monkeypatch.setattr("analysis.content.MOST_INLINE", 20)
+    monkeypatch.setattr("analysis.content.draw_plots", draw)
+    records = [record_of("topk", k, metrics_at(k, *values)) for k, values in LEVELS.items()]
+    for k in LEVELS:
+        records.append(record_of("topk", k, metrics_at(k, 0.9 / k, 0.1), run_id=f"wide-{k}"))
+        records[-1].config["sae"]["d_sae"] = 4096
+    page = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out")
+    first, second = page.read_text().split('<section id="comparison-2">')
+    assert "<svg" in first.partition('<section id="comparison-1">')[2]
+    assert "<svg" not in second.partition("</section>")[0]
+    assert "In <code>plots/2-plot.png</code> beside this page" in second
 
 
 @pytest.mark.slow
