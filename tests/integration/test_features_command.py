@@ -80,7 +80,8 @@ def test_the_page_says_what_python_says(page, sweep, run_ids):
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 def test_the_page_works_in_a_browser(page, tmp_path):
-    latents = [one["latent"] for one in content(page)["latents"]]
+    by_effect = sorted(content(page)["latents"], key=lambda one: -one["ablation"]["kl"])
+    latents = [one["latent"] for one in by_effect]
     # What a reader does, and what is there then: the end of the page's own script.
     script = f"""
     const keys = (key) => document.dispatchEvent(new KeyboardEvent("keydown", {{ key, bubbles: true }}));

@@ -90,7 +90,8 @@ function logits(one) {
 function ablation(one) {
   const lost = one.ablation;
   if (!lost) return [];
-  const change = (pairs) => pairs.map(([id, before, after]) => [id, `${percent(before, 2)} → ${percent(after, 2)}`]);
+  const likely = (value) => (value < 0.0001 ? "<0.01 %" : percent(value, 2));
+  const change = (pairs) => pairs.filter(([, before, after]) => Math.max(before, after) > 0.0005).map(([id, before, after]) => [id, `${likely(before)} → ${likely(after)}`]);
   const worse = lost.delta_ce === null ? "" : ` The true next token costs ${lost.delta_ce >= 0 ? "+" : ""}${number(lost.delta_ce)} nats.`;
   return [heading("Without it", `mean over its ${lost.n_places} strongest places`),
     el("p", {}, `KL from the model as it is: ${number(lost.kl)} nats.${worse}`),
@@ -146,9 +147,8 @@ function detail(one) {
 // The list.
 const byNumber = new Map(data.latents.map((one) => [one.latent, one]));
 const orders = [["share of what is written", (one) => one.share, (value) => percent(value)], ["density", (one) => one.density, (value) => percent(value)],
-  ["density, rarest first", (one) => -one.density, (value) => percent(-value)], ["largest activation", (one) => one.largest, number],
-  ["effect of ablation (KL)", (one) => one.ablation?.kl ?? -1, (value) => (value < 0 ? "–" : `${number(value)} nats`)],
-  ["number", (one) => -one.latent, () => ""]];
+  ["density, rarest first", (one) => -one.density, (value) => percent(-value)], ["largest activation", (one) => one.largest, number], ["number", (one) => -one.latent, () => ""]];
+if (data.latents.some((one) => one.ablation)) orders.unshift(["effect of ablation", (one) => one.ablation?.kl ?? -1, (value) => (value < 0 ? "–" : `${number(value)} nats`)]);
 if (data.other) orders.push(["cosine with the other SAE", (one) => one.match?.cosine ?? -2, (value) => (value < -1 ? "–" : number(value))]);
 const peaks = (one) => [...new Set(one.examples.map((example) => example.tokens[example.at]).filter((id) => id !== undefined))];
 for (const one of data.latents) {
@@ -193,7 +193,7 @@ function overview() {
     run.l0 !== undefined && chip("L0 ", number(run.l0)), run.fvu !== undefined && chip("FVU ", number(run.fvu)),
     run.delta_ce !== undefined && chip("CE loss added ", `${number(run.delta_ce)} nats`), chip("seed ", run.seed),
     data.other && chip("compared with ", data.other.run_id)].filter(Boolean));
-  const { edges, counts } = data.densities, power = (value) => `10^${number(value)}`;
+  const { edges, counts } = data.densities, power = (value) => percent(10 ** value, 2);
   const first = Math.max(0, counts.findIndex((count) => count)), shown = { counts: counts.slice(first), low: edges[first], high: edges.at(-1) };
   $("all").append(el("p", {}, `${data.n_dead.toLocaleString("en")} of ${data.d_sae.toLocaleString("en")} latents are never active on the ` +
     `${data.n_tokens.toLocaleString("en")} held-out tokens. How many of the others are active on which fraction of the tokens:`), bars(shown, "Densities of the latents", power));
