@@ -316,6 +316,12 @@ def test_report(tmp_path):
     assert (tmp_path / "elsewhere" / "report.html").is_file()
 
 
+def test_a_port_is_where_a_report_is_served(tmp_path):
+    done = call("report", tmp_path, "--port", 8765)
+    assert done.exit_code == 2
+    assert "`--port` says where `--serve` serves the report, but got --port 8765 alone." in done.stderr
+
+
 def test_report_on_several_sweeps_needs_a_place(tmp_path):
     done = call("report", tmp_path, tmp_path)
     assert done.exit_code == 2
