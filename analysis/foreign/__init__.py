@@ -105,7 +105,8 @@ def read_table(
     impossible = impossible_in(table)
     table["error"] = table["error"].mask(impossible != "", impossible)
     table["status"] = table["status"].mask(impossible != "", "failed")
-    table[FLAGS] = flags_of(table, notes, list(specs), source.several, {theirs for sae in saes for theirs in sae[0].values()})
+    read = {theirs for sae in saes for theirs in sae[0].values()}
+    table[FLAGS] = flags_of(table, notes, list(specs), source.several, read, unasked=extra)
     table.attrs[SPECS] = Shared({metric: dataclasses.asdict(spec) for metric, spec in specs.items()})
     _say(name, table)
     return table

@@ -26,7 +26,12 @@ def impossible_in(table: pd.DataFrame) -> "pd.Series[str]":
 
 
 def flags_of(
-    table: pd.DataFrame, notes: Sequence[Sequence[str]], metrics: Sequence[str], several: Mapping[str, bool], read: Collection[str]
+    table: pd.DataFrame,
+    notes: Sequence[Sequence[str]],
+    metrics: Sequence[str],
+    several: Mapping[str, bool],
+    read: Collection[str],
+    unasked: Collection[str] = (),
 ) -> list[str]:
     """Per row: everything odd about it, joined by "; "; empty for nothing.
 
@@ -35,6 +40,7 @@ def flags_of(
         metrics: columns of metrics.
         several: columns that stand several times in the file.
         read: columns of the file that were read.
+        unasked: metrics that a format brings along: that an SAE has none of them is not odd.
     """
     flags = [list(own) for own in notes]
     written = [" ".join(own) for own in notes]
@@ -47,10 +53,17 @@ def flags_of(
         values = table[metric].astype(float)
         low, high = POSSIBLE.get(metric, (-np.inf, np.inf))
         usual_low, usual_high = USUAL.get(metric, (low, high))
-        add(values.isna() & ~pd.Series([f"{metric} " in text for text in written], index=table.index), f"{metric} is missing")
+        if metric not in unasked:
+            add(values.isna() & ~pd.Series([f"{metric} " in text for text in written], index=table.index), f"{metric} is missing")
         add(values < usual_low - SLACK, f"{metric} is below {usual_low:g}")
         add(values > usual_high + SLACK, f"{metric} is above {usual_high:g}")
-        if len(values) >= ENOUGH_ROWS and values.notna().all() and values.nunique() == 1 and not metric.startswith("ce_loss_"):
+        if (
+            metric not in unasked
+            and len(values) >= ENOUGH_ROWS
+            and values.notna().all()
+            and values.nunique() == 1
+            and not metric.startswith("ce_loss_")
+        ):
             add(values.notna(), f"{metric} is the same in every row")
     if "l0" in table:
         l0, requested = table["l0"], requested_l0(table)

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator
 
-from analysis.costs import LABELS, middle_l0, quality_of_sizes
+from analysis import words
+from analysis.costs import LABELS, at_matched_cost, middle_l0, quality_of_sizes
 from analysis.pareto import pareto_front
 from analysis.plots import PLOTS, Plot, style
 from analysis.table import specs_of
-from analysis.words import count
 
 WORTH_SHOWING = 1.05
 """Factor by which a cost differs between sizes, at least, for a panel of its own."""
@@ -45,6 +45,10 @@ class CostInfo:
     costs: tuple[str, ...]
     l0: float
     y_label: str
+    flops: float = 0.0
+    """Training FLOPs at which architectures are compared: the most that all were measured to."""
+    at_equal_flops: tuple[tuple[str, float], ...] = ()
+    """(architecture, value) there, best first."""
 
 
 class CostPlot(Plot):
@@ -65,7 +69,9 @@ class CostPlot(Plot):
     @classmethod
     def note(cls, info: CostInfo) -> str:
         """Which L0 it is."""
-        return f"Read off each front at L0 {info.l0:g}."
+        matched = [f"{words.label(name)} {words.number(value)}" for name, value in info.at_equal_flops]
+        equal = f" At equal training FLOPs ({info.flops:.2g}): {words.listed(matched)}." if len(matched) > 1 else ""
+        return f"Read off each front at L0 {info.l0:g}.{equal}"
 
     @classmethod
     def figure(cls, info: CostInfo) -> Figure:
@@ -121,12 +127,23 @@ def cost_info(table: pd.DataFrame, l0: float, metric: str) -> CostInfo | None:
     series: dict[str, list[Size]] = {}
     for index, row in enumerate(sizes.to_dict("records")):
         costs = {cost: float(row[cost]) for cost in shown if pd.notna(row[cost])}
-        tokens = f", {count(row['train_tokens'])} tokens" if pd.notna(row["train_tokens"]) else ""
+        tokens = f", {words.count(row['train_tokens'])} tokens" if pd.notna(row["train_tokens"]) else ""
         front = {cost: bool(fronts[cost][index]) for cost in shown}
         size = Size(costs, row[metric], row["low"], row["high"], front, f"d_sae {row['d_sae']}{tokens}")
         series.setdefault(row["architecture"], []).append(size)
     found = {name: tuple(own) for name, own in sorted(series.items())}
-    return CostInfo(found, tuple(shown), l0, style.axis_label(specs_of(table).get(metric), metric))
+    flops, equal = _at_equal_flops(table, sizes, l0, metric)
+    return CostInfo(found, tuple(shown), l0, style.axis_label(specs_of(table).get(metric), metric), flops, equal)
+
+
+def _at_equal_flops(table: pd.DataFrame, sizes: pd.DataFrame, l0: float, metric: str) -> tuple[float, tuple[tuple[str, float], ...]]:
+    """Values at the most FLOPs that every architecture was measured to; nothing for several texts, or where one size is all there is."""
+    flops = sizes.groupby("architecture")["train_flops"].agg(["min", "max", "nunique"])
+    if sizes["eval_hash"].nunique() > 1 or flops["nunique"].max() < 2 or flops["max"].min() < flops["min"].max():
+        return 0.0, ()
+    most = float(flops["max"].min())
+    values = at_matched_cost(table, l0, metric, costs=[most]).droplevel("eval_hash")[most].dropna().sort_values(kind="stable")
+    return most, tuple((str(name), float(value)) for name, value in values.items())
 
 
 def _draw(axes: Axes, info: CostInfo, cost: str) -> None:
@@ -165,4 +182,4 @@ def _cost_axis(axes: Axes, cost: str, values: list[float]) -> None:
 def _tick(cost: str, value: float) -> str:
     if cost == "train_flops":
         return f"{value:.1e}".replace(".0e", "e").replace("e+", "e")
-    return f"{value:g}" if cost == "train_seconds" else count(value)
+    return f"{value:g}" if cost == "train_seconds" else words.count(value)

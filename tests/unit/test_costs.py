@@ -75,6 +75,8 @@ def test_the_plots_show_every_size(sweep: Path) -> None:
     assert info is not None and info.costs == ("train_flops", "train_seconds", "parameters")  # tokens are the same for all
     assert [size.on_front["train_flops"] for size in info.series["topk"]] == [True] * 3
     assert cost_info(table[table["d_sae"] == 1024], 4000, "fvu") is None
+    assert [name for name, _ in info.at_equal_flops] == ["topk", "gated"] and info.flops == 12 * 128 * 16_384 * 1e6
+    assert "At equal training FLOPs (2.5e+13): TopK" in CostFvu.note(info)
     fronts = SizesFvu.info(table, {}, layout="one")
     assert fronts is not None and list(fronts.fronts) == ["d_sae 1024", "d_sae 4096", "d_sae 16384"]
     assert SizesFvu.info(table[table["d_sae"] == 1024], {}) is None

@@ -263,6 +263,7 @@ def test_saebench_results_are_a_row_per_sae(saebench: Path) -> None:
     assert table["ce_loss_recovered"].tolist() == [0.9, 0.9] and table["context_size"].tolist() == [128, 128]
     assert table["sparse_probing.sae.sae_top_1_test_accuracy"].tolist() == pytest.approx([0.77, np.nan], nan_ok=True)
     assert analysis.pareto_front(table, y="delta_ce").tolist() == [True, True]
+    assert not table["flags"].str.contains("missing").any()  # that nobody probed an SAE is not odd
 
 
 def test_what_saebench_calls_otherwise_is_not_taken_for_ours(saebench: Path) -> None:
