@@ -13,6 +13,7 @@ _NOTE_ERRORS = """<script>
 window.errors = [];
 console.error = (...parts) => errors.push(parts.join(" "));
 addEventListener("error", (event) => errors.push(event.message));
+document.addEventListener("securitypolicyviolation", (event) => errors.push(`${event.violatedDirective}: ${event.blockedURI}`));
 addEventListener("unhandledrejection", (event) => errors.push(String(event.reason)));
 </script>"""
 _ACT = """<script>

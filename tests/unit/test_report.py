@@ -2,11 +2,13 @@
 
 import html
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from browser import CHROMIUM, act
 from fake_results import failed, metrics_at, pruned, record_of, target_record, write_sweep
 
 from analysis.answer import answer
@@ -74,6 +76,17 @@ def test_html_is_one_file_that_needs_no_network(out: Path) -> None:
     assert not re.search(r"@import|url\((?!#)", page)
     assert not re.search(r"\bimport\b|XMLHttpRequest|WebSocket", page)
     assert {re.sub(r".*//([^/]*).*", r"\1", link) for link in re.findall(r"https?://[^\s\"<]*", page)} == {"www.w3.org"}  # names of formats
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@pytest.mark.slow
+def test_a_browser_opens_it_without_an_error(out: Path, tmp_path: Path) -> None:
+    page = Path(shutil.copy(out / "report.html", tmp_path))
+    script = "return all('figure').map((it) => [it.classList.contains('unscripted'), it.querySelector('svg').clientWidth > 0])"
+    seen = act(page, script)
+    assert [True, False] in seen  # what the explorer shows, too, is for paper
+    assert [False, True] in seen
+    assert all(is_hidden != is_seen for is_hidden, is_seen in seen)
 
 
 def test_points_link_to_rows_of_the_page(out: Path) -> None:
