@@ -116,7 +116,9 @@ def readings(samples: Samples, grid: Grid, sign: float, *, tries: int | None = N
     for subset in subsets:
         for repeat, own in enumerate(_readings(samples, grid.runs[subset], grid.is_chosen, sign)):
             found[repeat] += own
-    return found
+    if any(found):
+        return found
+    return _readings(samples, grid.runs, False, sign)  # no two repeats have a setting in common: nothing to choose on
 
 
 def _readings(samples: Samples, runs: IntArray, is_chosen: bool, sign: float) -> list[list[Reading]]:

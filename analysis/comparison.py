@@ -77,7 +77,7 @@ def _test(part: Part, plan: Plan, gap: Difference | None) -> Contrast | None:
     margin = float(np.log1p(MARGIN))
     if part.samples.raw:
         margin = MARGIN * float(
-            np.mean([np.abs(part.reads[arm].values[:, at]) for arm, at in zip((plan.a, plan.b), plan.mean, strict=True)])
+            np.mean([np.abs(part.reads[arm].values[:, at]).mean() for arm, at in zip((plan.a, plan.b), plan.mean, strict=True)])
         )
     return Contrast(gap.value, gap.seeds, gap.documents, part.n_seeds(plan), part.samples.n_documents, part.samples.df, margin)
 
@@ -170,7 +170,8 @@ def _advantage(part: Part, name: str) -> float | None:
     fair = Curves.of(part.samples, side.curves.grid, part.sign, tries=fewest)
     low, high = max(fair.span[0], side.curves.span[0]), min(fair.span[1], side.curves.span[1])
     places = np.linspace(low, high, WINDOW_PLACES)
-    return shown(float((side.curves.at(places) - fair.at(places)).mean()), relative=True, raw=False)
+    gain = float(side.curves.at(places).mean() - fair.at(places).mean())
+    return shown(gain, relative=True, raw=False)
 
 
 def _l0s(rows: Iterable[pd.DataFrame], metric: str, by: By) -> tuple[float, ...]:

@@ -193,4 +193,4 @@ def _bartlett(variances: FloatArray, n: int) -> float:
     if not variances.all():
         return 0.0
     ratio = n_levels * df * np.log(variances.mean()) - df * np.log(variances).sum()
-    return float(chdtrc(n_levels - 1, ratio / (1 + (n_levels + 1) / (3 * n_levels * df))))
+    return float(chdtrc(n_levels - 1, max(ratio, 0.0) / (1 + (n_levels + 1) / (3 * n_levels * df))))
