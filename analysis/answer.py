@@ -25,30 +25,40 @@ def answer(comparison: Comparison) -> list[str]:
     if tested and len(comparison.pairs) < len(arms) * (len(arms) - 1) / 2:  # chosen pairs: no arm was compared with all
         lines += [_sentence(comparison, pair) for pair in tested]
     elif tested:
-        best = _best(arms, tested)
+        best = _best(comparison, tested)
         own = sorted((pair for pair in tested if best in (pair.a, pair.b)), key=lambda pair: abs(pair.gap.value if pair.gap else 0.0))
         if len(arms) > 2 and len(own) == len(arms) - 1:
             lines.append(_overview(comparison, best, own))
         lines += [_sentence(comparison, _from(best, pair)) for pair in own]
         lines += _others(tested, own)
-    untested = [pair for pair in comparison.pairs if pair not in tested]
-    lines += [_untested(comparison, pair) for pair in untested[: words.LISTED]]
-    if len(untested) > words.LISTED:
-        lines.append(f"{len(untested) - words.LISTED} more pairs could not be tested either.")
+    single = [pair for pair in comparison.pairs if pair.gap is not None and pair.reason]
+    lines += _single_runs(comparison, single) if single else []
+    apart = [pair for pair in comparison.pairs if pair.gap is None]
+    lines += [_not_compared(pair) for pair in apart[: words.LISTED]]
+    if len(apart) > words.LISTED:
+        lines.append(f"{len(apart) - words.LISTED} more pairs are not compared either.")
     return [*lines, *([_method(comparison, tested)] if tested else [])]
 
 
-def _best(arms: Sequence[str], pairs: Sequence[Pair]) -> str:
+def _best(comparison: Comparison, pairs: Sequence[Pair]) -> str:
     """The arm with the best gap to the others, on average."""
-    gaps: dict[str, list[float]] = {name: [] for name in arms}
+    gaps: dict[str, list[float]] = {}
     for pair in pairs:
-        # The probability follows the direction of the metric; the gap breaks ties of certainty.
-        assert pair.gap is not None and pair.probability is not None
-        sign = 1.0 if (pair.probability > 0.5) == (pair.gap.value < 0) else -1.0
-        gaps[pair.a].append(sign * pair.gap.value)
-        gaps[pair.b].append(-sign * pair.gap.value)
-    known = {name: sum(values) / len(values) for name, values in gaps.items() if values}
-    return min(known, key=known.__getitem__)
+        assert pair.gap is not None
+        better = -pair.gap.value if comparison.direction == "min" else pair.gap.value
+        gaps.setdefault(pair.a, []).append(better)
+        gaps.setdefault(pair.b, []).append(-better)
+    return max(gaps, key=lambda name: sum(gaps[name]) / len(gaps[name]))
+
+
+def _single_runs(comparison: Comparison, pairs: Sequence[Pair]) -> list[str]:
+    """What single runs without an interval show."""
+    best = _best(comparison, pairs)
+    own = [_from(best, pair) for pair in pairs if best in (pair.a, pair.b)]
+    own.sort(key=lambda pair: abs(pair.gap.value) if pair.gap else 0.0)
+    than = words.listed(f"{_apart(pair.gap, None)} than {words.arm(pair.b)}" for pair in own if pair.gap)
+    why = "nothing tells how sure that is: one seed and no sums per document"
+    return [f"In these single runs {words.arm(best)} has the best {comparison.label}: {than}. But {why}."]
 
 
 def _overview(comparison: Comparison, best: str, pairs: Sequence[Pair]) -> str:
@@ -140,11 +150,8 @@ def _others(tested: Sequence[Pair], own: Sequence[Pair]) -> list[str]:
     return [f"Of the other {len(rest)} pairs, {apart or 'none'} {'are' if apart > 1 else 'is'} told apart."]
 
 
-def _untested(comparison: Comparison, pair: Pair) -> str:
-    a, b = words.arm(pair.a), words.arm(pair.b)
-    if pair.gap is None:
-        return f"{a} and {b} are not compared: {pair.reason[0].lower()}{pair.reason[1:]}"
-    return f"{a} has {_apart(pair.gap, None)} {comparison.label} than {b}, how sure is not known: {pair.reason[0].lower()}{pair.reason[1:]}"
+def _not_compared(pair: Pair) -> str:
+    return f"{words.arm(pair.a)} and {words.arm(pair.b)} are not compared: {pair.reason[0].lower()}{pair.reason[1:]}"
 
 
 def _details(comparison: Comparison, pair: Pair) -> str:
