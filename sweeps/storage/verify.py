@@ -72,6 +72,7 @@ def _verify_sweep(paths: SweepPaths, verified: Verified) -> None:
         if (name := launch.get("definition")) and (checksum := launch.get("definition_checksum")):
             remedy = f"Put back a copy: it is the definition of launch {number}."
             verified.read(paths.directory / name, lambda path, checksum=checksum: check_content(path.read_bytes(), checksum), remedy)
+    verified.read(paths.stability, read_json, "The next report works it out again.")
     for study in sorted(paths.search.glob("*.json")):
         verified.read(study, read_json, "The next launch writes it again from the records.")
     for directory in sorted(path for path in paths.runs.glob("*") if path.is_dir()):
