@@ -148,7 +148,7 @@
     for (const { look, dash, points: own, architecture, comparison } of series) {
       for (const p of own) [p.px, p.py] = [x.at(p.x.mean), y.at(p.y.mean)];
       const band = state.by === "setting" && state.x === "l0" && data.bands[state.y]?.[comparison]?.[architecture];
-      const edge = (name) => band.l0.map((l0, i) => [x.at(l0), y.at(band[name][i])]);
+      const edge = (name) => band.l0.map((l0, i) => [x.at(l0), Math.min(Math.max(y.at(band[name][i]), top), bottom)]);
       const whole = band?.n_runs === own.flatMap((p) => p.members).length; // or else some of its runs are filtered away
       if (whole) put("path", { d: outline([...edge("low"), ...edge("high").reverse()], "z"), fill: look.color, opacity: 0.13 });
       const front = own.filter((p) => p.front).map((p) => [p.px, p.py]);
