@@ -69,7 +69,7 @@ def learned(directory: Path, arguments: argparse.Namespace) -> LearnedRun:
 def random_sae(arguments: argparse.Namespace, seed: int) -> SparseAutoencoder:
     kind = ARCHITECTURES["topk"]
     config = kind.Config.model_validate({"d_sae": arguments.d_sae, "k": arguments.k})
-    return kind(config, arguments.d_model, generator=torch.Generator().manual_seed(seed)).to_inference()
+    return kind(config, arguments.d_model, generator=torch.Generator().manual_seed(seed)).eval()
 
 
 def measured(run: LearnedRun, directory: Path, arguments: argparse.Namespace) -> dict[str, Any]:

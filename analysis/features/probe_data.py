@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 READY = "scikit-learn"
 """Name of the dataset that is there wherever scikit-learn is: does a piece of its source end in code, in a comment or in a docstring?"""
-SNIPPET_CHARACTERS, MOST_FILES, MOST_PER_FILE, MOST_PER_LABEL = 240, 150, 5, 400
+SNIPPET_CHARACTERS, MOST_FILES, MOST_PER_FILE, MOST_PER_LABEL = 240, 100, 6, 400
 LEAST_INSIDE = 8
 """Characters of a comment or docstring that a piece has at least."""
 LEAST_PER_LABEL = 20

@@ -94,18 +94,19 @@ def _other(run: "LearnedRun", results: Path, name: str) -> "LearnedRun":
     from sae_core.sae.base import SparseAutoencoder
     from sweeps.opening import open_run
 
-    if not (Path(name) / "cfg.json").is_file():
+    if (Path(name) / "cfg.json").is_file():
+        sae = SparseAutoencoder.from_pretrained(name).to(run.sae.W_dec.device)
+        other = dataclasses.replace(run, run_id=name, sae=sae, facts={})
+    else:
         other = open_run(results, name)
         # The same language model need not be loaded twice.
-        source = run.source if other.cache == run.cache else other.source
-        return dataclasses.replace(other, source=source, progress=run.progress)
-    sae = SparseAutoencoder.from_pretrained(name).to(run.sae.W_dec.device)
-    if sae.d_in != run.sae.d_in:
+        other = dataclasses.replace(other, source=run.source if other.cache == run.cache else other.source, progress=run.progress)
+    if other.sae.d_in != run.sae.d_in:
         raise ConfigError(
-            f"`--compare` must be an SAE for activations of the same width, but got d_in={sae.d_in} in {name!r} and d_in={run.sae.d_in} of "
-            f"run {run.run_id!r}. Choose one of the same hook point."
+            f"`--compare` must be an SAE for activations of the same width, but got d_in={other.sae.d_in} of {name!r} and "
+            f"d_in={run.sae.d_in} of run {run.run_id!r}. Choose one of the same hook point."
         )
-    return dataclasses.replace(run, run_id=name, sae=sae, facts={})
+    return other
 
 
 @command()

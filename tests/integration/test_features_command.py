@@ -1,12 +1,14 @@
-"""`sae-sweep features` and `sae-sweep probe` on a small sweep of the embedded model."""
+"""`sae-sweep features` and `sae-sweep probe` on a small sweep of the embedded model, and what docs/features.md shows of them."""
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 
 import pytest
 import yaml
+from documents import ROOT, blocks
 from small_sweep import DEFINITION
 from test_json import check
 from tiny_model import documents, write_text
@@ -25,23 +27,23 @@ def call(*arguments):
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """Two finished runs, on text of a file."""
+    """Two finished runs on text of a file, in results/demo, as docs/features.md calls it."""
     directory = tmp_path_factory.mktemp("learned")
     write_text(directory / "text.jsonl")
     sections = {
-        "name": "words",
-        "model": {"name": "demo", "hook_point": "blocks.2.hook_resid_post", "context_size": 64},
+        "name": "demo",
+        "model": {"name": "demo", "hook_point": "blocks.2.hook_resid_post", "context_size": 48},
         "data": {"dataset": str(directory / "text.jsonl"), "train_tokens": 2_000, "eval_tokens": 1_000},
-        "sae": {"d_sae": 64},
+        "sae": {"d_sae": 48},
         "train": {"batch_size": 128},
         "architectures": {"topk": {"k": 4}},
         "seeds": [0, 1],
     }
-    definition = directory / "words.yaml"
+    definition = directory / "demo.yaml"
     definition.write_text(yaml.safe_dump(sections))
     code, ran = call("run", definition, "--results", directory / "results", "--executor", "inline")
     assert code == 0, ran
-    return directory / "results" / "words"
+    return directory / "results" / "demo"
 
 
 @pytest.fixture(scope="module")
@@ -134,14 +136,14 @@ def test_exports_are_written(sweep, run_ids, tmp_path):
 
 def test_what_cannot_be_shown_is_one_message(sweep, run_ids, tmp_path):
     run_id = run_ids[0]
-    copy = tmp_path / "words"
+    copy = tmp_path / "demo"
     shutil.copytree(sweep, copy)
     shutil.rmtree(copy / "runs" / run_ids[1] / "sae")
     for arguments, part in (
         ([sweep, run_id[:-1]], f"run id must be one of .*Did you mean '{run_id}'"),
         ([tmp_path / "nothing", run_id], "must hold `runs/` or `sweep.json`"),
         ([copy, run_ids[1]], "must have its exported SAE"),
-        ([sweep, run_id, "--latent", "64"], "got 64 and d_sae=64"),
+        ([sweep, run_id, "--latent", "48"], "got 48 and d_sae=48"),
         ([sweep, run_id, "--latent", "1", "--top", "2"], "must not be given together"),
         ([sweep, run_id, "--export", "delphi"], "must be given together"),
         ([sweep, run_id, "--compare", "nothing"], "run id must be one of"),
@@ -209,3 +211,29 @@ def test_wrong_questions_to_probe_are_one_message(sweep, tmp_path):
     ):
         code, data = call("probe", sweep, *options)
         assert code == 2 and part in data["error"]["message"], data
+
+
+def shown_commands():
+    lines = [line for text in blocks(ROOT / "docs" / "features.md", "bash") for line in text.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("sae-sweep")]
+
+
+@pytest.mark.parametrize("words", shown_commands(), ids=" ".join)
+def test_the_commands_of_the_docs_run(sweep, run_ids, words, monkeypatch):
+    if "probe" in words:
+        pytest.importorskip("sklearn")
+    directory = sweep.parents[1]
+    stars = "\n".join(f'"It is item {row} of the list, and it is {"good" if row % 2 else "bad"}",{row % 2}' for row in range(80))
+    (directory / "reviews.csv").write_text(f"review,stars\n{stars}\n")
+    monkeypatch.chdir(directory)
+    names = {"topk-0123456789ab": run_ids[0], "topk-ba9876543210": run_ids[1], "path/to/sae": f"results/demo/runs/{run_ids[1]}/sae"}
+    done = CliRunner().invoke(app, [names.get(word, word) for word in words])
+    assert done.exit_code == 0, done.output
+
+
+def test_the_python_of_the_docs_runs(sweep, monkeypatch, capsys):
+    (code,) = blocks(ROOT / "docs" / "features.md", "python")
+    monkeypatch.chdir(sweep.parents[1])
+    exec(compile(code, "features.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "mean cosine" in printed and "->" in printed
