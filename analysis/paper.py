@@ -91,7 +91,10 @@ def write_figures(
     if not NARROWEST <= width <= WIDEST:
         raise ConfigError(f"`--width` must be {NARROWEST:g} to {WIDEST:g} inches, but got {width:g}. A column of two takes {WIDTH:g}.")
     sweeps = read_sweeps(results)
-    plugins.load(name for sweep in sweeps for name in sweep.plugins)
+    try:
+        plugins.load(name for sweep in sweeps for name in sweep.plugins)
+    except ConfigError as error:  # the records say all the same what came of the runs
+        log.warning("%s Its plots are left out.", error)
     stability.measure(sweeps)
     out, table = sweeps[0].paths.directory / "figures" if out is None else Path(out), table_of(sweeps)
     histories = {run.run_id: run.paths.history for sweep in sweeps for run in sweep.runs}

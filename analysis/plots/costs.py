@@ -84,7 +84,7 @@ class CostPlot(Plot):
             _draw(axes, info, cost)
         for axes in list(grid)[len(info.costs) :]:
             axes.set_visible(False)
-        figure.supylabel(f"{info.y_label} at L0 {info.l0:g}", fontsize=style.FONT_SIZE, color=style.INK)
+        figure.supylabel(f"{info.y_label} at L0 {info.l0:g}", fontsize="medium", color=style.INK)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3)
         return figure
