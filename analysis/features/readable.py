@@ -49,14 +49,13 @@ class TokenTexts:
         return getattr(self._tokenizer, "bos_token_id", None)
 
     def _text(self, token: int) -> str:
-        piece = self._tokenizer.convert_ids_to_tokens(token) if self._tokenizer is not None else None
-        if piece is None:
+        if self._tokenizer is None or token >= len(self._tokenizer):  # a model may have more tokens than its tokenizer
             return f"#{token}"
-        piece = str(piece)
+        piece = str(self._tokenizer.convert_ids_to_tokens(token))
         if token in self._special:
             return piece
-        if self._is_byte_level:
-            return _shown(bytes(_BYTES.get(character, ord("?") if ord(character) > 255 else ord(character)) for character in piece))
+        if self._is_byte_level and all(character in _BYTES for character in piece):  # added tokens are text as it is
+            return _shown(bytes(_BYTES[character] for character in piece))
         if byte := _HEX.fullmatch(piece):
             return _shown(bytes([int(byte[1], 16)]))
         return piece.replace("\u2581", " ")

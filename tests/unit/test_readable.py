@@ -46,12 +46,15 @@ class SentencePiece:
     all_special_ids = (0,)
     backend_tokenizer = None
 
+    def __len__(self):
+        return 5
+
     def convert_ids_to_tokens(self, token):
         return ["<s>", "\u2581the", "<0xE2>", "<0x0A>", "ing"][token]
 
 
 def test_tokens_of_sentencepiece_have_spaces_and_bytes():
-    assert TokenTexts(SentencePiece()).all(range(5)) == ["<s>", " the", "\\xe2", "\n", "ing"]
+    assert TokenTexts(SentencePiece()).all(range(6)) == ["<s>", " the", "\\xe2", "\n", "ing", "#5"]
 
 
 def test_without_a_tokenizer_tokens_are_numbers():
