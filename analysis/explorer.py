@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.markers import MarkerStyle
 
 from analysis import matched, words
+from analysis.columns import COSTS
 from analysis.figures import PAGE_COLORS
 from analysis.matched import compared_metrics
 from analysis.plots import style
@@ -50,6 +51,8 @@ LABELS = {
     "data_seed": "Order of tokens",
     "launch": "Launch",
     "train_tokens": "Training tokens",
+    "train_flops": "Training FLOPs",
+    "parameters": "Parameters",
     "train_seconds": "Training time (s)",
     "tokens_per_second": "Training tokens per second",
     "l0_error": "L0 error",
@@ -67,6 +70,8 @@ _IN_NAMES = ("architecture", "comparison", "target_l0", "variant", "status")
 """Facets that a point's name says already, or that it need not."""
 _FIRST = ("run_id", "architecture", "comparison", "setting", "setting_hash", "seed", "status")
 _LEFT_OUT = {"comparison_hash", "activations_hash", "eval_hash", "error", "finished_at", "eval_tokens"}
+_COSTS = ("train_tokens", "train_seconds", *COSTS)
+"""What is better to have less of, so that fronts against it are drawn."""
 _FORMATS = {
     "l0": "tenths",
     "dead_fraction": "share",
@@ -164,7 +169,7 @@ def _column(values: pd.Series, name: str, spec: MetricSpec | None, heading: str,
     return {
         **column,
         "format": _FORMATS.get(name, "whole" if whole else "number"),
-        "better": {"min": 1, "max": -1}.get(spec.direction if spec else "", 0),
+        "better": {"min": 1, "max": -1}.get(spec.direction if spec else "min" if name in _COSTS else "", 0),
         "log": name == "l0" or is_wide,
         "kind": "Metrics" if spec or name == "l0_error" else "Settings" if name in FACETS or name == "sparsity_value" else "Training",
         "values": numbers,

@@ -116,7 +116,8 @@
   }
   function tickText(name, x) {
     if (data.columns[name].format.endsWith("share")) return `${plain(100 * x)} %`;
-    const [size, unit] = [[1e9, " B"], [1e6, " M"], [1e3, " k"]].find(([least]) => x >= least && x >= 1e4) ?? [1, ""];
+    if (x >= 1e15) return x.toExponential().replace("+", "");
+    const [size, unit] = [[1e12, " T"], [1e9, " B"], [1e6, " M"], [1e3, " k"]].find(([least]) => x >= least && x >= 1e4) ?? [1, ""];
     return plain(x / size, 6) + unit;
   }
   function scaleOf(name, ends, from, to, apart) {

@@ -59,6 +59,7 @@ def test_columns_are_those_of_the_table(tmp_path: Path) -> None:
         assert column(data, name) == pytest.approx(expected, rel=1e-5)
     assert data["columns"]["fvu"]["better"] == 1
     assert data["columns"]["explained_variance"]["better"] == -1
+    assert [data["columns"][name]["better"] for name in ("train_flops", "seed")] == [1, 0]
     assert data["same"]["model"] == "demo"
     assert next(iter(data["facets"])) == "architecture"
     assert data["facets"]["status"] == ["finished", "failed"]
