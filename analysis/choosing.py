@@ -22,6 +22,8 @@ from analysis.samples import ALL, HALVES, Samples
 
 IntArray = NDArray[np.intp]
 
+CLOSE = float(np.log(1.05))
+"""ln L0s of settings that are chosen among and differ by less are one point of a front, as for `checks.CLOSE`."""
 N_SUBSETS = 16
 """Random subsets of settings that a curve with fewer tries is a mean over."""
 
@@ -89,12 +91,14 @@ def _levels(first: pd.DataFrame) -> IntArray:
     return codes.astype(np.intp)
 
 
-def front_of(samples: Samples, runs: IntArray, part: int, sign: float) -> IntArray:
+def front_of(samples: Samples, runs: IntArray, part: int, sign: float, *, is_chosen: bool = False) -> IntArray:
     """Settings on the front of the means over repeats, by L0; equal points count once.
 
     Args:
         runs: [settings, repeats] indices into `samples`, -1 for none.
         sign: 1 where a smaller `y` is better, -1 where a larger one is.
+        is_chosen: whether settings differ in more than sparsity: then of those whose L0s are alike only the best counts. A bad learning
+            rate with a hair less L0 is dominated by none, and no part of a front either.
     """
     known = runs >= 0
     counts = known.sum(axis=1)
@@ -102,7 +106,12 @@ def front_of(samples: Samples, runs: IntArray, part: int, sign: float) -> IntArr
     kept = np.flatnonzero(counts > 0)
     order = kept[np.lexsort((sign * y[kept], x[kept]))]
     best = np.minimum.accumulate(np.concatenate([[np.inf], sign * y[order]]))[:-1]
-    return order[sign * y[order] < best]
+    front = order[sign * y[order] < best]
+    apart: list[int] = []
+    for setting in front[::-1].tolist():
+        if not (is_chosen and apart) or x[apart[-1]] - x[setting] > CLOSE:
+            apart.append(setting)
+    return np.array(apart[::-1], dtype=np.intp)
 
 
 def readings(samples: Samples, grid: Grid, sign: float, *, tries: int | None = None) -> list[list[Reading]]:
@@ -130,7 +139,7 @@ def _readings(samples: Samples, runs: IntArray, is_chosen: bool, sign: float) ->
         others = np.arange(n_repeats) != repeat if is_chosen and n_repeats > 1 else np.ones(n_repeats, dtype=bool)
         own = []
         for chosen_on, read_on in parts:
-            through = runs[front_of(samples, runs[:, others], chosen_on, sign), repeat]
+            through = runs[front_of(samples, runs[:, others], chosen_on, sign, is_chosen=is_chosen), repeat]
             through = through[through >= 0]
             through = through[np.unique(samples.x[read_on][through], return_index=True)[1]]
             if len(through):

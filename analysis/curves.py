@@ -44,7 +44,7 @@ class Curves:
     @classmethod
     def of(cls, samples: Samples, grid: Grid, sign: float, *, tries: int | None = None) -> "Curves":
         """Choose the settings that the curves go through."""
-        front = grid.runs[front_of(samples, grid.runs, ALL, sign)]
+        front = grid.runs[front_of(samples, grid.runs, ALL, sign, is_chosen=grid.is_chosen)]
         known = front >= 0
         x = np.where(known, samples.x[ALL][front], 0.0).sum(axis=1) / known.sum(axis=1)
         return cls(samples, grid, readings(samples, grid, sign, tries=tries), np.unique(x))

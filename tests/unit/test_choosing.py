@@ -119,3 +119,19 @@ def test_a_front_of_means_leaves_out_what_is_dominated() -> None:
     samples = Samples(np.arange(4), np.stack([x] * 3), np.stack([y] * 3), False)
     assert front_of(samples, np.arange(4)[:, None], 0, 1.0).tolist() == [1, 3]
     assert front_of(samples, np.arange(4)[:, None], 0, -1.0).tolist() == [0]
+
+
+def test_a_bad_setting_with_a_hair_less_l0_is_no_part_of_the_front() -> None:
+    """No setting dominates it, but a reader of L0 16 wants the best setting there."""
+    rows = [
+        {"architecture": "a", "l0": l0 * (1 - 0.002 * step), "fvu": 1.6 / l0 * 1.5**step, "sparsity_value": l0, "lr": lr, "seed": seed}
+        for l0 in (8.0, 16.0, 32.0)
+        for step, lr in enumerate(RATES)
+        for seed in range(2)
+    ]
+    table = pd.DataFrame(rows).assign(status="finished", variant="")
+    table["run_id"] = [f"run-{number}" for number in range(len(table))]
+    table["setting_hash"] = table["sparsity_value"].astype(str) + table["lr"].astype(str)
+    table.attrs["metrics"] = {"fvu": {"name": "fvu", "label": "", "unit": "", "direction": "min"}}
+    estimate = compare(table, l0s=[16]).arms[0].at[16.0]
+    assert estimate is not None and estimate.value == pytest.approx(0.1)
