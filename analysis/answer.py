@@ -204,6 +204,6 @@ def _counted(pair: Pair) -> str:
 
 def _method(comparison: Comparison, tested: Sequence[Pair]) -> str:
     """What the brackets are."""
-    corrected = f", corrected for {len(comparison.pairs)} comparisons (Holm)" if len(comparison.pairs) > 1 else ""
+    corrected = f", corrected for {comparison.n_tests} comparisons (Holm)" if comparison.n_tests > 1 else ""
     covers = words.listed(dict.fromkeys(pair.gap.covers for pair in tested if pair.gap))
     return f"Brackets: 95 % intervals of the mean difference{corrected}; they cover {covers}. At a single L0 they are not corrected."

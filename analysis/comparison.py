@@ -21,7 +21,7 @@ from analysis.pooling import parts_of
 from analysis.table import check_columns, evenly, orientation, specs_of
 from analysis.uncertainty import made, shown
 from analysis.verdicts import ALPHA, MARGIN, Contrast, Judged, judge
-from sae_core.errors import border
+from sae_core.errors import ConfigError, border
 
 
 def compare(
@@ -47,9 +47,11 @@ def compare(
         documents: sums per document of the finished runs; by default read from the directories that `load_table` noted.
 
     Raises:
-        ConfigError: a column is missing or holds something else than numbers, or the metric has no direction.
+        ConfigError: a column is missing or holds something else than numbers, or the metric has no direction or is L0.
     """
     check_columns(table, ["l0", metric])
+    if metric == "l0":
+        raise ConfigError("`metric` must be read at matched L0, but got 'l0' itself. Name another column, e.g. 'fvu'.")
     sign = orientation(table, metric)
     rows, notes = parts_of(table, same)
     asked = _l0s(rows.values(), metric, by) if l0s is None else _positive(l0s)
@@ -59,7 +61,8 @@ def compare(
     ]
     planned = [(part, plan, part.mean(plan)) for part in parts for plan in part.plans]
     tests = [_test(part, plan, gap) for part, plan, gap in planned]
-    judged = iter(judge([test for test in tests if test]))
+    tested = [test for test in tests if test]
+    judged = iter(judge(tested))
     found = tuple(
         _pair(part, plan, gap, next(judged) if test else None, asked) for (part, plan, gap), test in zip(planned, tests, strict=True)
     )
@@ -67,7 +70,7 @@ def compare(
     spec = specs_of(table).get(metric)
     label = COMPARED.get(metric) or (spec.label if spec else metric)
     notes += _notes(parts, arms, label)
-    return Comparison(metric, label, "min" if sign > 0 else "max", asked, ALPHA, MARGIN, arms, found, tuple(notes))
+    return Comparison(metric, label, "min" if sign > 0 else "max", asked, ALPHA, MARGIN, arms, found, len(tested), tuple(notes))
 
 
 def _test(part: Part, plan: Plan, gap: Difference | None) -> Contrast | None:
@@ -190,7 +193,7 @@ def _positive(l0s: Sequence[float]) -> tuple[float, ...]:
 
 def _notes(parts: Sequence[Part], arms: Sequence[Arm], label: str) -> list[str]:
     """What a reader of the verdicts must know."""
-    notes = []
+    notes = [f"No front reaches L0 {l0:g}." for l0 in (arms[0].at if arms else ()) if all(arm.at[l0] is None for arm in arms)]
     if any(arm.n_seeds < 2 for arm in arms) and any(part.samples.n_documents for part in parts):
         notes.append("With one seed, an interval is about these SAEs on other text of the kind, not about training them again.")
     if any(not part.samples.n_documents for part in parts) and any(arm.n_seeds > 1 for arm in arms):

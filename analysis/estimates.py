@@ -139,6 +139,8 @@ class Comparison:
     """What counts as equivalent, as a fraction of the value."""
     arms: tuple[Arm, ...]
     pairs: tuple[Pair, ...]
+    n_tests: int
+    """Pairs that were tested, which is what Holm's procedure corrects for: of all groups of rows, also where this is one of them."""
     notes: tuple[str, ...] = ()
     """What a reader must know: rows that were split or left out and why, what the intervals do not cover. Full sentences."""
 
@@ -157,5 +159,6 @@ class Comparison:
             self.margin,
             tuple(arm for arm in self.arms if is_of(arm.comparison)),
             tuple(pair for pair in self.pairs if is_of(pair.comparison)),
+            self.n_tests,
             self.notes,
         )

@@ -20,7 +20,7 @@ from analysis.interpolation import FloatArray
 from analysis.pareto import By
 from analysis.pooling import grids_of, repeats_of
 from analysis.samples import Samples, samples_of
-from analysis.uncertainty import Read, Sum, documents_of, satterthwaite
+from analysis.uncertainty import Read, Sum, combined, documents_of, satterthwaite
 
 WINDOW_PLACES = 24
 """Places that a mean over a window is made of."""
@@ -132,7 +132,7 @@ class Part:
         seeds: Parts = []
         if common:
             variance, df = common
-            seeds = [satterthwaite([*sums[0].own, *sums[1].own, (variance * ((sums[0].scale + sums[1].scale) / 2) ** 2, df)])]
+            seeds = [combined([*sums[0].own, *sums[1].own, (variance * ((sums[0].scale + sums[1].scale) / 2) ** 2, df)])]
         documents = documents_of(sums if seeds else [], _less(*sums), self.samples)
         return Difference(sums[0].mean - sums[1].mean, seeds, documents)
 

@@ -50,7 +50,7 @@ class Title:
 
 def label(architecture: str) -> str:
     """A reader's name for an architecture."""
-    return _LABELS.get(architecture) or architecture.replace("_", " ").capitalize()
+    return _LABELS.get(architecture) or (architecture.replace("_", " ").capitalize() if architecture.islower() else architecture)
 
 
 def arm(name: str) -> str:

@@ -69,17 +69,17 @@ def _lines(compared: "Comparison") -> list[str]:
         own = compared.of(name)
         lines += [f"Comparison {number} of {len(groups)} ({name})", ""] if len(groups) > 1 else []
         lines += [line for text in answer(own) for line in textwrap.wrap(text, words.TERMINAL_WIDTH, subsequent_indent="  ")]
-        lines += ["", *_pair_lines(own.pairs), "", *_l0_lines(own), ""]
+        lines += ["", *_pair_lines(own.pairs, own.n_tests), "", *_l0_lines(own), ""]
     for note in compared.notes:
         lines += textwrap.wrap(note, words.TERMINAL_WIDTH)
     return lines if compared.notes else lines[:-1]
 
 
-def _pair_lines(pairs: "Sequence[Pair]") -> list[str]:
+def _pair_lines(pairs: "Sequence[Pair]", n_tests: int) -> list[str]:
     """One line per pair: the difference with its interval, alone and corrected, p by Holm, verdict."""
     from analysis import words
 
-    corrected = len(pairs) > 1
+    corrected = n_tests > 1
     heading = (
         "",
         "mean difference [95 %]",
@@ -98,7 +98,7 @@ def _pair_lines(pairs: "Sequence[Pair]") -> list[str]:
         rows.append((name, words.interval(pair.gap), *ends, p, sure, words.interval(pair.l0_ratio), _verdict(pair)))
     notes = ["Of the first against the second, over the L0s that both fronts span; P(better): that the first is better."]
     if corrected:
-        notes.append(f"corrected, p: by Holm for all {len(pairs)} pairs. The other intervals are of each pair by itself.")
+        notes.append(f"corrected, p: by Holm for all {n_tests} pairs that were tested. The other intervals are of each pair by itself.")
     return [*_table(rows), *notes]
 
 

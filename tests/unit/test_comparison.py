@@ -12,6 +12,7 @@ from scipy.interpolate import PchipInterpolator
 from simulated_sweeps import Truth, draw
 
 from analysis import compare
+from analysis.answer import answer
 from analysis.comparison import Comparison
 from analysis.estimates import Pair
 from analysis.matched import bands, of_runs, settings_of
@@ -202,3 +203,21 @@ def test_repeats_may_lack_runs_or_all_of_them() -> None:
     pair = only(compare(fewer, documents=documents))
     assert pair.gap is not None and pair.gap.n_seeds == 2 and pair.paired  # the documents are the same
     assert not only(compare(fewer)).paired
+
+
+def test_corrected_for_the_pairs_that_were_tested() -> None:
+    """Not for those without a common window, and for all groups together, in words too."""
+    table = pd.concat([draw(Truth({"a": 0.08, "b": 0.07}, n_documents=0), np.random.default_rng(seed))[0] for seed in (0, 1)])
+    table["comparison_hash"] = np.repeat(["narrow", "wide"], len(table) // 2)
+    found = compare(table)
+    assert found.n_tests == found.of("wide").n_tests == 2
+    assert "corrected for 2 comparisons" in answer(found.of("wide"))[-1]
+    apart = draw(Truth({"c": 0.07}, l0s=(256.0, 512.0), n_documents=0), np.random.default_rng(2))[0]
+    assert compare(pd.concat([table[table["comparison_hash"] == "narrow"], apart.assign(comparison_hash="narrow")])).n_tests == 1
+
+
+def test_l0_is_what_is_matched_and_must_be_reached() -> None:
+    table = draw(Truth({"a": 0.08, "b": 0.07}, n_documents=0), np.random.default_rng(0))[0]
+    with pytest.raises(ConfigError, match="but got 'l0' itself"):
+        compare(table, metric="l0")
+    assert "No front reaches L0 4000." in compare(table, l0s=[16, 4000]).notes

@@ -155,3 +155,10 @@ def test_intervals_in_words() -> None:
     assert words.interval(Estimate(0.08)) == "0.0800"
     assert words.interval(Estimate(0.08, 0.076, 0.0842, extrapolated=True)) == "0.0800* [0.0760, 0.0842]"
     assert words.interval(Estimate(-0.09, -0.1213, -0.058, relative=True)) == "-9.0 % [-12.1, -5.8]"
+
+
+@pytest.mark.parametrize(
+    ("name", "label"), [("topk", "TopK"), ("p_anneal", "P anneal"), ("JumpReLU", "JumpReLU"), ("PAnneal", "PAnneal"), ("Gated", "Gated")]
+)
+def test_names_of_others_keep_their_capitals(name: str, label: str) -> None:
+    assert words.label(name) == label
