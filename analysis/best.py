@@ -20,8 +20,8 @@ import pandas as pd
 from analysis import words
 from analysis.estimates import Estimate
 from analysis.interpolation import END_TOLERANCE
-from analysis.matched import at_matched_l0, of_runs, settings_of
 from analysis.pareto import settings_with_front
+from analysis.statistics.matched import at_matched_l0, of_runs, settings_of
 from analysis.table import DIRECTORIES, by_comparison, check_columns, finished, load_table, orientation
 from sae_core.errors import ConfigError, UnknownNameError
 from sae_core.layout import RunPaths

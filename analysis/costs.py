@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.matched import at_matched_l0
 from analysis.pareto import interpolate_at_l0
+from analysis.statistics.matched import at_matched_l0
 from analysis.table import METRICS, by_comparison, check_columns, finished, orientation
 from sae_core.errors import ConfigError, UnknownNameError
 

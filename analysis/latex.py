@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis import words
 from analysis.estimates import Estimate
-from analysis.matched import COMPARED, at_matched_l0, compared_metrics, matched_l0s
+from analysis.statistics.matched import COMPARED, at_matched_l0, compared_metrics, matched_l0s
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",

@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import words
-from analysis.comparison import compare
 from analysis.estimates import Comparison
 from analysis.foreign import read_table
 from analysis.foreign.known import METRICS as KNOWN
+from analysis.statistics.comparison import compare
 from analysis.table import COMPARISONS, DIRECTORIES, METRICS, NEEDED, as_loaded, finished, load_table
 from sae_core.errors import ConfigError, UnknownNameError, border
 from sae_core.layout import SweepPaths

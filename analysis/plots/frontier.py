@@ -16,9 +16,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from analysis.estimates import Band
-from analysis.matched import COMPARED, bands
 from analysis.pareto import settings_with_front
 from analysis.plots import PLOTS, Plot, style
+from analysis.statistics.matched import COMPARED, bands
 from analysis.table import evenly, specs_of
 
 MOST_POINTS = 40

@@ -47,7 +47,7 @@ def _split(text: str) -> tuple[str, str]:
 
 def _data(compared: "Comparison") -> dict[str, Any]:
     """For programs: L0s as text, because they are keys."""
-    from analysis.answer import answer
+    from analysis.report.answer import answer
 
     data = dataclasses.asdict(compared)
     for one in (*data["arms"], *data["pairs"]):
@@ -61,7 +61,7 @@ def _lines(compared: "Comparison") -> list[str]:
     import textwrap
 
     from analysis import words
-    from analysis.answer import answer
+    from analysis.report.answer import answer
 
     lines: list[str] = []
     groups = list(dict.fromkeys(pair.comparison for pair in compared.pairs))

@@ -132,8 +132,8 @@ def _run_remotely(definition: str, options: Mapping[str, Any]) -> NoReturn:
 
 def _answer(done: "LaunchResult") -> Answer:
     """The frontier, warnings and where the report is, then what did not work."""
-    from analysis.findings import warning_lines
-    from analysis.summary import frontier_lines
+    from analysis.report.findings import warning_lines
+    from analysis.report.summary import frontier_lines
     from analysis.table import load_table
 
     lines, report = [], done.directory / "report" / "report.html"

@@ -88,7 +88,7 @@ def report(
 ) -> Answer:
     """Write the report again from the records, for one sweep or several together."""
     from analysis.report import write_report  # and nothing of `sweeps`: a report needs no torch
-    from analysis.serving import PORT, serve_report
+    from analysis.report.serving import PORT, serve_report
 
     if port is not None and not serve:
         raise ConfigError(f"`--port` says where `--serve` serves the report, but got --port {port} alone. Add `--serve`.")

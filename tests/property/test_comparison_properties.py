@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from analysis import compare
-from analysis.answer import answer
 from analysis.estimates import Comparison
-from analysis.indicators import attainment, epsilons
-from analysis.matched import at_matched_l0, bands
+from analysis.report.answer import answer
+from analysis.statistics.indicators import attainment, epsilons
+from analysis.statistics.matched import at_matched_l0, bands
 
 pytestmark = pytest.mark.slow
 

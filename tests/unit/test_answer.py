@@ -8,8 +8,8 @@ import pytest
 from simulated_sweeps import Truth, draw
 
 from analysis import compare
-from analysis.answer import answer
 from analysis.estimates import Comparison
+from analysis.report.answer import answer
 
 FOUR = Truth({"topk": 0.08, "batchtopk": 0.06, "gated": 0.081, "jumprelu": 0.061})
 

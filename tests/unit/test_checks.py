@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from fake_results import failed, metrics_at, pruned, record_of, target_record, write_sweep
 
-from analysis.checks import (
+from analysis.report.checks import (
     arithmetic,
     close_points,
     dead_latents,
@@ -19,7 +19,7 @@ from analysis.checks import (
     missed_target,
     sinks,
 )
-from analysis.findings import warning_lines
+from analysis.report.findings import warning_lines
 from analysis.table import load_table
 from sae_core.records import RunRecord
 

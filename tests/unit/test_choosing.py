@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from analysis import compare
-from analysis import samples as module
-from analysis.choosing import Grid, front_of, grid_of, readings
 from analysis.documents import DocumentSums
-from analysis.samples import Samples, samples_of
+from analysis.statistics import samples as module
+from analysis.statistics.choosing import Grid, front_of, grid_of, readings
+from analysis.statistics.samples import Samples, samples_of
 from sae_core.documents import Ratio
 
 RATES = (1e-4, 2e-4, 4e-4, 8e-4)

@@ -12,11 +12,11 @@ from scipy.interpolate import PchipInterpolator
 from simulated_sweeps import Truth, draw
 
 from analysis import compare
-from analysis.answer import answer
-from analysis.comparison import Comparison
 from analysis.estimates import Pair
-from analysis.matched import bands, of_runs, settings_of
-from analysis.samples import draws
+from analysis.report.answer import answer
+from analysis.statistics.comparison import Comparison
+from analysis.statistics.matched import bands, of_runs, settings_of
+from analysis.statistics.samples import draws
 from analysis.table import load_table
 from sae_core.errors import ConfigError
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from simulated_sweeps import Truth, draw
 
-from analysis import samples
-from analysis.parts import Part
-from analysis.uncertainty import LEVEL, estimate_at, made
-from analysis.verdicts import Contrast, judge
+from analysis.statistics import samples
+from analysis.statistics.parts import Part
+from analysis.statistics.uncertainty import LEVEL, estimate_at, made
+from analysis.statistics.verdicts import Contrast, judge
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from scipy.interpolate import PchipInterpolator
 
-from analysis.curves import Spread, weights_of
+from analysis.statistics.curves import Spread, weights_of
 
 
 def test_the_parts_are_those_of_an_analysis_of_variance() -> None:

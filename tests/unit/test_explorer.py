@@ -9,9 +9,9 @@ import pytest
 from browser import CHROMIUM, act
 from fake_results import config_of, failed, metrics_at, realistic_records, record_of, write_sweep
 
-from analysis.explorer import explorer_data, script
-from analysis.matched import of_runs, settings_of
 from analysis.report import write_report
+from analysis.report.explorer import explorer_data, script
+from analysis.statistics.matched import of_runs, settings_of
 from analysis.table import load_table
 from analysis.words import titles
 
@@ -31,7 +31,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     sweep = write_sweep(tmp_path_factory.mktemp("results") / "demo", records, n_documents=20)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("analysis.content.draw_plots", lambda *_, **__: [])
+        patched.setattr("analysis.report.content.draw_plots", lambda *_, **__: [])
         return write_report(sweep, tmp_path_factory.mktemp("report"))
 
 
@@ -172,7 +172,7 @@ def test_what_is_saved_is_whole(page: Path) -> None:
 
 @needs_chromium
 def test_many_runs_stay_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.content.draw_plots", lambda *_, **__: [])
+    monkeypatch.setattr("analysis.report.content.draw_plots", lambda *_, **__: [])
     records = [record_of("topk", 8 + n / 100, metrics_at(8 + n / 100, 1 / (8 + n), 0.1)) for n in range(120)]
     page = write_report(write_sweep(tmp_path / "demo", records), tmp_path / "out")
     count = 'all("#runs-body tr").length'

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from fake_results import ARCHITECTURES, failed, metrics_at, record_of, target_record, write_sweep
 
-from analysis.checks import CHECKS
-from analysis.findings import Finding, findings_of, warning_lines
+from analysis.report.checks import CHECKS
+from analysis.report.findings import Finding, findings_of, warning_lines
 from analysis.table import load_table
 from analysis.words import TERMINAL_WIDTH
 from sae_core.records import RunRecord

@@ -12,9 +12,9 @@ import pytest
 
 import analysis
 from analysis.foreign.known import METRICS as KNOWN
-from analysis.matched import at_matched_l0
 from analysis.plots.frontier import L0Fvu
-from analysis.summary import frontier_lines
+from analysis.report.summary import frontier_lines
+from analysis.statistics.matched import at_matched_l0
 from analysis.words import titles
 from sae_core.errors import ConfigError
 

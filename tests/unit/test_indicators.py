@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.indicators import attainment, epsilons, on_common_window
+from analysis.statistics.indicators import attainment, epsilons, on_common_window
 
 
 def table_of(**arms: list[tuple[float, float]] | list[list[tuple[float, float]]]) -> pd.DataFrame:

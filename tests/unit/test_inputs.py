@@ -9,8 +9,8 @@ import pytest
 from fake_results import metrics_at, realistic_records, record_of, write_sweep
 
 from analysis import common_window, hypervolume, interpolate_at_l0, pareto_front, write_table
-from analysis.findings import warning_lines
-from analysis.summary import frontier_lines
+from analysis.report.findings import warning_lines
+from analysis.report.summary import frontier_lines
 from analysis.table import as_loaded, load_table, numbers, over_seeds
 from sae_core.errors import ConfigError
 

@@ -11,9 +11,9 @@ import pytest
 from browser import CHROMIUM, act
 from fake_results import failed, metrics_at, pruned, record_of, target_record, write_sweep
 
-from analysis.answer import answer
-from analysis.comparison import compare
 from analysis.report import write_report
+from analysis.report.answer import answer
+from analysis.statistics.comparison import compare
 from analysis.table import load_table
 from sae_core.errors import ConfigError
 
@@ -49,7 +49,7 @@ def prefixes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.extend([] if of_all else [prefix])
         return []
 
-    monkeypatch.setattr("analysis.content.draw_plots", draw_nothing)
+    monkeypatch.setattr("analysis.report.content.draw_plots", draw_nothing)
     return seen
 
 
@@ -311,8 +311,8 @@ def test_plots_of_further_comparisons_stay_beside_the_page(tmp_path: Path, monke
         plot = {"section": "Frontiers", "order": 1, "title": "A plot", "explored": False, "caption": "It.", "svg": "<svg>plot</svg>"}
         return [] if of_all else [{**plot, "file": f"{prefix}plot.png"}]
 
-    monkeypatch.setattr("analysis.content.MOST_INLINE", 20)
-    monkeypatch.setattr("analysis.content.draw_plots", draw)
+    monkeypatch.setattr("analysis.report.content.MOST_INLINE", 20)
+    monkeypatch.setattr("analysis.report.content.draw_plots", draw)
     records = [record_of("topk", k, metrics_at(k, *values)) for k, values in LEVELS.items()]
     for k in LEVELS:
         records.append(record_of("topk", k, metrics_at(k, 0.9 / k, 0.1), run_id=f"wide-{k}"))
@@ -326,8 +326,8 @@ def test_plots_of_further_comparisons_stay_beside_the_page(tmp_path: Path, monke
 
 @pytest.mark.slow
 def test_the_tables_of_the_report_are_bounded(tmp_path: Path, prefixes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.content.MOST_ROWS", 10)
-    monkeypatch.setattr("analysis.content.MOST_UNFINISHED", 3)
+    monkeypatch.setattr("analysis.report.content.MOST_ROWS", 10)
+    monkeypatch.setattr("analysis.report.content.MOST_UNFINISHED", 3)
     behind = [record_of("topk", k, metrics_at(8 + k, 0.5, 0.5), run_id=f"topk-{k}") for k in range(1, 61)]
     lost = [failed("gated", coefficient) for coefficient in range(1, 6)]
     sweep = write_sweep(tmp_path / "demo", [record_of("topk", 99, metrics_at(8, 0.1, 0.1)), *behind, *lost])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from fake_results import config_of, metrics_at, record_of, target_record, write_sweep
 
-from analysis.findings import warning_lines
+from analysis.report.findings import warning_lines
 from analysis.table import load_table
 from sae_core.records import RunRecord, reason
 

@@ -8,8 +8,8 @@ import pytest
 from fake_results import realistic_records, write_sweep
 from simulated_sweeps import Truth, draw
 
-from analysis import samples as module
-from analysis.samples import N_DRAWS, draws, samples_of
+from analysis.statistics import samples as module
+from analysis.statistics.samples import N_DRAWS, draws, samples_of
 from analysis.table import load_table
 
 TRUTH = Truth({"a": 0.08, "b": 0.07}, n_seeds=2, n_documents=12, l0_noise=0.05)

@@ -12,8 +12,7 @@ import pytest
 from browser import CHROMIUM, act
 from fake_results import metrics_at, record_of, write_run, write_sweep
 
-from analysis import serving
-from analysis.report import write_report
+from analysis.report import serving, write_report
 from sae_core.errors import ConfigError
 
 pytestmark = pytest.mark.slow
@@ -42,7 +41,7 @@ def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
 def test_it_follows_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep, told = sweep_of(tmp_path / "demo", 8, 16), []
     monkeypatch.setattr(serving, "SECONDS", 0.05)
-    monkeypatch.setattr("analysis.content.draw_plots", lambda *_, **__: [])
+    monkeypatch.setattr("analysis.report.content.draw_plots", lambda *_, **__: [])
     interrupt = threading.Event()
     sleep = time.sleep
 
@@ -51,7 +50,7 @@ def test_it_follows_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         if interrupt.is_set():
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("analysis.serving.time.sleep", sleep_or_end)
+    monkeypatch.setattr("analysis.report.serving.time.sleep", sleep_or_end)
     ended: list[Path] = []
     thread = threading.Thread(target=lambda: ended.append(serving.serve_report([sweep], tmp_path / "out", 0, say=told.append)), daemon=True)
     thread.start()
@@ -87,7 +86,7 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 def test_a_page_shows_new_records_and_keeps_what_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.content.draw_plots", lambda *_, **__: [])
+    monkeypatch.setattr("analysis.report.content.draw_plots", lambda *_, **__: [])
     first = write_report(sweep_of(tmp_path / "demo", 8, 16), tmp_path / "first")
     second = write_report(sweep_of(tmp_path / "demo", 8, 16, 32), tmp_path / "second")
     first.write_text(first.read_text().replace("<html ", "<html data-follow='1' ", 1))

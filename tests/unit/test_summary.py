@@ -6,8 +6,8 @@ import pytest
 from fake_results import failed, metrics_at, realistic_records, record_of, target_record, write_sweep
 
 from analysis.estimates import Estimate
-from analysis.matched import at_matched_l0, compared_metrics, matched_l0s
-from analysis.summary import frontier_lines, hypervolumes
+from analysis.report.summary import frontier_lines, hypervolumes
+from analysis.statistics.matched import at_matched_l0, compared_metrics, matched_l0s
 from analysis.table import load_table
 from analysis.words import TERMINAL_WIDTH, interval
 

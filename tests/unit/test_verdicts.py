@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.verdicts import ALPHA, Contrast, holm, judge
+from analysis.statistics.verdicts import ALPHA, Contrast, holm, judge
 
 MARGIN = float(np.log(1.05))
 

@@ -10,8 +10,8 @@ from fake_results import config_of, metrics_at, record_of, write_sweep
 
 from analysis import words
 from analysis.estimates import Estimate
-from analysis.matched import at_matched_l0
-from analysis.summary import frontier_lines, hypervolumes
+from analysis.report.summary import frontier_lines, hypervolumes
+from analysis.statistics.matched import at_matched_l0
 from analysis.table import load_table, over_seeds
 from analysis.words import counted_repeats, n_repeats, noun, titles
 from sae_core.records import RunRecord

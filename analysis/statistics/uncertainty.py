@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from analysis.curves import Curves, Parts, Spread, weights_of
 from analysis.estimates import Band, Estimate
 from analysis.interpolation import FloatArray
-from analysis.samples import ALL, Samples
+from analysis.statistics.curves import Curves, Parts, Spread, weights_of
+from analysis.statistics.samples import ALL, Samples
 
 LEVEL = 0.95
 """Of every interval."""

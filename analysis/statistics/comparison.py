@@ -10,17 +10,17 @@ import numpy as np
 import pandas as pd
 
 from analysis import words
-from analysis.choosing import in_words
-from analysis.curves import Curves
 from analysis.documents import DocumentSums
 from analysis.estimates import Arm, Comparison, Estimate, Pair
-from analysis.matched import COMPARED, MOST_MATCHED, estimates_at, matched_l0s
 from analysis.pareto import By
-from analysis.parts import WINDOW_PLACES, Difference, Part, Plan
-from analysis.pooling import parts_of
+from analysis.statistics.choosing import in_words
+from analysis.statistics.curves import Curves
+from analysis.statistics.matched import COMPARED, MOST_MATCHED, estimates_at, matched_l0s
+from analysis.statistics.parts import WINDOW_PLACES, Difference, Part, Plan
+from analysis.statistics.pooling import parts_of
+from analysis.statistics.uncertainty import made, shown
+from analysis.statistics.verdicts import ALPHA, MARGIN, Contrast, Judged, judge
 from analysis.table import check_columns, evenly, orientation, specs_of
-from analysis.uncertainty import made, shown
-from analysis.verdicts import ALPHA, MARGIN, Contrast, Judged, judge
 from sae_core.errors import ConfigError, border
 
 

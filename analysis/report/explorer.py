@@ -12,11 +12,12 @@ from typing import Any
 import pandas as pd
 from matplotlib.markers import MarkerStyle
 
-from analysis import matched, words
+from analysis import words
 from analysis.columns import COSTS
-from analysis.figures import PAGE_COLORS
-from analysis.matched import compared_metrics
 from analysis.plots import style
+from analysis.report.figures import PAGE_COLORS
+from analysis.statistics import matched
+from analysis.statistics.matched import compared_metrics
 from analysis.table import by_comparison, specs_of
 from sae_core.records import STATES, MetricSpec
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import jinja2
 
 from analysis import stability, words
-from analysis.content import content_of
-from analysis.figures import PAGE_COLORS
+from analysis.report.content import content_of
+from analysis.report.figures import PAGE_COLORS
 from analysis.results import read_sweeps
 from analysis.table import table_of
 from sae_core import plugins

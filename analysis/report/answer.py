@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from analysis import words
 from analysis.estimates import Comparison, Estimate, Pair
-from analysis.verdicts import MOST_SEEDS
+from analysis.statistics.verdicts import MOST_SEEDS
 
 USUAL_L0 = 32.0
 """Of the matched L0s, the one nearest to it is quoted."""

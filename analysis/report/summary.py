@@ -12,14 +12,14 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from analysis import pareto, words
-from analysis.answer import answer
-from analysis.comparison import compare
 from analysis.estimates import Comparison, Estimate
 from analysis.interpolation import END_TOLERANCE
-from analysis.matched import COMPARED, at_matched_l0, compared_metrics, matched_l0s
 from analysis.pareto import L0_WINDOW
+from analysis.report.answer import answer
+from analysis.statistics.comparison import compare
+from analysis.statistics.matched import COMPARED, at_matched_l0, compared_metrics, matched_l0s
+from analysis.statistics.uncertainty import LEVEL
 from analysis.table import as_loaded, by_comparison
-from analysis.uncertainty import LEVEL
 from analysis.words import EXTRAPOLATED
 
 _FRONTS = ["architecture", words.REPEAT]

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.curves import Curves, Spread
 from analysis.documents import DocumentSums
 from analysis.estimates import Band, Estimate
 from analysis.pareto import By
-from analysis.pooling import grids_of
-from analysis.samples import Samples, samples_of
+from analysis.statistics.curves import Curves, Spread
+from analysis.statistics.pooling import grids_of
+from analysis.statistics.samples import Samples, samples_of
+from analysis.statistics.uncertainty import Read, band_of, estimate_at, of_settings
+from analysis.statistics.uncertainty import of_runs as runs_of
 from analysis.table import evenly, finished, orientation
-from analysis.uncertainty import Read, band_of, estimate_at, of_settings
-from analysis.uncertainty import of_runs as runs_of
 
 COMPARED = {"fvu": "FVU", "delta_ce": "delta CE"}
 """The metrics architectures are compared by, where records have them, and their names."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.curves import Curves
 from analysis.interpolation import FloatArray
+from analysis.statistics.curves import Curves
 
 PLACES = 24
 """Values at which L0s are compared, evenly over those that both fronts reach."""

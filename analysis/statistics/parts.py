@@ -13,14 +13,14 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from analysis.curves import Curves, Parts, Spread
 from analysis.documents import DocumentSums
-from analysis.horizontal import Crossing, crossings
 from analysis.interpolation import FloatArray
 from analysis.pareto import By
-from analysis.pooling import grids_of, repeats_of
-from analysis.samples import Samples, samples_of
-from analysis.uncertainty import Read, Sum, combined, documents_of, satterthwaite
+from analysis.statistics.curves import Curves, Parts, Spread
+from analysis.statistics.horizontal import Crossing, crossings
+from analysis.statistics.pooling import grids_of, repeats_of
+from analysis.statistics.samples import Samples, samples_of
+from analysis.statistics.uncertainty import Read, Sum, combined, documents_of, satterthwaite
 
 WINDOW_PLACES = 24
 """Places that a mean over a window is made of."""

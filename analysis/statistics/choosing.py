@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.samples import ALL, HALVES, Samples
+from analysis.statistics.samples import ALL, HALVES, Samples
 
 IntArray = NDArray[np.intp]
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis import interpolation
-from analysis.choosing import Grid, Reading, front_of, readings
 from analysis.interpolation import FloatArray
-from analysis.samples import ALL, Samples
+from analysis.statistics.choosing import Grid, Reading, front_of, readings
+from analysis.statistics.samples import ALL, Samples
 
 POOLING_LEVEL = 0.2
 """Levels share one variance unless Bartlett's test rejects that at this level. It is a generous one: pooling wrongly costs coverage, not

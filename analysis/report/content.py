@@ -7,20 +7,20 @@ from typing import Any
 import pandas as pd
 
 from analysis import words
-from analysis.answer import answer
-from analysis.checks import CHECKS
-from analysis.comparison import compare
 from analysis.estimates import Comparison
-from analysis.explorer import explorer_data, script
-from analysis.facts import definition_of, facts_of, to_reproduce
-from analysis.figures import draw_plots, linked
-from analysis.findings import findings_of
 from analysis.interpolation import END_TOLERANCE
-from analysis.matched import at_matched_l0, compared_metrics, matched_l0s
 from analysis.pareto import L0_WINDOW, settings_with_front
 from analysis.plots import style
+from analysis.report.answer import answer
+from analysis.report.checks import CHECKS
+from analysis.report.explorer import explorer_data, script
+from analysis.report.facts import definition_of, facts_of, to_reproduce
+from analysis.report.figures import draw_plots, linked
+from analysis.report.findings import findings_of
+from analysis.report.summary import hypervolumes, left_out
 from analysis.results import StoredSweep
-from analysis.summary import hypervolumes, left_out
+from analysis.statistics.comparison import compare
+from analysis.statistics.matched import at_matched_l0, compared_metrics, matched_l0s
 from analysis.table import by_comparison, specs_of
 from sae_core.records import STATES
 

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import nctdtrinc, stdtr, stdtrit
 
-from analysis.curves import Parts
 from analysis.estimates import Verdict
-from analysis.uncertainty import combined
+from analysis.statistics.curves import Parts
+from analysis.statistics.uncertainty import combined
 
 ALPHA = 0.05
 """Chance of a wrong "better" among all pairs of a comparison, if all arms are the same."""

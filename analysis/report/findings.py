@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.checks import CHECKS
+from analysis.report.checks import CHECKS
 from analysis.table import as_loaded, by_comparison
 from analysis.words import TERMINAL_WIDTH, Title, by_architecture, label, titles
 

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from analysis import pareto
-from analysis.choosing import front_of
 from analysis.interpolation import FloatArray
 from analysis.pareto import By
-from analysis.pooling import grids_of, repeats_of
-from analysis.samples import ALL, Samples, samples_of
+from analysis.statistics.choosing import front_of
+from analysis.statistics.pooling import grids_of, repeats_of
+from analysis.statistics.samples import ALL, Samples, samples_of
 from analysis.table import orientation
 from sae_core.errors import ConfigError
 

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from analysis import words
-from analysis.choosing import Grid, grid_of
 from analysis.columns import OF_A_SETTING
 from analysis.pareto import By
-from analysis.samples import Samples
+from analysis.statistics.choosing import Grid, grid_of
+from analysis.statistics.samples import Samples
 from analysis.table import check_columns, finished, numbers
 from sae_core.errors import ConfigError
 
