@@ -255,7 +255,7 @@ def test_the_package_offers_sweep():
         sweeps.sweep  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["demo", "gpt2-small", "pythia-160m"])
+@pytest.mark.parametrize("name", ["demo", "demo-seeds", "gpt2-small", "pythia-160m"])
 def test_a_target_l0_takes_the_place_of_coefficients_in_a_ready_sweep(name):
     found = Sweep.from_yaml(name, ["target_l0=[16, 32, 64]"]).runs()
     asked = {(run.sae.architecture, run.sae.target_l0) for run in found}
