@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,14 +20,29 @@ def lines():
     return [line for text in blocks(README, "bash") for line in text.splitlines() if line]
 
 
+def interrupted(command, cwd, env):
+    """A command that runs until Ctrl-C, and gets it once it says so: its exit status and what it said."""
+    arguments = ["bash", "-c", f"exec {command}"]
+    with subprocess.Popen(arguments, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if "Ctrl-C ends this" in line:
+                process.send_signal(signal.SIGINT)
+        return subprocess.CompletedProcess(arguments, process.wait(timeout=60), "".join(said), "")
+
+
 def test_what_it_shows_runs(tmp_path):
     environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     for line in lines():
         if "# needs" not in line:
             command = line.replace("sae-sweep", f"{sys.executable} -m sweeps", 1)
-            done = subprocess.run(
-                command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
-            )
+            if "until Ctrl-C" in line:
+                done = interrupted(command, tmp_path, environment)
+            else:
+                done = subprocess.run(
+                    command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+                )
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     has_saelens = importlib.util.find_spec("sae_lens") is not None
     script = "\n".join(text for text in blocks(README, "python") if has_saelens or "sae_lens" not in text)

@@ -4,10 +4,10 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
 
 import pytest
 import yaml
+from browser import CHROMIUM, act
 from documents import ROOT, blocks
 from small_sweep import DEFINITION
 from test_json import check
@@ -80,32 +80,27 @@ def test_the_page_says_what_python_says(page, sweep, run_ids):
     assert run.activations.counts.sum() / run.activations.n_tokens == pytest.approx(load_table(sweep).set_index("run_id")["l0"][run_ids[0]])
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_the_page_works_in_a_browser(page, tmp_path):
     by_effect = sorted(content(page)["latents"], key=lambda one: -one["ablation"]["kl"])
     latents = [one["latent"] for one in by_effect]
-    # What a reader does, and what is there then: the end of the page's own script.
-    script = f"""
-    const keys = (key) => document.dispatchEvent(new KeyboardEvent("keydown", {{ key, bubbles: true }}));
-    const seen = {{}}, title = () => document.querySelector("#latent h2").textContent;
-    const count = () => document.querySelectorAll("#list li").length;
-    seen.first = title(); seen.all = count();
-    keys("ArrowDown"); seen.next = title();
-    const search = document.getElementById("search"); search.value = "{latents[2]}"; search.oninput();
-    seen.found = title(); seen.few = count();
-    search.value = "no such text"; search.oninput(); seen.none = count();
-    search.value = ""; search.oninput();
-    const sort = document.getElementById("sort"); sort.value = 5; sort.onchange();
-    seen.sorted = document.querySelector("#list .number").textContent;
-    document.querySelector("#list li:last-child button").click(); seen.last = title();
-    seen.examples = document.querySelectorAll(".example .here").length; seen.bars = document.querySelectorAll("svg rect").length;
-    document.title = JSON.stringify(seen);"""
-    driven = tmp_path / "driven.html"
-    driven.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom", f"file://{driven}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert not re.findall(r"CONSOLE.*(?:error|Error).*", done.stderr)
-    seen = json.loads(re.search(r"<title>(.*?)</title>", done.stdout)[1].replace("&quot;", '"'))
+    copy = tmp_path / "page.html"
+    shutil.copy(page, copy)
+    seen = act(
+        copy,
+        f"""
+        const seen = {{}}, title = () => document.querySelector("#latent h2").textContent, count = () => all("#list li").length;
+        const search = (text) => {{ $("search").value = text; $("search").dispatchEvent(new Event("input")); }};
+        seen.first = title(); seen.all = count();
+        key("list", "ArrowDown"); seen.next = title();
+        search("{latents[2]}"); seen.found = title(); seen.few = count();
+        search("no such text"); seen.none = count();
+        search(""); choose("sort", 5);
+        seen.sorted = document.querySelector("#list .number").textContent;
+        document.querySelector("#list li:last-child button").click(); seen.last = title();
+        seen.examples = all(".example .here").length; seen.bars = all("svg rect").length;
+        return seen;""",
+    )
     assert (seen["first"], seen["next"]) == (f"Latent {latents[0]}", f"Latent {latents[1]}")
     assert (seen["all"], seen["found"], seen["none"]) == (5, f"Latent {latents[2]}", 0) and seen["few"] >= 1
     assert (seen["sorted"], seen["last"]) == (str(min(latents)), f"Latent {max(latents)}")

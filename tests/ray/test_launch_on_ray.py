@@ -36,7 +36,14 @@ def test_a_launch_in_this_process_gives_the_same(undisturbed, tmp_path, monkeypa
 def test_ray_leaves_nothing_behind(undisturbed):
     assert left_in(undisturbed.directory) == {"report"}
     for run in (undisturbed.directory / "runs").iterdir():
-        assert {path.name for path in run.iterdir()} <= {"config.json", "record.json", "history.jsonl", "sae"}
+        assert {path.name for path in run.iterdir()} <= {
+            "config.json",
+            "record.json",
+            "history.jsonl",
+            "documents.parquet",
+            "latents.safetensors",
+            "sae",
+        }
 
 
 def test_a_deleted_record_and_a_longer_grid(undisturbed, results, monkeypatch):

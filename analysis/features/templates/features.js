@@ -160,7 +160,8 @@ function found() {
   const query = $("search").value.toLowerCase(), [, key] = orders[$("sort").value];
   const exact = query.trim();
   const matching = data.latents.filter((one) => !exact || String(one.latent) === exact || one.words.includes(query) || String(one.latent).startsWith(exact));
-  return matching.sort((a, b) => key(b) - key(a));
+  const asked = (one) => String(one.latent) === exact;
+  return matching.sort((a, b) => asked(b) - asked(a) || key(b) - key(a));
 }
 function list() {
   const [label, key, format] = orders[$("sort").value], some = found();
@@ -230,7 +231,7 @@ $("sort").onchange = list;
 $("search").oninput = () => {
   list();
   const some = found();
-  if (some.length && !some.some((one) => one.latent === current)) show(some[0].latent);
+  if (some.length && (String(some[0].latent) === $("search").value.trim() || !some.some((one) => one.latent === current))) show(some[0].latent);
 };
 $("lines").onchange = () => document.body.classList.toggle("lines", $("lines").checked);
 overview();
