@@ -5,7 +5,7 @@ single runs, so that no lucky seed is on them. Other settings stay visible, fain
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -67,11 +67,25 @@ class FrontierPlot(Plot):
 
     @classmethod
     def info(cls, table: pd.DataFrame, histories: Mapping[str, Path]) -> FrontierInfo | None:
-        """Means over seeds and the front of each architecture."""
+        """Means over seeds and the front of each architecture, with its band."""
+        fronts = cls.fronts(table)
+        if fronts is None or cls.y not in COMPARED or cls.front_by:
+            return fronts
+        found = bands(cls._runs(table), cls.y)
+        return replace(fronts, bands={name: band for name, band in found.items() if None not in band.low})
+
+    @classmethod
+    def _runs(cls, table: pd.DataFrame) -> pd.DataFrame:
+        """Those that have a place."""
+        return table[(table["status"] == "finished") & table[cls.y].notna() & table[cls.front_by or cls.y].notna()]
+
+    @classmethod
+    def fronts(cls, table: pd.DataFrame) -> FrontierInfo | None:
+        """As `info`, without bands."""
         front_by = cls.front_by or cls.y
         if not {cls.y, front_by} <= set(table.columns):
             return None
-        runs = table[(table["status"] == "finished") & table[cls.y].notna() & table[front_by].notna()]
+        runs = cls._runs(table)
         settings = settings_with_front(runs, front_by)
         settings = settings[settings[cls.y] > 0] if cls.log_y else settings
         if settings.empty:
@@ -86,7 +100,6 @@ class FrontierPlot(Plot):
             not_drawn=tuple(sorted(set(runs["run_id"]) - drawn)),
             n_left_out=len(settings) - len(shown),
             true_l0=float(true_l0) if pd.notna(true_l0) else None,
-            bands={name: band for name, band in _bands(runs, cls).items() if None not in band.low},
         )
 
     @classmethod
@@ -196,11 +209,6 @@ def draw_fronts(axes: Axes, info: FrontierInfo) -> None:
         axes.annotate("true L0", (info.true_l0, 1), fontsize=8, color=style.FAINT, **place)
     axes.set_xlabel("L0 (active latents per token)")
     axes.set_ylabel(info.y_label)
-
-
-def _bands(runs: pd.DataFrame, plot: type[FrontierPlot]) -> dict[str, Band]:
-    """Of the metrics that architectures are compared by."""
-    return bands(runs, plot.y) if plot.y in COMPARED and not plot.front_by else {}
 
 
 def _thinned(settings: pd.DataFrame) -> pd.DataFrame:

@@ -57,9 +57,12 @@ class SizesPlot(Plot):
         """
         if layout not in get_args(Layout):
             raise UnknownNameError.of("`layout`", layout, get_args(Layout))
-        names, found = titles(table), {}
-        for comparison, runs in by_comparison(table[finished(table)]).items():
-            if info := cls.base.info(runs, histories):
+        comparisons, found = by_comparison(table[finished(table)]), {}
+        if len(comparisons) < 2:
+            return None
+        names = titles(table)
+        for comparison, runs in comparisons.items():
+            if info := cls.base.fronts(runs):
                 found[names[comparison].short] = info
         if len(found) < 2:
             return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -112,6 +113,9 @@ class TrainingCurves(Plot):
             if column == 0:
                 upper.set_ylabel("Squared error")
                 lower.set_ylabel("L0")
+            else:  # the same axes as on the left
+                upper.tick_params(labelleft=False)
+                lower.tick_params(labelleft=False)
         return figure
 
 
@@ -126,14 +130,19 @@ def _curve(run_id: str, file: Path, damaged: list[str]) -> Curve | None:
     """None where there is no curve, or a damaged one, which is added to `damaged`."""
     try:
         history = read_history(file)
-        rows = pd.DataFrame(history).reindex(columns=["tokens", "mse_loss", "loss", "l0"]).apply(pd.to_numeric, errors="coerce")
+        kept = [history[index] for index in evenly(len(history), MAX_POINTS)]
+        tokens, mse, loss, l0 = (np.array([_number(row.get(name)) for row in kept]) for name in ("tokens", "mse_loss", "loss", "l0"))
     except (DamagedFileError, OverflowError) as error:
         log.warning("a training curve is left out: %s", error)
         damaged.append(run_id)
         return None
-    kept = rows.where(rows.abs() <= LARGEST).iloc[evenly(len(rows), MAX_POINTS)]
-    mse = kept["mse_loss"].fillna(kept["loss"])  # runs without an `mse_loss` term still log the total loss
-    return Curve(run_id, *(tuple(column.astype(float)) for column in (kept["tokens"], mse, kept["l0"]))) if history else None
+    mse = np.where(np.isnan(mse), loss, mse)  # runs without an `mse_loss` term still log the total loss
+    return Curve(run_id, tuple(tokens.tolist()), tuple(mse.tolist()), tuple(l0.tolist())) if history else None
+
+
+def _number(value: Any) -> float:
+    number = float(value) if isinstance(value, int | float) else math.nan
+    return number if abs(number) <= LARGEST else math.nan
 
 
 def _same_axes(upper: Axes, lower: Axes, every: Sequence[Curve]) -> None:

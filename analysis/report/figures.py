@@ -55,8 +55,9 @@ def draw_plots(
         png, svg = directory / f"{prefix}{name}.png", io.StringIO()
         with matplotlib.rc_context({**style.RC, "svg.hashsalt": prefix + name}):
             figure = plot.figure(info)
-            figure.draw_without_rendering()
-            figure.set_layout_engine(None)  # the layout stands; each format would work it out again, or draw once more to find none
+            if engine := figure.get_layout_engine():
+                engine.execute(figure)
+                figure.set_layout_engine(None)  # the layout stands; each format would work it out again, or draw once more to find none
             with written_whole(png) as temporary:
                 figure.savefig(temporary, format="png", dpi=160, metadata={"Software": None})
             figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})

@@ -8,6 +8,7 @@ import pandas as pd
 from analysis.documents import DocumentSums
 from analysis.estimates import Band, Estimate
 from analysis.pareto import By
+from analysis.statistics.choosing import Grid
 from analysis.statistics.curves import Curves, Spread
 from analysis.statistics.pooling import grids_of
 from analysis.statistics.samples import Samples, samples_of
@@ -69,7 +70,15 @@ def estimates_at(curves: Curves, l0s: Sequence[float]) -> list[Estimate | None]:
 
 def bands(table: pd.DataFrame, metric: str, *, by: By = "architecture") -> dict[str, Band]:
     """Per arm, in reading order: its front with a 95 % band (at each L0 by itself), between the ends that every repeat was measured to."""
-    return {arm: band_of(curves) for arm, curves in curves_by_arm(table, samples_of(table, metric), metric, by).items()}
+    samples, sign = samples_of(table, metric), orientation(table, metric)
+    return {arm: _band(samples, grid, sign) for arm, grid in grids_of(table, samples, by).items()}
+
+
+def _band(samples: Samples, grid: Grid, sign: float) -> Band:
+    key = (grid.runs.shape, grid.runs.tobytes(), grid.is_chosen, sign)
+    if key not in samples.bands:
+        samples.bands[key] = band_of(Curves.of(samples, grid, sign))
+    return samples.bands[key]
 
 
 def of_runs(table: pd.DataFrame, metric: str) -> dict[str, Estimate]:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import words
-from analysis.columns import OF_A_SETTING
+from analysis.columns import OF_A_REPEAT, OF_A_SETTING
 from analysis.pareto import By
 from analysis.statistics.choosing import Grid, grid_of
 from analysis.statistics.samples import Samples
@@ -29,6 +29,8 @@ CLEAN_CE = "ce_loss_clean"
 CLEAN_CE_TOLERANCE = 1e-3
 """Nats per token by which the clean cross-entropy of pooled rows may differ: rounding, not another model or text."""
 _UNKNOWN = "–"
+_TELLING = (*OF_A_SETTING, *OF_A_REPEAT, "setting_hash", "sparsity_value", "l0")
+"""Columns that tell settings and repeats apart, and order them."""
 
 
 def parts_of(table: pd.DataFrame, same: Sequence[str]) -> tuple[dict[str, pd.DataFrame], list[str]]:
@@ -90,7 +92,10 @@ def grids_of(rows: pd.DataFrame, samples: Samples, by: By) -> dict[str, Grid]:
     Args:
         rows: what `samples` were made of.
     """
-    sampled = rows.iloc[samples.rows]
+    names = [by] if isinstance(by, str) else by
+    check_columns(rows, names)
+    # Few columns, because rows are taken many times.
+    sampled = rows[[name for name in dict.fromkeys([*names, *_TELLING]) if name in rows]].iloc[samples.rows]
     if sampled.empty:
         return {}
     arms, repeats = arm_names(sampled, by), _repeats(sampled)

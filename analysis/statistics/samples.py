@@ -11,8 +11,8 @@ Choices worth knowing:
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.documents import DocumentSums, read_documents
+from analysis.estimates import Band
 from analysis.interpolation import FloatArray
 from analysis.table import DIRECTORIES, finished, numbers
 from sae_core.layout import RunPaths
@@ -61,6 +62,8 @@ class Samples:
     x_draws: FloatArray | None = None
     """[3, B, R]; None without documents."""
     y_draws: FloatArray | None = None
+    bands: dict[Hashable, Band] = field(default_factory=dict, repr=False, compare=False)
+    """Those read off them: plots and page ask for the same."""
 
     @property
     def n_bytes(self) -> int:
