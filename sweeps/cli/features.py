@@ -1,13 +1,14 @@
 """`sae-sweep features` and `sae-sweep probe`: what runs learned."""
 
 import dataclasses
+import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sae_core.errors import ConfigError
+from sae_core.errors import ConfigError, reason_of
 from sweeps.cli.app import Answer, SweepDirectory, command
 from sweeps.cli.progress import shown_progress
 
@@ -46,10 +47,12 @@ def features(
     from sweeps.opening import open_run
 
     _check(latent, top, compare, out, export, to)
+    page = out or SweepPaths(Path(results)).run(run_id).features
     with shown_progress() as progress:
         run = open_run(results, run_id)
         run.progress = progress
         run.check_latents(latent or [])
+        _check_place("--out" if to is None else "--to", to or page)
         if export is not None and to is not None:
             written = _export(run, export, to, latent, top)
             answer: dict[str, object] = {"run_id": run_id, "page": None, "export": str(written), "latents": []}
@@ -59,7 +62,6 @@ def features(
 
         other = _other(run, results, compare) if compare else None
         shown = latent or most_written(run, top or TOP)
-        page = out or SweepPaths(Path(results)).run(run_id).features
         write_page(page_content(run, list(dict.fromkeys(shown)), other), page)
     return Answer({"run_id": run_id, "page": str(page), "export": None, "latents": shown}, [f"{len(shown)} latents: {page}"])
 
@@ -78,6 +80,22 @@ def _check(
         problems.append(f"`--compare` and `--out` are for the page, but got `--export {export.value}`. Leave them out.")
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _check_place(option: str, path: Path) -> None:
+    """Make sure that there can be a file of this name, or a directory: before minutes of work."""
+    try:
+        directory = path if option == "--to" else path.parent
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+        if option == "--out" and path.is_dir():
+            raise IsADirectoryError("it is a directory")
+    except OSError as error:
+        kind = "a directory" if option == "--to" else "a file"
+        raise ConfigError(
+            f"`{option}` must name {kind} that can be written to, but got {str(path)!r}: {reason_of(error)}. Choose another."
+        ) from error
 
 
 def _export(run: "LearnedRun", layout: Layout, to: Path, latent: list[int] | None, top: int | None) -> Path:

@@ -41,7 +41,9 @@ def sweep(tmp_path_factory):
     }
     definition = directory / "demo.yaml"
     definition.write_text(yaml.safe_dump(sections))
-    code, ran = call("run", definition, "--results", directory / "results", "--executor", "inline")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("analysis.report.write_report", lambda *_: None)
+        code, ran = call("run", definition, "--results", directory / "results", "--executor", "inline")
     assert code == 0, ran
     return directory / "results" / "demo"
 
@@ -129,8 +131,9 @@ def test_exports_are_written(sweep, run_ids, tmp_path):
         assert (tmp_path / layout / file).exists() or list((tmp_path / layout).rglob(file))
 
 
-def test_what_cannot_be_shown_is_one_message(sweep, run_ids, tmp_path):
+def test_what_cannot_be_shown_is_one_message(sweep, run_ids, tmp_path, monkeypatch):
     run_id = run_ids[0]
+    monkeypatch.setattr("analysis.features.run.collect", None)  # all of it is seen before work begins
     copy = tmp_path / "demo"
     shutil.copytree(sweep, copy)
     shutil.rmtree(copy / "runs" / run_ids[1] / "sae")
@@ -142,7 +145,9 @@ def test_what_cannot_be_shown_is_one_message(sweep, run_ids, tmp_path):
         ([sweep, run_id, "--latent", "1", "--top", "2"], "must not be given together"),
         ([sweep, run_id, "--export", "delphi"], "must be given together"),
         ([sweep, run_id, "--compare", "nothing"], "run id must be one of"),
-        ([sweep, run_id, "--out", "/dev/null/page.html"], "Choose another"),
+        ([sweep, run_id, "--out", "/dev/null/page.html"], "`--out` must name a file .*'/dev/null/page.html'.*Choose another"),
+        ([sweep, run_id, "--out", sweep], "`--out` must name a file .*it is a directory"),
+        ([sweep, run_id, "--export", "delphi", "--to", "/dev/null/to"], "`--to` must name a directory .*'/dev/null/to'"),
     ):
         code, data = call("features", *arguments)
         assert code == 2 and re.search(part, data["error"]["message"], re.DOTALL), data
@@ -162,9 +167,10 @@ def test_changed_or_missing_text_is_one_message(sweep, run_ids):
         text.write_text(before)
 
 
-def test_without_a_language_model_what_applies_is_shown(tmp_path):
+def test_without_a_language_model_what_applies_is_shown(tmp_path, monkeypatch):
     definition = tmp_path / "small.yaml"
     definition.write_text(yaml.safe_dump({**DEFINITION, "architectures": {"topk": {"k": 2}}}))
+    monkeypatch.setattr("analysis.report.write_report", lambda *_: None)
     call("run", definition, "--results", tmp_path, "--executor", "inline")
     (run,) = (tmp_path / "small" / "runs").iterdir()
     assert call("features", tmp_path / "small", run.name, "--top", "3")[0] == 0
@@ -195,7 +201,6 @@ def test_probes_are_columns(sweep, tmp_path):
         assert table["probe_labeled_k1"][run["run_id"]] == run["accuracy"]["1"]
     assert call("probe", sweep, "--data", labeled(tmp_path), "--k", "2")[1]["activations"] == data["activations"]
     assert {"probe_labeled_k1", "probe_labeled_k2", "probe_labeled_k3"} <= set(load_table(sweep).columns)
-    assert call("report", sweep)[0] == 0
 
 
 def test_wrong_questions_to_probe_are_one_message(sweep, tmp_path):
@@ -221,7 +226,16 @@ def test_the_commands_of_the_docs_run(sweep, run_ids, words, monkeypatch):
     stars = "\n".join(f'"It is item {row} of the list, and it is {"good" if row % 2 else "bad"}",{row % 2}' for row in range(80))
     (directory / "reviews.csv").write_text(f"review,stars\n{stars}\n")
     monkeypatch.chdir(directory)
-    names = {"topk-0123456789ab": run_ids[0], "topk-ba9876543210": run_ids[1], "path/to/sae": f"results/demo/runs/{run_ids[1]}/sae"}
+    # As many latents and texts as a test needs; words and options are those of the docs.
+    monkeypatch.setattr("sweeps.cli.features.TOP", 4)
+    monkeypatch.setattr("analysis.features.probe_data.MOST_FILES", 40)
+    monkeypatch.setattr("analysis.features.probe_data.MOST_PER_LABEL", 40)
+    names = {
+        "200": "6",
+        "topk-0123456789ab": run_ids[0],
+        "topk-ba9876543210": run_ids[1],
+        "path/to/sae": f"results/demo/runs/{run_ids[1]}/sae",
+    }
     done = CliRunner().invoke(app, [names.get(word, word) for word in words])
     assert done.exit_code == 0, done.output
 
