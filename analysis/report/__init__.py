@@ -70,6 +70,8 @@ def _environment(*, autoescape: bool) -> jinja2.Environment:
         "label": words.label,
         "number": words.number,
         "interval": words.interval,
+        "span": lambda span: f"{span.low:.1f} to {span.high:.1f} ({100 * span.coverage:.0f} %)" if span else words.number(None),
+        "percent": lambda ratio: words.number(None) if ratio is None else f"{100 * ratio:.1f} %",
         "page_color": lambda color: PAGE_COLORS.get(color, color),
         "code": lambda text: re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(text)),
         "kept": lambda text: re.sub(r" (?=%)|(?<=L0) ", "\N{NO-BREAK SPACE}", text),

@@ -17,6 +17,7 @@ from analysis.interpolation import END_TOLERANCE
 from analysis.pareto import L0_WINDOW
 from analysis.report.answer import answer
 from analysis.statistics.comparison import compare
+from analysis.statistics.indicators import epsilons, on_common_window
 from analysis.statistics.matched import COMPARED, at_matched_l0, compared_metrics, matched_l0s
 from analysis.statistics.uncertainty import LEVEL
 from analysis.table import as_loaded, by_comparison
@@ -36,8 +37,19 @@ _FRONT_COLUMNS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """How far a front of means over repeats goes."""
+
+    low: float
+    """L0."""
+    high: float
+    coverage: float
+    """Share of all L0s that any front spans, in log2, that this one spans."""
+
+
+@dataclass(frozen=True, slots=True)
 class Hypervolumes:
-    """Hypervolumes of one metric."""
+    """Numbers that sum up the fronts of one metric."""
 
     metric: str
     reference: float
@@ -47,6 +59,11 @@ class Hypervolumes:
     """Each architecture's, on that window; without those whose own front does not span it."""
     pooled: Estimate
     """Of the front over all architectures, on L0_WINDOW."""
+    spans: dict[str, Span]
+    """Each architecture's."""
+    epsilons: dict[str, dict[str, float | None]]
+    """Architecture -> another one -> the fraction by which both L0 and metric of the first one's front must shrink to be nowhere worse than
+    the second's; None where their fronts span no L0 in common. Empty where values have no logarithm."""
 
 
 def hypervolumes(table: pd.DataFrame, metric: str) -> Hypervolumes:
@@ -61,7 +78,23 @@ def hypervolumes(table: pd.DataFrame, metric: str) -> Hypervolumes:
         for name, rows in per_architecture.items()
     }
     pooled = _per_repeat(known, lambda rows: pareto.hypervolume(rows, y=metric, window=L0_WINDOW))
-    return Hypervolumes(metric, pareto.REFERENCES[metric], window, architectures, pooled)
+    return Hypervolumes(metric, pareto.REFERENCES[metric], window, architectures, pooled, _spans(known, metric), _epsilons(known, metric))
+
+
+def _spans(known: pd.DataFrame, metric: str) -> dict[str, Span]:
+    if not (known["l0"] > 0).any():
+        return {}
+    fronts = on_common_window(known, metric).to_dict("index")
+    return {str(name): Span(*(float(front[column]) for column in ("low", "high", "coverage"))) for name, front in fronts.items()}
+
+
+def _epsilons(known: pd.DataFrame, metric: str) -> dict[str, dict[str, float | None]]:
+    if pareto.n_without_logarithm(known, metric):
+        return {}
+    found = (-np.expm1(-epsilons(known, metric).clip(lower=0))).to_dict("index")
+    return {
+        str(name): {str(other): None if np.isnan(value) else float(value) for other, value in row.items()} for name, row in found.items()
+    }
 
 
 def left_out(table: pd.DataFrame) -> list[str]:

@@ -65,7 +65,9 @@ def epsilons(table: pd.DataFrame, metric: str = "fvu", *, by: By = "architecture
     """Additive epsilon of every arm (rows) against every other (columns), in (ln L0, ln metric), on the L0s that both span.
 
     It is the least number by which both ln L0 and ln metric of the row's front must shrink so that it is nowhere worse than the column's:
-    0.05 means 5 % off at the worst place, 0 or less that it is as good everywhere. Points sparser than the window count from its edge.
+    0.05 means 5 % off at the worst place, 0 or less that it is as good everywhere. Points sparser than the window count from its edge. Of
+    the column's front, what is denser than the window need not be reached; of the row's it counts, at its own L0: a front that ends at L0
+    64 is not far from one that ends at 62.
 
     Returns:
         NaN on the diagonal, and where two fronts span no L0 in common. For a metric with values of 0 or less, ln L0 and the metric itself.
@@ -78,8 +80,8 @@ def epsilons(table: pd.DataFrame, metric: str = "fvu", *, by: By = "architecture
         low = max(fronts[name][:, 0].min() for name in (arm, other))
         high = min(fronts[name][:, 0].max() for name in (arm, other))
         if low < high:
-            points, against = (_inside(fronts[name], low, high) for name in (arm, other))
-            found.loc[arm, other] = float(moocore.epsilon_additive(points, ref=against))
+            points, against = (_from(fronts[name], low) for name in (arm, other))
+            found.loc[arm, other] = float(moocore.epsilon_additive(points, ref=against[against[:, 0] <= high]))
     return found
 
 
@@ -132,7 +134,6 @@ def _as_measured(points: FloatArray, samples: Samples, sign: float) -> FloatArra
     return np.column_stack([np.exp(points[:, 0]), y if samples.raw else np.exp(y)])[np.argsort(points[:, 0], kind="stable")]
 
 
-def _inside(points: FloatArray, low: float, high: float) -> FloatArray:
-    """The front within a window of ln L0: what is sparser counts from the edge, what is denser not at all."""
-    clipped = np.column_stack([np.maximum(points[:, 0], low), points[:, 1]])
-    return clipped[clipped[:, 0] <= high]
+def _from(points: FloatArray, low: float) -> FloatArray:
+    """The front with what is sparser than ln L0 `low` moved there."""
+    return np.column_stack([np.maximum(points[:, 0], low), points[:, 1]])

@@ -49,6 +49,12 @@ def test_epsilon_is_that_of_a_loop_over_points() -> None:
     assert epsilons(table_of(**points)).loc["a", "b"] == pytest.approx(expected)
 
 
+def test_a_front_that_ends_a_little_later_is_not_far_behind() -> None:
+    found = epsilons(table_of(a=[(8, 0.5), (64, 0.1)], b=[(8, 0.5), (62, 0.1)]))
+    assert found.loc["a", "b"] == pytest.approx(np.log(64 / 62))
+    assert found.loc["b", "a"] == pytest.approx(0)  # what lies beyond its end need not be reached
+
+
 def test_attainment_counts_the_seeds_that_reach() -> None:
     seeds = [[(8, 0.3), (16, 0.2)], [(8, 0.4), (16, 0.1)], [(8, 0.5), (16, 0.3)]]
     found = attainment(table_of(a=seeds))["a"]

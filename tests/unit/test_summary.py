@@ -55,6 +55,11 @@ def test_hypervolumes_on_the_common_window(tmp_path: Path) -> None:
     assert "jumprelu" not in volumes.architectures
     # All together, 3 to 7: 0.2 from 3 to 5, 0.05 from 5 on. gated's L0 64 at 0.05 adds nothing.
     assert volumes.pooled == Estimate(pytest.approx(2 * 0.8 + 2 * 0.95), raw=True)
+    # In doublings, fronts lie from log2 8 = 3 to log2 128 = 7 (topk) and from 4 to 6 (gated); jumprelu is a point.
+    assert {name: span.coverage for name, span in volumes.spans.items()} == pytest.approx({"gated": 0.5, "topk": 1.0, "jumprelu": 0.0})
+    # From L0 16 on: gated's 64 must become 32, topk need not move.
+    assert (volumes.epsilons["gated"]["topk"], volumes.epsilons["topk"]["gated"]) == (pytest.approx(0.5), 0.0)
+    assert volumes.epsilons["topk"]["jumprelu"] is None
 
 
 def test_hypervolumes_without_a_common_window(tmp_path: Path) -> None:
