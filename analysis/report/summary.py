@@ -91,9 +91,9 @@ def _spans(known: pd.DataFrame, metric: str) -> dict[str, Span]:
 def _epsilons(known: pd.DataFrame, metric: str) -> dict[str, dict[str, float | None]]:
     if pareto.n_without_logarithm(known, metric):
         return {}
-    found = (-np.expm1(-epsilons(known, metric).clip(lower=0))).to_dict("index")
     return {
-        str(name): {str(other): None if np.isnan(value) else float(value) for other, value in row.items()} for name, row in found.items()
+        str(name): {str(other): None if np.isnan(value) else float(-np.expm1(-max(value, 0.0))) for other, value in row.items()}
+        for name, row in epsilons(known, metric).to_dict("index").items()
     }
 
 
