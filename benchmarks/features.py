@@ -67,9 +67,12 @@ def learned(directory: Path, arguments: argparse.Namespace) -> LearnedRun:
 
 
 def random_sae(arguments: argparse.Namespace, seed: int) -> SparseAutoencoder:
+    """As `sweeps.open_run` loads it."""
     kind = ARCHITECTURES["topk"]
     config = kind.Config.model_validate({"d_sae": arguments.d_sae, "k": arguments.k})
-    return kind(config, arguments.d_model, generator=torch.Generator().manual_seed(seed)).eval()
+    with tempfile.TemporaryDirectory() as directory:
+        kind(config, arguments.d_model, generator=torch.Generator().manual_seed(seed)).save_pretrained(directory)
+        return SparseAutoencoder.from_pretrained(directory)
 
 
 def measured(run: LearnedRun, directory: Path, arguments: argparse.Namespace) -> dict[str, Any]:

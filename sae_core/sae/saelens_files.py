@@ -226,6 +226,8 @@ def _fold(tensors: dict[str, Tensor], *, factor: Tensor | None, add_b_dec: bool,
         norms = new["W_dec"].norm(dim=1)
         new |= {"W_enc": new["W_enc"] * norms, "b_enc": new["b_enc"] * norms}
         new["W_dec"] = new["W_dec"] / torch.where(norms > 0, norms, 1.0)[:, None]
+        # A tensor that is left as it is in the file would keep the whole file in memory, beside the new ones.
+        new |= {name: tensor.clone() for name, tensor in new.items() if tensor is tensors.get(name)}
     return new
 
 

@@ -53,6 +53,12 @@ def test_files_of_other_versions_and_programs_are_read_as_what_they_are(tmp_path
     torch.testing.assert_close(found[1], x_hat, rtol=1e-4, atol=1e-4)
 
 
+def test_a_folded_sae_does_not_keep_its_file_in_memory_beside_it(tmp_path: Path) -> None:
+    cfg = V6 | {"architecture": "topk", "k": 3, "rescale_acts_by_decoder_norm": True}
+    sae = SparseAutoencoder.from_pretrained(write(tmp_path / "a", cfg, weights("topk")))
+    assert sae.d_sae == D_SAE and str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
 def test_thresholds_may_be_stored_as_logarithms(tmp_path: Path) -> None:
     tensors = weights("jumprelu")
     log_threshold = tensors.pop("threshold").abs().log()

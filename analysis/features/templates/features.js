@@ -54,7 +54,7 @@ function examples(list, largest) {
 }
 
 // Histograms: every bar says its counts.
-function bars({ counts, low, high }, label, format = number) {
+function bars({ counts, low, high }, label, format = number, ticks = [low, ...(low < 0 && high > 0 ? [0] : []), high]) {
   const width = 320, height = 74, most = Math.max(...counts, 1), step = width / counts.length;
   const chart = svg("svg", { viewBox: `0 0 ${width} ${height + 14}`, role: "img", "aria-label": `${label}, from ${format(low)} to ${format(high)}` });
   counts.forEach((count, index) => {
@@ -66,10 +66,10 @@ function bars({ counts, low, high }, label, format = number) {
     chart.append(bar);
   });
   chart.append(svg("line", { class: "axis", x1: 0, x2: width, y1: height, y2: height }));
-  chart.append(svg("text", { x: 0, y: height + 12 }, format(low)), svg("text", { x: width, y: height + 12, "text-anchor": "end" }, format(high)));
-  if (low < 0 && high > 0) {
-    const zero = (-low / (high - low)) * width;
-    chart.append(svg("line", { class: "axis", x1: zero, x2: zero, y1: 0, y2: height }), svg("text", { x: zero, y: height + 12, "text-anchor": "middle" }, "0"));
+  for (const tick of ticks) {
+    const x = ((tick - low) / (high - low)) * width, anchor = tick === low ? "start" : tick === high ? "end" : "middle";
+    if (anchor === "middle") chart.append(svg("line", { class: "axis", x1: x, x2: x, y1: 0, y2: height + 3 }));
+    chart.append(svg("text", { x, y: height + 12, "text-anchor": anchor }, format(tick)));
   }
   return chart;
 }
@@ -137,7 +137,7 @@ function detail(one) {
   if (!one.count) return [el("h2", {}, `Latent ${one.latent}`), el("p", { class: "note" }, `Never active on the ${data.n_tokens.toLocaleString("en")} held-out tokens.`), ...logits(one), ...neighbors(one)];
   return [el("h2", {}, `Latent ${one.latent}`),
     el("div", { class: "stats" }, stat(percent(one.density), `of tokens (${one.count.toLocaleString("en")})`), stat(number(one.largest), "largest activation"),
-      stat(percent(one.share), "of all that is written"), stat(number(one.norm), "norm of its decoder row")),
+      stat(percent(one.share), "of what all latents write"), stat(number(one.norm), "norm of its decoder row")),
     el("div", { class: "panels" },
       el("section", { "aria-label": "What it does" }, ...logits(one), heading("Activations", "where it is active"), bars(one.histogram, "Activations"),
         ...ablation(one), ...steering(one), ...neighbors(one)),
@@ -190,14 +190,15 @@ function show(latent, first = false) {
 // Overview.
 function overview() {
   const run = data.run, chip = (name, value) => value !== undefined && value !== null && el("span", {}, `${name}${value}`);
-  $("chips").append(...[chip("", run.architecture), chip("", run.model), chip("", run.hook_point), chip("", run.dataset), chip("", `${data.d_sae.toLocaleString("en")} latents`),
+  $("chips").append(...[chip("", run.architecture), chip("model ", run.model), chip("", run.hook_point), chip("text ", run.dataset), chip("", `${data.d_sae.toLocaleString("en")} latents`),
     run.l0 !== undefined && chip("L0 ", number(run.l0)), run.fvu !== undefined && chip("FVU ", number(run.fvu)),
     run.delta_ce !== undefined && chip("CE loss added ", `${number(run.delta_ce)} nats`), chip("seed ", run.seed),
     data.other && chip("compared with ", data.other.run_id)].filter(Boolean));
   const { edges, counts } = data.densities, power = (value) => percent(10 ** value, 2);
   const first = Math.max(0, counts.findIndex((count) => count)), shown = { counts: counts.slice(first), low: edges[first], high: edges.at(-1) };
+  const decades = edges.filter((edge) => edge >= shown.low && Number.isInteger(edge) && (shown.low > -5 || edge % 2 === 0));
   $("all").append(el("p", {}, `${data.n_dead.toLocaleString("en")} of ${data.d_sae.toLocaleString("en")} latents are never active on the ` +
-    `${data.n_tokens.toLocaleString("en")} held-out tokens. How many of the others are active on which fraction of the tokens:`), bars(shown, "Densities of the latents", power));
+    `${data.n_tokens.toLocaleString("en")} held-out tokens. How many of the others are active on which fraction of the tokens:`), bars(shown, "Densities of the latents", power, decades));
   if (data.other && data.other.mean_cosine !== null) $("all").append(el("p", {}, `Mean cosine with the counterparts in ${data.other.run_id}: ` +
     `${number(data.other.mean_cosine)} (best one-to-one assignment of the latents that are active).`));
   if (data.latents.length < data.d_sae) $("all").append(el("p", { class: "faint" }, `This page has ${data.latents.length} of them.`));
