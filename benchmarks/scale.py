@@ -153,7 +153,7 @@ def time_results(directory: Path) -> dict[str, Any]:
     from analysis.report import write_report
     from analysis.table import load_table
 
-    sweep = made_up_results(directory / "large", N_MADE_UP)
+    sweep = made_up_results(directory / "large", N_MADE_UP, 0)
     steps: dict[str, Callable[[], Any]] = {
         "records": lambda: Store(sweep).records(),
         "status": lambda: Store(sweep).status(),
