@@ -20,16 +20,20 @@ def lines():
     return [line for text in blocks(README, "bash") for line in text.splitlines() if line]
 
 
-def interrupted(command, cwd, env):
+def interrupted(command, **options):
     """A command that runs until Ctrl-C, and gets it once it says so: its exit status and what it said."""
-    arguments = ["bash", "-c", f"exec {command}"]
-    with subprocess.Popen(arguments, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+
+    def listen():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's jobs in the background, which the tests may be one of, ignore it
+
+    with subprocess.Popen(f"exec {command}", shell=True, preexec_fn=listen, **pipes, **options) as process:
         said = []
         for line in process.stdout:
             said.append(line)
             if "Ctrl-C ends this" in line:
                 process.send_signal(signal.SIGINT)
-        return subprocess.CompletedProcess(arguments, process.wait(timeout=60), "".join(said), "")
+        return subprocess.CompletedProcess(command, process.wait(timeout=60), "".join(said), "")
 
 
 def test_what_it_shows_runs(tmp_path):
@@ -38,7 +42,7 @@ def test_what_it_shows_runs(tmp_path):
         if "# needs" not in line:
             command = line.replace("sae-sweep", f"{sys.executable} -m sweeps", 1)
             if "until Ctrl-C" in line:
-                done = interrupted(command, tmp_path, environment)
+                done = interrupted(command, cwd=tmp_path, env=environment)
             else:
                 done = subprocess.run(
                     command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
