@@ -33,6 +33,8 @@ _MOST_VALUES = 2_000_000
 """Runs times draws that are kept: 100 MB."""
 FEWEST_DOCUMENTS = 10
 """With fewer documents nothing is drawn: half of them would be too few to choose on, and their spread is hardly known."""
+FEWEST_EVEN = 3
+"""Documents of one length that those there are must be worth (1 / sum of their shares squared): else one of them is nearly the text."""
 ALL, HALVES = 0, (1, 2)
 """Parts of the text: index of an axis of length 3."""
 _OnDocuments = tuple[FloatArray, FloatArray, FloatArray]
@@ -58,7 +60,7 @@ class Samples:
     correction: float = 1.0
     """What the variance over draws is multiplied with to be unbiased: D / (D - 1) where all D documents weigh the same."""
     df: float = 0.0
-    """Degrees of freedom of that variance: D - 1 where all weigh the same, fewer where some weigh more."""
+    """Degrees of freedom: D - 1 where all weigh the same, fewer where some weigh more."""
     x_draws: FloatArray | None = None
     """[3, B, R]; None without documents."""
     y_draws: FloatArray | None = None
@@ -136,7 +138,8 @@ def _on_documents(table: pd.DataFrame, rows: NDArray[np.intp], metric: str, docu
     drawn = np.concatenate([np.stack([_ratios(one, counts) for one in parts]) for counts in chunks], axis=2)
     known = np.isfinite(point).all() and np.isfinite(drawn).all() and (point[0] > 0).all() and (drawn[0] > 0).all()
     weights = np.abs(documents.parts(metric)[1].mean(axis=0))
-    return (point, drawn, weights / weights.sum()) if known else None
+    weights = weights / weights.sum()
+    return (point, drawn, weights) if known and 1 / (weights**2).sum() >= FEWEST_EVEN else None
 
 
 _Halves = list[tuple[FloatArray, FloatArray]]
@@ -178,8 +181,10 @@ def _small_sample(weights: FloatArray) -> tuple[float, float]:
     """Correction and degrees of freedom of a bootstrap variance of a ratio of sums.
 
     To first order the variance is the sum of (w_i e_i)^2, with w_i a document's share of what is below the line and e_i its deviation from
-    the ratio, which is fitted to the same documents: that takes 1 - 2 sum w^3 / sum w^2 + sum w^2 of it away. For normal e_i of one
-    variance the sum has (sum w^2)^2 / sum w^4 degrees of freedom, less one for the ratio.
+    the ratio, which is fitted to the same documents: that takes 1 - 2 sum w^3 / sum w^2 + sum w^2 of it away. A long document has its
+    deviation in the ratio's error and in that variance, so the error in standard errors does not grow with it (Efron 1969, "Student's
+    t-test under symmetry conditions", JASA 64): 1 / sum w^2 - 1 degrees of freedom, as of that many documents of one length. A chi-squared
+    of the variance alone would have (sum w^2)^2 / sum w^4, and intervals that cover 99 % of the time.
     """
-    squares, cubes, fourths = (float((weights**power).sum()) for power in (2, 3, 4))
-    return 1 / (1 - 2 * cubes / squares + squares), max(squares**2 / fourths - 1, 1.0)
+    squares, cubes = float((weights**2).sum()), float((weights**3).sum())
+    return 1 / (1 - 2 * cubes / squares + squares), 1 / squares - 1
