@@ -21,7 +21,7 @@ from analysis import words
 from analysis.estimates import Estimate
 from analysis.interpolation import END_TOLERANCE
 from analysis.pareto import settings_with_front
-from analysis.statistics.matched import at_matched_l0, of_runs, settings_of
+from analysis.statistics.matched import at_matched_l0, label_of, of_runs, settings_of
 from analysis.table import DIRECTORIES, by_comparison, check_columns, finished, load_table, orientation
 from sae_core.errors import ConfigError, UnknownNameError
 from sae_core.layout import RunPaths
@@ -45,6 +45,8 @@ class Best:
     comparison: str
     """What its rivals have in common with it, e.g. "demo · blocks.2.hook_resid_post · d_sae 1024"."""
     metric: str
+    labels: dict[str, str]
+    """Of the metrics that are shown, e.g. "FVU"."""
     l0: float
     """That was asked for."""
     of_run: dict[str, Estimate]
@@ -101,16 +103,19 @@ def texts_of(runs: pd.DataFrame) -> list[str]:
 def lines_of(found: Best) -> list[str]:
     """For the terminal: the run, its numbers, its rivals, and how to load it."""
     seed = f", seed {found.seed}" if found.seed is not None else ""
-    lines = [f"Best {found.metric} at L0 {found.l0:g}: {found.run_id}", f"  {words.label(found.architecture)}, {found.setting}{seed}", ""]
+    label = found.labels[found.metric]
+    lines = [f"Best {label} at L0 {found.l0:g}: {found.run_id}", f"  {words.label(found.architecture)}, {found.setting}{seed}", ""]
     several = {name: own for name, own in found.of_setting.items() if own.n_seeds > 1}
     n_seeds = max((own.n_seeds for own in several.values()), default=1)
-    lines.append(f"  {'':<18}{'this run':<26}{f'mean of {n_seeds} repeats' if several else ''}".rstrip())
+    width = max(map(len, found.labels.values())) + 2
+    lines.append(f"  {'':<{width}}{'this run':<26}{f'mean of {n_seeds} repeats' if several else ''}".rstrip())
     for name, own in found.of_run.items():
-        lines.append(f"  {name:<18}{words.interval(own):<26}{words.interval(several[name]) if name in several else ''}".rstrip())
-    about = {own.covers for own in found.of_run.values() if own.low is not None}
-    lines += [f"  [95 %] {'; '.join(sorted(about))}"] if about else []
+        mean = words.interval(several[name]) if name in several else ""
+        lines.append(f"  {found.labels[name]:<{width}}{words.interval(own):<26}{mean}".rstrip())
+    for what, one in (("this run", found.of_run.get(found.metric)), ("the mean", several.get(found.metric))):
+        lines += [f"  [95 %] of {what}: {one.covers}"] if one and one.low is not None else []
     if len(found.rivals) > 1:
-        lines += ["", f"  {found.metric} on each front at L0 {found.l0:g}:"]
+        lines += ["", f"  {label} on each front at L0 {found.l0:g}:"]
         width = max(map(len, found.rivals))
         lines += [f"    {name:<{width}}  {words.interval(own)}" for name, own in list(found.rivals.items())[:_MOST_RIVALS]]
         lines += [f"    ... and {len(found.rivals) - _MOST_RIVALS} more"] if len(found.rivals) > _MOST_RIVALS else []
@@ -175,6 +180,7 @@ def _described(table: pd.DataFrame, runs: pd.DataFrame, first: _Candidate, metri
         seed=None if pd.isna(run["seed"]) else int(run["seed"]),
         comparison=titles[first.comparison].full,
         metric=metric,
+        labels={name: label_of(table, name) for name in names},
         l0=float(l0),
         of_run={name: of_runs(repeats, name)[str(run["run_id"])] for name in names},
         of_setting={name: settings_of(alike, name)[first.setting_hash] for name in names},

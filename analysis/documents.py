@@ -91,19 +91,25 @@ def read_documents(table: pd.DataFrame, metrics: Sequence[str] = ("l0", "fvu", "
         None where the runs cannot be compared document by document: one has no such file (results of earlier versions) or a damaged one,
         which is logged; they are on different texts; none of the metrics is there; no run is finished; or the table holds no paths.
     """
+    found = documents_or_reason(table, metrics)
+    return found if isinstance(found, DocumentSums) else None
+
+
+def documents_or_reason(table: pd.DataFrame, metrics: Sequence[str]) -> DocumentSums | str:
+    """As `read_documents`; where there are none, why not, as a clause."""
     directories = table.attrs.get(DIRECTORIES, {})
-    run_ids = [str(run_id) for run_id in table.loc[finished(table), "run_id"]]
+    run_ids = [str(run_id) for run_id in table.loc[finished(table), "run_id"]] if "run_id" in table else []
     if not run_ids or not directories.keys() >= set(run_ids):
-        return None
+        return "the table comes without files of runs"
     stored: list[StoredDocuments] = []
     for run_id in run_ids:
         try:
             stored.append(read_documents_file(RunPaths(Path(directories[run_id])).documents, metrics))
         except (FileNotFoundError, NotADirectoryError):
-            return None
+            return f"{run_id} has no sums per document"
         except (DamagedFileError, ConfigError, OSError) as error:
             _warn_once(f"runs are not compared document by document: {error}")
-            return None
+            return f"the sums per document of {run_id} cannot be read"
     return _joined(run_ids, stored, metrics)
 
 
@@ -113,15 +119,16 @@ def _warn_once(damage: str) -> None:
     log.warning(damage)
 
 
-def _joined(run_ids: Sequence[str], stored: Sequence[StoredDocuments], metrics: Sequence[str]) -> DocumentSums | None:
+def _joined(run_ids: Sequence[str], stored: Sequence[StoredDocuments], metrics: Sequence[str]) -> DocumentSums | str:
     first = stored[0]
     counted = first.sums["n_tokens"]
-    if not all(np.array_equal(one.documents, first.documents) and np.array_equal(one.sums["n_tokens"], counted) for one in stored):
-        return None  # other texts, or documents that were told apart in another way
+    for run_id, one in zip(run_ids, stored, strict=True):
+        if not (np.array_equal(one.documents, first.documents) and np.array_equal(one.sums["n_tokens"], counted)):
+            return f"{run_ids[0]} and {run_id} have sums of different documents"
     known = [name for name in metrics if name in first.ratios]
     ratios = {name: first.ratios[name] for name in known if all(one.ratios.get(name) == first.ratios[name] for one in stored)}
     if not ratios:
-        return None
+        return f"not all runs have sums per document of {' or '.join(metrics)}"
     names = {"n_tokens"}.union(*(ratio.names for ratio in ratios.values()))
     sums = {name: np.stack([one.sums[name] for one in stored]) for name in sorted(names)}
     return DocumentSums(tuple(run_ids), first.documents, counted, sums, ratios)

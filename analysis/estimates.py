@@ -4,7 +4,7 @@ Nothing here computes. A number that is not known is None, never NaN.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Verdict = Literal["better", "equivalent", "better on this text", "equivalent on this text", "not separable"]
@@ -136,11 +136,15 @@ class Comparison:
     alpha: float
     """Level of the tests, over all pairs together."""
     margin: float
-    """What counts as equivalent, as a fraction of the value."""
+    """What counts as equivalent, as a fraction of `margin_of`."""
+    margin_of: str
+    """In words: "the value", or of a metric near its best value what is missing to it; empty where no pair can be equivalent."""
     arms: tuple[Arm, ...]
     pairs: tuple[Pair, ...]
     n_tests: int
     """Pairs that were tested, which is what Holm's procedure corrects for: of all groups of rows, also where this is one of them."""
+    titles: Mapping[str, str] = field(default_factory=dict)
+    """Group of rows, as `Pair.comparison` names it -> what tells it apart, e.g. "d_sae 512"; empty for a single one."""
     notes: tuple[str, ...] = ()
     """What a reader must know: rows that were split or left out and why, what the intervals do not cover. Full sentences."""
 
@@ -150,15 +154,8 @@ class Comparison:
         def is_of(name: str) -> bool:
             return name.partition("/")[0] == comparison  # "hash/2": rows of one hash that may not be pooled all the same
 
-        return Comparison(
-            self.metric,
-            self.label,
-            self.direction,
-            self.l0s,
-            self.alpha,
-            self.margin,
-            tuple(arm for arm in self.arms if is_of(arm.comparison)),
-            tuple(pair for pair in self.pairs if is_of(pair.comparison)),
-            self.n_tests,
-            self.notes,
+        return replace(
+            self,
+            arms=tuple(arm for arm in self.arms if is_of(arm.comparison)),
+            pairs=tuple(pair for pair in self.pairs if is_of(pair.comparison)),
         )

@@ -8,7 +8,7 @@ long each stage took. Every key of it is optional, so that old results still rea
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,8 @@ class StoredSweep:
 def read_sweeps(results: str | Path | Sequence[str | Path]) -> list[StoredSweep]:
     """Read one sweep directory, or several; the same one twice counts once.
 
+    A run that several of them measured on different held-out texts has the hash of the text after its id: "3f0a...@b82e7745aa01".
+
     Raises:
         ConfigError: no directory was given, one of them is not a sweep's or cannot be read, or a record is of a newer version.
     """
@@ -110,7 +112,20 @@ def read_sweeps(results: str | Path | Sequence[str | Path]) -> list[StoredSweep]
         directories = [Path(path) for path in ([results] if isinstance(results, str | os.PathLike) else results)]
     if not directories:
         raise ConfigError(f"at least one results directory must be given, but got {results!r}. Give the directory of a sweep.")
-    return [_read_sweep(directory) for directory in dict.fromkeys(directories)]
+    return _told_apart([_read_sweep(directory) for directory in dict.fromkeys(directories)])
+
+
+def _told_apart(sweeps: list[StoredSweep]) -> list[StoredSweep]:
+    texts: dict[str, set[str]] = {}
+    for run in (run for sweep in sweeps for run in sweep.runs if run.record and run.record.eval_hash):
+        texts.setdefault(run.run_id, set()).add(run.record.eval_hash)  # type: ignore[union-attr, arg-type]
+    several = {run_id for run_id, own in texts.items() if len(own) > 1}
+
+    def named(run: StoredRun) -> StoredRun:
+        text = run.record.eval_hash if run.record and run.run_id in several else None
+        return replace(run, run_id=f"{run.run_id}@{text}") if text else run
+
+    return [replace(sweep, runs=tuple(map(named, sweep.runs))) for sweep in sweeps] if several else sweeps
 
 
 def requested_rates(definitions: Iterable[Definition]) -> dict[str, dict[str, Any]]:

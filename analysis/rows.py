@@ -14,7 +14,9 @@ from sae_core.records import RunRecord, flat, reason
 from sae_core.validation import at
 
 _FROM_CONFIG = {**CONFIG_FIELDS, "lr": "train.lr", "d_sae": "sae.d_sae", "target_l0": "sae.target_l0"}
-_FROM_RECORD = [field.name for field in dataclasses.fields(RunRecord) if field.name in ALL and field.name not in (*ARITHMETIC, "error")]
+_FROM_RECORD = [
+    field.name for field in dataclasses.fields(RunRecord) if field.name in ALL and field.name not in (*ARITHMETIC, "error", "run_id")
+]
 
 _IN_OTHER_COLUMNS = {"seed", "data_seed", "train.lr", "sae.architecture", "sae.target_l0"}
 """Fields of the config that no variant names, because they have a column."""

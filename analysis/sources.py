@@ -12,6 +12,7 @@ from analysis.estimates import Comparison
 from analysis.foreign import read_table
 from analysis.foreign.known import METRICS as KNOWN
 from analysis.statistics.comparison import compare
+from analysis.statistics.pooling import KEPT_APART
 from analysis.table import COMPARISONS, DIRECTORIES, METRICS, NEEDED, as_loaded, finished, load_table
 from sae_core.errors import ConfigError, UnknownNameError, border
 from sae_core.layout import SweepPaths
@@ -20,6 +21,7 @@ ARM = "arm"
 """Column of what is compared, where rows of several sources are put together."""
 _DIFFERENCES = {"d_sae": "d_sae", "train_tokens": "training tokens", "dataset": "dataset", "batch_size": "batch size"}
 """Columns in which arms may differ, and a reader should know."""
+_DIFFER = "They differ in"
 _SUFFIXES = (".csv", ".tsv", ".parquet", ".json", ".gz")
 
 
@@ -77,11 +79,12 @@ def compare_sources(
         unknown = "eval_hash" not in table or bool(table["eval_hash"].isna().all())
         text = ["Nothing says whether they were measured on the same text."] if unknown else []
         compared = replace(compared, notes=(*compared.notes, *text, *_differences(table)))
-    names = [arm.name for arm in compared.arms]
+    names = list(dict.fromkeys(arm.name for arm in compared.arms))
     if len(names) < 2:
         raise ConfigError(f"there must be two things to compare that have finished runs with {metric}, but got {names}. Name others.")
     if not compared.pairs:
-        raise ConfigError(f"what is compared must have been measured on the same text, but got {names}. {' '.join(compared.notes)}")
+        why = [note for note in compared.notes if note.startswith((KEPT_APART, _DIFFER))]
+        raise ConfigError(f"what is compared must have been measured alike and on the same text, but got {names}. {' '.join(why)}".rstrip())
     return compared
 
 
@@ -154,7 +157,7 @@ def _read(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
 def _differences(table: pd.DataFrame) -> list[str]:
     """Columns in which arms differ, as sentences."""
     return [
-        f"They differ in {name}: {words.listed(str(value) for value in sorted(table[column].dropna().unique()))}."
+        f"{_DIFFER} {name}: {words.listed(str(value) for value in sorted(table[column].dropna().unique()))}."
         for column, name in _DIFFERENCES.items()
         if column in table and table[column].nunique() > 1
     ]

@@ -46,7 +46,7 @@ def load_table(results: Path | Sequence[Path]) -> pd.DataFrame:
     """One row per run of one sweep directory or several, sorted by architecture, target L0 or else sparsity value, seed and run id.
 
     A run that `sweep.json` names and that left no record has status "missing". A run that several sweeps share is one row: the finished
-    one, or else that of the first sweep given.
+    one, or else that of the first sweep given; one per held-out text where they measured it on different ones (`read_sweeps`).
 
     Raises:
         ConfigError: a directory is not a sweep's, or holds no run at all.
@@ -153,8 +153,9 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
         ConfigError: a column that tells settings apart is missing.
     """
     check_columns(table, ["status", "setting_hash", "run_id"])
-    groups = table[table["status"] == "finished"].groupby("setting_hash", sort=False)
-    columns = [name for name in OF_A_SETTING if name in table]
+    keys = [name for name in ("setting_hash", "comparison_hash") if name in table]  # one setting may be measured on two texts
+    groups = table[table["status"] == "finished"].groupby(keys, sort=False, dropna=False)
+    columns = [name for name in OF_A_SETTING if name in table and name not in keys]
     means = groups.mean(numeric_only=True).drop(columns=[*OF_A_REPEAT, *columns], errors="ignore")
     settings = groups[columns].first().join([means, groups["run_id"].agg(n_seeds="size", run_ids=tuple)]).reset_index()
     settings.attrs = dict(table.attrs)

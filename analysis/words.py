@@ -172,10 +172,15 @@ def counted_repeats(table: pd.DataFrame) -> str:
     return orders if kind == "order" else f"{counted(amount, 'repeat')} ({counted(table['seed'].nunique(), 'seed')}, {orders})"
 
 
-def titles(table: pd.DataFrame) -> dict[str, Title]:
-    """Comparison hash -> its names. Where all else is the same for two, the hash of the held-out text tells them apart."""
-    comparisons = by_comparison(table)
-    configs = {name: table.attrs.get(COMPARISONS, {}).get(name) or {} for name in comparisons}
+def titles(table: pd.DataFrame, groups: Mapping[str, pd.DataFrame] | None = None) -> dict[str, Title]:
+    """Comparison hash -> its names. Where all else is the same for two, the hash of the held-out text tells them apart.
+
+    Args:
+        groups: other rows of the table to name, by a hash or by what takes its place.
+    """
+    comparisons = by_comparison(table) if groups is None else groups
+    known = table.attrs.get(COMPARISONS, {})
+    configs = {name: known.get(name) or _config_of(rows) for name, rows in comparisons.items()}
     fields = {
         name: flat({"d_sae": config.get("d_sae"), "activations": config.get("activations") or {}}) for name, config in configs.items()
     }
@@ -197,6 +202,17 @@ def titles(table: pd.DataFrame) -> dict[str, Title]:
         )
         for name, own in parts.items()
     }
+
+
+def _config_of(rows: pd.DataFrame) -> dict[str, Any]:
+    """What a table without configs says about rows: values that are the same in all of them."""
+
+    def common(column: str) -> Any:
+        values = rows[column].dropna().unique().tolist() if column in rows else []
+        return values[0] if len(values) == 1 else None
+
+    model = {"name": common("model"), "hook_point": common("hook_point"), "context_size": common("context_size")}
+    return {"d_sae": common("d_sae"), "activations": {"model": model, "train_tokens": common("train_tokens")}}
 
 
 def _parts(fields: Mapping[str, Any], varied: Iterable[str]) -> list[str]:

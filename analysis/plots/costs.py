@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator
 
 from analysis import words
 from analysis.costs import LABELS, at_matched_cost, middle_l0, quality_of_sizes
+from analysis.estimates import Estimate
 from analysis.pareto import pareto_front
 from analysis.plots import PLOTS, Plot, style
 from analysis.table import specs_of
@@ -47,7 +48,7 @@ class CostInfo:
     y_label: str
     flops: float = 0.0
     """Training FLOPs at which architectures are compared: the most that all were measured to."""
-    at_equal_flops: tuple[tuple[str, float], ...] = ()
+    at_equal_flops: tuple[tuple[str, Estimate], ...] = ()
     """(architecture, value) there, best first."""
 
 
@@ -69,7 +70,7 @@ class CostPlot(Plot):
     @classmethod
     def note(cls, info: CostInfo) -> str:
         """Which L0 it is."""
-        matched = [f"{words.label(name)} {words.number(value)}" for name, value in info.at_equal_flops]
+        matched = [f"{words.label(name)} {words.interval(value)}" for name, value in info.at_equal_flops]
         equal = f" At equal training FLOPs ({info.flops:.2g}): {words.listed(matched)}." if len(matched) > 1 else ""
         return f"Read off each front at L0 {info.l0:g}.{equal}"
 
@@ -136,14 +137,14 @@ def cost_info(table: pd.DataFrame, l0: float, metric: str) -> CostInfo | None:
     return CostInfo(found, tuple(shown), l0, style.axis_label(specs_of(table).get(metric), metric), flops, equal)
 
 
-def _at_equal_flops(table: pd.DataFrame, sizes: pd.DataFrame, l0: float, metric: str) -> tuple[float, tuple[tuple[str, float], ...]]:
+def _at_equal_flops(table: pd.DataFrame, sizes: pd.DataFrame, l0: float, metric: str) -> tuple[float, tuple[tuple[str, Estimate], ...]]:
     """Values at the most FLOPs that every architecture was measured to; nothing for several texts, or where one size is all there is."""
     flops = sizes.groupby("architecture")["train_flops"].agg(["min", "max", "nunique"])
     if sizes["eval_hash"].nunique() > 1 or flops["nunique"].max() < 2 or flops["max"].min() < flops["min"].max():
         return 0.0, ()
     most = float(flops["max"].min())
-    values = at_matched_cost(table, l0, metric, costs=[most]).droplevel("eval_hash")[most].dropna().sort_values(kind="stable")
-    return most, tuple((str(name), float(value)) for name, value in values.items())
+    values = [(name, one) for (_, name), (one,) in at_matched_cost(table, l0, metric, costs=[most]).items() if one is not None]
+    return most, tuple(sorted(values, key=lambda item: item[1].value))
 
 
 def _draw(axes: Axes, info: CostInfo, cost: str) -> None:

@@ -37,7 +37,7 @@ def answer(comparison: Comparison) -> list[str]:
     lines += [_not_compared(pair) for pair in apart[: words.LISTED]]
     if len(apart) > words.LISTED:
         lines.append(f"{len(apart) - words.LISTED} more pairs are not compared either.")
-    return [*lines, *([_method(comparison, tested)] if tested else [])]
+    return [*lines, *_choices(comparison), *([_method(comparison, tested)] if tested else [])]
 
 
 def _best(comparison: Comparison, pairs: Sequence[Pair]) -> str:
@@ -57,8 +57,8 @@ def _single_runs(comparison: Comparison, pairs: Sequence[Pair]) -> list[str]:
     own = [_from(best, pair) for pair in pairs if best in (pair.a, pair.b)]
     own.sort(key=lambda pair: abs(pair.gap.value) if pair.gap else 0.0)
     than = words.listed(f"{_apart(pair.gap, None)} than {words.arm(pair.b)}" for pair in own if pair.gap)
-    why = "nothing tells how sure that is: one seed and no sums per document"
-    return [f"In these single runs {words.arm(best)} has the best {comparison.label}: {than}. But {why}."]
+    why = f"nothing tells how sure that is: {pairs[0].reason[0].lower()}{pairs[0].reason[1:]}"
+    return [f"In these single runs {words.arm(best)} has the best {comparison.label}: {than}. But {why}"]
 
 
 def _overview(comparison: Comparison, best: str, pairs: Sequence[Pair]) -> str:
@@ -121,7 +121,7 @@ def _sentence(comparison: Comparison, pair: Pair) -> str:
     difference = f"{_shown(gap, gap.value)}{_unit(gap)} {_bracket(gap, pair.adjusted)}"
     if pair.verdict != "not separable":
         these = "" if pair.verdict == "equivalent" else " on text like this"
-        less = f"less than {100 * comparison.margin:g} %"
+        less = f"less than {100 * comparison.margin:g} %{'' if comparison.margin_of == 'the value' else f' of {comparison.margin_of}'}"
         return f"Over {where}, {a} and {b} are equivalent{these}: their {label} differs by {difference}, {less} ({counted})."
     seeds = words.counted(gap.n_seeds, "seed")
     return f"{a} and {b} are not separable with {seeds}: over {where} the difference in {label} is {difference}; {_remedy(pair)}."
@@ -200,6 +200,15 @@ def _counted(pair: Pair) -> str:
     one = pair.gap
     documents = [words.counted(one.n_documents, "document")] if one.n_documents else []
     return ", ".join([words.counted(one.n_seeds, "seed"), *documents, *(["paired"] if pair.paired else [])])
+
+
+def _choices(comparison: Comparison) -> list[str]:
+    """How settings were chosen, where there were several per level."""
+    chosen: dict[str, list[str]] = {}
+    for arm in comparison.arms:
+        if arm.chosen:
+            chosen.setdefault(arm.chosen, []).append(words.arm(arm.name))
+    return [f"{words.listed(names)}: {how}." for how, names in chosen.items()]
 
 
 def _method(comparison: Comparison, tested: Sequence[Pair]) -> str:

@@ -45,8 +45,13 @@ class Grid:
     """[settings, repeats] indices into `Samples`; -1 where a setting has no finished run of a repeat."""
     levels: IntArray
     """[settings] which settings were asked for the same sparsity."""
-    is_chosen: bool
-    """Whether settings differ in more than sparsity, so that a front is a choice."""
+    differ_in: tuple[str, ...] = ()
+    """Columns beside sparsity in which settings differ."""
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether a front is a choice of settings."""
+        return bool(self.differ_in)
 
     @property
     def n_repeats(self) -> int:
@@ -73,9 +78,9 @@ def grid_of(rows: pd.DataFrame, index: IntArray, settings: Sequence[Any], repeat
     runs = np.full((n_settings, int(repeat.max()) + 1), -1, dtype=np.intp)
     runs[setting, repeat] = index
     first = rows.iloc[[int(np.flatnonzero(setting == number)[0]) for number in range(n_settings)]]
-    further = [name for name in ("architecture", "lr", "variant") if name in rows]
-    is_chosen = any(first[name].nunique(dropna=False) > 1 for name in further)
-    return Grid(runs, _levels(first), is_chosen)
+    further = ("architecture", "lr", "variant")
+    differ_in = tuple(name for name in further if name in first and first[name].nunique(dropna=False) > 1)
+    return Grid(runs, _levels(first), differ_in)
 
 
 def _levels(first: pd.DataFrame) -> IntArray:
@@ -165,8 +170,10 @@ def in_words(grid: Grid, samples: Samples) -> str:
     """How settings were chosen, for a caption; empty where there was no choice."""
     if not grid.is_chosen:
         return ""
+    what = f"the best of {grid.tries} {'learning rates' if grid.differ_in == ('lr',) else 'settings'}"
     if grid.n_repeats > 1:
-        return "chosen on the other seeds" + (" and one half of the documents, read on the rest" if samples.n_documents else "")
+        on = "one half of the documents, of the other seeds" if samples.n_documents else "the other seeds"
+        return f"{what}, chosen on {on}, and read on the rest"
     if samples.n_documents:
-        return "chosen on one half of the documents, read on the other"
-    return "chosen and read on the same text: with one seed and no per-document sums there is no other"
+        return f"{what}, chosen on one half of the documents and read on the other; one seed gives no interval over seeds"
+    return f"{what}, chosen and read on the same text: with one seed and no sums per document there is no other"

@@ -15,12 +15,13 @@ from analysis.estimates import Arm, Comparison, Estimate, Pair
 from analysis.pareto import By
 from analysis.statistics.choosing import in_words
 from analysis.statistics.curves import Curves
-from analysis.statistics.matched import COMPARED, MOST_MATCHED, estimates_at, matched_l0s
+from analysis.statistics.margins import MARGIN, Ideal, ideal_of
+from analysis.statistics.matched import MOST_MATCHED, estimates_at, label_of, matched_l0s
 from analysis.statistics.parts import WINDOW_PLACES, Difference, Part, Plan
-from analysis.statistics.pooling import parts_of
+from analysis.statistics.pooling import parts_of, titles_of
 from analysis.statistics.uncertainty import made, shown
-from analysis.statistics.verdicts import ALPHA, MARGIN, Contrast, Judged, judge
-from analysis.table import check_columns, evenly, orientation, specs_of
+from analysis.statistics.verdicts import ALPHA, Contrast, Judged, judge
+from analysis.table import check_columns, evenly, orientation
 from sae_core.errors import ConfigError, border
 
 
@@ -60,28 +61,37 @@ def compare(
         for name, own in rows.items()
     ]
     planned = [(part, plan, part.mean(plan)) for part in parts for plan in part.plans]
-    tests = [_test(part, plan, gap) for part, plan, gap in planned]
+    ideals = {part.name: ideal_of(rows[part.name], metric, sign) for part in parts}
+    tests = [_test(part, plan, gap, ideals[part.name]) for part, plan, gap in planned]
     tested = [test for test in tests if test]
     judged = iter(judge(tested))
     found = tuple(
         _pair(part, plan, gap, next(judged) if test else None, asked) for (part, plan, gap), test in zip(planned, tests, strict=True)
     )
     arms = tuple(_arm(part, name, asked) for part in parts for name in part.sides)
-    spec = specs_of(table).get(metric)
-    label = COMPARED.get(metric) or (spec.label if spec else metric)
-    notes += _notes(parts, arms, label)
-    return Comparison(metric, label, "min" if sign > 0 else "max", asked, ALPHA, MARGIN, arms, found, len(tested), tuple(notes))
+    label, margin_of = label_of(table, metric), " or ".join(dict.fromkeys(ideal.words for ideal in ideals.values() if ideal))
+    return Comparison(
+        metric,
+        label,
+        "min" if sign > 0 else "max",
+        asked,
+        ALPHA,
+        MARGIN,
+        margin_of,
+        arms,
+        found,
+        len(tested),
+        titles_of(table, rows),
+        (*notes, *_notes(parts, arms, label)),
+    )
 
 
-def _test(part: Part, plan: Plan, gap: Difference | None) -> Contrast | None:
+def _test(part: Part, plan: Plan, gap: Difference | None, ideal: Ideal | None) -> Contrast | None:
     """What is tested; None where there is no window, or nothing is known about what varies."""
     if gap is None or plan.mean is None or not (gap.seeds or gap.documents):
         return None
-    margin = float(np.log1p(MARGIN))
-    if part.samples.raw:
-        margin = MARGIN * float(
-            np.mean([np.abs(part.reads[arm].values[:, at]).mean() for arm, at in zip((plan.a, plan.b), plan.mean, strict=True)])
-        )
+    values = [part.reads[arm].values[:, at].mean() for arm, at in zip((plan.a, plan.b), plan.mean, strict=True)]
+    margin = ideal.margin(np.array(values), raw=part.samples.raw) if ideal else 0.0
     return Contrast(gap.value, gap.seeds, gap.documents, part.n_seeds(plan), part.samples.n_documents, part.samples.df, margin)
 
 
@@ -93,7 +103,7 @@ def _pair(part: Part, plan: Plan, gap: Difference | None, judged: Judged | None,
         reason = (
             "No range of L0 is spanned by both fronts in every repeat."
             if gap is None
-            else "One seed and no sums per document: no interval."
+            else f"One seed, and documents cannot be drawn: {part.samples.undrawn}."
         )
     low, high, smallest = (
         (shown(one, relative=True, raw=raw) for one in (*judged.adjusted, judged.smallest)) if judged else (None, None, None)
@@ -196,8 +206,9 @@ def _notes(parts: Sequence[Part], arms: Sequence[Arm], label: str) -> list[str]:
     notes = [f"No front reaches L0 {l0:g}." for l0 in (arms[0].at if arms else ()) if all(arm.at[l0] is None for arm in arms)]
     if any(arm.n_seeds < 2 for arm in arms) and any(part.samples.n_documents for part in parts):
         notes.append("With one seed, an interval is about these SAEs on other text of the kind, not about training them again.")
-    if any(not part.samples.n_documents for part in parts) and any(arm.n_seeds > 1 for arm in arms):
-        notes.append("Results without sums per document: intervals cover seeds only, not the choice of held-out text.")
+    if any(arm.n_seeds > 1 for arm in arms):
+        reasons = dict.fromkeys(part.samples.undrawn for part in parts if part.samples.undrawn)
+        notes += [f"Intervals cover seeds only, not the choice of held-out text: {reason}." for reason in reasons]
     if any(part.samples.raw for part in parts):
         notes.append(f"Some values of {label} are 0 or less and have no logarithm: differences are in its own units, not in percent.")
     return notes + [

@@ -14,12 +14,18 @@ from analysis.statistics.pooling import grids_of
 from analysis.statistics.samples import Samples, samples_of
 from analysis.statistics.uncertainty import Read, band_of, estimate_at, of_settings
 from analysis.statistics.uncertainty import of_runs as runs_of
-from analysis.table import evenly, finished, orientation
+from analysis.table import evenly, finished, orientation, specs_of
 
 COMPARED = {"fvu": "FVU", "delta_ce": "delta CE"}
 """The metrics architectures are compared by, where records have them, and their names."""
 MOST_MATCHED = 4
 """L0s at which architectures are put side by side, at most."""
+
+
+def label_of(table: pd.DataFrame, metric: str) -> str:
+    """A metric's name in a sentence: its label without what explains it, e.g. "FVU", "Explained variance"; its own name where unknown."""
+    spec = specs_of(table).get(metric)
+    return COMPARED.get(metric) or (spec.label.partition(" (")[0] if spec else metric)
 
 
 def curves_by_arm(rows: pd.DataFrame, samples: Samples, metric: str, by: By) -> dict[str, Curves]:

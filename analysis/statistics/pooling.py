@@ -4,7 +4,7 @@ Rows on different held-out text, model, hook point or context, and rows whose la
 never pooled: the table falls into parts, and a note says why.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ SAME_TEXT = {
 CLEAN_CE = "ce_loss_clean"
 CLEAN_CE_TOLERANCE = 1e-3
 """Nats per token by which the clean cross-entropy of pooled rows may differ: rounding, not another model or text."""
+KEPT_APART = "Runs that differ in"
+"""How a sentence begins that says why rows are not pooled."""
 _UNKNOWN = "–"
 _TELLING = (*OF_A_SETTING, *OF_A_REPEAT, "setting_hash", "sparsity_value", "l0")
 """Columns that tell settings and repeats apart, and order them."""
@@ -63,8 +65,13 @@ def _why(keys: pd.DataFrame, columns: Sequence[Any]) -> list[str]:
         values = sorted(keys[column].unique())
         if len(values) > 1:
             what = SAME_TEXT.get(column, "cross-entropy of the clean language model")
-            notes.append(f"Runs that differ in the {what} are not compared with each other: {words.listed(values)}.")
+            notes.append(f"{KEPT_APART} the {what} are not compared with each other: {words.listed(values)}.")
     return notes
+
+
+def titles_of(table: pd.DataFrame, parts: Mapping[str, pd.DataFrame]) -> dict[str, str]:
+    """Part -> what tells it apart, e.g. "d_sae 512"; empty for a single one."""
+    return {name: title.short for name, title in words.titles(table, parts).items()}
 
 
 def _clean_ce(rows: pd.DataFrame) -> list[str]:

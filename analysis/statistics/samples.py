@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.documents import DocumentSums, read_documents
+from analysis.documents import DocumentSums, documents_or_reason
 from analysis.estimates import Band
 from analysis.interpolation import FloatArray
 from analysis.table import DIRECTORIES, finished, numbers
@@ -56,7 +56,9 @@ class Samples:
     raw: bool
     """Whether `y` is the metric itself instead of its logarithm."""
     n_documents: int = 0
-    """0 where results have no per-document sums."""
+    """0 where documents cannot be drawn."""
+    undrawn: str = ""
+    """Why not, as a clause; empty where they are."""
     correction: float = 1.0
     """What the variance over draws is multiplied with to be unbiased: D / (D - 1) where all D documents weigh the same."""
     df: float = 0.0
@@ -85,9 +87,8 @@ def samples_of(table: pd.DataFrame, metric: str, documents: DocumentSums | None 
     if key is not None and key in _recent:
         _recent.move_to_end(key)
         return _recent[key]
-    if documents is None and key is not None:
-        documents = read_documents(table.iloc[rows], ("l0", metric))
-    made = _samples(rows, l0[rows], value[rows], _on_documents(table, rows, metric, documents))
+    known = documents_or_reason(table.iloc[rows], ("l0", metric)) if documents is None else documents
+    made = _samples(rows, l0[rows], value[rows], known if isinstance(known, str) else _on_documents(table, rows, metric, known))
     if key is not None:
         _recent[key] = made
         while len(_recent) > 1 and sum(one.n_bytes for one in _recent.values()) > _MOST_KEPT:
@@ -120,26 +121,28 @@ def draws(n_documents: int, n_draws: int | None = None) -> Iterator[FloatArray]:
         yield generator.multinomial(n_documents, chance, size=min(size, n_draws - start)).astype(np.float64)
 
 
-def _on_documents(table: pd.DataFrame, rows: NDArray[np.intp], metric: str, documents: DocumentSums | None) -> _OnDocuments | None:
+def _on_documents(table: pd.DataFrame, rows: NDArray[np.intp], metric: str, documents: DocumentSums) -> _OnDocuments | str:
     """L0 and metric [2, 3, R] on the parts of the text, and [2, 3, B, R] on draws, of sums alone; weights of the documents [D].
 
-    None where they have no value.
+    Where they have no value, why not.
     """
-    if documents is None or not {"l0", metric} <= set(documents.metrics) or len(documents.documents) < FEWEST_DOCUMENTS:
-        return None
+    if lacking := {"l0", metric} - set(documents.metrics):
+        return f"not all runs have sums per document of {' or '.join(sorted(lacking))}"
+    if (n_documents := len(documents.documents)) < FEWEST_DOCUMENTS:
+        return f"there are {n_documents} documents, fewer than {FEWEST_DOCUMENTS}"
     run_ids = [str(run_id) for run_id in table["run_id"].iloc[rows]]
     if not set(run_ids) <= set(documents.run_ids):
-        return None
+        return "not all runs have sums per document"
     documents = documents.of(run_ids)
     parts = [_halves(*documents.parts(name)) for name in ("l0", metric)]
-    n_documents = len(documents.documents)
     point = np.stack([_ratios(one, np.ones((1, n_documents)))[:, 0] for one in parts])
     chunks = draws(n_documents, max(min(N_DRAWS, _MOST_VALUES // len(rows)), min(N_DRAWS, FEWEST_DRAWS)))
     drawn = np.concatenate([np.stack([_ratios(one, counts) for one in parts]) for counts in chunks], axis=2)
-    known = np.isfinite(point).all() and np.isfinite(drawn).all() and (point[0] > 0).all() and (drawn[0] > 0).all()
+    if not (np.isfinite(point).all() and np.isfinite(drawn).all() and (point[0] > 0).all() and (drawn[0] > 0).all()):
+        return f"L0 or {metric} has no value on some of the documents"
     weights = np.abs(documents.parts(metric)[1].mean(axis=0))
     weights = weights / weights.sum()
-    return (point, drawn, weights) if known and 1 / (weights**2).sum() >= FEWEST_EVEN else None
+    return (point, drawn, weights) if 1 / (weights**2).sum() >= FEWEST_EVEN else "nearly all of the text is one or two documents"
 
 
 _Halves = list[tuple[FloatArray, FloatArray]]
@@ -160,12 +163,12 @@ def _ratios(halves: _Halves, counts: FloatArray) -> FloatArray:
         return np.stack([top / bottom for top, bottom in parts])
 
 
-def _samples(rows: NDArray[np.intp], l0: FloatArray, value: FloatArray, on_documents: _OnDocuments | None) -> Samples:
+def _samples(rows: NDArray[np.intp], l0: FloatArray, value: FloatArray, on_documents: _OnDocuments | str) -> Samples:
     x = np.log(l0)
-    if on_documents is None:
+    if isinstance(on_documents, str):
         raw = bool((value <= 0).any())
         y = value if raw else np.log(value)
-        return Samples(rows, np.stack([x] * 3), np.stack([y] * 3), raw)
+        return Samples(rows, np.stack([x] * 3), np.stack([y] * 3), raw, undrawn=on_documents)
     point, drawn, weights = on_documents
     raw = bool((value <= 0).any() or (point[1] <= 0).any() or (drawn[1] <= 0).any())
     y, y_point, y_drawn = (part if raw else np.log(part) for part in (value, point[1], drawn[1]))
@@ -173,7 +176,7 @@ def _samples(rows: NDArray[np.intp], l0: FloatArray, value: FloatArray, on_docum
     # The table's values are the truth, to the last digit; the sums say how they move.
     x_shift, y_shift = x - x_point[ALL], y - y_point[ALL]
     return Samples(
-        rows, x_point + x_shift, y_point + y_shift, raw, len(weights), *_small_sample(weights), x_drawn + x_shift, y_drawn + y_shift
+        rows, x_point + x_shift, y_point + y_shift, raw, len(weights), "", *_small_sample(weights), x_drawn + x_shift, y_drawn + y_shift
     )
 
 

@@ -13,8 +13,6 @@ from analysis.statistics.uncertainty import combined
 
 ALPHA = 0.05
 """Chance of a wrong "better" among all pairs of a comparison, if all arms are the same."""
-MARGIN = 0.05
-"""What counts as equivalent: less than 5 % either way."""
 POWER = 0.8
 MOST_SEEDS = 100
 """Seeds beyond which no number is given."""
@@ -34,7 +32,7 @@ class Contrast:
     n_documents: int
     df_documents: float
     margin: float
-    """What counts as equivalent, on the same scale."""
+    """What counts as equivalent, on the same scale; 0 where nothing does."""
 
 
 @dataclass(frozen=True, slots=True)

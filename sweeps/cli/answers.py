@@ -28,8 +28,8 @@ def best(
     parts = [table[(table["eval_hash"] == text).fillna(False).to_numpy()] for text in texts] if len(texts) > 1 else [table]
     found = [best_of(part, l0, metric=metric, architecture=architecture) for part in parts]
     lines: list[str] = []
-    for one in found:
-        lines += [*([f"{one.comparison}:"] if len(found) > 1 else []), *lines_of(one), ""]
+    for number, one in enumerate(found):
+        lines += [*([f"{one.comparison}, held-out text {texts[number]}:"] if len(found) > 1 else []), *lines_of(one), ""]
     return Answer({"best": [_plain(dataclasses.asdict(one)) for one in found]}, lines[:-1])
 
 

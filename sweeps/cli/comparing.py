@@ -52,8 +52,9 @@ def _data(compared: "Comparison") -> dict[str, Any]:
     data = dataclasses.asdict(compared)
     for one in (*data["arms"], *data["pairs"]):
         one["at"] = {f"{l0:g}": value for l0, value in one["at"].items()}
-    groups = {pair.comparison for pair in compared.pairs}
-    return {"answer": [line for name in sorted(groups) for line in answer(compared.of(name))], **data}
+    groups = list(dict.fromkeys(pair.comparison for pair in compared.pairs))
+    titles = {name: f"{compared.titles[name]}: " if len(groups) > 1 else "" for name in groups}
+    return {"answer": [titles[name] + line for name in groups for line in answer(compared.of(name))], **data}
 
 
 def _lines(compared: "Comparison") -> list[str]:
@@ -67,7 +68,7 @@ def _lines(compared: "Comparison") -> list[str]:
     groups = list(dict.fromkeys(pair.comparison for pair in compared.pairs))
     for number, name in enumerate(groups, start=1):
         own = compared.of(name)
-        lines += [f"Comparison {number} of {len(groups)} ({name})", ""] if len(groups) > 1 else []
+        lines += [f"Comparison {number} of {len(groups)}: {compared.titles[name]}", ""] if len(groups) > 1 else []
         lines += [line for text in answer(own) for line in textwrap.wrap(text, words.TERMINAL_WIDTH, subsequent_indent="  ")]
         lines += ["", *_pair_lines(own.pairs, own.n_tests), "", *_l0_lines(own), ""]
     for note in compared.notes:

@@ -65,7 +65,9 @@ def test_one_seed_speaks_of_these_saes() -> None:
     assert "on text like this, these BatchTopK SAEs have " in text and "one seed cannot tell" in text
     nothing = answer(compared(Truth({"topk": 0.08, "batchtopk": 0.06}, n_seeds=1, n_documents=0)))
     assert len(nothing) == 1 and nothing[0].startswith("In these single runs BatchTopK has the best FVU: ")
-    assert nothing[0].endswith("But nothing tells how sure that is: one seed and no sums per document.")
+    assert nothing[0].endswith(
+        "But nothing tells how sure that is: one seed, and documents cannot be drawn: the table comes without files of runs."
+    )
     assert "[" not in nothing[0]
 
 

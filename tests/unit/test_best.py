@@ -70,7 +70,7 @@ def test_runs_on_two_texts_are_not_ranked_but_answered_one_by_one(tmp_path: Path
 def test_the_terminal_shows_numbers_path_and_code(sweep: Path) -> None:
     done = CliRunner().invoke(app, ["best", str(sweep), "--l0", "16"])
     assert done.exit_code == 0
-    for part in ("Best fvu at L0 16: batchtopk-16", "mean of 3 repeats", "JumpReLU", "from_pretrained"):
+    for part in ("Best FVU at L0 16: batchtopk-16", "delta CE", "mean of 3 repeats", "JumpReLU", "from_pretrained"):
         assert part in done.stdout
     assert max(map(len, done.stdout.splitlines())) < 400
 

@@ -6,6 +6,7 @@ import pytest
 
 from analysis import compare
 from analysis.documents import DocumentSums
+from analysis.report.answer import answer
 from analysis.statistics import samples as module
 from analysis.statistics.choosing import Grid, front_of, grid_of, readings
 from analysis.statistics.samples import Samples, samples_of
@@ -73,7 +74,23 @@ def test_where_every_level_has_one_setting_nothing_is_chosen() -> None:
 
 def test_one_seed_without_documents_reads_what_it_chose() -> None:
     table, _ = sweep(np.random.default_rng(0), n_seeds=1, n_documents=0)
-    assert compare(table).arms[0].chosen.startswith("chosen and read on the same text")
+    found = compare(table)
+    assert found.arms[0].chosen.startswith("the best of 4 learning rates, chosen and read on the same text")
+    assert any(line.startswith("A: the best of 4 learning rates") for line in answer(found))
+
+
+@pytest.mark.parametrize(
+    ("n_seeds", "n_documents", "how"),
+    [
+        (3, 12, "chosen on one half of the documents, of the other seeds, and read on the rest."),
+        (3, 0, "chosen on the other seeds, and read on the rest."),
+        (1, 12, "chosen on one half of the documents and read on the other; one seed gives no interval over seeds."),
+    ],
+)
+def test_the_answer_says_how_settings_were_chosen(n_seeds: int, n_documents: int, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "N_DRAWS", 50)
+    table, documents = sweep(np.random.default_rng(0), n_seeds=n_seeds, n_documents=n_documents)
+    assert f"A: the best of 4 learning rates, {how}" in answer(compare(table, documents=documents))
 
 
 @pytest.mark.parametrize(("n_seeds", "n_documents"), [(3, 0), (2, 40), (1, 40)])

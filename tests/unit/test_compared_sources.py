@@ -1,5 +1,7 @@
 """What `sae-sweep compare` names: sweeps, architectures of them, tables."""
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,19 @@ def test_names_with_a_colon_that_exist_are_paths(tmp_path: Path) -> None:
     (tmp_path / "a:b").mkdir()
     assert Source.of(str(tmp_path / "a:b")).architecture is None
     assert Source.of("results/demo:topk") == Source(Path("results/demo"), "topk")
+
+
+def test_a_refusal_says_what_differs_and_nothing_else(sweeps: Path) -> None:
+    records = [record for record in realistic_records((0, 1)) if record.architecture == "topk"]
+    write_sweep(sweeps / "other", [dataclasses.replace(record, eval_hash="elsewhere") for record in records])
+    texts = f"{records[0].eval_hash} and elsewhere"
+    refusal = f"got ['TopK of one', 'TopK of other']. Runs that differ in the held-out text are not compared with each other: {texts}."
+    with pytest.raises(ConfigError, match=f"{re.escape(refusal)}$"):
+        pairs(sweeps, "one:topk", "other:topk", l0s=[4000.0])
+    wide = [dataclasses.replace(record, config={**record.config, "sae": {**record.config["sae"], "d_sae": 64}}) for record in records]
+    write_sweep(sweeps / "wide", wide)
+    (pair,) = pairs(sweeps, "one:topk", "wide:topk")  # of one width each: widths may be compared
+    assert set(pair) == {"TopK of one", "TopK of wide"}
 
 
 def test_what_cannot_be_compared(sweeps: Path) -> None:

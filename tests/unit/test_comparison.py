@@ -1,12 +1,13 @@
 """Comparisons of fronts: by hand, against loops, and where nothing may be compared."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import realistic_records, write_sweep
+from fake_results import documents_of, realistic_records, write_run, write_sweep
 from scipy import stats
 from scipy.interpolate import PchipInterpolator
 from simulated_sweeps import Truth, draw
@@ -87,7 +88,7 @@ def test_the_documents_part_is_that_of_a_loop() -> None:
     correction = 1 / (1 - 2 * (w**3).sum() / (w**2).sum() + (w**2).sum())
     at = pair.at[32]
     assert at is not None and at.se == pytest.approx(np.std(ln, ddof=1) * np.sqrt(correction))
-    assert at.df == pytest.approx((w**2).sum() ** 2 / (w**4).sum() - 1)
+    assert at.df == pytest.approx(1 / (w**2).sum() - 1)
     assert at.value == pytest.approx(float(table["fvu"][runs["b"]] / table["fvu"][runs["a"]] - 1))
 
 
@@ -103,7 +104,8 @@ def test_what_is_known_decides_what_is_said() -> None:
     assert seeds.gap is not None and seeds.gap.covers == "seeds only, not held-out documents"
     neither = only(simulated(AB, n_seeds=1, n_documents=0))
     assert neither.gap is not None and neither.gap.low is None
-    assert (neither.verdict, neither.p, neither.reason) == ("not separable", None, "One seed and no sums per document: no interval.")
+    assert (neither.verdict, neither.p) == ("not separable", None)
+    assert neither.reason == "One seed, and documents cannot be drawn: the table comes without files of runs."
 
 
 def test_the_better_arm_is_first_whatever_the_direction() -> None:
@@ -205,6 +207,25 @@ def test_repeats_may_lack_runs_or_all_of_them() -> None:
     assert not only(compare(fewer)).paired
 
 
+def test_documents_that_differ_are_named(tmp_path: Path) -> None:
+    records = [record for record in realistic_records((0, 1)) if record.architecture in ("topk", "batchtopk")]
+    sweep = write_sweep(tmp_path / "demo", records, n_documents=12)
+    write_run(sweep, records[-1], documents=documents_of(records[-1], 13))
+    (note,) = compare(load_table(sweep)).notes
+    assert re.fullmatch(r"Intervals cover seeds only, .*: \S+ and \S+ have sums of different documents\.", note)
+    assert records[-1].run_id in note
+
+
+def test_groups_are_named_by_what_they_differ_in() -> None:
+    table = pd.concat([draw(Truth({"a": 0.08, "b": 0.07}, n_documents=0), np.random.default_rng(seed))[0] for seed in (0, 1)])
+    half = len(table) // 2
+    table["comparison_hash"], table["d_sae"] = np.repeat(["3f", "a7"], half), np.repeat([512, 1024], half)
+    assert compare(table).titles == {"3f": "d_sae 512", "a7": "d_sae 1024"}
+    table["train_tokens"] = np.repeat([1_000_000, 4_000_000], half)
+    assert compare(table).titles["a7"] == "d_sae 1024 · 4 M training tokens"
+    assert compare(table[table["comparison_hash"] == "3f"]).titles == {"3f": ""}
+
+
 def test_corrected_for_the_pairs_that_were_tested() -> None:
     """Not for those without a common window, and for all groups together, in words too."""
     table = pd.concat([draw(Truth({"a": 0.08, "b": 0.07}, n_documents=0), np.random.default_rng(seed))[0] for seed in (0, 1)])
@@ -214,6 +235,27 @@ def test_corrected_for_the_pairs_that_were_tested() -> None:
     assert "corrected for 2 comparisons" in answer(found.of("wide"))[-1]
     apart = draw(Truth({"c": 0.07}, l0s=(256.0, 512.0), n_documents=0), np.random.default_rng(2))[0]
     assert compare(pd.concat([table[table["comparison_hash"] == "narrow"], apart.assign(comparison_hash="narrow")])).n_tests == 1
+
+
+@pytest.mark.parametrize(("lacking", "verdict"), [(0.080, "equivalent"), (0.097, "better")])
+def test_metrics_with_their_best_value_at_1_are_equivalent_by_what_is_missing(lacking: float, verdict: str) -> None:
+    """Explained variances of 0.92 and 0.903 are within 2 % of each other, and 20 % apart in what they lack."""
+    quiet = Truth({"a": 0.08, "b": lacking}, level_noise=0.001, n_documents=0)
+    table = draw(quiet, np.random.default_rng(0))[0].assign(score=lambda rows: 1 - rows["fvu"])
+    table.attrs["metrics"] = {"score": {"name": "score", "label": "Score (1 is best)", "unit": "", "direction": "max"}}
+    found = compare(table, metric="score")
+    assert (only(found).verdict, found.label, found.margin_of) == (verdict, "Score", "what is missing to 1")
+    assert verdict != "equivalent" or "less than 5 % of what is missing to 1" in answer(found)[0]
+
+
+def test_where_the_best_value_is_not_known_nothing_is_equivalent() -> None:
+    quiet = Truth({"a": 0.08, "b": 0.08}, level_noise=0.0001, n_documents=0)
+    table = draw(quiet, np.random.default_rng(0))[0].assign(ce_loss_spliced=lambda rows: 4 + rows["fvu"])
+    spec = {"name": "ce_loss_spliced", "label": "", "unit": "nats per token", "direction": "min"}
+    table.attrs["metrics"] = {"ce_loss_spliced": spec}
+    assert only(compare(table, metric="ce_loss_spliced")).verdict == "not separable"
+    above = compare(table.assign(ce_loss_clean=4.0), metric="ce_loss_spliced")
+    assert (only(above).verdict, above.margin_of) == ("equivalent", "what is above the untouched model's")
 
 
 def test_l0_is_what_is_matched_and_must_be_reached() -> None:

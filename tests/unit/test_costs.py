@@ -51,13 +51,30 @@ def test_every_size_has_its_value_at_one_l0(sweep: Path) -> None:
 def test_equal_flops_are_read_between_sizes(sweep: Path) -> None:
     table = load_table(sweep)
     flops = [12 * 128 * 2048 * 1e6]
-    matched = at_matched_cost(table, 32, costs=flops)
+    matched = {name: one for (_, name), (one,) in at_matched_cost(table, 32, costs=flops).items()}
     # Straight lines in (ln FLOPs, ln FVU) are nearly what the law is between widths 1024 and 4096.
     topk = fvu_of("topk", 2048, 1_000_000, 32)
     gated = fvu_of("gated", round(2048 / 1.5), 1_000_000, 32)
-    assert matched.xs("topk", level="architecture").iloc[0, 0] == pytest.approx(topk, rel=0.01)
-    assert matched.xs("gated", level="architecture").iloc[0, 0] == pytest.approx(gated, rel=0.01)
-    assert np.isnan(at_matched_cost(table, 32, costs=[1e20]).to_numpy()).all()
+    assert matched["topk"] is not None and matched["gated"] is not None
+    assert matched["topk"].value == pytest.approx(topk, rel=0.01) and matched["topk"].low is None  # one seed, no documents
+    assert matched["gated"].value == pytest.approx(gated, rel=0.01)
+    assert list(at_matched_cost(table, 32, costs=[1e20]).values()) == [[None], [None]]
+
+
+@pytest.mark.slow
+def test_values_at_equal_flops_have_intervals(tmp_path: Path) -> None:
+    """As wide as those of the sizes at the sizes themselves; between sizes hardly wider than those of the widest."""
+    records = sized_records(("topk",), tokens=(1_000_000,), seeds=(0, 1, 2), noise=0.03)
+    table = load_table(write_sweep(tmp_path / "sizes", records, n_documents=40))
+    sizes = quality_of_sizes(table, 32)
+    flops = sizes["train_flops"].to_numpy()
+    (found,) = at_matched_cost(table, 32, costs=[*flops, np.sqrt(flops[0] * flops[1])]).values()
+    for one, low, high in zip(found[:3], sizes["low"], sizes["high"], strict=True):
+        assert one is not None and (one.low, one.high) == (pytest.approx(low, rel=0.01), pytest.approx(high, rel=0.01))
+    between = found[3]
+    assert between is not None and between.se is not None and between.covers == "seeds and held-out documents"
+    errors = [one.se for one in sizes["estimate"]]
+    assert 0.5 * min(errors) < between.se < 1.25 * max(errors)
 
 
 def test_costs_that_are_none_and_l0s_that_no_front_reaches_are_refused(sweep: Path) -> None:

@@ -71,7 +71,20 @@ def test_documents_of_one_length_have_the_usual_correction() -> None:
     samples = samples_of(table, "fvu", dataclasses.replace(documents, sums=even))
     assert (samples.n_documents, samples.correction, samples.df) == (12, pytest.approx(12 / 11), pytest.approx(11))
     uneven = samples_of(table, "fvu", documents)
-    assert uneven.correction > 12 / 11 and uneven.df < 11
+    shares = documents.sums["variance"][0] / documents.sums["variance"][0].sum()
+    assert uneven.correction > 12 / 11 and uneven.df < 11 and uneven.df == pytest.approx(1 / (shares**2).sum() - 1)
+
+
+def test_what_cannot_be_drawn_says_why() -> None:
+    table, documents = draw(TRUTH, np.random.default_rng(0))
+    assert documents is not None
+    assert samples_of(table, "fvu").undrawn == "the table comes without files of runs"
+    long = {**documents.sums, "variance": documents.sums["variance"] * np.where(np.arange(12) == 3, 1000.0, 1.0)}
+    for sums, reason in ((long, "nearly all of the text is one or two documents"), ({**documents.sums, "error": long["variance"] - 1}, "")):
+        samples = samples_of(table, "fvu", dataclasses.replace(documents, sums=sums))
+        assert (samples.undrawn, samples.n_documents) == (reason, 0 if reason else 12)
+    lacking = dataclasses.replace(documents, ratios={"l0": documents.ratios["l0"]})
+    assert samples_of(table, "fvu", lacking).undrawn == "not all runs have sums per document of fvu"
 
 
 def test_without_sums_or_with_too_few_documents_nothing_is_drawn() -> None:

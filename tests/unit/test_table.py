@@ -9,6 +9,7 @@ import pytest
 from fake_results import config_of, failed, metrics_at, pruned, record_of, target_record, write_sweep
 
 from analysis.columns import COLUMNS
+from analysis.documents import read_documents
 from analysis.table import by_comparison, load_table, metric_specs, orientation, over_seeds, specs_of, write_table
 from sae_core.errors import ConfigError
 from sae_core.records import MetricSpec
@@ -104,6 +105,19 @@ def test_a_run_of_two_sweeps_is_one_row_and_the_finished_one(tmp_path: Path) -> 
         ("topk-8-0", "finished", "late"),
         ("topk-16-0", "finished", "late"),
     ]
+
+
+def test_a_run_measured_on_two_texts_is_two_rows(tmp_path: Path) -> None:
+    records = [record_of("topk", k, metrics_at(k, 0.1, 0.1)) for k in (8, 16)]
+    elsewhere = dataclasses.replace(records[0], eval_hash="other", metrics=metrics_at(8, 0.2, 0.1))
+    sweeps = [write_sweep(tmp_path / name, own, n_documents=12) for name, own in (("demo", records), ("again", [elsewhere]))]
+    table = load_table(sweeps)
+    told = {f"topk-8-0@{records[0].eval_hash}": 0.1, "topk-8-0@other": 0.2, "topk-16-0": 0.1}
+    assert dict(zip(table["run_id"], table["fvu"], strict=True)) == told
+    assert {Path(path).parent.parent.name for path in table.attrs["directories"].values()} == {"demo", "again"}
+    assert table["comparison_hash"].nunique() == 2 and len(over_seeds(table)) == 3
+    assert read_documents(table[table["eval_hash"] == "other"]) is not None
+    assert load_table([sweeps[0], sweeps[0]])["run_id"].tolist() == ["topk-8-0", "topk-16-0"]
 
 
 def test_comparison_and_setting_hashes(tmp_path: Path) -> None:

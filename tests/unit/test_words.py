@@ -147,7 +147,10 @@ def test_the_terminal_says_it_too(tmp_path: Path) -> None:
 def test_a_table_that_lost_its_configs_still_has_names(tmp_path: Path) -> None:
     table = load_table(write_sweep(tmp_path / "demo", [titled("a", "e1", sae__d_sae=512), titled("b", "e2")]))
     table.attrs.pop("comparisons")
-    assert [title.full for title in titles(table).values()] == [f"comparison {name}" for name in titles(table)]
+    model = "demo · blocks.2.hook_resid_post"
+    assert [title.full for title in titles(table).values()] == [f"{model} · d_sae {n} · 999 k training tokens" for n in (512, 1024)]
+    bare = table.drop(columns=["model", "hook_point"]).assign(d_sae=pd.NA, train_tokens=pd.NA)
+    assert [title.full for title in titles(bare).values()] == [f"comparison {name}" for name in titles(table)]
 
 
 def test_intervals_in_words() -> None:
