@@ -170,7 +170,7 @@ class ParallelCoordinates(Plot):
         kept = above.dropna().sort_values(ascending=False, kind="stable")
         chosen = kept.iloc[evenly(len(kept), MOST_LINES)]
         runs, varied = table.loc[chosen.index], hyperparameters(table).loc[chosen.index].dropna(axis=1)
-        if len(chosen) < 2 or varied.empty:
+        if varied.empty or not (varied.groupby(runs["architecture"]).nunique() > 1).to_numpy().any():  # nothing was chosen for any of them
             return None
         columns = {"architecture": runs["architecture"].map(label), **{str(name): varied[name] for name in varied}}
         columns |= {"L0": runs["l0"], "FVU": runs["fvu"]}
@@ -207,7 +207,7 @@ class ParallelCoordinates(Plot):
             axes.spines[side].set_visible(False)
         axes.tick_params(length=0)
         bar = figure.colorbar(colors, ax=axes, label="FVU above the front", pad=0.02)
-        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * np.expm1(value):.0f} %")
+        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * np.expm1(value):.3g} %")
         return figure
 
 

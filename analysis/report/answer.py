@@ -62,15 +62,21 @@ def _single_runs(comparison: Comparison, pairs: Sequence[Pair]) -> list[str]:
 
 
 def _overview(comparison: Comparison, best: str, pairs: Sequence[Pair]) -> str:
-    """Whether the arm with the lowest (highest) value is told apart from all others."""
-    alike = [_from(best, pair).b for pair in pairs if pair.better is None]
+    """Which of the others the arm with the lowest (highest) value is told apart from, and which are equivalent to it."""
+    turned = [_from(best, pair) for pair in pairs]
+    alike = [pair.b for pair in turned if pair.verdict.startswith("equivalent")]
+    unclear = [pair.b for pair in turned if pair.better is None and pair.b not in alike]
     side = "lowest" if comparison.direction == "min" else "highest"
-    name = words.arm(best)
-    if not alike:
-        return f"{name} has the {side} {comparison.label}, told apart from all {len(pairs)} others."
-    if len(alike) == len(pairs):
-        return f"{name} has the {side} {comparison.label}, but is told apart from none of the {len(pairs)} others."
-    return f"{name} has the {side} {comparison.label}, but is not told apart from {words.listed(map(words.arm, alike))}."
+    lines = [f"{words.arm(best)} has the {side} {comparison.label}"]
+    if not alike and not unclear:
+        return f"{lines[0]}, told apart from all {len(pairs)} others."
+    if len(unclear) == len(pairs):
+        return f"{lines[0]}, but is told apart from none of the {len(pairs)} others."
+    if unclear:
+        lines.append(f"it is not told apart from {words.listed(map(words.arm, unclear))}")
+    if alike:
+        lines.append(f"{words.listed(map(words.arm, alike))} {'is' if len(alike) == 1 else 'are'} equivalent to it")
+    return f"{'; '.join(lines)}."
 
 
 def _from(first: str, pair: Pair) -> Pair:
@@ -147,6 +153,8 @@ def _others(tested: Sequence[Pair], own: Sequence[Pair]) -> list[str]:
     apart = sum(pair.better is not None for pair in rest)
     if len(rest) == 1:
         return [f"The other pair is {'' if apart else 'not '}told apart."]
+    if apart == len(rest):
+        return [f"All of the other {len(rest)} pairs are told apart."]
     return [f"Of the other {len(rest)} pairs, {apart or 'none'} {'are' if apart > 1 else 'is'} told apart."]
 
 
