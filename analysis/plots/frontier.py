@@ -105,9 +105,12 @@ class FrontierPlot(Plot):
     @classmethod
     def note(cls, info: FrontierInfo) -> str:
         """What is not drawn or dotted."""
-        texts = (
-            ["Bands: 95 % intervals of the fronts, at each L0 by itself. Whiskers: from the smallest to the largest."] if info.bands else []
-        )
+        texts = []
+        if info.bands:
+            texts.append(
+                "Bands: 95 % intervals of the fronts, at each L0 by itself, along the monotone cubic that matched values are read from."
+            )
+            texts.append("Lines join the points straight. Whiskers: from the smallest to the largest.")
         if info.true_l0 is not None:
             texts.append("Dotted: how many features are active on a token, on average.")
         if info.n_left_out:
