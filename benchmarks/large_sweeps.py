@@ -133,7 +133,7 @@ def time_status(n_runs: int, n_documents: int) -> dict[str, float]:
 
 def made_up_results(sweep: Path, n_runs: int, n_documents: int) -> Path:
     """A sweep's directory with finished runs: copies of the committed demo's records with other levels, rates, seeds and values."""
-    demo = Path(__file__).parents[1] / "results" / "reference" / "demo"
+    demo = Path(__file__).parents[1] / "results" / "reference" / "demo-seeds"
     known = {record.architecture: record for record in map(RunRecord.read, sorted(demo.glob("runs/*/record.json")))}
     planned = []
     for number in range(n_runs):

@@ -64,5 +64,6 @@ def test_what_cannot_run_says_what_it_needs():
         ["make", "test"],
         ["sae-sweep", "stop"],
         ["sae-sweep", "run"],
+        ["sae-sweep", "features"],
         ["sae-sweep", "run"],
     ]
