@@ -3,7 +3,7 @@
 Choices worth knowing:
 - A setting can be chosen when its mean L0 is within END_TOLERANCE of the one asked for and it is on its architecture's front. Architectures
   (and widths, token budgets) are ranked by their front read at that very L0, so that none wins by being a little denser; within one, the
-  setting nearest in ln L0 is taken, and of its repeats the best one.
+  setting nearest in ln L0 is taken (of several within 5 %, as of several learning rates, the best), and of its repeats the best one.
 - The best of several seeds looks better than the recipe is. So numbers come twice: of this run, with an interval over held-out documents,
   and of its setting, over seeds and documents.
 """
@@ -21,6 +21,7 @@ from analysis import words
 from analysis.estimates import Estimate
 from analysis.interpolation import END_TOLERANCE
 from analysis.pareto import settings_with_front
+from analysis.statistics.choosing import CLOSE
 from analysis.statistics.matched import at_matched_l0, label_of, of_runs, settings_of
 from analysis.table import DIRECTORIES, by_comparison, check_columns, finished, load_table, orientation
 from sae_core.errors import ConfigError, UnknownNameError
@@ -89,7 +90,7 @@ def best(
             f"runs must be measured on one held-out text to be ranked, but got {len(texts)}: {', '.join(texts)}. "
             "Pass rows of one, e.g. table[table['eval_hash'] == ...]."
         )
-    candidates = [found for name, own in by_comparison(runs).items() for found in _candidates(name, own, metric, l0)]
+    candidates = [found for name, own in by_comparison(runs).items() for found in _candidates(name, own, metric, l0, sign)]
     if not candidates:
         raise ConfigError(_nothing_near(runs, l0))
     return _described(table, runs, min(candidates, key=lambda found: sign * found.value.value), metric, l0, sign)
@@ -133,15 +134,17 @@ class _Candidate:
     """On the front at the L0 asked for, or of the setting itself where the front cannot be read there."""
 
 
-def _candidates(comparison: str, runs: pd.DataFrame, metric: str, l0: float) -> list[_Candidate]:
-    """Of each architecture: the setting on its front that is nearest to the L0."""
+def _candidates(comparison: str, runs: pd.DataFrame, metric: str, l0: float, sign: float) -> list[_Candidate]:
+    """Of each architecture: the setting on its front that is nearest to the L0; of several about as near, the best."""
     settings = settings_with_front(runs, metric)
     distance = (np.log(settings["l0"]) - np.log(l0)).abs()
     near = settings[settings["on_front"] & (distance <= np.log1p(END_TOLERANCE))].assign(distance=distance)
     if near.empty:
         return []
     on_fronts, own = at_matched_l0(runs, metric, [l0]), settings_of(runs, metric)
-    chosen = near.sort_values("distance", kind="stable").groupby("architecture", sort=False).head(1)
+    nearest = near.groupby("architecture")["distance"].transform("min")
+    alike = near[near["distance"] <= nearest + CLOSE].assign(rank=sign * near[metric])
+    chosen = alike.sort_values(["rank", "distance"], kind="stable").groupby("architecture", sort=False).head(1)
     return [
         _Candidate(
             comparison,

@@ -36,6 +36,8 @@ class Truth:
     """Of each document in each arm."""
     run_document_noise: float = 0.1
     """Of each document in each run."""
+    length_noise: float = 0.0
+    """Of the lengths of documents, in ln, beside being spread evenly between 100 and 900 tokens."""
     l0_noise: float = 0.0
     """Of the L0 of each run, in ln."""
     level_factors: tuple[float, ...] = field(default=())
@@ -65,6 +67,7 @@ def draw(truth: Truth, generator: np.random.Generator) -> tuple[pd.DataFrame, Do
         return table.assign(fvu=mean.ravel()), None
     n = truth.n_documents
     n_tokens = generator.integers(100, 900, n).astype(float)
+    n_tokens = np.ceil(n_tokens * np.exp(normal(0, truth.length_noise, n))) if truth.length_noise else n_tokens
     variance = n_tokens * np.exp(normal(0, 0.3, n))
     noise = normal(0, truth.document_noise, n) + normal(0, truth.arm_document_noise, (shape[0], 1, 1, n))
     noise = noise + normal(0, truth.run_document_noise, (*shape, n))

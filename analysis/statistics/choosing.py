@@ -166,11 +166,14 @@ def _subsets(grid: Grid, tries: int) -> "list[IntArray]":
     return subsets
 
 
-def in_words(grid: Grid, samples: Samples) -> str:
+def in_words(grid: Grid, samples: Samples, tries: int) -> str:
     """How settings were chosen, for a caption; empty where there was no choice."""
     if not grid.is_chosen:
         return ""
-    what = f"the best of {grid.tries} {'learning rates' if grid.differ_in == ('lr',) else 'settings'}"
+    settings = f"{grid.tries} {'learning rates' if grid.differ_in == ('lr',) else 'settings'}"
+    what = f"the best of {settings}" if tries >= grid.tries else f"the best of {tries} at random of {settings}"
+    if tries == 1:
+        return f"one at random of {settings}"
     if grid.n_repeats > 1:
         on = "one half of the documents, of the other seeds" if samples.n_documents else "the other seeds"
         return f"{what}, chosen on {on}, and read on the rest"

@@ -169,7 +169,7 @@ def _arm(part: Part, name: str, l0s: Sequence[float]) -> Arm:
         spread=float(np.sqrt((spread.sd**2).mean())) if spread else None,
         pooled=spread.pooled if spread else True,
         p_equal_spread=spread.p if spread else None,
-        chosen=in_words(side.curves.grid, part.samples),
+        chosen=in_words(side.curves.grid, part.samples, side.tries),
         tries=side.tries,
         advantage=_advantage(part, name),
     )

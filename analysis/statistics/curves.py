@@ -56,16 +56,18 @@ class Curves:
 
     @property
     def span(self) -> tuple[float, float]:
-        """ln L0s between which every curve was measured."""
-        ends = [(self.samples.x[one.part][one.runs].min(), self.samples.x[one.part][one.runs].max()) for one in self._all]
-        return float(max(low for low, _ in ends)), float(min(high for _, high in ends))
+        """ln L0s between which every repeat was measured; of its curves through few of many settings, half of them."""
+        ends = [[(x.min(), x.max()) for x in map(self._knots, own)] for own in self.readings if own]
+        lows = [np.quantile([low for low, _ in own], 0.5, method="higher") for own in ends]
+        highs = [np.quantile([high for _, high in own], 0.5, method="lower") for own in ends]
+        return float(max(lows)), float(min(highs))
 
     def reaches(self, at: FloatArray) -> "tuple[np.ndarray, np.ndarray]":
         """[P] where every repeat can be read (on at least half of its curves), and which of these places lie beyond an end of any."""
         reached, beyond = np.ones(len(at), dtype=bool), np.zeros(len(at), dtype=bool)
         for own in self.readings:
             if own:
-                x = [self.samples.x[one.part][one.runs] for one in own]
+                x = [self._knots(one) for one in own]
                 reached &= np.mean([interpolation.reaches(knots, at) for knots in x], axis=0) >= 0.5
                 beyond |= np.any([interpolation.is_beyond(knots, at) for knots in x], axis=0)
         return reached, reached & beyond
@@ -81,15 +83,15 @@ class Curves:
             return None
         return np.stack([self._mean(own, x, y, places) for own in self.readings if own], axis=1)
 
-    @property
-    def _all(self) -> list[Reading]:
-        return [one for own in self.readings for one in own]
+    def _knots(self, one: Reading) -> FloatArray:
+        return self.samples.x[one.part][one.runs]
 
-    @staticmethod
-    def _mean(own: Sequence[Reading], x: FloatArray, y: FloatArray, places: FloatArray) -> FloatArray:
-        """Mean over the curves of one repeat. `x` and `y`: [3, ..., R]."""
-        total = sum(interpolation.read(x[one.part][..., one.runs], y[one.part][..., one.runs], places) for one in own)
-        return np.asarray(total) / len(own)
+    def _mean(self, own: Sequence[Reading], x: FloatArray, y: FloatArray, places: FloatArray) -> FloatArray:
+        """Mean over those curves of one repeat that reach each place; of all where none does. `x` and `y`: [3, ..., R]."""
+        reach = np.array([interpolation.reaches(self._knots(one), places) for one in own])
+        weights = np.where(reach.any(axis=0), reach, True) / np.where(reach.any(axis=0), reach.sum(axis=0), len(own))
+        read = (interpolation.read(x[one.part][..., one.runs], y[one.part][..., one.runs], places) for one in own)
+        return np.asarray(sum(weight * values for weight, values in zip(weights, read, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,12 @@ MOST_MATCHED = 4
 
 
 def label_of(table: pd.DataFrame, metric: str) -> str:
-    """A metric's name in a sentence: its label without what explains it, e.g. "FVU", "Explained variance"; its own name where unknown."""
+    """A metric's name in a sentence: its label without what explains it, e.g. "FVU", "explained variance"; its own name where unknown."""
     spec = specs_of(table).get(metric)
-    return COMPARED.get(metric) or (spec.label.partition(" (")[0] if spec else metric)
+    if metric in COMPARED or spec is None:
+        return COMPARED.get(metric, metric)
+    label = spec.label.partition(" (")[0]
+    return label[:1].lower() + label[1:] if label[1:2].islower() else label
 
 
 def curves_by_arm(rows: pd.DataFrame, samples: Samples, metric: str, by: By) -> dict[str, Curves]:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_results import metrics_at, realistic_records, record_of, write_sweep
+from fake_results import config_of, metrics_at, realistic_records, record_of, write_sweep
 from typer.testing import CliRunner
 
 import analysis
@@ -55,6 +55,16 @@ def test_metric_and_architecture_can_be_chosen(sweep: Path) -> None:
 def test_an_l0_that_nothing_is_near_is_refused_with_what_there_is(l0: float, message: str, sweep: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         analysis.best(sweep, l0)
+
+
+def test_of_settings_with_about_the_same_l0_the_best_is_taken(tmp_path: Path) -> None:
+    """A bad learning rate with a hair less L0 is dominated by none."""
+    runs = [(16.0, 1e-3, 16.0, 0.2), (16.0, 2e-3, 16.02, 0.1), (32.0, 1e-3, 32.0, 0.08)]
+    records = []
+    for k, lr, l0, fvu in runs:
+        config = config_of("topk", k, 0, lr=lr)
+        records.append(record_of("topk", k, metrics_at(l0, fvu, 0.1), config=config, run_id=f"topk-{k:g}-{lr:g}"))
+    assert analysis.best(write_sweep(tmp_path / "demo", records), 16).run_id == "topk-16-0.002"
 
 
 def test_runs_on_two_texts_are_not_ranked_but_answered_one_by_one(tmp_path: Path) -> None:

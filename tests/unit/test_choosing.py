@@ -125,6 +125,7 @@ def test_more_tries_are_told_and_can_be_taken_away() -> None:
     assert any("chose among 4 settings, more than others; with as few its FVU would be" in note for note in free.notes)
     equal = compare(table, l0s=[16], equal_tries=True)
     assert [arm.tries for arm in equal.arms] == [1, 1]
+    assert "A: one at random of 4 learning rates." in answer(equal)
     assert equal.arms[0].advantage is None
     values = [one.arms[0].at[16] for one in (free, equal)]
     assert values[0] is not None and values[1] is not None and values[0].value < values[1].value
@@ -152,3 +153,11 @@ def test_a_bad_setting_with_a_hair_less_l0_is_no_part_of_the_front() -> None:
     table.attrs["metrics"] = {"fvu": {"name": "fvu", "label": "", "unit": "", "direction": "min"}}
     estimate = compare(table, l0s=[16]).arms[0].at[16.0]
     assert estimate is not None and estimate.value == pytest.approx(0.1)
+
+
+def test_with_few_tries_a_bad_setting_shortens_some_fronts_and_not_the_comparison() -> None:
+    table, _ = sweep(np.random.default_rng(0), n_documents=0)
+    bad = (table["architecture"] == "a") & (table["lr"] == RATES[0])
+    table.loc[bad, "fvu"] *= 10
+    (pair,) = compare(table, l0s=[16], equal_tries=True).pairs
+    assert pair.window == (pytest.approx(8), pytest.approx(32)) and not pair.reason

@@ -244,7 +244,7 @@ def test_metrics_with_their_best_value_at_1_are_equivalent_by_what_is_missing(la
     table = draw(quiet, np.random.default_rng(0))[0].assign(score=lambda rows: 1 - rows["fvu"])
     table.attrs["metrics"] = {"score": {"name": "score", "label": "Score (1 is best)", "unit": "", "direction": "max"}}
     found = compare(table, metric="score")
-    assert (only(found).verdict, found.label, found.margin_of) == (verdict, "Score", "what is missing to 1")
+    assert (only(found).verdict, found.label, found.margin_of) == (verdict, "score", "what is missing to 1")
     assert verdict != "equivalent" or "less than 5 % of what is missing to 1" in answer(found)[0]
 
 

@@ -1,45 +1,20 @@
 """How often 95 % intervals cover the truth of simulated sweeps, and how often equal architectures are called different.
 
-docs/statistics.md has the shares in 1,000 sweeps each; here are fewer, with bounds three standard errors wide.
+docs/statistics.md has the shares in 1,000 sweeps each (`tests/interval_coverage.py`); here are fewer, with bounds three standard errors
+wide.
 """
 
 import numpy as np
 import pytest
-from simulated_sweeps import Truth, draw
+from interval_coverage import EQUAL, FOUR, TWO, shares
+from simulated_sweeps import Truth
 
 from analysis.statistics import samples
-from analysis.statistics.parts import Part
-from analysis.statistics.uncertainty import LEVEL, estimate_at, made
-from analysis.statistics.verdicts import Contrast, judge
+from analysis.statistics.uncertainty import LEVEL
 
 pytestmark = pytest.mark.slow
 
-TWO, FOUR = {"a": 0.08, "b": 0.07}, dict.fromkeys("abcd", 0.08)
 N_SWEEPS = 80
-
-
-def shares(truth: Truth, n_sweeps: int) -> dict[str, float]:
-    """Share of intervals that cover, of values at L0 12 and 32 and of mean differences; share of sweeps with any pair told apart."""
-    generator = np.random.default_rng(len(truth.arms) + truth.n_seeds)
-    covered: dict[str, list[bool]] = {"value": [], "gap": [], "apart": []}
-    for _ in range(n_sweeps):
-        table, documents = draw(truth, generator)
-        part = Part.of("", table, "fvu", by="architecture", sign=1.0, l0s=(12.0, 32.0), pairs=None, equal_tries=False, documents=documents)
-        for arm, read in part.reads.items():
-            for place, l0 in enumerate((12.0, 32.0)):
-                one = estimate_at(read, place)
-                covered["value"].append(bool(one.low is not None and one.high is not None and one.low < truth.fvu(arm, l0) < one.high))
-        tests = []
-        for plan in part.plans:
-            gap = part.mean(plan)
-            assert gap is not None
-            about = {"n_seeds": truth.n_seeds, "n_documents": truth.n_documents}
-            estimate = made(gap.value, gap.seeds, gap.documents, raw=False, relative=True, **about)
-            true = truth.arms[plan.a] / truth.arms[plan.b] - 1
-            covered["gap"].append(bool(estimate.low is not None and estimate.high is not None and estimate.low < true < estimate.high))
-            tests.append(Contrast(gap.value, gap.seeds, gap.documents, truth.n_seeds, truth.n_documents, part.samples.df, 0.05))
-        covered["apart"].append(any(one.verdict.startswith("better") for one in judge(tests)))
-    return {name: float(np.mean(found)) for name, found in covered.items()}
 
 
 @pytest.mark.parametrize(
@@ -52,8 +27,9 @@ def shares(truth: Truth, n_sweeps: int) -> dict[str, float]:
         Truth(TWO, level_noise=0.02, seed_noise=0.02),
         Truth(TWO, shared_noise=0.03),
         Truth(TWO, document_noise=0.4, arm_document_noise=0.15),
+        Truth(EQUAL, n_documents=20, length_noise=1.0),
     ],
-    ids=["3 seeds", "2 seeds", "5 seeds", "1 seed", "luck over levels", "luck over arms", "documents matter"],
+    ids=["3 seeds", "2 seeds", "5 seeds", "1 seed", "luck over levels", "luck over arms", "documents matter", "few and unequal documents"],
 )
 def test_intervals_cover(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "N_DRAWS", 200)
@@ -72,7 +48,7 @@ def test_equal_architectures_are_rarely_told_apart(n_seeds: int, monkeypatch: py
 
 def test_two_equal_architectures_without_documents_are_rarely_told_apart() -> None:
     """Nothing but two degrees of freedom and a part with more: the case in which Satterthwaite's formula says "better" 7 % of the time."""
-    assert shares(Truth({"a": 0.08, "b": 0.08}, n_documents=0, seed_noise=0.01), 400)["apart"] < 0.06
+    assert shares(Truth(EQUAL, n_documents=0, seed_noise=0.01), 400)["apart"] < 0.06
 
 
 def test_planted_differences_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
