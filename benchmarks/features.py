@@ -8,6 +8,7 @@ held-out text is the demo's. Peak memory is that of the whole process, libraries
 
 import argparse
 import dataclasses
+import multiprocessing
 import resource
 import tempfile
 import time
@@ -67,12 +68,18 @@ def learned(directory: Path, arguments: argparse.Namespace) -> LearnedRun:
 
 
 def random_sae(arguments: argparse.Namespace, seed: int) -> SparseAutoencoder:
-    """As `sweeps.open_run` loads it."""
+    """Loaded as `sweeps.open_run` does; another process makes it, whose memory does not count."""
+    with tempfile.TemporaryDirectory() as directory:
+        maker = multiprocessing.get_context("spawn").Process(target=write_sae, args=(arguments, seed, directory))
+        maker.start()
+        maker.join()
+        return SparseAutoencoder.from_pretrained(directory)
+
+
+def write_sae(arguments: argparse.Namespace, seed: int, directory: str) -> None:
     kind = ARCHITECTURES["topk"]
     config = kind.Config.model_validate({"d_sae": arguments.d_sae, "k": arguments.k})
-    with tempfile.TemporaryDirectory() as directory:
-        kind(config, arguments.d_model, generator=torch.Generator().manual_seed(seed)).save_pretrained(directory)
-        return SparseAutoencoder.from_pretrained(directory)
+    kind(config, arguments.d_model, generator=torch.Generator().manual_seed(seed)).save_pretrained(directory)
 
 
 def measured(run: LearnedRun, directory: Path, arguments: argparse.Namespace) -> dict[str, Any]:
