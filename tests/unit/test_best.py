@@ -23,6 +23,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_the_best_front_decides_and_the_best_of_its_seeds_is_taken(sweep: Path) -> None:
     table = analysis.load_table(sweep)
     found = analysis.best(sweep, 16)
@@ -35,12 +36,14 @@ def test_the_best_front_decides_and_the_best_of_its_seeds_is_taken(sweep: Path) 
     assert next(iter(found.rivals)) == "BatchTopK" and "Standard (L1)" in found.rivals
 
 
+@pytest.mark.slow
 def test_it_says_where_the_run_is_and_how_to_load_it(sweep: Path) -> None:
     found = analysis.best(analysis.load_table(sweep), 16)
     assert found.directory == sweep / "runs" / found.run_id
     assert f'SparseAutoencoder.from_pretrained("{found.directory}/sae")' in found.loading and "SAE.load_from_disk" in found.loading
 
 
+@pytest.mark.slow
 def test_metric_and_architecture_can_be_chosen(sweep: Path) -> None:
     assert analysis.best(sweep, 16, metric="cosine", architecture="topk").run_id.startswith("topk-16")
     with pytest.raises(ConfigError, match=r"an architecture with finished runs must be one of .* but got 'tokp'. Did you mean 'topk'"):
@@ -49,6 +52,7 @@ def test_metric_and_architecture_can_be_chosen(sweep: Path) -> None:
         analysis.best(sweep, 16, metric="fuv")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("l0", "message"), [(400, "but got 400, and the nearest have L0"), (0, "above 0, but got 0"), (float("nan"), "but got nan")]
 )
@@ -57,6 +61,7 @@ def test_an_l0_that_nothing_is_near_is_refused_with_what_there_is(l0: float, mes
         analysis.best(sweep, l0)
 
 
+@pytest.mark.slow
 def test_of_settings_with_about_the_same_l0_the_best_is_taken(tmp_path: Path) -> None:
     """A bad learning rate with a hair less L0 is dominated by none."""
     runs = [(16.0, 1e-3, 16.0, 0.2), (16.0, 2e-3, 16.02, 0.1), (32.0, 1e-3, 32.0, 0.08)]
@@ -67,6 +72,7 @@ def test_of_settings_with_about_the_same_l0_the_best_is_taken(tmp_path: Path) ->
     assert analysis.best(write_sweep(tmp_path / "demo", records), 16).run_id == "topk-16-0.002"
 
 
+@pytest.mark.slow
 def test_runs_on_two_texts_are_not_ranked_but_answered_one_by_one(tmp_path: Path) -> None:
     two = [(8, 0.2, "a"), (8, 0.1, "b")]
     records = [record_of("topk", k, metrics_at(k, fvu, 0.1), eval_hash=text, run_id=f"{text}{k}") for k, fvu, text in two]
@@ -77,6 +83,7 @@ def test_runs_on_two_texts_are_not_ranked_but_answered_one_by_one(tmp_path: Path
     assert [one["run_id"] for one in json.loads(done.stdout)["best"]] == ["a8", "b8"]
 
 
+@pytest.mark.slow
 def test_the_terminal_shows_numbers_path_and_code(sweep: Path) -> None:
     done = CliRunner().invoke(app, ["best", str(sweep), "--l0", "16"])
     assert done.exit_code == 0

@@ -207,6 +207,7 @@ def test_repeats_may_lack_runs_or_all_of_them() -> None:
     assert not only(compare(fewer)).paired
 
 
+@pytest.mark.slow
 def test_documents_that_differ_are_named(tmp_path: Path) -> None:
     records = [record for record in realistic_records((0, 1)) if record.architecture in ("topk", "batchtopk")]
     sweep = write_sweep(tmp_path / "demo", records, n_documents=12)
@@ -216,6 +217,7 @@ def test_documents_that_differ_are_named(tmp_path: Path) -> None:
     assert records[-1].run_id in note
 
 
+@pytest.mark.slow
 def test_groups_are_named_by_what_they_differ_in() -> None:
     table = pd.concat([draw(Truth({"a": 0.08, "b": 0.07}, n_documents=0), np.random.default_rng(seed))[0] for seed in (0, 1)])
     half = len(table) // 2

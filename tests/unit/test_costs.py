@@ -48,6 +48,7 @@ def test_every_size_has_its_value_at_one_l0(sweep: Path) -> None:
     assert len(sizes) == 6 and sizes["fvu"].to_numpy() == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_equal_flops_are_read_between_sizes(sweep: Path) -> None:
     table = load_table(sweep)
     flops = [12 * 128 * 2048 * 1e6]
@@ -77,6 +78,7 @@ def test_values_at_equal_flops_have_intervals(tmp_path: Path) -> None:
     assert 0.5 * min(errors) < between.se < 1.25 * max(errors)
 
 
+@pytest.mark.slow
 def test_costs_that_are_none_and_l0s_that_no_front_reaches_are_refused(sweep: Path) -> None:
     table = load_table(sweep)
     with pytest.raises(ConfigError, match=r"`cost` must be one of .* but got 'dollars'"):
@@ -85,6 +87,7 @@ def test_costs_that_are_none_and_l0s_that_no_front_reaches_are_refused(sweep: Pa
         at_matched_cost(table, 4000)
 
 
+@pytest.mark.slow
 def test_the_plots_show_every_size(sweep: Path) -> None:
     table = load_table(sweep)
     assert middle_l0(table) == 32

@@ -26,6 +26,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     return load_table(write_sweep(tmp_path_factory.mktemp("results") / "plain", records))
 
 
+@pytest.mark.slow
 def test_excess_is_0_on_the_front_and_does_not_blame_sparsity(table: pd.DataFrame) -> None:
     above = excess(table)
     assert above.min() == 0 and (above >= 0).all()
@@ -70,6 +71,7 @@ def test_without_scikit_learn_it_says_how_to_get_it(table: pd.DataFrame, monkeyp
     assert Importance.info(table, {}) is None
 
 
+@pytest.mark.slow
 def test_the_progress_of_a_search_ends_with_the_hypervolume_of_all(table: pd.DataFrame) -> None:
     volumes = volumes_of_trials(table)
     for name, own in volumes.items():
