@@ -26,7 +26,7 @@ CASES = {
     "four equal architectures, 3 seeds": Truth(FOUR),
     "four equal architectures, 2 seeds": Truth(FOUR, n_seeds=2),
     "half of the variance is the seed's, at all levels; four equal architectures": Truth(FOUR, level_noise=0.02, seed_noise=0.02),
-    "half of it is the seed's, in both architectures": Truth(TWO, level_noise=0.02, shared_noise=0.02),
+    "half of the variance is the seed's, alike in both architectures": Truth(TWO, level_noise=0.02, shared_noise=0.02),
     "two equal architectures, no sums per document": Truth(EQUAL, n_documents=0, seed_noise=0.01),
     "no sums per document, 2 seeds": Truth(EQUAL, n_documents=0, seed_noise=0.01, n_seeds=2),
     "20 documents": Truth(EQUAL, n_documents=20),
