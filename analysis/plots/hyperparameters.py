@@ -137,6 +137,10 @@ class Importance(Plot):
         return figure
 
 
+_ROUND = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+"""Shares that ticks are at."""
+
+
 @dataclass(frozen=True, slots=True)
 class ParallelInfo:
     """Runs as lines through one axis per hyperparameter, L0 and FVU."""
@@ -207,7 +211,11 @@ class ParallelCoordinates(Plot):
             axes.spines[side].set_visible(False)
         axes.tick_params(length=0)
         bar = figure.colorbar(colors, ax=axes, label="FVU above the front", pad=0.02)
-        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * np.expm1(value):.3g} %")
+        shares = [0.0]
+        for share in _ROUND:
+            if np.log1p(shares[-1]) + largest / 8 <= np.log1p(share) <= largest:
+                shares.append(share)
+        bar.set_ticks(np.log1p(shares).tolist(), labels=[f"{100 * share:g} %" for share in shares])
         return figure
 
 

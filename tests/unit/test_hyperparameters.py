@@ -86,3 +86,5 @@ def test_plots_show_what_there_is(table: pd.DataFrame, plain: pd.DataFrame) -> N
         assert plot.info(plain, {}) is None  # type: ignore[abstract]
     parallel = ParallelCoordinates.info(table, {})
     assert parallel is not None and parallel.axes == ("architecture", "lr", "batch_size", "L0", "FVU") and len(parallel.lines) == 120
+    # One rate for each architecture is no choice: nothing to see.
+    assert ParallelCoordinates.info(plain.assign(lr=[0.1 if name == "topk" else 0.2 for name in plain["architecture"]]), {}) is None
