@@ -187,6 +187,6 @@ def test_without_finished_runs_there_is_no_explorer(tmp_path: Path) -> None:
 
 
 def test_the_script_is_short() -> None:
-    lines = (Path(__file__).parents[2] / "analysis" / "templates" / "explorer.js").read_text().splitlines()
+    lines = (Path(__file__).parents[2] / "analysis" / "report" / "templates" / "explorer.js").read_text().splitlines()
     assert len(lines) < 400
     assert max(map(len, lines)) <= 140
