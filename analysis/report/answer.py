@@ -1,7 +1,8 @@
 """A comparison in sentences, the most important first: who is best over the L0s that both fronts span, by how much, and how sure that is.
 
 Brackets hold the interval at the level at which the pair was tested, so that it excludes 0 exactly where "has lower" is said. Every number
-is one of `Comparison`, rounded as the tables round it.
+is one of `Comparison`, rounded as the tables round it. A verdict is about a mean over L0; where the interval at a shown L0 says otherwise,
+a clause says so.
 """
 
 import dataclasses
@@ -58,7 +59,7 @@ def _single_runs(comparison: Comparison, pairs: Sequence[Pair]) -> list[str]:
     own.sort(key=lambda pair: abs(pair.gap.value) if pair.gap else 0.0)
     than = words.listed(f"{_apart(pair.gap, None)} than {words.arm(pair.b)}" for pair in own if pair.gap)
     why = f"nothing tells how sure that is: {pairs[0].reason[0].lower()}{pairs[0].reason[1:]}"
-    return [f"In these single runs {words.arm(best)} has the best {comparison.label}: {than}. But {why}"]
+    return [f"In these single runs {words.arm(best)} has the best {comparison.label} on average: {than}. But {why}"]
 
 
 def _overview(comparison: Comparison, best: str, pairs: Sequence[Pair]) -> str:
@@ -67,16 +68,27 @@ def _overview(comparison: Comparison, best: str, pairs: Sequence[Pair]) -> str:
     alike = [pair.b for pair in turned if pair.verdict.startswith("equivalent")]
     unclear = [pair.b for pair in turned if pair.better is None and pair.b not in alike]
     side = "lowest" if comparison.direction == "min" else "highest"
-    lines = [f"{words.arm(best)} has the {side} {comparison.label}"]
+    lines = [f"{words.arm(best)} has the {side} {comparison.label} on average"]
     if not alike and not unclear:
         return f"{lines[0]}, told apart from all {len(pairs)} others."
     if len(unclear) == len(pairs):
         return f"{lines[0]}, but is told apart from none of the {len(pairs)} others."
+    here = "" if all(pair.verdict == "equivalent" for pair in turned if pair.b in alike) else ", on text like this"
+    if not unclear and _all_equivalent(comparison, alike):
+        named = words.listed(map(words.arm, [best, *alike]))
+        if len(alike) == len(pairs):
+            return f"{named} are equivalent in {comparison.label} on average{here}."
+        return f"{named} have the {side} {comparison.label}, equivalent on average{here}."
     if unclear:
         lines.append(f"it is not told apart from {words.listed(map(words.arm, unclear))}")
     if alike:
-        lines.append(f"{words.listed(map(words.arm, alike))} {'is' if len(alike) == 1 else 'are'} equivalent to it")
+        lines.append(f"{words.listed(map(words.arm, alike))} {'is' if len(alike) == 1 else 'are'} equivalent to it{here}")
     return f"{'; '.join(lines)}."
+
+
+def _all_equivalent(comparison: Comparison, arms: Sequence[str]) -> bool:
+    """Whether these arms are equivalent to one another too."""
+    return all(pair.verdict.startswith("equivalent") for pair in comparison.pairs if {pair.a, pair.b} <= set(arms))
 
 
 def _from(first: str, pair: Pair) -> Pair:
@@ -115,22 +127,22 @@ def _sentence(comparison: Comparison, pair: Pair) -> str:
     """One pair, from its `a`."""
     assert pair.gap is not None and pair.window is not None
     a, b, label, gap = words.arm(pair.a), words.arm(pair.b), comparison.label, pair.gap
-    where = f"L0 {pair.window[0]:.3g} to {pair.window[1]:.3g}"
-    apart, counted = _apart(gap, pair.adjusted), _counted(pair)
+    where = f"average over L0 {pair.window[0]:.3g} to {pair.window[1]:.3g}"
+    apart, counted, however = _apart(gap, pair.adjusted), _counted(pair), _otherwise(comparison, pair)
     if pair.verdict == "better":
-        return f"Over {where}, {a} has {apart} {label} than {b} ({counted}){_details(comparison, pair)}."
+        return f"On {where}, {a} has {apart} {label} than {b} ({counted}){_details(comparison, pair)}{however}."
     if pair.verdict == "better on this text":
         return (
-            f"Over {where} and on text like this, these {a} SAEs have {apart} {label} than these {b} SAEs ({counted}); whether that holds "
-            "when they are trained again, one seed cannot tell."
+            f"On {where} and on text like this, these {a} SAEs have {apart} {label} than these {b} SAEs ({counted}){however}; whether that "
+            "holds when they are trained again, one seed cannot tell."
         )
     difference = f"{_shown(gap, gap.value)}{_unit(gap)} {_bracket(gap, pair.adjusted)}"
     if pair.verdict != "not separable":
         these = "" if pair.verdict == "equivalent" else " on text like this"
         less = f"less than {100 * comparison.margin:g} %{'' if comparison.margin_of == 'the value' else f' of {comparison.margin_of}'}"
-        return f"Over {where}, {a} and {b} are equivalent{these}: their {label} differs by {difference}, {less} ({counted})."
+        return f"On {where}, {a} and {b} are equivalent{these}: their {label} differs by {difference}, {less} ({counted}){however}."
     seeds = words.counted(gap.n_seeds, "seed")
-    return f"{a} and {b} are not separable with {seeds}: over {where} the difference in {label} is {difference}; {_remedy(pair)}."
+    return f"{a} and {b} are not separable with {seeds}: on {where} the difference in {label} is {difference}; {_remedy(pair)}{however}."
 
 
 def _remedy(pair: Pair) -> str:
@@ -166,14 +178,33 @@ def _details(comparison: Comparison, pair: Pair) -> str:
     """The difference at one L0, and in latents."""
     parts = []
     known = {l0: one for l0, one in pair.at.items() if one is not None}
-    if known:
-        l0 = min(known, key=lambda one: abs(one - USUAL_L0))
-        parts.append(f"at L0 {l0:g} {_apart(known[l0], None)}")
+    if known and (nearest := min(known, key=lambda one: abs(one - USUAL_L0))) not in _contrary(pair):
+        parts.append(f"at L0 {nearest:g} {_apart(known[nearest], None)}")
     if pair.l0_ratio is not None:
         ratio = pair.l0_ratio
         fewer = "fewer" if ratio.value < 0 else "more"
         parts.append(f"it needs {abs(100 * ratio.value):.1f} % {fewer} latents for the same {comparison.label}")
     return f"; {', and '.join(parts)}" if parts else ""
+
+
+def _contrary(pair: Pair) -> dict[float, Estimate]:
+    """L0s where the interval of the difference lies on the other side than the mean, or where none was found on average: off 0."""
+    assert pair.gap is not None
+    sure = {l0: one for l0, one in pair.at.items() if one is not None and one.low is not None and one.high is not None}
+    apart = {l0: one for l0, one in sure.items() if one.low * one.high > 0}  # type: ignore[operator]
+    return {l0: one for l0, one in apart.items() if pair.better is None or (one.value < 0) != (pair.gap.value < 0)}
+
+
+def _otherwise(comparison: Comparison, pair: Pair) -> str:
+    """E.g. "; but at L0 64 JumpReLU is 4.3 % [2.2, 6.4] lower": the one that is better there, at each L0 where the mean says otherwise."""
+    parts = []
+    for l0, one in _contrary(pair).items():
+        a_is_better = (one.value < 0) == (comparison.direction == "min")
+        turned = one if a_is_better else _turned(one)
+        assert turned is not None
+        beyond = " (extrapolated)" if one.extrapolated else ""
+        parts.append(f"at L0 {l0:g}{beyond} {words.arm(pair.a if a_is_better else pair.b)} is {_apart(turned, None)}")
+    return f"; but {words.listed(parts)}" if parts else ""
 
 
 def _apart(one: Estimate, ends: tuple[float, float] | None) -> str:
