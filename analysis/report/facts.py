@@ -29,7 +29,9 @@ def to_reproduce(sweeps: Sequence[StoredSweep], table: pd.DataFrame) -> str:
     ours = [f"{name} {shared[key]}" for key, name in _NOT_INSTALLED.items() if key in shared]
     others = [f"{name.replace('_', '-')}=={version.partition('+')[0]}" for name, version in shared.items() if name not in _NOT_INSTALLED]
     differing = [f"{name} ({', '.join(values)})" for name, values in versions.items() if len(values) > 1]
+    evaluated = _evaluated_with(sweeps)
     lines = [f"# {', '.join(ours)}"] if ours else []
+    lines += [f"# evaluated with {', '.join(f'{name} {values}' for name, values in evaluated.items())}"] if evaluated else []
     lines += [f"# runs differ in their versions of {'; '.join(differing)}"] if differing else []
     lines += [" \\\n    ".join(["pip install", *others])] if others else []
     lines += [f"sae-sweep run {sweep.name}.yaml    # the definition below" for sweep in sweeps if sweep.definitions]
@@ -44,6 +46,7 @@ def facts_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame) -> list[tuple[s
 
     tokens = [at(run.config, "activations.train_tokens") for sweep in sweeps for run in sweep.runs]
     versions = {name: column(name).replace(", ", " / ") for name in table.columns if name.startswith("version_")}
+    evaluated = _evaluated_with(sweeps)
     hardware = dict.fromkeys(str(sweep.facts["hardware"]) for sweep in sweeps if sweep.facts.get("hardware"))
     rows = [
         ("Language model", column("model")),
@@ -62,10 +65,21 @@ def facts_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame) -> list[tuple[s
         ("Training activations", column("activations_hash")),
         ("Held-out text", column("eval_hash")),
         ("Software", ", ".join(f"{name.removeprefix('version_')} {values}" for name, values in versions.items() if values)),
+        ("Evaluated with other software", ", ".join(f"{name} {values}" for name, values in evaluated.items())),
         ("Hardware", ", ".join(hardware) or column("hardware")),
         ("Last run finished", str(table["finished_at"].dropna().max()) if table["finished_at"].notna().any() else ""),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def _evaluated_with(sweeps: Sequence[StoredSweep]) -> dict[str, str]:
+    """Versions that some run was evaluated with and not trained with: name -> values, e.g. of a later commit."""
+    found: dict[str, dict[str, None]] = {}
+    for record in (run.record for sweep in sweeps for run in sweep.runs if run.record):
+        for name, version in record.eval_versions.items():
+            if version != record.versions.get(name):
+                found.setdefault(name, {})[version] = None
+    return {name: " / ".join(values) for name, values in sorted(found.items())}
 
 
 def _spent(sweeps: Sequence[StoredSweep]) -> str:

@@ -77,6 +77,9 @@ def inline_svg(svg: str, title: str, tooltips: Mapping[str, str]) -> str:
         tooltips: run id -> what to show over the points that link to it.
     """
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    # Groups are numbered anew in each figure, and nothing refers to them; what is referred to has a hash of the figure's own.
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
+    svg = re.sub(r'(<\w+)\s+id="([^"]*)"', lambda found: found[0] if found[2] in used else found[1], svg)
     svg = re.sub(r"\s*\n\s*", " ", svg).replace("font-family: 'DejaVu Sans'; ", "")
     # A tenth of a point is less than a pixel. What is scaled needs its digits.
     svg = re.sub(r' (d|x|y|transform)="[^"a-z]*(rotate|translate)?\(?[^"(]*"', lambda found: re.sub(r"(\.\d)\d+", r"\1", found[0]), svg)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import pareto
-from analysis.interpolation import FloatArray
+from analysis.interpolation import END_TOLERANCE, FloatArray
 from analysis.pareto import By
 from analysis.statistics.choosing import front_of
 from analysis.statistics.pooling import grids_of, repeats_of
@@ -62,12 +62,12 @@ def on_common_window(table: pd.DataFrame, metric: str = "fvu", *, by: By = "arch
 
 
 def epsilons(table: pd.DataFrame, metric: str = "fvu", *, by: By = "architecture") -> pd.DataFrame:
-    """Additive epsilon of every arm (rows) against every other (columns), in (ln L0, ln metric), on the L0s that both span.
+    """Additive epsilon of every arm (rows) against every other (columns), in (ln L0, ln metric), on the L0s that both reach.
 
     It is the least number by which both ln L0 and ln metric of the row's front must shrink so that it is nowhere worse than the column's:
-    0.05 means 5 % off at the worst place, 0 or less that it is as good everywhere. Points sparser than the window count from its edge. Of
-    the column's front, what is denser than the window need not be reached; of the row's it counts, at its own L0: a front that ends at L0
-    64 is not far from one that ends at 62.
+    0.05 means 5 % off at the worst place, 0 or less that it is as good everywhere. Points sparser than the window count from its edge. A
+    front reaches END_TOLERANCE beyond its end, as for values at matched L0: of fronts asked to end at L0 64 that end at 62 and 65, both
+    ends count. What the column's front has beyond that need not be reached; `coverage` tells of it. Of the row's it counts, at its own L0.
 
     Returns:
         NaN on the diagonal, and where two fronts span no L0 in common. For a metric with values of 0 or less, ln L0 and the metric itself.
@@ -81,7 +81,8 @@ def epsilons(table: pd.DataFrame, metric: str = "fvu", *, by: By = "architecture
         high = min(fronts[name][:, 0].max() for name in (arm, other))
         if low < high:
             points, against = (_from(fronts[name], low) for name in (arm, other))
-            found.loc[arm, other] = float(moocore.epsilon_additive(points, ref=against[against[:, 0] <= high]))
+            within = against[against[:, 0] <= high + np.log1p(END_TOLERANCE)]
+            found.loc[arm, other] = float(moocore.epsilon_additive(points, ref=within))
     return found
 
 

@@ -150,6 +150,32 @@ def test_a_reader_changes_axes_filters_pins_and_sorts(page: Path) -> None:
 
 
 @needs_chromium
+def test_search_finds_whole_numbers_and_sort_counts(page: Path) -> None:
+    """A number is a setting's, not a digit of another one or of a run id; texts with numbers are in the order of the numbers."""
+    seen = act(
+        page,
+        """
+        const search = (it) => { $("search").value = it; $("search").dispatchEvent(new Event("input")); };
+        const column = (name) => all("#runs-head th").findIndex((it) => it.innerText.startsWith(name)) + 1;
+        const cells = (name) => all(`#runs-body tr td:nth-child(${column(name)})`).map((it) => it.innerText);
+        const id = all("#runs-body input").map((it) => it.value).find((it) => it.length > 5);
+        const found = ["topk 8", "topk k=8", "8", id].map((it) => { search(it); return [...new Set(cells("Setting"))]; });
+        search("topk k=");
+        $("by-setting").click();
+        return { found, sorted: [...new Set(cells("Setting"))] };
+        """,
+    )
+    topk8, named, number, by_id = seen["found"]
+    assert topk8 == named == ["k=8"]
+    assert number
+    assert all(re.split(r"[ =]", setting)[-1] == "8" for setting in number)
+    assert len(by_id) == 1
+    ks = [int(setting.partition("=")[2]) for setting in seen["sorted"]]
+    assert len(ks) > 3
+    assert ks == sorted(ks)
+
+
+@needs_chromium
 def test_what_is_saved_is_whole(page: Path) -> None:
     seen = act(
         page,

@@ -52,7 +52,14 @@ def test_epsilon_is_that_of_a_loop_over_points() -> None:
 def test_a_front_that_ends_a_little_later_is_not_far_behind() -> None:
     found = epsilons(table_of(a=[(8, 0.5), (64, 0.1)], b=[(8, 0.5), (62, 0.1)]))
     assert found.loc["a", "b"] == pytest.approx(np.log(64 / 62))
-    assert found.loc["b", "a"] == pytest.approx(0)  # what lies beyond its end need not be reached
+    assert found.loc["b", "a"] == pytest.approx(0)  # its last point is sparser and as good
+
+
+def test_fronts_asked_to_end_at_one_l0_are_compared_there() -> None:
+    """What the other has denser than END_TOLERANCE beyond the end need not be reached, what is nearer must."""
+    for end, expected in ((64.6, np.log(2)), (64 * 1.09, np.log(2)), (64 * 1.11, 0)):
+        found = epsilons(table_of(a=[(8, 0.5), (64, 0.2)], b=[(8, 0.5), (end, 0.1)]))
+        assert found.loc["a", "b"] == pytest.approx(expected)
 
 
 def test_attainment_counts_the_seeds_that_reach() -> None:

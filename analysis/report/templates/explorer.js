@@ -249,13 +249,13 @@
     return [...names].filter((name) => name === "architecture" || (name in data.columns && data.columns[name].levels?.length !== 1));
   }
   function list() {
-    const wanted = state.search.toLowerCase().split(/\s+/), sign = state.down ? -1 : 1;
-    const texts = ["run_id", "status", "sweep"].filter((name) => name in data.columns);
-    const searched = (row) => [named(row), ...texts.map((name) => value(name, row))].join(" ").toLowerCase();
-    drawn.found = visible().filter((row) => wanted.every((word) => searched(row).includes(word)));
-    const compare = (a, b) => isText(state.sort) ? a.localeCompare(b) : a - b;
-    const order = (a, b) => a === null || b === null ? (a === null) - (b === null) : sign * compare(a, b);
-    if (state.sort) drawn.found.sort((a, b) => order(value(state.sort, a), value(state.sort, b)));
+    const wanted = state.search.toLowerCase().match(/\S+/g) ?? [], texts = ["status", "sweep"].filter((name) => name in data.columns);
+    const has = (it, word) => isNaN(word) || word.length > 5 ? it.includes(word) : it.split(/[\s,;=()]+/).includes(word); // 8 is not 128
+    const told = (row, names) => [named(row), ...names.map((name) => value(name, row))].join(" ").toLowerCase(), sign = state.down ? -1 : 1;
+    drawn.found = visible().filter((row) => wanted.every((it) => has(told(row, it.length > 5 ? [...texts, "run_id"] : texts), it)));
+    const compare = (a, b) => isText(state.sort) ? a.localeCompare(b, "en", { numeric: true }) : a - b;
+    const order = (a, b) => a === null || b === null ? (a === null) - (b === null) : sign * compare(a, b), by = state.sort;
+    if (by) drawn.found.sort((a, b) => order(value(by, a), value(by, b)));
     $("runs-head").replaceChildren(node("tr", {}, node("th", { scope: "col" }, "Pin"), ...columns().map((name) => {
       const sorted = state.sort === name && (state.down ? "descending" : "ascending");
       const click = () => { [state.sort, state.down] = [name, sorted === "ascending"]; list(); $(`by-${name}`).focus(); };
