@@ -2,6 +2,7 @@
 
 Choices worth knowing:
 - A metric that a run does not have is NaN in the table and empty in the CSV. Counts are nullable integers.
+- So is a value that cannot be, such as an FVU below 0: it would be the best of all. The record keeps it, and a check reports it.
 - Labels, units and directions of the metrics travel with the table in `table.attrs["metrics"]`; Parquet keeps them, CSV cannot.
 - `comparison_hash` says which runs may share a front: same held-out text, width and training tokens. `setting_hash` says which runs
   are repeats of one another and differ in nothing but `seed` and `data_seed`, the order of the tokens: a hash of the config, because a
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from analysis import stability
 from analysis.columns import ARITHMETIC, COLUMNS, ENDING, INTEGERS, OF_A_REPEAT, OF_A_SETTING, PROVENANCE, TEXTS
+from analysis.possible import impossible
 from analysis.probes import probe_columns
 from analysis.results import StoredRun, StoredSweep, read_sweeps, requested_rates
 from analysis.rows import comparison_hashes, row_of, variants
@@ -30,9 +32,9 @@ from sae_core.layout import SweepPaths
 from sae_core.records import STATES, MetricSpec
 from sae_core.validation import at
 
-METRICS, COMPARISONS, LEARNING_RATES, DIRECTORIES = "metrics", "comparisons", "learning_rates", "directories"
+METRICS, COMPARISONS, LEARNING_RATES, DIRECTORIES, IMPOSSIBLE = "metrics", "comparisons", "learning_rates", "directories", "impossible"
 """Keys of `table.attrs`: metric -> spec; comparison hash -> config of its activations; sweep -> architecture -> rates requested; run id ->
-directory of the run on this machine, which files of the table leave out."""
+directory of the run on this machine, which files of the table leave out; run id -> metric -> value in its record that cannot be."""
 
 NEEDED = (
     *("run_id", "architecture", "status", "sparsity_parameter", "sparsity_value", "seed", "lr", "d_in", "d_sae", "train_tokens"),
@@ -68,6 +70,7 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     directories = Shared({runs[index].run_id: str(runs[index].paths.directory) for index in table.index})
     columns = _column_order(table, runs, probe_specs)
     table = typed(table.reindex(columns=columns), columns)
+    wrong = _without_impossible(table)
     table["l0_error"] = table["l0"] / table["target_l0"] - 1
     table, between_seeds = _with_stability(table, sweeps)
     level = table["target_l0"].fillna(table["sparsity_value"])  # a coefficient that was found differs by seed
@@ -76,6 +79,7 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     specs = {**_merge_specs(runs), **between_seeds, **probe_specs}
     table.attrs[METRICS] = Shared({name: dataclasses.asdict(spec) for name, spec in specs.items()})
     table.attrs[DIRECTORIES] = directories
+    table.attrs[IMPOSSIBLE] = Shared(wrong)
     table.attrs[COMPARISONS] = Shared(
         {
             comparison: {"sweep": run.sweep, "d_sae": at(run.config, "sae.d_sae"), "activations": run.config.get("activations") or {}}
@@ -84,6 +88,16 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     )
     table.attrs[LEARNING_RATES] = Shared({sweep.paths.directory.resolve().name: requested_rates(sweep.definitions) for sweep in sweeps})
     return table
+
+
+def _without_impossible(table: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Make values that cannot be missing: run id -> metric -> such a value."""
+    found: dict[str, dict[str, float]] = {}
+    for metric, wrong in list(impossible(table)):
+        for run_id, value in zip(table["run_id"][wrong], table[metric][wrong], strict=True):
+            found.setdefault(str(run_id), {})[metric] = float(value)
+        table.loc[wrong, metric] = np.nan
+    return found
 
 
 def _with_stability(table: pd.DataFrame, sweeps: Sequence[StoredSweep]) -> tuple[pd.DataFrame, dict[str, MetricSpec]]:

@@ -1,4 +1,4 @@
-"""What the columns of our tables hold, for tables that no record comes with: metrics, and values that cannot be or are unusual."""
+"""What the columns of our tables hold, for tables that no record comes with: metrics, and which of their values are unusual."""
 
 from sae_core.records import MetricSpec
 
@@ -25,20 +25,6 @@ METRICS = {
 """Our metrics that published tables may have: a copy of what `sae_core.metrics` writes into records, which needs torch to be read."""
 
 _ANY = float("inf")
-POSSIBLE = {
-    "l0": (0.0, _ANY),
-    "mse": (0.0, _ANY),
-    "fvu": (0.0, _ANY),
-    "explained_variance": (-_ANY, 1.0),
-    "cosine": (-1.0, 1.0),
-    "dead_fraction": (0.0, 1.0),
-    "ce_loss_clean": (0.0, _ANY),
-    "ce_loss_spliced": (0.0, _ANY),
-    "ce_loss_zero_ablated": (0.0, _ANY),
-    "ce_loss_mean_ablated": (0.0, _ANY),
-    "mcc": (0.0, 1.0),
-}
-"""Metric -> least and largest value that there can be. A row with another one takes no part in fronts."""
 USUAL = {
     "fvu": (0.0, 1.0),
     "explained_variance": (0.0, 1.0),
@@ -48,5 +34,3 @@ USUAL = {
 }
 """Metric -> values that need no second look. Others occur, and are flagged: an SAE worse than the mean, a spliced model better than the
 clean one."""
-SLACK = 1e-5
-"""A value outside by less is one at the bound, in float32."""

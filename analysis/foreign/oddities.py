@@ -5,8 +5,9 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.foreign.known import POSSIBLE, SLACK, USUAL
+from analysis.foreign.known import USUAL
 from analysis.learning_rates import MISSED, requested_l0
+from analysis.possible import POSSIBLE, SLACK, impossible
 from analysis.words import number
 
 ENOUGH_ROWS = 3
@@ -16,12 +17,9 @@ ENOUGH_ROWS = 3
 def impossible_in(table: pd.DataFrame) -> "pd.Series[str]":
     """Per row: which of its values cannot be, as one sentence; empty for none."""
     found: list[list[str]] = [[] for _ in range(len(table))]
-    for metric, (low, high) in POSSIBLE.items():
-        values = table[metric] if metric in table else pd.Series(np.nan, index=table.index)
-        above = table["d_sae"].astype(float).fillna(high) if metric == "l0" else pd.Series(high, index=table.index)
-        wrong = (values < low - SLACK) | (values > above * (1 + SLACK) + SLACK)
+    for metric, wrong in impossible(table):
         for index in np.flatnonzero(wrong):
-            found[index].append(f"{metric} cannot be {number(values.iloc[index])}.")
+            found[index].append(f"{metric} cannot be {number(table[metric].iloc[index])}.")
     return pd.Series([" ".join(texts) for texts in found], index=table.index, dtype="str")
 
 

@@ -20,6 +20,7 @@ from analysis.pareto import settings_with_front
 from analysis.plots import PLOTS, Plot, style
 from analysis.statistics.matched import COMPARED, bands
 from analysis.table import evenly, specs_of
+from analysis.words import in_order, label, listed
 
 MOST_POINTS = 40
 """Settings of an architecture that are drawn beside those on its front."""
@@ -47,6 +48,8 @@ class FrontierInfo:
     log_y: bool
     not_drawn: tuple[str, ...] = ()
     """Run ids without a place on an axis."""
+    cut: tuple[str, ...] = ()
+    """Architectures whose front has settings without a place on an axis: it is drawn shorter than it is."""
     n_left_out: int = 0
     """Settings on no front that are left out because there are too many to see."""
     true_l0: float | None = None
@@ -87,7 +90,8 @@ class FrontierPlot(Plot):
             return None
         runs = cls._runs(table)
         settings = settings_with_front(runs, front_by)
-        settings = settings[settings[cls.y] > 0] if cls.log_y else settings
+        unplaced = settings[settings[cls.y] <= 0] if cls.log_y else settings[:0]
+        settings = settings.drop(unplaced.index)
         if settings.empty:
             return None
         shown = _thinned(settings)
@@ -98,6 +102,7 @@ class FrontierPlot(Plot):
             y_label=style.axis_label(specs_of(table).get(cls.y), cls.y),
             log_y=cls.log_y,
             not_drawn=tuple(sorted(set(runs["run_id"]) - drawn)),
+            cut=tuple(in_order(unplaced.loc[unplaced["on_front"], "architecture"].unique())),
             n_left_out=len(settings) - len(shown),
             true_l0=float(true_l0) if pd.notna(true_l0) else None,
         )
@@ -111,6 +116,11 @@ class FrontierPlot(Plot):
                 "Bands: 95 % intervals of the fronts, at each L0 by itself, along the monotone cubic that matched values are read from."
             )
             texts.append("Lines join the points straight. Whiskers: from the smallest to the largest.")
+        if info.cut:
+            names = listed([label(name) for name in info.cut])
+            texts.append(
+                f"The front of {names} goes on to a mean of 0 or less, which has no place on a logarithmic axis: it is drawn shorter."
+            )
         if info.true_l0 is not None:
             texts.append("Dotted: how many features are active on a token, on average.")
         if info.n_left_out:

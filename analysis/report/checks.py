@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.learning_rates import MISSED, edge_of_rates, requested_l0
-from analysis.table import numbers, over_seeds
-from analysis.words import counted, listed, metric, noun, setting
+from analysis.table import IMPOSSIBLE, numbers, over_seeds
+from analysis.words import counted, listed, metric, noun, number, setting
 
 CLOSE = 0.05
 """L0s that differ by a smaller fraction are the same point of a front."""
@@ -102,6 +102,21 @@ def arithmetic(runs: pd.DataFrame) -> list[str]:
     known = runs.loc[runs["status"] == "finished", "eval_arithmetic"].dropna() if "eval_arithmetic" in runs else pd.Series(dtype=str)
     parts = [f"{counted(amount, 'run')} with {kind}" for kind, amount in known.value_counts().items()]
     return [f"Evaluation arithmetic differs: {'; '.join(parts)}."] if len(parts) > 1 else []
+
+
+@_check(
+    "Values that cannot be",
+    "They are treated as missing, so such a run is on no front of that metric. Its record was changed, or its evaluation is wrong: delete "
+    "the directory of the run and launch the sweep again.",
+)
+def impossible_values(runs: pd.DataFrame) -> list[str]:
+    """A metric of a record has a value that its definition rules out, such as an FVU below 0."""
+    found = runs.attrs.get(IMPOSSIBLE, {})
+    return [
+        f"{listed([f'`{name}` {number(value)}' for name, value in found[run_id].items()])} in run `{run_id}` ({_name(row, runs)})."
+        for run_id, row in zip(runs["run_id"], runs.to_dict("records"), strict=True)
+        if run_id in found
+    ]
 
 
 @_check("Best learning rate at the edge of its range", "A better one may lie beyond: extend `lr` in that direction.")

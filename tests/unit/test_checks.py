@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from fake_results import failed, metrics_at, pruned, record_of, target_record, write_sweep
 
+from analysis.pareto import settings_with_front
 from analysis.report.checks import (
     arithmetic,
     close_points,
@@ -15,6 +16,7 @@ from analysis.report.checks import (
     dead_zone,
     few_points,
     guessing,
+    impossible_values,
     learning_rate,
     missed_target,
     sinks,
@@ -300,3 +302,15 @@ def test_runs_whose_evaluation_arithmetic_differs(table_of) -> None:
         "Evaluation arithmetic differs: 2 runs with device cpu, kernels reference; 1 run with device cuda, kernels triton."
     ]
     assert arithmetic(table.assign(eval_arithmetic=kinds[0])) == []
+
+
+def test_a_value_that_cannot_be_is_reported_and_leads_no_front(table_of) -> None:
+    table = table_of(standard(1, 64), standard(2, 32), record_of("standard", 4, metrics_at(16, 0.1, -0.02) | {"fvu": -0.01}))
+    assert impossible_values(table) == ["`fvu` -0.0100 in run `standard-4-0` (l1_coefficient=4)."]
+    wrong = table["run_id"] == "standard-4-0"
+    assert table.loc[wrong, "fvu"].isna().all()
+    assert table.loc[wrong, "delta_ce"].tolist() == [-0.02]  # the model may predict better with the SAE
+    front = settings_with_front(table)
+    assert front["on_front"].all()
+    assert "standard-4-0" not in {run_id for run_ids in front["run_ids"] for run_id in run_ids}
+    assert "`fvu` -0.0100" in " ".join(line.strip() for line in warning_lines(table))

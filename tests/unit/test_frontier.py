@@ -46,6 +46,8 @@ def test_points_without_a_logarithm_are_named(tmp_path: Path) -> None:
     assert delta_ce is not None
     assert recovered is not None
     assert delta_ce.not_drawn == ("gated-9-0", "topk-64-0")
+    assert "The front of TopK goes on to a mean of 0 or less" in L0DeltaCe.note(delta_ce)
+    assert "goes on" not in L0CeLossRecovered.note(recovered)
     assert recovered.not_drawn == ("gated-9-0",)  # this axis is linear in y
 
 
