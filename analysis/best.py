@@ -76,8 +76,9 @@ def best(
         ConfigError: no run is near this L0, the runs were measured on different texts, or a column is missing.
     """
     table = results if isinstance(results, pd.DataFrame) else load_table(results)  # type: ignore[arg-type]
-    check_columns(table, ["architecture", "comparison_hash", "setting_hash", "l0", metric])
+    check_columns(table, ["architecture", "comparison_hash", "setting_hash", "l0"])
     sign = orientation(table, metric)
+    check_columns(table, [metric])
     if not (np.isfinite(l0) and l0 > 0):
         raise ConfigError(f"`l0` must be a number above 0, but got {l0!r}. Give active latents per token, e.g. 32.")
     runs = table[finished(table) & table[metric].notna().to_numpy() & (table["l0"] > 0).fillna(False).to_numpy()]
@@ -87,7 +88,7 @@ def best(
         runs = runs[runs["architecture"] == architecture]
     if len(texts := texts_of(runs)) > 1:
         raise ConfigError(
-            f"runs must be measured on one held-out text to be ranked, but got {len(texts)}: {', '.join(texts)}. "
+            f"runs must be measured on one held-out text to be ranked, but got {len(texts)}: {', '.join(map(words.shortened, texts))}. "
             "Pass rows of one, e.g. table[table['eval_hash'] == ...]."
         )
     candidates = [found for name, own in by_comparison(runs).items() for found in _candidates(name, own, metric, l0, sign)]

@@ -79,13 +79,27 @@ def compare_sources(
         unknown = "eval_hash" not in table or bool(table["eval_hash"].isna().all())
         text = ["Nothing says whether they were measured on the same text."] if unknown else []
         compared = replace(compared, notes=(*compared.notes, *text, *_differences(table)))
+    if columns and all(_is_sweep(source.path, columns) for source in sources):
+        given = ", ".join(f"{ours}={theirs}" for ours, theirs in columns.items())
+        raise ConfigError(f"columns are mapped of tables that are not ours, but got {given} for sweeps of ours. Leave it out.")
     names = list(dict.fromkeys(arm.name for arm in compared.arms))
     if len(names) < 2:
         raise ConfigError(f"there must be two things to compare that have finished runs with {metric}, but got {names}. Name others.")
     if not compared.pairs:
         why = [note for note in compared.notes if note.startswith((KEPT_APART, _DIFFER))]
         raise ConfigError(f"what is compared must have been measured alike and on the same text, but got {names}. {' '.join(why)}".rstrip())
+    if l0s and not any(one for pair in compared.pairs for one in pair.at.values()):
+        raise ConfigError(_nothing_reached(compared))
     return compared
+
+
+def _nothing_reached(compared: Comparison) -> str:
+    """Which L0s there are instead."""
+    windows = [pair.window for pair in compared.pairs if pair.window]
+    known = f"fronts overlap from L0 {min(low for low, _ in windows):.3g} to {max(high for _, high in windows):.3g}" if windows else ""
+    asked = " and ".join(f"{l0:g}" for l0 in compared.l0s)
+    remedy = "Ask for an L0 between, or leave it out." if windows else "Leave it out."
+    return f"two fronts must reach an L0 to be compared there, but got {asked}, and {known or 'no two fronts overlap'}. {remedy}"
 
 
 def _same_path(sources: Sequence[Source], columns: Mapping[str, str]) -> pd.DataFrame:
@@ -135,8 +149,12 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return [f"{name} ({names[: index + 1].count(name)})" if names.count(name) > 1 else name for index, name in enumerate(names)]
 
 
+def _is_sweep(path: Path, columns: Mapping[str, str]) -> bool:
+    return SweepPaths(path).facts.is_file() or SweepPaths(path).runs.is_dir() or (path.is_dir() and not columns)
+
+
 def _read(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
-    if SweepPaths(path).facts.is_file() or SweepPaths(path).runs.is_dir() or (path.is_dir() and not columns):
+    if _is_sweep(path, columns):
         return load_table(path)
     if not path.exists():
         raise ConfigError(f"a sweep's directory or a table must exist, but got {str(path)!r}. Correct its path.")
@@ -144,6 +162,8 @@ def _read(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
         return read_table(path, columns)
     with border(f"a table must be readable, but got {str(path)!r}", "Give a CSV or Parquet file, or a sweep's directory."):
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    if table.empty:
+        raise ConfigError(f"a table must have rows, but got {str(path)!r} with none. Name another file.")
     if not set(NEEDED) <= set(table.columns):
         raise ConfigError(
             f"columns of a table that is not ours must be mapped, but got {str(path)!r} with {list(map(str, table.columns))[:30]}. "

@@ -143,13 +143,22 @@ def orientation(table: pd.DataFrame, column: str, direction: str | None = None) 
         ConfigError: the direction is unknown, or the metric has none.
     """
     if direction is None:
-        direction = table.attrs.get(METRICS, {}).get(column, {}).get("direction")
+        specs = table.attrs.get(METRICS, {})
+        direction = specs.get(column, {}).get("direction")
+        ranked = [name for name, spec in specs.items() if spec["direction"] != "none" and name != "l0" and _has(table, name)]
+        if direction not in ("min", "max") and ranked:
+            raise UnknownNameError.of("a metric to compare by", column, ranked)
     if direction not in ("min", "max"):
         raise ConfigError(
             f'`direction` must be "min" or "max" for a metric that is ranked, but got {direction!r} for column {column!r}. '
             "Pass `direction`, or use a table from `load_table` or Parquet."
         )
     return -1.0 if direction == "max" else 1.0
+
+
+def _has(table: pd.DataFrame, column: str) -> bool:
+    """Whether any row has a value of it."""
+    return column in table and bool(table[column].notna().any())
 
 
 def by_comparison(table: pd.DataFrame) -> dict[str, pd.DataFrame]:

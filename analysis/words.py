@@ -97,6 +97,20 @@ def number(value: float | None) -> str:
     return f"{value:.{4 if size < 1 else max(3 - int(math.log10(size)), 0)}f}"
 
 
+def percent(share: float) -> str:
+    """A probability in whole percent, or how near it is to certain: "62 %", "> 99.9 %", "< 0.1 %"."""
+    if share > 0.995:
+        return "> 99.9 %" if share > 0.999 else f"{100 * share:.1f} %"
+    if share < 0.005:
+        return "< 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
+    return f"{100 * share:.0f} %"
+
+
+def shortened(text: str) -> str:
+    """A hash as its first 12 digits; any other text as it is."""
+    return text[:12] if re.fullmatch("[0-9a-f]{13,}", text) else text
+
+
 def interval(estimate: Estimate | None) -> str:
     """A value with its interval: "0.0800 [0.0761, 0.0842]", or where it is relative "-9.0 % [-12.1, -5.8]"; a `*` marks extrapolation.
 
@@ -192,7 +206,7 @@ def titles(table: pd.DataFrame, groups: Mapping[str, pd.DataFrame] | None = None
     parts = {name: _parts(own, varied) or [str(configs[name].get("sweep") or f"comparison {name}")] for name, own in fields.items()}
     for name in [name for name, own in parts.items() if list(parts.values()).count(own) > 1]:
         texts = comparisons[name]["eval_hash"].dropna() if "eval_hash" in table else pd.Series(dtype=str)
-        parts[name] = [*parts[name], f"held-out text {texts.min()}" if len(texts) else f"comparison {name}"]
+        parts[name] = [*parts[name], f"held-out text {shortened(texts.min())}" if len(texts) else f"comparison {name}"]
     common = set.intersection(*map(set, parts.values())) if len(parts) > 1 else set()
     return {
         name: Title(

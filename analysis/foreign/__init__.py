@@ -88,6 +88,8 @@ def read_table(
     """
     source = of_frame(path) if isinstance(path, pd.DataFrame) else read_rows(Path(path).expanduser(), rows)
     name = "table" if isinstance(path, pd.DataFrame) else Path(path).name
+    if not source.cells:
+        raise ConfigError(f"a table must have rows, but got {name!r} with none. Name another file.")
     directions = dict(directions or {})
     saes = _mappings(source, columns, constants, directions)
     values, notes = _interpreted(source, saes, directions)
@@ -201,11 +203,15 @@ def _as_ours(values: pd.DataFrame, name: str, source: Rows, per_row: int) -> pd.
     settings = [column for column in settings if column in COLUMNS or column == "variant"]
     keys = table[settings].astype(object).where(table[settings].notna(), None).to_dict("records")
     if "seed" in table:
-        repeats = Counter(_hash([key, seed]) for key, seed in zip(keys, table["seed"], strict=True))
-        if max(repeats.values(), default=0) > 1:
-            raise ConfigError(
-                "rows with one `seed` must differ in a setting, but some do not. Map what tells them apart, e.g. 'k' or 'lr'."
-            )
+        first: dict[str, str] = {}
+        for key, seed, place in zip(keys, table["seed"], index, strict=True):
+            if (before := first.setdefault(_hash([key, seed]), place)) != place:
+                raise ConfigError(
+                    f"rows with one `seed` must differ in a setting, but got {before} and {place} with {_seed_in_words(seed)} and the same "
+                    "settings. Map a column that is the same for all seeds of a setting and different for other settings: as 'k', "
+                    "'target_l0' or 'lr' if it is one, else as 'variant', which takes any text. Without one, do not map 'seed': each row "
+                    "is then a setting of its own."
+                )
     hashes = [_hash([name, key]) if "seed" in table else _hash([name, place]) for key, place in zip(keys, index, strict=True)]
     table = table.reindex(columns=columns).assign(sweep=name, status="finished", setting_hash=hashes)
     compared = table[list(_COMPARED)].astype(object).where(table[list(_COMPARED)].notna(), None)
@@ -217,6 +223,10 @@ def _as_ours(values: pd.DataFrame, name: str, source: Rows, per_row: int) -> pd.
         {row["comparison_hash"]: _activations(row) for row in table.drop_duplicates("comparison_hash").to_dict("records")}
     )
     return table
+
+
+def _seed_in_words(seed: Any) -> str:
+    return "no seed" if pd.isna(seed) else f"seed {seed:g}"
 
 
 def _activations(row: Mapping[Any, Any]) -> dict[str, Any]:

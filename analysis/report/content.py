@@ -14,7 +14,7 @@ from analysis.plots import style
 from analysis.report.answer import answer
 from analysis.report.checks import CHECKS
 from analysis.report.explorer import explorer_data, script
-from analysis.report.facts import definition_of, facts_of, to_reproduce
+from analysis.report.facts import definition_of, facts_of, stages_of, to_reproduce
 from analysis.report.figures import draw_plots, linked
 from analysis.report.findings import findings_of
 from analysis.report.summary import hypervolumes, left_out
@@ -54,7 +54,7 @@ def content_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame, plots: Path) 
     """Everything the templates show; plots are drawn into the directory `plots`."""
     names, findings = words.titles(table), findings_of(table)
     unfinished = table[table["status"] != "finished"]
-    stages = [(sweep.name, stage) for sweep in sweeps for stage in sweep.facts.get("stages") or [] if stage.get("seconds") is not None]
+    stages = stages_of(sweeps)
     return {
         "title": " and ".join(dict.fromkeys(sweep.name for sweep in sweeps)),
         "statuses": {name: int((table["status"] == name).sum()) for name in STATES},
@@ -70,8 +70,8 @@ def content_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame, plots: Path) 
         "n_more_unfinished": max(len(unfinished) - MOST_UNFINISHED, 0),
         "facts": facts_of(sweeps, table),
         "reproduce": to_reproduce(sweeps, table),
-        "stages": [(name, stage["stage"], words.duration(stage["seconds"])) for name, stage in stages],
-        "total_time": words.duration(sum(stage["seconds"] for _, stage in stages)) if stages else "",
+        "stages": [(name, stage, words.duration(seconds)) for name, stage, seconds in stages],
+        "total_time": words.duration(sum(seconds for *_, seconds in stages)) if stages else "",
         "specs": {name: spec for name, spec in specs_of(table).items() if name in table.columns},
         "definitions": [definition_of(sweep, definition) for sweep in sweeps for definition in sweep.definitions],
         "l0_window": L0_WINDOW,
@@ -114,7 +114,7 @@ def _comparison(
         "title": title.full,
         "short_title": title.short or "At matched L0",
         "n_seeds": words.n_repeats(finished),
-        "answers": {one.label: lines for one in compared if (lines := answer(one))},
+        "answers": _answers(compared),
         "figures": figures,
         "matched_l0s": l0s,
         "matched": matched,
@@ -129,6 +129,15 @@ def _comparison(
             *dict.fromkeys(note for one in compared for note in one.notes),
         ],
     }
+
+
+def _answers(compared: Sequence[Comparison]) -> dict[str, list[str]]:
+    """Metric -> sentences; what is the same of several, as that there is nothing to compare, once."""
+    answers: dict[str, list[str]] = {}
+    for one in compared:
+        if (lines := answer(one)) and lines not in answers.values():
+            answers[one.label] = lines
+    return answers
 
 
 def _notes(finished: pd.DataFrame, *, has_intervals: bool) -> list[str]:

@@ -1,6 +1,7 @@
 """What was run, on what, and how to run it again: facts, definitions and commands, as the report shows them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -36,6 +37,19 @@ def to_reproduce(sweeps: Sequence[StoredSweep], table: pd.DataFrame) -> str:
     lines += [" \\\n    ".join(["pip install", *others])] if others else []
     lines += [f"sae-sweep run {sweep.name}.yaml    # the definition below" for sweep in sweeps if sweep.definitions]
     return "\n".join(lines)
+
+
+def stages_of(sweeps: Sequence[StoredSweep]) -> list[tuple[str, str, float]]:
+    """Sweep, stage and seconds of all that was timed. What the copy of a sweep holds too, of the same launch, is counted once."""
+    stages: dict[tuple[Any, ...], tuple[str, str, float]] = {}
+    for number, sweep in enumerate(sweeps):
+        launches = sweep.facts.get("launches") or []
+        for index, stage in enumerate(sweep.facts.get("stages") or []):
+            launch, seconds = stage.get("launch"), stage.get("seconds")
+            started = launches[launch].get("started_at") if launch is not None and launch < len(launches) else None
+            if seconds is not None:
+                stages.setdefault((started or number, index, stage["stage"], seconds), (sweep.name, stage["stage"], seconds))
+    return list(stages.values())
 
 
 def facts_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame) -> list[tuple[str, str]]:

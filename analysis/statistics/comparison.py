@@ -50,10 +50,11 @@ def compare(
     Raises:
         ConfigError: a column is missing or holds something else than numbers, or the metric has no direction or is L0.
     """
-    check_columns(table, ["l0", metric])
+    check_columns(table, ["l0"])
     if metric == "l0":
         raise ConfigError("`metric` must be read at matched L0, but got 'l0' itself. Name another column, e.g. 'fvu'.")
     sign = orientation(table, metric)
+    check_columns(table, [metric])
     rows, notes = parts_of(table, same)
     asked = _l0s(rows.values(), metric, by) if l0s is None else _positive(l0s)
     parts = [
@@ -103,7 +104,7 @@ def _pair(part: Part, plan: Plan, gap: Difference | None, judged: Judged | None,
         reason = (
             "No range of L0 is spanned by both fronts in every repeat."
             if gap is None
-            else f"One seed, and documents cannot be drawn: {part.samples.undrawn}."
+            else f"{'One seed' if part.seeds_known else 'Seeds are not known'}, and documents cannot be drawn: {part.samples.undrawn}."
         )
     low, high, smallest = (
         (shown(one, relative=True, raw=raw) for one in (*judged.adjusted, judged.smallest)) if judged else (None, None, None)

@@ -88,6 +88,8 @@ class Part:
     """Whether differences are taken repeat by repeat."""
     common: Mapping[tuple[str, str], tuple[float, float]]
     """Pairs of arms with two repeats or more -> variance of the difference of their means over levels, and its degrees of freedom."""
+    seeds_known: bool
+    """Whether every row says which seed it is of."""
 
     @classmethod
     def of(
@@ -119,7 +121,8 @@ class Part:
         # Where that leaves two degrees of freedom: intervals from one are twelve standard errors wide.
         left = sum(spread.n - 1 for spread in spreads.values()) - max((spread.n - 1 for spread in spreads.values()), default=0)
         seed_by_seed = len({sides[arm].repeats for arm in spreads}) == 1 and left >= FEWEST_DF
-        return cls(name, samples, sign, sides, plans, reads, seed_by_seed, _common(spreads, seed_by_seed))
+        seeds_known = "seed" in rows and bool(rows["seed"].notna().all())
+        return cls(name, samples, sign, sides, plans, reads, seed_by_seed, _common(spreads, seed_by_seed), seeds_known)
 
     def n_seeds(self, plan: Plan) -> int:
         """Repeats of the arm that has fewer."""

@@ -64,6 +64,7 @@ def _why(keys: pd.DataFrame, columns: Sequence[Any]) -> list[str]:
     for column in columns:
         values = sorted(keys[column].unique())
         if len(values) > 1:
+            values = [words.shortened(value) for value in values]
             what = SAME_TEXT.get(column, "cross-entropy of the clean language model")
             notes.append(f"{KEPT_APART} the {what} are not compared with each other: {words.listed(values)}.")
     return notes

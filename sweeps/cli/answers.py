@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sae_core.errors import ConfigError
 from sweeps.cli.app import Answer, command
 
 Results = Annotated[list[Path], typer.Argument(help="Directory of a sweep, e.g. results/demo; several are ranked together.")]
@@ -22,14 +23,20 @@ def best(
     from analysis.best import best as best_of
     from analysis.best import lines_of, texts_of
     from analysis.table import finished, load_table
+    from analysis.words import shortened
 
+    if file := next((path for path in results if path.is_file()), None):
+        raise ConfigError(
+            f"`best` takes directories of sweeps, but got the file {str(file)!r}. For a table, use `sae-sweep compare {file}`, which also "
+            "puts it beside a sweep."
+        )
     table = load_table(results)
     texts = texts_of(table[finished(table)])
     parts = [table[(table["eval_hash"] == text).fillna(False).to_numpy()] for text in texts] if len(texts) > 1 else [table]
     found = [best_of(part, l0, metric=metric, architecture=architecture) for part in parts]
     lines: list[str] = []
     for number, one in enumerate(found):
-        lines += [*([f"{one.comparison}, held-out text {texts[number]}:"] if len(found) > 1 else []), *lines_of(one), ""]
+        lines += [*([f"{one.comparison}, held-out text {shortened(texts[number])}:"] if len(found) > 1 else []), *lines_of(one), ""]
     return Answer({"best": [_plain(dataclasses.asdict(one)) for one in found]}, lines[:-1])
 
 

@@ -33,16 +33,21 @@ def compare(
     """Say which of two architectures, or sweeps, is better at matched L0, by how much, and how sure that is."""
     from analysis.sources import compare_sources
 
-    mapping = dict(_split(text) for text in columns or [])
-    compared = compare_sources(sources, metric=metric, l0s=l0, equal_tries=equal_tries, columns=mapping)
+    compared = compare_sources(sources, metric=metric, l0s=l0, equal_tries=equal_tries, columns=_mapping(columns or []))
     return Answer(_data(compared), _lines(compared))
 
 
-def _split(text: str) -> tuple[str, str]:
-    ours, equals, theirs = text.partition("=")
-    if not (ours and equals and theirs):
-        raise ConfigError(f"--columns must be OURS=THEIRS, but got {text!r}. Write e.g. --columns l0=their_l0.")
-    return ours, theirs
+def _mapping(texts: Sequence[str]) -> dict[str, str]:
+    """Our column -> theirs."""
+    mapping: dict[str, str] = {}
+    for text in texts:
+        ours, equals, theirs = text.partition("=")
+        if not (ours and equals and theirs):
+            raise ConfigError(f"--columns must be OURS=THEIRS, but got {text!r}. Write e.g. --columns l0=their_l0.")
+        if ours in mapping:
+            raise ConfigError(f"--columns must name each of our columns once, but got {ours}={mapping[ours]} and {text}. Keep one.")
+        mapping[ours] = theirs
+    return mapping
 
 
 def _data(compared: "Comparison") -> dict[str, Any]:
@@ -92,8 +97,8 @@ def _pair_lines(pairs: "Sequence[Pair]", n_tests: int) -> list[str]:
     )
     rows = [heading]
     for pair in pairs:
-        p = words.number(None) if pair.p_adjusted is None else f"{pair.p_adjusted:.2g}"
-        sure = words.number(None) if pair.probability is None else f"{100 * pair.probability:.0f} %"
+        p = words.number(None) if pair.p_adjusted is None else "< 0.0001" if pair.p_adjusted < 1e-4 else f"{pair.p_adjusted:.2g}"
+        sure = words.number(None) if pair.probability is None else words.percent(pair.probability)
         ends = [_ends(pair)] if corrected else []
         name = f"{words.arm(pair.a)} / {words.arm(pair.b)}"
         rows.append((name, words.interval(pair.gap), *ends, p, sure, words.interval(pair.l0_ratio), _verdict(pair)))

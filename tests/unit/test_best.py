@@ -48,7 +48,7 @@ def test_metric_and_architecture_can_be_chosen(sweep: Path) -> None:
     assert analysis.best(sweep, 16, metric="cosine", architecture="topk").run_id.startswith("topk-16")
     with pytest.raises(ConfigError, match=r"an architecture with finished runs must be one of .* but got 'tokp'. Did you mean 'topk'"):
         analysis.best(sweep, 16, architecture="tokp")
-    with pytest.raises(ConfigError, match=r"a column of the table must be one of .* but got 'fuv'"):
+    with pytest.raises(ConfigError, match=r"a metric to compare by must be one of \['ce_loss_.* but got 'fuv'"):
         analysis.best(sweep, 16, metric="fuv")
 
 
@@ -96,3 +96,10 @@ def test_saelens_loads_what_it_knows() -> None:
     from sae_core.sae.saelens_files import SAELENS_FIELDS
 
     assert set(SAELENS_FIELDS) == IN_SAELENS
+
+
+@pytest.mark.slow
+def test_a_file_is_no_sweep(tmp_path: Path) -> None:
+    (tmp_path / "published.csv").write_text("l0,fvu\n16,0.1\n")
+    found = CliRunner().invoke(app, ["best", str(tmp_path / "published.csv"), "--l0", "16"])
+    assert found.exit_code == 2 and "directories of sweeps, but got the file" in found.output and "sae-sweep compare" in found.output

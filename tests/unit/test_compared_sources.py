@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 from fake_results import realistic_records, write_sweep
+from typer.testing import CliRunner
 
+from analysis.estimates import Pair
 from analysis.sources import Source, compare_sources
 from analysis.table import load_table, write_table
 from sae_core.errors import ConfigError
+from sweeps.cli import app
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +78,56 @@ def test_a_refusal_says_what_differs_and_nothing_else(sweeps: Path) -> None:
     write_sweep(sweeps / "wide", wide)
     (pair,) = pairs(sweeps, "one:topk", "wide:topk")  # of one width each: widths may be compared
     assert set(pair) == {"TopK of one", "TopK of wide"}
+
+
+def test_hashes_of_texts_are_named_by_their_first_digits(sweeps: Path) -> None:
+    records = [record for record in realistic_records((0, 1)) if record.architecture == "topk"]
+    for name, digit in (("of-a", "a"), ("of-b", "b")):
+        write_sweep(sweeps / name, [dataclasses.replace(record, eval_hash=64 * digit) for record in records])
+    with pytest.raises(ConfigError, match=r"with each other: a{12} and b{12}\.$"):
+        pairs(sweeps, "of-a:topk", "of-b:topk")
+
+
+def test_an_l0_that_no_two_fronts_reach_is_refused(sweeps: Path) -> None:
+    with pytest.raises(ConfigError, match=r"but got 900 and 5000, and fronts overlap from L0 \d+ to \d+\. Ask for an L0 between"):
+        pairs(sweeps, "one", l0s=[900, 5000])
+    assert pairs(sweeps, "one", l0s=[16, 900]) == [("batchtopk", "topk")]
+
+
+def test_columns_are_mapped_of_tables_that_are_not_ours(sweeps: Path) -> None:
+    with pytest.raises(ConfigError, match="but got l0=L0 for sweeps of ours"):
+        pairs(sweeps, "one", columns={"l0": "L0"})
+    found = CliRunner().invoke(app, ["compare", str(sweeps / "one"), "--columns", "l0=L0", "--columns", "l0=nmse"])
+    assert found.exit_code == 2 and "must name each of our columns once, but got l0=L0 and l0=nmse" in found.output
+
+
+def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.csv").write_text("L0,nmse\n")
+    for columns in ({}, {"l0": "L0", "fvu": "nmse"}):
+        with pytest.raises(ConfigError, match=r"a table must have rows, but got .*empty.csv' with none"):
+            pairs(tmp_path, "empty.csv", columns=columns)
+
+
+def test_levels_of_a_published_table_may_be_names(tmp_path: Path) -> None:
+    """Without them a seed's SAEs cannot be matched; without seeds nothing is said about how many there are."""
+    lines = [
+        f"{name}_{l0},{name},{l0 * (1 + seed / 100)},{seed},{fvu * (1 + seed / 50) / l0}"
+        for name, fvu in (("topk", 2), ("gated", 3))
+        for l0 in (8, 16, 32)
+        for seed in (0, 1, 2)
+    ]
+    (tmp_path / "theirs.csv").write_text("\n".join(["sae,trainer,L0,seed,nmse", *lines]))
+    columns = {"architecture": "trainer", "l0": "L0", "fvu": "nmse"}
+
+    def pair(**further: str) -> Pair:
+        (found,) = compare_sources([str(tmp_path / "theirs.csv")], columns=columns | further).pairs
+        return found
+
+    with pytest.raises(ConfigError, match="but got row 1 and row 4 with seed 0 and the same settings"):
+        pair(seed="seed")
+    named = pair(seed="seed", variant="sae")
+    assert named.gap is not None and named.gap.n_seeds == 3 and named.better == "topk"
+    assert pair().reason.startswith("Seeds are not known, and documents cannot be drawn: ")
 
 
 def test_what_cannot_be_compared(sweeps: Path) -> None:

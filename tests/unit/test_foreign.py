@@ -147,7 +147,10 @@ def test_what_a_cell_may_be(cell: str, value: float, flag: str, tmp_path: Path) 
         ({"columns": [{"l0": "l0"}], "constants": [{}, {}]}, "`constants` must be .* but got 2 for 1"),
         ({"columns": {"l0": "twice"}}, "a column must stand once in the file, but 'twice'"),
         ({"columns": {"l0": "l0", "run_id": "same"}}, "`run_id` must tell rows apart, but got 's' several times"),
-        ({"columns": {"l0": "l0", "seed": "one"}}, "rows with one `seed` must differ in a setting"),
+        (
+            {"columns": {"l0": "l0", "seed": "one"}},
+            "must differ in a setting, but got row 1 and row 2 with seed 0 and the same settings.*as 'variant'",
+        ),
         ({"columns": {"l0": "l0", "d_sae": "y"}}, "'d_sae' must be a whole number, but got '0.5' in row 1, column 'y'"),
     ],
 )

@@ -169,7 +169,7 @@ def test_orientation_flips_what_is_maximised(sweep: Path) -> None:
 
 
 def test_orientation_is_never_guessed(sweep: Path) -> None:
-    with pytest.raises(ConfigError, match=r"must be \"min\" or \"max\" .* but got 'none' for column 'reconstruction_bias'"):
+    with pytest.raises(ConfigError, match=r"a metric to compare by must be one of \['ce_loss.*'fvu', .* but got 'reconstruction_bias'"):
         orientation(load_table(sweep), "reconstruction_bias")
     with pytest.raises(ConfigError, match=r"but got None for column 'fvu'"):
         orientation(pd.DataFrame({"fvu": [0.1]}), "fvu")

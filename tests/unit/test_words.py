@@ -165,3 +165,16 @@ def test_intervals_in_words() -> None:
 )
 def test_names_of_others_keep_their_capitals(name: str, label: str) -> None:
     assert words.label(name) == label
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.62, "62 %"), (0.9949, "99 %"), (0.9951, "99.5 %"), (0.99995, "> 99.9 %"), (1.0, "> 99.9 %"), (0.004, "0.4 %"), (1e-6, "< 0.1 %")],
+)
+def test_nothing_is_certain(share: float, text: str) -> None:
+    assert words.percent(share) == text
+
+
+def test_hashes_are_shortened_and_names_are_not() -> None:
+    assert words.shortened(64 * "a") == 12 * "a"
+    assert words.shortened("openwebtext, validation") == "openwebtext, validation"
