@@ -7,6 +7,7 @@ Choices worth knowing:
 """
 
 import logging
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,9 @@ RC: dict[Any, Any] = {
     "ps.fonttype": 42,
     "savefig.pad_inches": 0.02,
 }
+_UPRIGHT = 90
+_SHORTEST_LINE = 10
+"""Characters that a line of a label has room for at least."""
 _SHRUNK = 0.75
 """Of markers and lines, to go with the smaller font."""
 _AT_EDGE = 0.85
@@ -169,11 +173,35 @@ def for_paper(figure: Figure, width: float = WIDTH) -> None:
     # What was beside the plot stands below or in it now.
     height = wide * (size[1] / size[0] if is_wide else 0.75)
     figure.set_size_inches(wide, height)
+    _wrap_labels(figure, panels)
     if labels and not (len(panels) == 1 and _name_lines(figure, panels[0], labels)):
         longest = max(map(len, labels))
         columns = max(1, min(len(labels), int(wide / (0.35 + 0.062 * longest))))
         figure.set_size_inches(wide, height + 0.16 * -(-len(labels) // columns))
         figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def _wrap_labels(figure: Figure, panels: Sequence[Axes]) -> None:
+    """Break labels that are longer than their axis, or a figure's than the figure, into lines that are not."""
+    figure.draw_without_rendering()
+    upright = [(axes.yaxis.label, axes.get_window_extent().height) for axes in panels]
+    upright += [(text, figure.bbox.height) for text in figure.texts if text.get_rotation() == _UPRIGHT]
+    level = [(axes.xaxis.label, axes.get_window_extent().width) for axes in panels]
+    sizes = [(text, room, text.get_window_extent().height) for text, room in upright]
+    sizes += [(text, room, text.get_window_extent().width) for text, room in level]
+    for text, room, size in sizes:
+        if size > room:
+            most = int(max(map(len, text.get_text().split("\n"))) * room / size)
+            lines = text.get_text().replace(" (", "\n(").split("\n")  # the unit goes to its own line
+            text.set_text("\n".join(part for line in lines for part in _wrapped(line, max(most, _SHORTEST_LINE))))
+
+
+def _wrapped(line: str, most: int) -> list[str]:
+    """Lines of at most `most` characters, as few as there must be and about equally long."""
+    wrap = partial(textwrap.wrap, line, break_long_words=False)
+    while most > 1 and len(wrap(width=most - 1)) == len(wrap(width=most)):
+        most -= 1
+    return wrap(width=most)
 
 
 def _shrink(axes: Axes) -> None:
@@ -220,4 +248,5 @@ def _apart(places: Mapping[str, float], spacing: float, low: float, high: float)
         moved[index] = min(moved[index], moved[index + 1] - spacing)
     # Half of what was pushed up goes down again, where there is room.
     shift = min(sum(place - places[name] for place, name in zip(moved, names, strict=True)) / len(moved), max(moved[0] - low, 0.0))
+    shift = max(shift, min(moved[-1] - high, 0.0))  # and the other way round, never above the top
     return {name: place - shift for name, place in zip(names, moved, strict=True)}

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from analysis import latex
-from analysis.paper import GUTTER, WIDTH, for_paper, write_figures
+from analysis.paper import GUTTER, WIDTH, _apart, for_paper, write_figures
 from analysis.table import load_table
 from sae_core.errors import ConfigError
 from sweeps.cli import app
@@ -81,6 +81,28 @@ def test_lines_are_named_at_their_ends_without_overlap() -> None:
     ends = sorted(found.values())
     assert all(above[0] >= below[1] - 1 for below, above in itertools.pairwise(ends))
     assert found["two"][0] > found["one"][0]
+
+
+def test_names_stay_below_the_top_of_the_axes_or_a_legend_stands_below() -> None:
+    with matplotlib.rc_context():
+        figure = lines_figure({f"line {i}": 1 - 0.001 * i for i in range(3)} | {"low": 0.2})
+        for_paper(figure)
+        top = figure.axes[0].get_window_extent().y1
+        assert figure.legends or all(middle <= top + 1 for middle in (sum(ends) / 2 for ends in texts(figure).values()))
+    crowded = _apart({f"line {i}": 99.0 + i / 10 for i in range(5)} | {"low": 0.0}, 10, 0, 100)
+    assert max(crowded.values()) <= 100
+
+
+def test_labels_longer_than_their_axis_are_broken_into_lines() -> None:
+    with matplotlib.rc_context():
+        figure = lines_figure({"one": 1.0, "two": 0.5})
+        figure.axes[0].set_ylabel("CE loss added by the SAE on all of the held-out text (nats per token)")
+        for_paper(figure, 2.0)
+        figure.draw_without_rendering()
+        label = figure.axes[0].yaxis.label
+        assert label.get_text().split("\n")[-1] == "(nats per token)"
+        assert label.get_window_extent().y0 >= 0
+        assert label.get_window_extent().y1 <= figure.bbox.height
 
 
 @pytest.mark.parametrize(
