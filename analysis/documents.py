@@ -101,10 +101,13 @@ def documents_or_reason(table: pd.DataFrame, metrics: Sequence[str]) -> Document
     run_ids = [str(run_id) for run_id in table.loc[finished(table), "run_id"]] if "run_id" in table else []
     if not run_ids or not directories.keys() >= set(run_ids):
         return "the table comes without files of runs"
+    paths = {run_id: RunPaths(Path(directories[run_id])).documents for run_id in run_ids}
+    if not any(path.exists() for path in paths.values()):
+        return "no run has sums per document"
     stored: list[StoredDocuments] = []
-    for run_id in run_ids:
+    for run_id, path in paths.items():
         try:
-            stored.append(read_documents_file(RunPaths(Path(directories[run_id])).documents, metrics))
+            stored.append(read_documents_file(path, metrics))
         except (FileNotFoundError, NotADirectoryError):
             return f"{run_id} has no sums per document"
         except (DamagedFileError, ConfigError, OSError) as error:
