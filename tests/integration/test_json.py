@@ -92,7 +92,7 @@ def test_every_command_prints_what_is_documented(launched, tmp_path, monkeypatch
         "pause": [sweep],
         "resume": [sweep],
         "report": [sweep],
-        "compare": [two, "--l0", "4"],
+        "compare": [two, "--l0", "16"],
         "best": [sweep, "--l0", "2"],
         "figures": [sweep, "--out", tmp_path / "figures", "--format", "svg"],
         "features": [sweep, finished, "--top", "2"],
