@@ -44,6 +44,7 @@ class SizesPlot(Plot):
     """Base of the plots of fronts at several sizes."""
 
     section = "Frontiers"
+    caption = "Lower left is better. A panel per architecture, with the front of each size: the darker the line, the larger."
     of_all = True
     base: ClassVar[type[L0Fvu] | type[L0DeltaCe]]
 
@@ -90,7 +91,6 @@ class SizesFvu(SizesPlot):
     """Sparsity against reconstruction, at every size."""
 
     title = "Sparsity against reconstruction, at every size"
-    caption = "Lower left is better. A panel per architecture, with the front of each size: the darker the line, the larger."
     order = 16
     base = L0Fvu
 
@@ -100,7 +100,6 @@ class SizesDeltaCe(SizesPlot):
     """Sparsity against added cross-entropy, at every size."""
 
     title = "Sparsity against added cross-entropy, at every size"
-    caption = "Lower left is better. A panel per architecture, with the front of each size: the darker the line, the larger."
     order = 17
     base = L0DeltaCe
 
