@@ -117,8 +117,7 @@ def steered(run: LearnedRun, latents: Sequence[int]) -> tuple[tuple[int, ...], d
 
 def _batches(run: LearnedRun, jobs: Sequence[Job], length: int) -> list[Sequence[Job]]:
     """Jobs on texts of this length, as many at a time as memory and the cache are good for."""
-    per_text = length * (run.model.d_vocab if run.model.unembedding is None else 1)
-    size = max(1, min(TOKENS[_kind(run)] // length, MOST_LOGITS // max(per_text, run.model.d_vocab)))
+    size = max(1, min(TOKENS[_kind(run)] // length, MOST_LOGITS // run.model.d_vocab))
     return [jobs[first : first + size] for first in range(0, len(jobs), size)]
 
 

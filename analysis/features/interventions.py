@@ -84,7 +84,8 @@ def changed_logits(run: LearnedRun, tokens: Tensor, latents: Sequence[int], stre
     Args:
         strengths: what is added to each latent's activation; None takes the activation away.
     """
-    return run.model.run_changed(tokens, _Change(run, tokens, latents, strengths)).float()
+    h = run.model.run_changed(tokens, _Change(run, tokens, latents, strengths))
+    return run.model.logits(h.flatten(0, 1)).unflatten(0, tokens.shape)
 
 
 def next_logits(
@@ -100,15 +101,8 @@ def next_logits(
     model = run.model
     every = torch.arange(len(tokens), device=tokens.device)
 
-    def outputs() -> Tensor:
-        if strengths is None:
-            return model.run(tokens)[1]
-        return model.run_changed(tokens, _Change(run, tokens, latents, strengths))
-
-    if (unembedding := model.unembedding) is None:
-        return outputs()[every, positions].float()
-    with model.before_unembedding():
-        return unembedding.logits(outputs()[every, positions].float())
+    h = model.run(tokens)[1] if strengths is None else model.run_changed(tokens, _Change(run, tokens, latents, strengths))
+    return model.logits(h[every, positions])
 
 
 def continued(run: LearnedRun, tokens: Tensor, latents: Sequence[int], strengths: Sequence[float | None] | None, n: int) -> Tensor:
@@ -161,7 +155,7 @@ def _effect(run: LearnedRun, latent: int, text: str | Sequence[int], strength: f
     run.model  # noqa: B018 - one message where there is none, before anything else is read
     tokens = as_tokens(run, text, n_new_tokens)
     batch = torch.tensor([tokens], device=run.source.device)
-    log_p = run.model.run(batch)[1][0].float().log_softmax(dim=-1)
+    log_p = run.model.logits(run.model.run(batch)[1][0]).log_softmax(dim=-1)
     log_q = changed_logits(run, batch, [latent], [strength])[0].log_softmax(dim=-1)
     kl = (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp_min(0)
     raised, lowered = changes(log_p[-1], log_q[-1])

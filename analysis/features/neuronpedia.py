@@ -52,11 +52,11 @@ def export_neuronpedia(run: LearnedRun, to: Path, latents: Sequence[int] | None 
     Raises:
         ConfigError: the run has no language model, or its hook point lies in no layer or adds nothing to the residual stream.
     """
-    from sae_core.activations.language_model.model_spec import HookPoint
+    from sae_core.activations.language_model.model_spec import layer_of
 
     run.model  # noqa: B018 - one message where there is none, before anything is written
     hook_point = str(run.source.config.model.hook_point)
-    if (layer := HookPoint.of(hook_point).layer) is None:
+    if (layer := layer_of(hook_point)) is None:
         raise ConfigError(f"Neuronpedia's layout needs a hook point in a layer, but got {hook_point!r}. Export another run.")
     chosen = [int(latent) for latent in np.flatnonzero(run.activations.counts)] if latents is None else list(latents)
     run.check_latents(chosen)

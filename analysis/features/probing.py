@@ -89,7 +89,7 @@ def last_token_activations(run: LearnedRun, texts: Sequence[str]) -> Tensor:
         some = tokens[first : first + max(1, MODEL_TOKENS // config.context_size)]
         lengths = torch.tensor([len(one) for one in some])
         padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(one) for one in some], batch_first=True)
-        x = model.read(padded.to(run.source.device))
+        x = model.read(padded.to(run.source.device))[0]
         found.append(x[torch.arange(len(some)), lengths - 1].float())
         run.progress("reading labeled texts", first + len(some), len(tokens))
     return torch.cat(found)

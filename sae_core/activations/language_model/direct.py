@@ -1,71 +1,70 @@
 """The direct path: what a vector in the residual stream does to the logits if no block above it reacts.
 
-The final norm divides by a scale that depends on the whole residual stream. Here that scale is held at what it is on some text, which
-makes the path linear: the norm's own weights count, and so does its subtraction of the mean where it has one.
+The final norm maps x to weight * C(x) / s(x) + bias, where C subtracts the mean or not, and s(x) is the root mean square of C(x). Here s
+is held at what it is on some text, which makes the path linear. Weight, bias and C are read off what the norm makes of three vectors.
 Shape letters: W windows, T positions, N vectors, V vocabulary, d_model width of the residual stream.
 """
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from sae_core.activations.language_model.model_spec import HookPoint
-
-SCALE = "ln_final.hook_scale"
-"""Hook point of the number that the final norm divides by."""
+LARGE = 1e3
+"""Root mean square of vectors beside which the epsilon of a norm does not count."""
+TOLERANCE = 0.02
+"""Largest difference allowed between a norm and the formula above, as a fraction of the largest value: what half precision needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class DirectPath:
     """Vectors of the residual stream -> changes of the logits, with the final norm's scale held."""
 
-    bridge: Any
-    scale: float | None
-    """What the final norm divides by: the harmonic mean over the tokens of some text; None where the model has no final norm."""
+    W_U: Float[Tensor, "d_model V"]
+    gain: Float[Tensor, " d_model"] | None
+    """The final norm's weight, over the harmonic mean of its scale over the tokens of some text; None where there is no norm."""
+    is_centered: bool
+    """Whether the norm subtracts the mean."""
 
     @property
     def d_vocab(self) -> int:
         """Size of the vocabulary."""
-        return int(self.bridge.unembed.W_U.shape[1])
+        return int(self.W_U.shape[1])
 
     @torch.no_grad()
     def logits(self, vectors: Float[Tensor, "N d_model"]) -> Float[Tensor, "N V"]:
         """What adding each vector adds to the logits, float32. A cap on logits, as Gemma 2 has one, is left out."""
-        W_U = self.bridge.unembed.W_U.detach()
-        return self._normed(vectors.to(W_U)).float() @ W_U.float()
-
-    def _normed(self, vectors: Tensor) -> Tensor:
-        if self.scale is None:
-            return vectors
-        norm, held = self.bridge.ln_final, self.scale
-        norm.hook_scale.add_hook(lambda value, hook: torch.full_like(value, held))
-        try:  # with a constant scale the norm is affine: what it makes of 0 is its bias
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # TransformerLens warns that it computes this norm itself
-                both = norm(torch.cat([vectors, torch.zeros_like(vectors[:1])])[None])[0]
-        finally:
-            norm.hook_scale.remove_hooks()
-        return both[:-1] - both[-1]
+        vectors = vectors.to(self.W_U.device, torch.float32)
+        if self.gain is not None:
+            vectors = _centered(vectors, self.is_centered) * self.gain
+        return vectors @ self.W_U.float()
 
 
 @torch.no_grad()
-def direct_path(bridge: Any, where: HookPoint, windows: Int[Tensor, "W T"]) -> DirectPath | None:
-    """The direct path from a hook point; None where its vectors are not added to the residual stream as they are.
+def direct_path(model: Any, norm: nn.Module | None, stream: Float[Tensor, "W T d_model"]) -> DirectPath | None:
+    """The direct path of a model; None where its final norm is of another form.
 
     Args:
-        windows: text that the scale of the final norm is taken from.
+        norm: the final norm, where there is one.
+        stream: residual stream that enters the norm, on some text.
     """
-    normed_after = any(hasattr(bridge.blocks[0], name) for name in ("ln1_post", "ln2_post"))  # outputs of attention and MLP, in Gemma 2
-    if not (where.is_stream or (where.adds_to_stream and not normed_after)):
+    W_U = model.get_output_embeddings().weight.detach().T
+    if norm is None:
+        return DirectPath(W_U, None, is_centered=False)
+    x = stream.flatten(0, 1)
+    bias = norm(torch.zeros_like(x[:1])).float()
+    signs = torch.ones(x.shape[1]).to(x)
+    signs[1::2] = -1
+    weight = (norm(signs[None] * LARGE).float() - bias) * signs.float()
+    is_centered = bool((norm(torch.full_like(x[:1], LARGE)).float() - bias).abs().max() < 0.1 * weight.abs().max())
+    numerators, normed = _centered(x.float(), is_centered) * weight, norm(x).float() - bias
+    scales = numerators.norm(dim=1) / normed.norm(dim=1)
+    if x.shape[1] % 2 or bool((numerators / scales[:, None] - normed).abs().max() > TOLERANCE * normed.abs().max()):
         return None
-    if not hasattr(bridge, "ln_final"):
-        return DirectPath(bridge, None)
-    if SCALE not in bridge.hook_dict:
-        return None
-    scales: list[Tensor] = []
-    bridge.run_with_hooks(windows, fwd_hooks=[(SCALE, lambda value, hook: scales.append(value))], return_type=None, use_cache=False)
-    return DirectPath(bridge, 1 / float(scales[0].float().reciprocal().mean())) if scales else None
+    return DirectPath(W_U, weight[0] * scales.reciprocal().mean(), is_centered)
+
+
+def _centered(vectors: Tensor, is_centered: bool) -> Tensor:
+    return vectors - vectors.mean(dim=-1, keepdim=True) if is_centered else vectors

@@ -1,20 +1,21 @@
 """Language models and tokenizers from what a user named, or one ConfigError: the border to transformers and TransformerLens.
 
-TransformerBridge runs the published weights as they are: nothing is folded or centered. A model is refused unless all its weights load.
+The plain Hugging Face model runs, with the published weights as they are. A model is refused unless all its weights load.
 transformers fills in what is missing with random numbers; whether it did, it says itself: `from_pretrained(device_map="meta",
 output_loading_info=True)` compares names and shapes and reads no weights.
 """
 
 import copy
+import importlib.util
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_serializer
 from torch import nn
 
 from sae_core.activations.files import hash_files, is_hub_name
@@ -39,48 +40,148 @@ class ModelConfig(Config):
     name: str
     """A local directory in Hugging Face layout, or the name of a model on the Hub."""
     hook_point: str
-    """TransformerLens name, e.g. `blocks.2.hook_resid_post`."""
+    """TransformerLens name, e.g. `blocks.2.hook_resid_post`, or the path of a module, its output or input: `model.layers.3.mlp@input`."""
     context_size: Annotated[int, Field(ge=2)] = 128
     """Tokens in a window, BOS included."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision the language model runs in."""
     prepend_bos: bool = True
     """Whether every window starts with the tokenizer's BOS token."""
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None
+    """How transformers spreads the model over the GPUs of a slot, and over memory and disk where they are too small; None: over the GPUs
+    alone, equally."""
+    quantization: Literal["8bit", "4bit"] | None = None
+    """Precision that bitsandbytes stores the weights in; `dtype` is then that of the activations."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_given(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        # Run ids and hashes of activations stay those of configs without these fields.
+        return {name: value for name, value in serialize(self).items() if value is not None or name not in ("device_map", "quantization")}
+
+    @property
+    def bytes_per_weight(self) -> float:
+        """Memory that a weight takes, about."""
+        stored = {"8bit": 1.0, "4bit": 0.5}.get(self.quantization or "")
+        return stored or float(getattr(torch, self.dtype).itemsize)
 
 
 def load_model(config: ModelConfig, *, device: str = "cpu", n_gpus: int = 1) -> Any:
-    """The model with its weights, as a TransformerBridge.
+    """The Hugging Face model with its weights.
 
     Args:
         n_gpus: GPUs that its blocks are spread over, where there are several.
 
     Raises:
-        ConfigError: no such model, none that TransformerLens knows, or one whose weights do not all load.
+        ConfigError: no such model, or one whose weights do not all load.
     """
-    bridge = boot(config.name, dtype=getattr(torch, config.dtype), device=device, load_weights=True, n_gpus=n_gpus)
-    check_weights(config.name, bridge.original_model)
-    _fuse_gelu(bridge.original_model)
-    return bridge
+    from transformers import AutoModelForCausalLM
+
+    check_packages(config)
+    where = local_or_hub(config.name)
+    with reading(config.name):
+        _check_files(_directory(config.name))
+        model = AutoModelForCausalLM.from_pretrained(
+            where,
+            dtype=getattr(torch, config.dtype),
+            trust_remote_code=False,
+            **_attention(_config(where)),
+            **_quantization(config),
+            **placement(config, device, n_gpus),
+        )
+        if not hasattr(model, "hf_device_map"):
+            model = model.to(device)
+    check_weights(config.name, model)
+    _fuse_gelu(model)
+    return model.eval().requires_grad_(False)
 
 
-def boot(name: str, *, dtype: torch.dtype, device: str, load_weights: bool, n_gpus: int = 1) -> Any:
-    """A TransformerBridge, with weights or without.
+def placement(config: ModelConfig, device: str, n_gpus: int) -> dict[str, Any]:
+    """What transformers is told of where a model goes; nothing where it is one device."""
+    is_cuda = torch.device(device).type == "cuda"
+    spread = config.device_map or ("balanced" if is_cuda and n_gpus > 1 else None)
+    if spread is None:
+        return {"device_map": {"": device}} if config.quantization else {}
+    if not is_cuda:
+        return {"device_map": spread}
+    # Some memory is left for activations; GPUs of other slots are not touched.
+    gpus = {index: int(0.9 * torch.cuda.get_device_properties(index).total_memory) for index in range(max(1, n_gpus))}
+    return {"device_map": spread, "max_memory": gpus if config.device_map is None else {**gpus, "cpu": _memory()}}
+
+
+def check_packages(config: ModelConfig) -> None:
+    """Make sure that the packages which some settings need are installed.
 
     Raises:
-        ConfigError: no such model, or none that TransformerLens knows.
+        ConfigError: one is missing.
     """
+    needs = {"device_map": ("accelerate",), "quantization": ("accelerate", "bitsandbytes")}
+    for field, packages in needs.items():
+        missing = [package for package in packages if importlib.util.find_spec(package) is None]
+        if (value := getattr(config, field)) is not None and missing:
+            raise ConfigError(
+                f"`model.{field}` needs the package {missing[0]!r}, but got {value!r} and no such package. Install it (`pip install "
+                f"{missing[0]}`), or leave `model.{field}` out."
+            )
+
+
+def build(name: str) -> Any:
+    """The Hugging Face model with random weights; within a context of fake tensors, with none.
+
+    Raises:
+        ConfigError: no such model.
+    """
+    from transformers import AutoModelForCausalLM
+
     where = local_or_hub(name)
     with reading(name):
         _check_files(_directory(name))
-        from tokenizers import Tokenizer, models
-        from transformer_lens.model_bridge import TransformerBridge
-        from transformers import PreTrainedTokenizerFast
+        return AutoModelForCausalLM.from_config(_config(where), attn_implementation="eager", trust_remote_code=False)
 
-        # Tokens are given as numbers, so that the bridge's tokenizer is never used; a model need not have one.
-        words = models.WordLevel({"<unk>": 0}, unk_token="<unk>")
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), unk_token="<unk>")
-        placed: dict[str, Any] = {"n_devices": n_gpus} if n_gpus > 1 and torch.device(device).type == "cuda" else {"device": device}
-        return TransformerBridge.boot_transformers(where, dtype=dtype, load_weights=load_weights, tokenizer=tokenizer, **placed)
+
+def bridge_of(name: str, model: Any) -> Any:
+    """A TransformerBridge around the modules of a model. The model is then no longer the plain one.
+
+    It raises whatever TransformerLens raises: to be called within `reading`.
+    """
+    from tokenizers import Tokenizer, models
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerFast
+
+    # Tokens are given as numbers, so that the bridge's tokenizer is never used; a model need not have one.
+    words = models.WordLevel({"<unk>": 0}, unk_token="<unk>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), unk_token="<unk>")
+    return TransformerBridge.boot_transformers(local_or_hub(name), dtype=torch.float32, hf_model=model, tokenizer=tokenizer, device="cpu")
+
+
+def _config(where: str) -> Any:
+    """The config in a model's files."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(where, trust_remote_code=False)
+
+
+def _attention(config: Any) -> dict[str, str]:
+    """Which attention: the model's own choice, the fused one as a rule."""
+    # Hugging Face leaves a cap on attention scores out of the fused one without a word.
+    is_capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return {"attn_implementation": "eager"} if is_capped else {}
+
+
+def _quantization(config: ModelConfig) -> dict[str, Any]:
+    from transformers import BitsAndBytesConfig
+
+    if config.quantization is None:
+        return {}
+    dtype = getattr(torch, config.dtype)
+    bits: dict[str, Any] = {"load_in_8bit": True} if config.quantization == "8bit" else {"load_in_4bit": True, "bnb_4bit_compute_dtype": dtype}
+    return {"quantization_config": BitsAndBytesConfig(**bits)}
+
+
+def _memory() -> int:
+    """Memory of this machine that is free."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
 
 
 def check_weights(name: str, model: Any) -> None:

@@ -1,74 +1,131 @@
-"""What can be known of a language model without its weights: its sizes, its hook points, and which of them can have an SAE."""
+"""What can be known of a language model without its weights: its sizes, its hook points, and which of them can have an SAE.
 
+A hook point is a module's input or output, by its path (`model.layers.3.mlp@input`), or by the name that TransformerLens has for it
+(`blocks.3.hook_resid_post`). TransformerBridge wraps the modules of the plain model one by one: the module that a named hook lies at is
+found once, by identity, and nothing else of the bridge is used.
+"""
+
+import fnmatch
 import logging
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 import torch
+from torch import nn
 
 from sae_core.activations.language_model import loading
+from sae_core.activations.language_model.places import SIDES, Layout, Place, hooked, path_and_side
 from sae_core.errors import ConfigError, UnknownNameError, reason_of
 
 logger = logging.getLogger(__name__)
 
 PROBE_WINDOWS, PROBE_POSITIONS = 2, 11
 """Shape of the text that shows the shape at a hook point: sizes that no other dimension of a model is likely to have."""
-ADDED_TO_STREAM = frozenset({"hook_attn_out", "attn.hook_out", "attn.o.hook_out", "hook_mlp_out", "mlp.hook_out", "mlp.out.hook_out"})
-"""Places in a block whose value is added to the residual stream."""
+ADDED = ("hook_attn_out", "hook_mlp_out")
+"""TransformerLens' places in a block whose value is added to the residual stream."""
+ADDED_WITHOUT_NORM = ("attn.hook_out", "attn.o.hook_out", "mlp.hook_out", "mlp.out.hook_out")
+"""Places whose value is that of ADDED where no norm follows attention and MLP."""
+IN_STREAM = "hook_resid_mid"
+"""TransformerLens' place between attention and MLP. The value is also what the MLP's norm reads; replaced is the residual stream."""
+
+Names = Mapping[str, tuple[str, str]]
+"""TransformerLens' name -> path of a module, and its side."""
 
 
-@dataclass(frozen=True, slots=True)
-class HookPoint:
-    """Where in a model a hook point is, as its name says."""
-
-    layer: int | None
-    """The block; None outside of the blocks."""
-    place: str
-    """The rest of the name, within the block."""
-
-    @classmethod
-    def of(cls, name: str) -> "HookPoint":
-        in_block = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
-        return cls(int(in_block[1]), in_block[2]) if in_block else cls(None, "")
-
-    @property
-    def ends_block(self) -> bool:
-        """Whether it is the residual stream that leaves the block."""
-        return self.place in ("hook_resid_post", "hook_out")
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether it is the residual stream that enters or leaves a block."""
-        return self.ends_block or self.place in ("hook_resid_pre", "hook_in")
-
-    @property
-    def adds_to_stream(self) -> bool:
-        """Whether it is the output of attention or of an MLP, which is added to the residual stream."""
-        return self.place in ADDED_TO_STREAM
-
-    @property
-    def n_before(self) -> int:
-        """Blocks that have ended there."""
-        return (self.layer or 0) + self.ends_block
+def layer_of(hook_point: str) -> int | None:
+    """The block that a hook point lies in, as its name says; None outside of the blocks."""
+    numbers = re.search(r"\.(\d+)(?=[.@]|$)", hook_point)
+    return int(numbers[1]) if numbers else None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A language model without its weights."""
 
-    hook_points: tuple[str, ...]
+    model: Any
+    """The Hugging Face model, without weights."""
+    layout: Layout
+    names: Names
+    unmapped: frozenset[str]
+    """TransformerLens' names of places that are neither the input nor the output of a module."""
     n_ctx: int
     """Positions the model has."""
     d_vocab: int
-    bridge: Any
-    """A TransformerBridge without weights."""
     tracing: Callable[[], AbstractContextManager[Any]]
-    """Context in which `bridge` can be run."""
+    """Context in which `model` can be run."""
+
+    @property
+    def hook_points(self) -> tuple[str, ...]:
+        """Every hook point that has a name in TransformerLens and is at a module."""
+        return tuple(self.names)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Paths of all modules."""
+        return tuple(name for name, _ in self.model.named_modules() if name)
+
+    def place(self, hook_point: str) -> Place:
+        """Where a hook point is.
+
+        Raises:
+            UnknownNameError: the model has no such hook point.
+            ConfigError: TransformerLens has one of this name, and it is at no module.
+        """
+        if hook_point in self.unmapped:
+            raise ConfigError(
+                f"`model.hook_point` must be the input or the output of a module, but got {hook_point!r}, which lies within one. Choose "
+                f"{self._nearest(hook_point)!r} or another."
+            )
+        if hook_point in self.names:
+            path, side = self.names[hook_point]
+        else:
+            path, side = path_and_side(hook_point)
+            if path not in self.paths or side not in SIDES:
+                raise self._unknown(hook_point)
+        return self._placed(hook_point, path, side)
+
+    def matching(self, pattern: str) -> list[str]:
+        """The hook points that a pattern stands for, in the model's order; `*` is one part of a name, or of a part.
+
+        Those of TransformerLens' names where it matches some, else paths of modules, with the pattern's side.
+        """
+        path, at, side = pattern.partition("@")
+        named = [] if at else [name for name in self.names if _matches(name, path)]
+        return named or [name + at + side for name in self.paths if _matches(name, path)]
+
+    def _placed(self, hook_point: str, path: str, side: str) -> Place:
+        blocks = self.layout.blocks
+        in_block = re.match(rf"{re.escape(blocks)}\.(\d+)(\.|$)", path)
+        layer = int(in_block[1]) if in_block else None
+        if layer is None:
+            return Place(path, side)
+        is_stream = path == f"{blocks}.{layer}"
+        place = Place(path, side, layer, layer + (is_stream and side == "output"), is_stream)
+        if hook_point.endswith(IN_STREAM):
+            branch, branch_side = self.names.get(f"blocks.{layer}.{ADDED[1]}", ("", "input"))
+            if branch_side != "output":
+                raise ConfigError(
+                    f"`model.hook_point` must be one that can be replaced, but got {hook_point!r}, where this model adds to the residual "
+                    f"stream what no module returns. Choose 'blocks.{layer}.hook_resid_post' or another."
+                )
+            return replace(place, adds=(f"{blocks}.{layer}", branch))
+        normed = any(f"blocks.{layer}.{norm}.hook_out" in self.names for norm in ("ln1_post", "ln2_post"))
+        added = (*ADDED, *(() if normed else ADDED_WITHOUT_NORM))
+        return replace(place, adds_to_stream=(path, side) in [self.names.get(f"blocks.{layer}.{name}") for name in added])
+
+    def _unknown(self, hook_point: str) -> UnknownNameError:
+        names = self.paths if "blocks" not in hook_point and "hook" not in hook_point else self.hook_points
+        return UnknownNameError.of("`model.hook_point`", hook_point, names)
+
+    def _nearest(self, hook_point: str) -> str:
+        close = get_close_matches(hook_point, self.hook_points, n=1, cutoff=0.0)
+        return close[0] if close else self.layout.blocks + ".0"
 
     def d_in(self, hook_point: str) -> int:
         """Width of the activations at `hook_point`; heads are concatenated.
@@ -77,55 +134,49 @@ class ModelSpec:
             UnknownNameError: the model has no such hook point.
             ConfigError: the hook point has no vector per position, or cannot be read or replaced.
         """
-        if hook_point not in self.hook_points:
-            raise UnknownNameError.of("`model.hook_point`", hook_point, self.hook_points)
+        place = self.place(hook_point)
         try:
             with self.tracing():
-                return self._width(hook_point)
+                return self._width(place)
         except Exception as error:  # the model itself can be run: `model_spec` has tried
             problem = str(error) if type(error) is ValueError else reason_of(error)
             raise ConfigError(
                 "`model.hook_point` must be one with a vector per position that can be read and replaced, but got "
-                f"{hook_point!r}: {problem}. Choose 'blocks.{HookPoint.of(hook_point).layer or 0}.hook_resid_post' or another."
+                f"{hook_point!r}: {problem}. Choose 'blocks.{layer_of(hook_point) or 0}.hook_resid_post' or another."
             ) from error
 
     @property
     def n_weights(self) -> int:
         """Numbers in the weights of the model."""
-        return sum(weight.numel() for weight in self.bridge.original_model.parameters())
+        return sum(weight.numel() for weight in self.model.parameters())
 
     def flops_below(self, hook_point: str) -> float:
         """Floating-point operations per token of the blocks up to the hook point: two per weight."""
-        layer = HookPoint.of(hook_point).layer
-        blocks = () if layer is None else self.bridge.blocks[: layer + 1]
-        # Beside a fused projection, TransformerLens has its three parts.
-        weights = (weight for block in blocks for name, weight in block.named_parameters() if ".qkv." not in name)
-        return 2.0 * sum(weight.numel() for weight in weights)
+        layer = self.place(hook_point).layer
+        blocks = () if layer is None else list(self.model.get_submodule(self.layout.blocks))[: layer + 1]
+        return 2.0 * sum(weight.numel() for block in blocks for weight in block.parameters())
 
-    def run(self, hooks: list[tuple[str, Callable[..., Any]]]) -> torch.Tensor:
+    def run(self) -> torch.Tensor:
         """Logits of a made-up text."""
         tokens = torch.zeros(PROBE_WINDOWS, min(PROBE_POSITIONS, self.n_ctx), dtype=torch.long)
-        logits: torch.Tensor = self.bridge.run_with_hooks(tokens, fwd_hooks=hooks, return_type="logits", use_cache=False)
+        logits: torch.Tensor = self.model(input_ids=tokens, use_cache=False).logits
         return logits
 
-    def _width(self, hook_point: str) -> int:
+    def _width(self, place: Place) -> int:
         """Put other values in at the hook point, and see what is there and whether logits depend on it; if not, a ValueError says so.
 
         Whether they do, autograd knows, without any values: fake tensors do. Parameters must not require gradients.
         """
-        if any(module is self.bridge.hook_dict[hook_point] for module in self.bridge.unembed.modules()):
+        if self.model.get_submodule(place.module) is self.model.get_output_embeddings():
             raise ValueError("it lies in the unembedding, which no block follows")
-        if hook_point.endswith("hook_resid_mid"):
-            raise ValueError("TransformerLens replaces it only on the way into the MLP, and not in the residual stream")
         seen: list[torch.Tensor] = []
 
-        def replace(value: torch.Tensor, hook: Any) -> torch.Tensor:
+        def put_in(value: torch.Tensor) -> torch.Tensor:
             seen.append(value)
             return torch.zeros_like(value).requires_grad_() if value.is_floating_point() else value
 
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TransformerLens warns where it drops what a hook returns; that is found here
-            logits = self.run([(hook_point, replace)])
+        with torch.enable_grad(), hooked(self.model, {place: put_in}):
+            logits = self.run()
         if len(seen) != 1:
             raise ValueError(f"a forward pass reaches it {len(seen)} times, not once")
         shape, dtype = list(seen[0].shape), seen[0].dtype
@@ -140,6 +191,16 @@ class ModelSpec:
         if not logits.requires_grad:
             raise ValueError("other values put in there change no logit")
         return width
+
+
+def is_pattern(hook_point: object) -> bool:
+    """Whether a hook point stands for several."""
+    return isinstance(hook_point, str) and any(character in hook_point for character in "*?[")
+
+
+def _matches(name: str, pattern: str) -> bool:
+    parts, wanted = name.split("."), pattern.split(".")
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
 
 
 def model_spec(name: str) -> ModelSpec:
@@ -164,21 +225,41 @@ def model_spec(name: str) -> ModelSpec:
 
 def _spec(name: str, tracing: Callable[[], AbstractContextManager[Any]]) -> ModelSpec:
     with tracing():
-        bridge = loading.boot(name, dtype=torch.float32, device="cpu", load_weights=False)
-    architectures = bridge.original_model.config.architectures or []
+        layout, names, unmapped, n_ctx, d_vocab = _translated(name)
+        model = loading.build(name)
+    architectures = model.config.architectures or []
     if any("MaskedLM" in str(architecture) for architecture in architectures):
         raise ConfigError(
             f"`model.name` must be a model that predicts the next token from those before it, but got {architectures[0]!r} in {name!r}. "
             "Choose a causal language model."
         )
     with loading.reading(name):
-        bridge.requires_grad_(False)
-        spec = ModelSpec(tuple(bridge.hook_dict), int(bridge.cfg.n_ctx), int(bridge.cfg.d_vocab), bridge, tracing)
-        if min(spec.n_ctx, spec.d_vocab) < 2 or getattr(bridge, "unembed", None) is None:
-            raise ValueError(f"it has {spec.n_ctx} positions and {spec.d_vocab} tokens, and is no model of the next token")
-        with tracing(), torch.no_grad():
-            spec.run([])
+        model.requires_grad_(False).eval()
+        spec = ModelSpec(model, layout, names, unmapped, n_ctx, d_vocab, tracing)
+        if min(n_ctx, d_vocab) < 2 or model.get_output_embeddings() is None:
+            raise ValueError(f"it has {n_ctx} positions and {d_vocab} tokens, and is no model of the next token")
+        with tracing(), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            spec.run()
     return spec
+
+
+def _translated(name: str) -> tuple[Layout, Names, frozenset[str], int, int]:
+    """The layout of a model, the modules at TransformerLens' hook points, hook points at none, positions and vocabulary."""
+    model = loading.build(name)
+    paths: dict[int, str] = {id(module): path for path, module in model.named_modules()}
+    with loading.reading(name):
+        bridge = loading.bridge_of(name, model)
+        sides: dict[int, tuple[str, str]] = {}
+        for component in bridge.modules():
+            if (path := paths.get(id(getattr(component, "original_component", None)))) is not None:
+                sides |= {id(component.hook_in): (path, "input"), id(component.hook_out): (path, "output")}
+        names = {hook_point: sides[id(hook)] for hook_point, hook in bridge.hook_dict.items() if id(hook) in sides}
+        if getattr(bridge, "unembed", None) is None or not len(bridge.blocks):
+            raise ValueError("it has no blocks or no unembedding, and is no model of the next token")
+        blocks = names["blocks.0.hook_in"][0].rpartition(".")[0]
+        layout = Layout(blocks, names["ln_final.hook_in"][0] if "ln_final.hook_in" in names else None)
+        return layout, names, frozenset(bridge.hook_dict) - names.keys(), int(bridge.cfg.n_ctx), int(bridge.cfg.d_vocab)
 
 
 def _faking() -> Callable[[], AbstractContextManager[Any]]:

@@ -24,7 +24,7 @@ from sae_core.activations.language_model.dataset import DataConfig, Part
 from sae_core.activations.language_model.engine import HookedModel
 from sae_core.activations.language_model.loading import ModelConfig
 from sae_core.activations.language_model.model_spec import ModelSpec, model_spec
-from sae_core.activations.language_model.splice import SplicedText
+from sae_core.activations.language_model.splice import CleanText
 from sae_core.activations.language_model.text import WindowMaker
 from sae_core.activations.source import ActivationSource, EvalChunk, HeldOut
 from sae_core.config.run import SOURCES, ActivationsConfig
@@ -75,7 +75,7 @@ class LanguageModelSource(ActivationSource):
 
     @property
     def model_bytes(self) -> int:
-        return self._spec.n_weights * getattr(torch, self.config.model.dtype).itemsize // max(1, self.n_gpus)
+        return int(self._spec.n_weights * self.config.model.bytes_per_weight) // max(1, self.n_gpus)
 
     @property
     def flops_per_token(self) -> float:
@@ -105,7 +105,7 @@ class LanguageModelSource(ActivationSource):
         if not problems:
             d_vocab = self._spec.d_vocab
             collect(self._check_context, lambda: self.d_in, self._window_maker)
-            collect(lambda: loading.check_weights(self.config.model.name, self._spec.bridge.original_model))
+            collect(lambda: loading.check_weights(self.config.model.name, self._spec.model))
         problems += dataset.problems(self.config.data, d_vocab)
         if problems:
             raise ConfigError("\n".join(problems))
@@ -206,7 +206,8 @@ class LanguageModelSource(ActivationSource):
         x = self._read(tokens, keep, on="cpu")
         self._check_finite("activations", x, f"training windows {start} to {start + len(tokens) - 1}")
         if index == 0:  # what is wrong above the hook point is found before anything is trained
-            self._check_finite("logits", self.model.run(tokens[:1].to(self.device))[1], "the first training window")
+            above = self.model.run(tokens[:1].to(self.device))[1][0]
+            self._check_finite("logits", self.model.logits(above), "the first training window")
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed_of("shard", index)))
         return torch.nn.functional.embedding(order, x)  # whole rows: twice as fast as x[order]
 
@@ -214,7 +215,7 @@ class LanguageModelSource(ActivationSource):
         """Activations at the positions kept, on a device."""
         at_a_time = max(1, MODEL_TOKENS[torch.device(self.device).type] // tokens.shape[1])
         rows = zip(tokens.split(at_a_time), keep.split(at_a_time), strict=True)
-        return torch.cat([self.model.read(some.to(self.device))[some_keep.to(self.device)].float().to(on) for some, some_keep in rows])
+        return torch.cat([self.model.read(some.to(self.device))[0][some_keep.to(self.device)].float().to(on) for some, some_keep in rows])
 
     def n_eval_chunks(self, directory: Path) -> int:
         return -(-_n_windows(directory, "heldout") // _chunk_windows(directory))
@@ -222,7 +223,7 @@ class LanguageModelSource(ActivationSource):
     def eval_chunk(self, directory: Path, index: int, mean: Float[Tensor, " d_in"]) -> EvalChunk:
         start = index * _chunk_windows(directory)
         tokens, keep = _windows(directory, "heldout", start, _chunk_windows(directory))
-        text = SplicedText(self.model, tokens.to(self.device), keep.to(self.device))
+        text = CleanText(self.model, tokens.to(self.device), keep.to(self.device)).at()
         where = f"held-out windows {start} to {start + len(tokens) - 1}"
         self._check_finite("activations", text.x, where)
         self._check_finite("cross-entropies", text.clean.ce, where)
@@ -284,8 +285,8 @@ class LanguageModelSource(ActivationSource):
     def model(self) -> HookedModel:
         """The language model, cut at the hook point."""
         with expected(False):  # steps: large models take long
-            bridge = loading.load_model(self.config.model, device=self.device, n_gpus=self.n_gpus)
-        return HookedModel(bridge, self.config.model.hook_point)
+            model = loading.load_model(self.config.model, device=self.device, n_gpus=self.n_gpus)
+        return HookedModel(model, self._spec.layout, self._spec.place(self.config.model.hook_point))
 
 
 def _tokens_path(directory: Path) -> Path:

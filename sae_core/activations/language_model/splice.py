@@ -1,18 +1,19 @@
-"""A chunk of held-out text, scored with other activations spliced in at the hook point.
+"""A chunk of held-out text, scored with other activations spliced in at hook points.
 
-Cross-entropy and KL are taken where the *input* token is not special, as SAELens does. A splice runs the blocks above the hook
-point, then goes through the vocabulary once, in parts that fit the cache (CPU) or the memory (GPU). With logits L = h W_U + b_U and
-p the clean probabilities, sum_v p_v L_v = h . (W_U p) + p . b_U needs no further pass: W_U p is computed once, and
+Cross-entropy and KL are taken where the *input* token is not special, as SAELens does. The unchanged model runs once, for all hook points.
+A splice runs the blocks above its hook point, then goes through the vocabulary once, in parts that fit the cache (CPU) or the memory
+(GPU). With logits L = h W_U + b_U and p the clean probabilities, sum_v p_v L_v = h . (W_U p) + p . b_U needs no further pass: W_U p is
+computed once, and
 
     KL(clean || spliced) = (h_clean - h_spliced) . (W_U p) - logsumexp(L_clean) + logsumexp(L_spliced)
 
-Where logits are not such a product (`HookedModel.unembedding` is None) the same holds with h = L and the unit matrix for W_U.
+Where logits are not such a product (`HookedModel.unembedding` is None) the clean ones are computed again beside those of each splice:
+they would take the memory of a whole vocabulary per position.
 
 Shape letters: W windows, T positions, N non-special positions, P those with a next token, V vocabulary, d_in width, D entries of h.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +25,6 @@ from sae_core.activations.source import NextToken
 
 RUN_TOKENS = {"cpu": 2**12, "cuda": 2**15}
 """Tokens the model runs on at a time, up to the unembedding."""
-RUN_LOGITS = {"cpu": 2**21, "cuda": 2**27}
-"""Most logits that a run of several windows returns, where the model computes them."""
 PART_LOGITS = {"cpu": 2**19, "cuda": 2**27}
 """Logits computed at a time from what enters the unembedding: 2 MiB stay in a CPU's cache from one pass over them to the next."""
 PART_POSITIONS = 128
@@ -36,19 +35,22 @@ PART_POSITIONS = 128
 class _Part:
     """Some windows of the chunk, and what their unchanged run predicted at the N positions kept."""
 
-    clean: CleanRun
+    clean: list[CleanRun]
+    """At each hook point."""
     kept: Int[Tensor, " N"]
     """Their numbers, windows one after the other."""
     next_tokens: Int[Tensor, " N"]
     has_next: Bool[Tensor, " N"]
-    mean_unembedding: Float[Tensor, "N D"]
-    """W_U p, the mean of the tokens' columns of W_U under the clean probabilities."""
-    constant: Float[Tensor, " N"]
+    h: Float[Tensor, "N D"]
+    """What enters the unembedding."""
+    mean_unembedding: Float[Tensor, "N D"] | None
+    """W_U p, the mean of the tokens' columns of W_U under the clean probabilities; None where logits are no such product."""
+    constant: Float[Tensor, " N"] | None
     """h_clean . W_U p - logsumexp(L_clean)."""
 
 
-class SplicedText:
-    """Held-out windows whose activations at the hook point can be replaced.
+class CleanText:
+    """Held-out windows, read at the places of a model, and what it predicts there when nothing is changed.
 
     Args:
         tokens: on the model's device.
@@ -57,96 +59,126 @@ class SplicedText:
 
     @torch.no_grad()
     def __init__(self, model: HookedModel, tokens: Int[Tensor, "W T"], keep: Bool[Tensor, "W T"]) -> None:
-        self._model = model
-        self._unembedding = model.unembedding
+        self.model = model
         device, length = tokens.device.type, tokens.shape[1]
-        self._positions = max(PART_POSITIONS, PART_LOGITS[device] // model.d_vocab)
-        n_windows = RUN_TOKENS[device] // length if self._unembedding else RUN_LOGITS[device] // (length * model.d_vocab)
-        self._parts: list[_Part] = []
+        self.positions = max(PART_POSITIONS, PART_LOGITS[device] // model.d_vocab)
+        n_windows = max(1, RUN_TOKENS[device] // length)
+        self.parts: list[_Part] = []
         ce = []
-        for some_tokens, some_keep in zip(tokens.split(max(1, n_windows)), keep.split(max(1, n_windows)), strict=True):
-            with self._ending_early():
-                clean, outputs = model.run(some_tokens)
-            part, some_ce = self._clean_part(clean, some_keep, outputs)
-            self._parts.append(part)
+        for some_tokens, some_keep in zip(tokens.split(n_windows), keep.split(n_windows), strict=True):
+            part, some_ce = self._part(*model.run(some_tokens), some_tokens, some_keep)
+            self.parts.append(part)
             ce.append(some_ce)
-        self.x: Float[Tensor, "N d_in"] = torch.cat([_rows(part.clean.x, part.kept) for part in self._parts])
-        self.clean = NextToken(torch.cat(ce), torch.zeros_like(self.x[:, 0]))
+        n_kept = sum(len(part.kept) for part in self.parts)
+        self.scores = NextToken(torch.cat(ce), torch.zeros(n_kept, dtype=torch.float32, device=tokens.device))
+
+    def at(self, number: int = 0) -> "SplicedText":
+        """The text at one of the model's places, by its number."""
+        return SplicedText(self, number)
+
+    def _part(
+        self, clean: list[CleanRun], outputs: Float[Tensor, "W T D"], tokens: Int[Tensor, "W T"], keep: Bool[Tensor, "W T"]
+    ) -> tuple[_Part, Float[Tensor, " P"]]:
+        """What splices are compared with, and the cross-entropy of the unchanged run."""
+        unembedding = self.model.unembedding
+        kept = keep.flatten().nonzero().squeeze(1)
+        next_tokens = tokens.roll(-1, dims=1).flatten()[kept].long()
+        has_next = torch.ones_like(keep)
+        has_next[:, -1] = False
+        has_next = has_next.flatten()[kept]
+        h = outputs.flatten(0, 1).index_select(0, kept)
+        h = h.float() if unembedding else h
+        columns = []
+        for some, ids in zip(h.split(self.positions), next_tokens.split(self.positions), strict=True):
+            logits = self.logits(some)
+            log_sums = logits.logsumexp(-1)
+            mean = logits.sub(log_sums[:, None]).exp_() @ unembedding.W_U.T if unembedding else log_sums.new_empty(len(some), 0)
+            columns.append((log_sums - logits.gather(-1, ids[:, None]).squeeze(-1), log_sums, mean))
+        ce, log_sums, mean = (torch.cat(column) for column in zip(*columns, strict=True))
+        constant = torch.linalg.vecdot(h, mean) - log_sums if unembedding else None
+        return _Part(clean, kept, next_tokens, has_next, h, mean if unembedding else None, constant), ce[has_next]
+
+    def logits(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
+        """Logits of some positions, float32."""
+        return self.model.unembedding.logits(h) if self.model.unembedding else self.model.logits(h)
+
+    def scored(self, part: _Part, outputs: Sequence[Float[Tensor, "W T D"]]) -> list[NextToken]:
+        """The predictions from what enters the unembedding in several runs of one part."""
+        hs = [one.flatten(0, 1).index_select(0, part.kept) for one in outputs]
+        if part.mean_unembedding is None:
+            return self._scored_beside_clean(part, hs)
+        return [self._scored(part, h.float()) for h in hs]
+
+    def _scored(self, part: _Part, h: Float[Tensor, "N D"]) -> NextToken:
+        assert part.mean_unembedding is not None and part.constant is not None
+        rows = []
+        for some, ids in zip(h.split(self.positions), part.next_tokens[:, None].split(self.positions), strict=True):
+            logits = self.logits(some)
+            rows.append((logits.gather(-1, ids).squeeze(-1), logits.logsumexp(-1)))
+        next_logits, log_sums = (torch.cat(column) for column in zip(*rows, strict=True))
+        kl = part.constant - torch.linalg.vecdot(h, part.mean_unembedding) + log_sums
+        return NextToken((log_sums - next_logits)[part.has_next], kl)
+
+    def _scored_beside_clean(self, part: _Part, hs: Sequence[Float[Tensor, "N D"]]) -> list[NextToken]:
+        rows: list[list[tuple[Tensor, Tensor]]] = [[] for _ in hs]
+        for first in range(0, len(part.kept), self.positions):
+            some = slice(first, first + self.positions)
+            clean = self.logits(part.h[some]).log_softmax(-1)
+            p, ids = clean.exp(), part.next_tokens[some, None]
+            for row, h in zip(rows, hs, strict=True):
+                log_q = self.logits(h[some]).log_softmax(-1)
+                row.append((-log_q.gather(-1, ids).squeeze(-1), (p * (clean - log_q)).sum(-1)))
+        columns = ([torch.cat(column) for column in zip(*row, strict=True)] for row in rows)
+        return [NextToken(ce[part.has_next], kl) for ce, kl in columns]
+
+
+class SplicedText:
+    """Held-out windows whose activations at one place can be replaced."""
+
+    def __init__(self, text: CleanText, number: int) -> None:
+        self._text = text
+        self._number = number
+        self.x: Float[Tensor, "N d_in"] = torch.cat(
+            [part.clean[number].x.flatten(0, 1).index_select(0, part.kept).float() for part in text.parts]
+        )
+        self.clean = text.scores
 
     @torch.no_grad()
     def splice(self, x_hats: Sequence[Float[Tensor, "N d_in"]]) -> list[NextToken]:
         """Score with each x_hat at the non-special positions; special ones keep their activations."""
         by_part = []
         for part, rows in self._parts_of(x_hats):
-            by_part.append([self._scores(part, self._above(part, some)) for some in rows])
+            by_part.append(self._text.scored(part, [self._above(part, some) for some in rows]))
         return [_joined(scores) for scores in zip(*by_part, strict=True)]
 
     @torch.no_grad()
     def zero_ablated(self) -> NextToken:
         """Score with 0 at every position, special ones too."""
-        return _joined([self._scores(part, self._run_from(part, torch.zeros_like(part.clean.x))) for part in self._parts])
+        return _joined([self._text.scored(part, [self._run_from(part, torch.zeros_like(self._clean(part).x))])[0] for part in self._text.parts])
 
     @torch.no_grad()
     def mean_ablated(self, mean: Float[Tensor, " d_in"]) -> NextToken:
         """Score with `mean` at the non-special positions."""
-        x = mean.to(self.x).expand_as(self.x)
-        return _joined([self._scores(part, self._above(part, rows)) for part, (rows,) in self._parts_of([x])])
+        (scores,) = self.splice([mean.to(self.x).expand_as(self.x)])
+        return scores
+
+    def _clean(self, part: _Part) -> CleanRun:
+        return part.clean[self._number]
 
     def _parts_of(self, x_hats: Sequence[Tensor]) -> Iterator[tuple[_Part, list[Tensor]]]:
         """Each part with its rows of each x_hat."""
-        sizes = [len(part.kept) for part in self._parts]
+        sizes = [len(part.kept) for part in self._text.parts]
         rows = zip(*(x_hat.split(sizes) for x_hat in x_hats), strict=True)
-        yield from ((part, list(some)) for part, some in zip(self._parts, rows, strict=True))
+        yield from ((part, list(some)) for part, some in zip(self._text.parts, rows, strict=True))
 
-    def _above(self, part: _Part, rows: Float[Tensor, "N d_in"]) -> Float[Tensor, "N D"]:
+    def _above(self, part: _Part, rows: Float[Tensor, "N d_in"]) -> Float[Tensor, "W T D"]:
         """What enters the unembedding with these rows at the positions kept."""
-        x = part.clean.x.clone(memory_format=torch.contiguous_format)
+        x = self._clean(part).x.clone(memory_format=torch.contiguous_format)
         x.flatten(0, 1).index_copy_(0, part.kept, rows.to(x.dtype))
         return self._run_from(part, x)
 
-    def _run_from(self, part: _Part, x: Float[Tensor, "W T d_in"]) -> Float[Tensor, "N D"]:
-        with self._ending_early():
-            return _rows(self._model.run_from(part.clean, x), part.kept)
-
-    def _scores(self, part: _Part, h: Float[Tensor, "N D"]) -> NextToken:
-        """The predictions from h."""
-        rows = [(next_logits, log_sums) for _, next_logits, log_sums in self._logits(h, part.next_tokens)]
-        next_logits, log_sums = (torch.cat(column) for column in zip(*rows, strict=True))
-        kl = part.constant - torch.linalg.vecdot(h, part.mean_unembedding) + log_sums
-        return NextToken((log_sums - next_logits)[part.has_next], kl)
-
-    def _ending_early(self) -> AbstractContextManager[None]:
-        return self._model.before_unembedding() if self._unembedding else nullcontext()
-
-    def _clean_part(self, clean: CleanRun, keep: Bool[Tensor, "W T"], outputs: Float[Tensor, "W T D"]) -> tuple[_Part, Float[Tensor, " P"]]:
-        """What splices are compared with, and the cross-entropy of the unchanged run."""
-        kept = keep.flatten().nonzero().squeeze(1)
-        h = _rows(outputs, kept)
-        next_tokens = clean.tokens.roll(-1, dims=1).flatten()[kept].long()
-        has_next = torch.ones_like(keep)
-        has_next[:, -1] = False
-        has_next = has_next.flatten()[kept]
-        unembedding = self._unembedding
-        columns = []
-        for logits, next_logits, log_sums in self._logits(h, next_tokens):
-            p = logits.sub(log_sums[:, None]).exp_()
-            columns.append((next_logits, log_sums, p @ unembedding.W_U.T if unembedding else p))
-        next_logits, log_sums, mean = (torch.cat(column) for column in zip(*columns, strict=True))
-        constant = torch.linalg.vecdot(h, mean) - log_sums
-        return _Part(clean, kept, next_tokens, has_next, mean, constant), (log_sums - next_logits)[has_next]
-
-    def _logits(
-        self, h: Float[Tensor, "N D"], next_tokens: Int[Tensor, " N"]
-    ) -> Iterator[tuple[Float[Tensor, "_ V"], Float[Tensor, " _"], Float[Tensor, " _"]]]:
-        """For some positions at a time: logits, that of the next token, and logsumexp of the logits."""
-        for some, ids in zip(h.split(self._positions), next_tokens[:, None].split(self._positions), strict=True):
-            logits = self._unembedding.logits(some) if self._unembedding else some
-            yield logits, logits.gather(-1, ids).squeeze(-1), logits.logsumexp(-1)
-
-
-def _rows(values: Float[Tensor, "W T D"], kept: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
-    """The vectors at some positions, windows one after the other."""
-    return values.flatten(0, 1).index_select(0, kept).float()
+    def _run_from(self, part: _Part, x: Float[Tensor, "W T d_in"]) -> Float[Tensor, "W T D"]:
+        return self._text.model.run_from(self._clean(part), x)
 
 
 def _joined(scores: Sequence[NextToken]) -> NextToken:
