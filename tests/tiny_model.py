@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sae_core.activations.language_model.engine import HookedModel
+from sae_core.activations.language_model.loading import ModelConfig, load_model
+from sae_core.activations.language_model.model_spec import model_spec
 from sae_core.activations.language_model.source import LanguageModelActivations
 from sweeps.demo.corpus import model_directory
 
@@ -43,16 +46,29 @@ DATA_FIELDS = frozenset(LanguageModelActivations.model_fields["data"].annotation
 
 def random_model(directory: Path, family: str) -> str:
     """Write a random 3-layer model of another family, with the demo's tokenizer, in Hugging Face layout."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, GPTNeoConfig, GPTNeoXConfig, LlamaConfig
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    common = {"vocab_size": 4096, "bos_token_id": 0, "eos_token_id": 0, "hidden_size": 32, "max_position_embeddings": 64}
-    usual = {"intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
-    config = {
-        "gpt_neo": lambda: GPTNeoConfig(num_layers=3, num_heads=4, attention_types=[[["global"], 3]], **common),
-        "gpt_neox": lambda: GPTNeoXConfig(**usual, **common),
-        "gemma2": lambda: Gemma2Config(num_key_value_heads=2, head_dim=8, pad_token_id=0, **usual, **common),
-        "llama": lambda: LlamaConfig(num_key_value_heads=2, pad_token_id=0, **usual, **common),
-    }[family]()
+    common = {"vocab_size": 4096, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "hidden_size": 32, "max_position_embeddings": 64}
+    usual = {**common, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    grouped = {**usual, "num_key_value_heads": 2}
+    kind, options = {
+        "gpt_neo": ("GPTNeo", {**common, "num_layers": 3, "num_heads": 4, "attention_types": [[["global"], 3]]}),
+        "gpt_neox": ("GPTNeoX", usual),
+        "gemma2": ("Gemma2", {**grouped, "head_dim": 8}),
+        "llama": ("Llama", grouped),
+        "qwen3": ("Qwen3", {**grouped, "head_dim": 8}),
+        "mixtral": ("Mixtral", {**grouped, "num_local_experts": 4}),
+        "qwen3_moe": ("Qwen3Moe", {**grouped, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}),
+    }[family]
+    config = getattr(transformers, f"{kind}Config")(**options)
     AutoModelForCausalLM.from_config(config).save_pretrained(directory)
     AutoTokenizer.from_pretrained(DEMO_MODEL).save_pretrained(directory)
     return str(directory)
+
+
+def hooked_model(name: str, *hook_points: str, **fields: Any) -> HookedModel:
+    """A model with its weights, at some hook points."""
+    spec = model_spec(name)
+    model = load_model(ModelConfig.model_validate({"name": name, "hook_point": hook_points[0], **fields}))
+    return HookedModel(model, spec.layout, *map(spec.place, hook_points))

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from tiny_model import DEMO_MODEL, random_model
 from torch import Tensor
 
-from sae_core.activations.language_model.loading import ModelConfig, check_weights, load_model, tokenizer_or_none
+from sae_core.activations.language_model import loading
+from sae_core.activations.language_model.loading import ModelConfig, check_weights, load_model, placement, tokenizer_or_none
 from sae_core.activations.language_model.model_spec import model_spec
 from sae_core.errors import ConfigError
 
@@ -32,7 +34,7 @@ def with_weights(directory: Path, change: Callable[[Weights], Weights] = lambda 
 
 
 def check(name: str) -> None:
-    check_weights(name, model_spec(name).bridge.original_model)
+    check_weights(name, model_spec(name).model)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_weights_that_all_load_are_accepted(tmp_path: Path, change: Callable[[We
     check(name)
     tokens = torch.arange(8)[None]
     with torch.no_grad():
-        logits = [load_model(ModelConfig(name=one, hook_point="hook_embed"))(tokens, return_type="logits") for one in (name, DEMO_MODEL)]
+        logits = [load_model(ModelConfig(name=one, hook_point="hook_embed"))(tokens).logits for one in (name, DEMO_MODEL)]
     assert torch.equal(*logits)
 
 
@@ -215,24 +217,57 @@ def test_a_model_that_sees_what_follows_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "n_gpus", "placed"),
+    ("device", "n_gpus", "fields", "placed"),
     [
-        ("cuda:0", 2, {"n_devices": 2}),
-        ("cuda:0", 1, {"device": "cuda:0"}),
-        ("cuda:0", 0, {"device": "cuda:0"}),
-        ("cpu", 2, {"device": "cpu"}),
+        ("cuda:0", 2, {}, {"device_map": "balanced", "max_memory": {0: 90, 1: 90}}),
+        ("cuda:0", 1, {}, {}),
+        ("cuda:0", 0, {}, {}),
+        ("cpu", 2, {}, {}),
+        ("cuda:0", 1, {"device_map": "auto"}, {"device_map": "auto", "max_memory": {0: 90, "cpu": 7}}),
+        ("cpu", 0, {"device_map": "auto"}, {"device_map": "auto"}),
+        ("cuda:0", 1, {"quantization": "8bit"}, {"device_map": {"": "cuda:0"}}),
     ],
 )
-def test_a_model_is_spread_over_the_gpus_of_a_slot(monkeypatch: pytest.MonkeyPatch, device: str, n_gpus: int, placed: Any) -> None:
-    from transformer_lens.model_bridge import TransformerBridge
+def test_a_model_is_spread_over_the_gpus_of_a_slot(
+    monkeypatch: pytest.MonkeyPatch, device: str, n_gpus: int, fields: Any, placed: Any
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=100))
+    monkeypatch.setattr(loading, "_memory", lambda: 7)
+    assert placement(ModelConfig(name=DEMO_MODEL, hook_point="hook_embed", **fields), device, n_gpus) == placed
 
+
+def test_a_model_is_placed_as_its_config_says() -> None:
+    model = load_model(ModelConfig(name=DEMO_MODEL, hook_point="hook_embed", device_map="auto"))
+    assert model.hf_device_map == {"": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "missing"), [("quantization", "8bit", "bitsandbytes"), ("quantization", "4bit", "accelerate"), ("device_map", "auto", "accelerate")]
+)
+def test_a_package_that_a_setting_needs_is_named(monkeypatch: pytest.MonkeyPatch, field: str, value: str, missing: str) -> None:
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda package: None if package == missing else object())
+    config = ModelConfig.model_validate({"name": DEMO_MODEL, "hook_point": "hook_embed", field: value})
+    with pytest.raises(ConfigError, match=f"`model.{field}` needs the package '{missing}', but got '{value}'.*pip install {missing}"):
+        load_model(config)
+
+
+def test_quantized_weights_are_what_transformers_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {}
 
-    def boot(name: str, **options: Any) -> None:
+    def refuse(name: str, **options: Any) -> None:
         asked.update(options)
-        raise RuntimeError("there is no such GPU")
+        raise RuntimeError("no GPU")
 
-    monkeypatch.setattr(TransformerBridge, "boot_transformers", boot)
-    with pytest.raises(ConfigError, match="there is no such GPU"):
-        load_model(ModelConfig(name=DEMO_MODEL, hook_point="hook_embed"), device=device, n_gpus=n_gpus)
-    assert {name: value for name, value in asked.items() if name in ("device", "n_devices")} == placed
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", refuse)
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda package: object())
+    with pytest.raises(ConfigError, match="no GPU"):
+        load_model(ModelConfig(name=DEMO_MODEL, hook_point="hook_embed", quantization="4bit", dtype="bfloat16"))
+    assert asked["quantization_config"].load_in_4bit and asked["quantization_config"].bnb_4bit_compute_dtype == torch.bfloat16
+
+
+def test_settings_that_are_not_given_are_no_part_of_an_identity() -> None:
+    config = ModelConfig(name=DEMO_MODEL, hook_point="hook_embed")
+    assert set(config.model_dump()) == {"name", "hook_point", "context_size", "dtype", "prepend_bos"}
+    spread = ModelConfig(name=DEMO_MODEL, hook_point="hook_embed", quantization="8bit")
+    assert spread.model_dump()["quantization"] == "8bit"
+    assert ModelConfig.model_validate(spread.model_dump()) == spread

@@ -9,7 +9,7 @@ from tiny_model import DEMO_MODEL, random_model
 
 from sae_core.activations.files import hash_files
 from sae_core.activations.language_model import model_spec as module
-from sae_core.activations.language_model.engine import activations_at
+from sae_core.activations.language_model.engine import HookedModel
 from sae_core.activations.language_model.loading import ModelConfig, content_hash, load_model
 from sae_core.activations.language_model.model_spec import ModelSpec, model_spec
 from sae_core.errors import ConfigError, UnknownNameError
@@ -33,14 +33,9 @@ def test_outline_knows_the_shapes_without_the_weights(demo: ModelSpec) -> None:
 @pytest.mark.parametrize(
     ("hook_point", "message"),
     [
-        (
-            "blocks.2.attn.hook_pattern",
-            r"shape \[2, 4, 11, 11\] for 2 windows of 11 tokens.*Choose 'blocks.[02].hook_resid_post'",
-        ),
-        ("blocks.2.ln1.hook_scale", r"shape \[2, 11, 1\].*d_in > 1.*Choose 'blocks.[02].hook_resid_post'"),
-        ("blocks.2.hook_resid_mid", "only on the way into the MLP.*Choose 'blocks.[02].hook_resid_post'"),
-        ("blocks.2.attn.hook_result", "use_attn_result is False.*Choose 'blocks.[02].hook_resid_post'"),
-        ("blocks.2.attn.qkv.hook_out", "a forward pass reaches it 0 times, not once.*Choose 'blocks.[02].hook_resid_post'"),
+        ("transformer@output", "a forward pass reaches it 0 times, not once.*Choose 'blocks.0.hook_resid_post'"),
+        ("transformer.wpe", r"shape \[1, 11, 128\] for 2 windows of 11 tokens"),
+        ("transformer.h.2.attn@input", ""),
         ("embed.hook_in", "int64, not floating-point.*Choose 'blocks.[02].hook_resid_post'"),
         ("unembed.hook_in", "in the unembedding.*Choose 'blocks.[02].hook_resid_post'"),
         ("hook_unembed", "in the unembedding.*Choose 'blocks.[02].hook_resid_post'"),

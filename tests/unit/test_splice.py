@@ -1,12 +1,13 @@
+from collections.abc import Callable
+
 import pytest
 import torch
-from tiny_model import DEMO_MODEL
+from tiny_model import DEMO_MODEL, hooked_model
 from torch.nn.functional import cross_entropy, kl_div
 
 from sae_core.activations.language_model import splice
 from sae_core.activations.language_model.engine import HookedModel
-from sae_core.activations.language_model.loading import ModelConfig, load_model
-from sae_core.activations.language_model.splice import SplicedText
+from sae_core.activations.language_model.splice import CleanText, SplicedText
 from sae_core.activations.source import NextToken
 
 pytestmark = pytest.mark.slow
@@ -16,7 +17,7 @@ HOOK_POINT = "blocks.2.hook_resid_post"
 
 @pytest.fixture(scope="module")
 def model() -> HookedModel:
-    return HookedModel(load_model(ModelConfig(name=DEMO_MODEL, hook_point=HOOK_POINT)), HOOK_POINT)
+    return hooked_model(DEMO_MODEL, HOOK_POINT)
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def tokens() -> torch.Tensor:
 
 @pytest.fixture
 def text(model: HookedModel, tokens: torch.Tensor) -> SplicedText:
-    return SplicedText(model, tokens, tokens != 0)
+    return CleanText(model, tokens, tokens != 0).at()
 
 
 def only(scores: list[NextToken]) -> NextToken:
@@ -38,11 +39,13 @@ def only(scores: list[NextToken]) -> NextToken:
     return one
 
 
-def reference(model: HookedModel, tokens: torch.Tensor, replace: object) -> tuple[torch.Tensor, torch.Tensor]:
+def reference(model: HookedModel, tokens: torch.Tensor, replace: Callable[..., torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy and KL by a plain run of the whole model, as SAELens defines them."""
     with torch.no_grad():
-        clean = model._bridge(tokens, return_type="logits").log_softmax(-1)
-        logits = model._bridge.run_with_hooks(tokens, fwd_hooks=[(HOOK_POINT, replace)], return_type="logits")
+        clean = model._model(tokens).logits.log_softmax(-1)
+        handle = model._model.transformer.h[2].register_forward_hook(lambda block, inputs, output: replace(output, None))
+        logits = model._model(tokens).logits
+        handle.remove()
     keep = tokens != 0
     ce = cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")[keep[:, :-1]]
     kl = kl_div(logits.log_softmax(-1), clean, log_target=True, reduction="none").sum(-1)[keep]
@@ -73,7 +76,7 @@ def test_splice_equals_a_plain_run(model: HookedModel, text: SplicedText, tokens
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("far_off", ["mean", "zeros", "ten times x", "noise of norm 1e3"])
 def test_what_is_far_off_is_scored_exactly(model: HookedModel, tokens: torch.Tensor, far_off: str) -> None:
-    text = SplicedText(model, tokens, tokens != 0)
+    text = CleanText(model, tokens, tokens != 0).at()
     noise = torch.randn(text.x.shape, generator=torch.Generator().manual_seed(2))
     x_hat = {
         "mean": text.x.mean(dim=0).expand_as(text.x).contiguous(),
@@ -97,7 +100,7 @@ def test_the_mean_as_reconstruction_is_mean_ablation(text: SplicedText) -> None:
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_no_number_gives_none(model: HookedModel, tokens: torch.Tensor, value: float) -> None:
-    text = SplicedText(model, tokens, tokens != 0)
+    text = CleanText(model, tokens, tokens != 0).at()
     x_hat = text.x.clone()
     x_hat[:] = value
     scored = only(text.splice([x_hat]))
@@ -122,13 +125,13 @@ def test_ablations_equal_plain_runs(model: HookedModel, text: SplicedText, token
 
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_without_an_unembedding_of_its_own_the_model_computes_logits(with_bias: bool, tokens: torch.Tensor) -> None:
-    model = HookedModel(load_model(ModelConfig(name=DEMO_MODEL, hook_point=HOOK_POINT)), HOOK_POINT)
+    model = hooked_model(DEMO_MODEL, HOOK_POINT)
     if with_bias:
-        model._bridge.unembed.original_component.bias.data.copy_(torch.randn(4096, generator=torch.Generator().manual_seed(0)))
-    fast = SplicedText(model, tokens, tokens != 0)
+        model._model.lm_head.bias = torch.nn.Parameter(torch.randn(4096, generator=torch.Generator().manual_seed(0)))
+    fast = CleanText(model, tokens, tokens != 0).at()
     assert model.unembedding is not None and (model.unembedding.bias is not None) == with_bias
     model.unembedding = None  # as for a model with capped logits, or in half precision
-    plain = SplicedText(model, tokens, tokens != 0)
+    plain = CleanText(model, tokens, tokens != 0).at()
     other = fast.x * 0.7 + 0.1
     assert torch.allclose(plain.clean.ce, fast.clean.ce, atol=1e-5)
     assert torch.allclose(only(plain.splice([other])).ce, only(fast.splice([other])).ce, atol=1e-5)
@@ -152,12 +155,24 @@ def test_parts_change_nothing(model: HookedModel, text: SplicedText, tokens: tor
     monkeypatch.setitem(splice.RUN_TOKENS, "cpu", 1)  # one window at a time
     monkeypatch.setattr(splice, "PART_POSITIONS", 7)
     monkeypatch.setitem(splice.PART_LOGITS, "cpu", 1)
-    in_parts = SplicedText(model, tokens, tokens != 0)
-    assert in_parts._positions == 7
-    assert len(in_parts._parts) == 5
-    assert len(text._parts) == 1
+    in_parts = CleanText(model, tokens, tokens != 0).at()
+    assert in_parts._text.positions == 7
+    assert len(in_parts._text.parts) == 5
+    assert len(text._text.parts) == 1
     assert torch.allclose(in_parts.x, text.x, atol=1e-5)
     x_hats = [text.x * 0.9, text.x * 1.1]
     for scored, whole in zip(in_parts.splice(x_hats), text.splice(x_hats), strict=True):
         assert torch.allclose(scored.ce, whole.ce, atol=1e-4)
         assert torch.allclose(scored.kl, whole.kl, atol=1e-4)
+
+
+def test_one_clean_pass_serves_several_hook_points(tokens: torch.Tensor) -> None:
+    hook_points = ["blocks.0.hook_mlp_out", HOOK_POINT, "blocks.1.attn.hook_z"]
+    together = CleanText(hooked_model(DEMO_MODEL, *hook_points), tokens, tokens != 0)
+    for number, hook_point in enumerate(hook_points):
+        one, alone = together.at(number), CleanText(hooked_model(DEMO_MODEL, hook_point), tokens, tokens != 0).at()
+        assert torch.equal(one.x, alone.x)
+        assert torch.equal(one.clean.ce, alone.clean.ce)
+        mine, theirs = only(one.splice([one.x * 0.9])), only(alone.splice([alone.x * 0.9]))
+        assert torch.equal(mine.ce, theirs.ce) and torch.equal(mine.kl, theirs.kl)
+        assert torch.equal(one.zero_ablated().ce, alone.zero_ablated().ce)

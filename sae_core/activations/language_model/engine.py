@@ -133,10 +133,8 @@ class HookedModel:
     @torch.no_grad()
     def logits(self, h: Float[Tensor, "N d_model"]) -> Float[Tensor, "N V"]:
         """What the model makes of what enters the unembedding, capped or scaled as it does; float32."""
-        from transformers.modeling_outputs import BaseModelOutputWithPast
-
         beat()
-        output = BaseModelOutputWithPast(last_hidden_state=h[None])
+        output = self._output_kind(last_hidden_state=h[None])
         tokens = torch.zeros(1, len(h), dtype=torch.long, device=h.device)
         with _forward_is(self._model.base_model, lambda *args, **kwargs: output):
             logits: Tensor = self._model(input_ids=tokens, use_cache=False).logits[0]
@@ -205,6 +203,12 @@ class HookedModel:
                 f"`model.hook_point` must be one that can be replaced, but got {str(place)!r} as the residual stream within {block.module!r}, "
                 "which does not add to it what its MLP returns. Choose the residual stream before or after the block."
             )
+
+    @cached_property
+    @torch.no_grad()
+    def _output_kind(self) -> Any:
+        """Class of what the model without its last layer returns: fields that are not given are None."""
+        return type(self._model.base_model(input_ids=self._probe, use_cache=False))
 
     @cached_property
     def _blocks_return_tuples(self) -> bool:

@@ -259,7 +259,7 @@ def _translated(name: str) -> tuple[Layout, Names, frozenset[str], int, int]:
             raise ValueError("it has no blocks or no unembedding, and is no model of the next token")
         blocks = names["blocks.0.hook_in"][0].rpartition(".")[0]
         layout = Layout(blocks, names["ln_final.hook_in"][0] if "ln_final.hook_in" in names else None)
-        return layout, names, frozenset(bridge.hook_dict) - names.keys(), int(bridge.cfg.n_ctx), int(bridge.cfg.d_vocab)
+        return layout, names, frozenset(bridge.hook_dict.keys() - names.keys()), int(bridge.cfg.n_ctx), int(bridge.cfg.d_vocab)
 
 
 def _faking() -> Callable[[], AbstractContextManager[Any]]:
