@@ -129,7 +129,7 @@ def test_a_batch_of_changes_equals_one_at_a_time(run):
 def test_an_effect_compares_distributions_and_texts(run):
     effect = features.steer(run, 5, TEXT, 20.0, n_new_tokens=4)
     tokens = torch.tensor([effect.tokens])
-    log_p = run.model.run(tokens)[1][0].log_softmax(dim=-1)
+    log_p = run.model.logits(run.model.run(tokens)[1][0]).log_softmax(dim=-1)
     log_q = changed_logits(run, tokens, [5], [20.0])[0].log_softmax(dim=-1)
     assert effect.kl == pytest.approx((log_p.exp() * (log_p - log_q)).sum(dim=-1).tolist(), abs=1e-5)
     moved = effect.raised[0]

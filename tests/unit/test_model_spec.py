@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_model import DEMO_MODEL, random_model
+from tiny_model import DEMO_MODEL, hooked_model, random_model
 
 from sae_core.activations.files import hash_files
 from sae_core.activations.language_model import model_spec as module
-from sae_core.activations.language_model.engine import HookedModel
-from sae_core.activations.language_model.loading import ModelConfig, content_hash, load_model
+from sae_core.activations.language_model.loading import content_hash
 from sae_core.activations.language_model.model_spec import ModelSpec, model_spec
 from sae_core.errors import ConfigError, UnknownNameError
 
@@ -35,7 +34,6 @@ def test_outline_knows_the_shapes_without_the_weights(demo: ModelSpec) -> None:
     [
         ("transformer@output", "a forward pass reaches it 0 times, not once.*Choose 'blocks.0.hook_resid_post'"),
         ("transformer.wpe", r"shape \[1, 11, 128\] for 2 windows of 11 tokens"),
-        ("transformer.h.2.attn@input", ""),
         ("embed.hook_in", "int64, not floating-point.*Choose 'blocks.[02].hook_resid_post'"),
         ("unembed.hook_in", "in the unembedding.*Choose 'blocks.[02].hook_resid_post'"),
         ("hook_unembed", "in the unembedding.*Choose 'blocks.[02].hook_resid_post'"),
@@ -46,7 +44,50 @@ def test_unusable_hook_points(demo: ModelSpec, hook_point: str, message: str) ->
         demo.d_in(hook_point)
 
 
-@pytest.mark.parametrize("hook_point", ["rotary_emb.hook_in", "rotary_emb.hook_cos", "blocks.1.attn.hook_sin", "hook_pos_embed"])
+@pytest.mark.parametrize(
+    ("hook_point", "nearest"),
+    [
+        ("blocks.2.attn.hook_pattern", r"blocks\.2\.attn\.\w+"),
+        ("blocks.2.attn.hook_q", r"blocks\.2\.attn\.\w+"),  # GPT-2 computes queries, keys and values at once
+        ("blocks.2.ln1.hook_scale", r"blocks\.2\.ln1\.hook_\w+"),
+    ],
+)
+def test_what_is_no_side_of_a_module_is_refused_with_the_nearest_that_is(demo: ModelSpec, hook_point: str, nearest: str) -> None:
+    with pytest.raises(ConfigError, match=f"the output of a module, but got '{hook_point}', which lies within one. Choose '{nearest}' or"):
+        demo.d_in(hook_point)
+
+
+@pytest.mark.parametrize("hook_point", ["transformer.h.2.mpl", "transformer.h.2.mlp@inptu", "transformer.h.2.mlp@", "", "@input", "."])
+def test_a_path_that_the_model_does_not_have(demo: ModelSpec, hook_point: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"but got '{hook_point}'\\."):
+        demo.place(hook_point)
+
+
+def test_places_say_what_lies_below_and_what_is_added(demo: ModelSpec) -> None:
+    places = {name: demo.place(f"blocks.2.{name}") for name in ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "ln2.hook_in")}
+    assert [place.n_before for place in places.values()] == [2, 2, 3, 2, 2]
+    assert [place.is_stream for place in places.values()] == [True, False, True, False, False]
+    assert [place.adds_to_stream for place in places.values()] == [False, False, False, True, False]
+    assert places["hook_resid_mid"].adds == ("transformer.h.2", "transformer.h.2.mlp")
+    assert places["ln2.hook_in"].adds is None  # what the norm reads, and not the stream
+    assert demo.place("hook_embed").layer is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("blocks.*.hook_resid_post", [f"blocks.{layer}.hook_resid_post" for layer in range(4)]),
+        ("transformer.h.*.mlp", [f"transformer.h.{layer}.mlp" for layer in range(4)]),
+        ("transformer.h.[13]@input", ["transformer.h.1@input", "transformer.h.3@input"]),
+        ("blocks.*", []),
+        ("model.layers.*.mlp", []),
+    ],
+)
+def test_a_pattern_stands_for_hook_points_in_the_order_of_the_model(demo: ModelSpec, pattern: str, expected: list[str]) -> None:
+    assert demo.matching(pattern) == expected
+
+
+@pytest.mark.parametrize("hook_point", ["rotary_emb.hook_in", "rotary_emb.hook_out", "hook_pos_embed"])
 def test_what_rotary_models_have_and_no_sae_can_be_put_at(tmp_path: Path, hook_point: str) -> None:
     found = model_spec(random_model(tmp_path, "gpt_neox"))
     with pytest.raises(
@@ -95,7 +136,7 @@ def test_a_model_that_is_none_of_language(tmp_path: Path) -> None:
 
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 32}
     ViTForImageClassification(ViTConfig(**size, patch_size=8)).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=f"but got '{tmp_path}': .* is no model of the next token"):
+    with pytest.raises(ConfigError, match=f"readable language model .* but got '{tmp_path}': .*ViTConfig"):
         model_spec(str(tmp_path))
 
 
@@ -116,7 +157,7 @@ def test_what_is_missing_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> 
         calls.append(name)
         raise ConfigError("not there") from OSError("no network")
 
-    monkeypatch.setattr(module.loading, "boot", refuse)
+    monkeypatch.setattr(module.loading, "build", refuse)
     with pytest.raises(ConfigError, match="not there"):
         model_spec("owner/name")
     assert calls == ["owner/name"]
@@ -140,20 +181,17 @@ def test_model_gives_the_activations_of_hugging_face() -> None:
     from transformers import AutoModelForCausalLM
 
     tokens = torch.arange(20).view(2, 10) + 5
-    bridge = load_model(ModelConfig(name=DEMO_MODEL, hook_point="blocks.2.hook_resid_post"))
+    model = hooked_model(DEMO_MODEL, "blocks.2.hook_resid_post")
     reference = AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.float32, attn_implementation="eager").eval()
     seen = []
     reference.transformer.h[2].register_forward_hook(lambda block, inputs, output: seen.append(output))
     with torch.no_grad():
         logits = reference(tokens).logits
-        ours = activations_at(bridge, "blocks.2.hook_resid_post", tokens)
-        our_logits = bridge(tokens, return_type="logits")
-    # not bit for bit: the fused GELU rounds otherwise
-    assert torch.allclose(ours, seen[0], atol=1e-4)
-    assert torch.allclose(our_logits, logits, atol=1e-4)
+    (clean,), h = model.run(tokens)
+    # not bit for bit: the fused GELU and the fused attention round otherwise
+    assert torch.allclose(clean.x, seen[0], atol=1e-4)
+    assert torch.allclose(model.logits(h.flatten(0, 1)), logits.flatten(0, 1), atol=1e-4)
 
 
 def test_precision_is_the_one_asked_for() -> None:
-    bridge = load_model(ModelConfig(name=DEMO_MODEL, hook_point="hook_embed", dtype="bfloat16"))
-    with torch.no_grad():
-        assert activations_at(bridge, "hook_embed", torch.zeros(1, 3, dtype=torch.long)).dtype == torch.bfloat16
+    assert hooked_model(DEMO_MODEL, "hook_embed", dtype="bfloat16").read(torch.zeros(1, 3, dtype=torch.long))[0].dtype == torch.bfloat16

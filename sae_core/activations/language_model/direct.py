@@ -1,7 +1,7 @@
 """The direct path: what a vector in the residual stream does to the logits if no block above it reacts.
 
-The final norm maps x to weight * C(x) / s(x) + bias, where C subtracts the mean or not, and s(x) is the root mean square of C(x). Here s
-is held at what it is on some text, which makes the path linear. Weight, bias and C are read off what the norm makes of three vectors.
+The final norm maps x to weight * C(x) / s(x) + bias, where C subtracts the mean or not, and s(x) = sqrt(mean(C(x)^2) + eps). Here s is
+held at what it is on some text, which makes the path linear. Weight, bias and C are read off what the norm makes of three vectors.
 Shape letters: W windows, T positions, N vectors, V vocabulary, d_model width of the residual stream.
 """
 
@@ -59,11 +59,12 @@ def direct_path(model: Any, norm: nn.Module | None, stream: Float[Tensor, "W T d
     signs[1::2] = -1
     weight = (norm(signs[None] * LARGE).float() - bias) * signs.float()
     is_centered = bool((norm(torch.full_like(x[:1], LARGE)).float() - bias).abs().max() < 0.1 * weight.abs().max())
-    numerators, normed = _centered(x.float(), is_centered) * weight, norm(x).float() - bias
-    scales = numerators.norm(dim=1) / normed.norm(dim=1)
-    if x.shape[1] % 2 or bool((numerators / scales[:, None] - normed).abs().max() > TOLERANCE * normed.abs().max()):
+    eps = getattr(norm, "eps", getattr(norm, "variance_epsilon", 0.0))
+    centered, normed = _centered(x.float(), is_centered), norm(x).float() - bias
+    factors = (centered.square().mean(dim=1) + eps).rsqrt()
+    if x.shape[1] % 2 or not bool((centered * weight * factors[:, None] - normed).abs().max() <= TOLERANCE * normed.abs().max()):
         return None
-    return DirectPath(W_U, weight[0] * scales.reciprocal().mean(), is_centered)
+    return DirectPath(W_U, weight[0] * factors.mean(), is_centered)
 
 
 def _centered(vectors: Tensor, is_centered: bool) -> Tensor:
