@@ -13,7 +13,7 @@ Where the disk is too small, shards from some number on leave their statistics o
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -241,6 +241,24 @@ def harvest(
             stats = write_shard(directory, index, x, source.activations_dtype, stored=stored)
         if on_shard:
             on_shard(index, stats.n_tokens)
+
+
+def harvest_together(sources: Sequence[tuple[ActivationSource, Path, int | None]], index: int) -> list[int]:
+    """Make shard `index` of sources with one `pass_key`, from one pass, where it is missing. Returns its tokens, of each source.
+
+    Args:
+        sources: each with its directory and `n_stored`; the first one's model runs.
+
+    Raises:
+        ConfigError: activations do not fit the precision asked for.
+    """
+    missing = [entry for entry in sources if not is_complete(entry[1], index, entry[2])]
+    if missing:
+        first, directory, _ = sources[0]
+        rows = first.shards(directory, index, [source for source, _, _ in missing])
+        for (source, directory, n_stored), x in zip(missing, rows, strict=True):
+            write_shard(directory, index, x, source.activations_dtype, stored=_is_stored(index, n_stored))
+    return [_read(_stats_path(directory, index), ShardStats).n_tokens for _, directory, _ in sources]
 
 
 def finish(source: ActivationSource, directory: Path, n_stored: int | None = None) -> Manifest:

@@ -154,6 +154,24 @@ class ActivationSource(ABC):
             mean: mean training activation, for mean ablation.
         """
 
+    @property
+    def pass_key(self) -> str | None:
+        """Sources with the same one make their activations in one pass, see `beside`; None: this one makes them alone."""
+        return None
+
+    def beside(self, first: "ActivationSource") -> None:  # noqa: B027 - a default, not a missing decorator
+        """Use what `first`, a source with the same `pass_key`, has loaded and checked, instead of doing it again."""
+
+    def shards(self, directory: Path, index: int, sources: Sequence["ActivationSource"]) -> list[Float[Tensor, "N _"]]:
+        """`shard` of each of `sources`, which have this one's `pass_key`, from one pass."""
+        return [source.shard(directory, index) for source in sources]
+
+    def eval_chunks(
+        self, directory: Path, index: int, sources: Sequence["ActivationSource"], means: Sequence[Float[Tensor, " _"]]
+    ) -> list[EvalChunk]:
+        """`eval_chunk` of each of `sources`, which have this one's `pass_key`, from one pass."""
+        return [source.eval_chunk(directory, index, mean) for source, mean in zip(sources, means, strict=True)]
+
     def heldout(self, directory: Path, index: int) -> HeldOut:
         """The activations of one held-out chunk and their text, without the scores that `eval_chunk` adds."""
         return HeldOut(self.eval_chunk(directory, index, torch.zeros(self.d_in)).x)
@@ -230,6 +248,22 @@ class ActivationSource(ABC):
             ConfigError: there is too little text for the tokens requested.
         """
 
+    def prepare_as(self, directory: Path, first: Path) -> None:
+        """`prepare`, where a source with the same `pass_key` has prepared the directory `first`."""
+        self.prepare(directory)
+
+    @classmethod
+    def expanded(cls, axes: Mapping[tuple[str, ...], Sequence[Any]]) -> dict[tuple[str, ...], list[Any]]:
+        """Axes of a definition whose values stand for others, with those in their place: a pattern of hook points.
+
+        Args:
+            axes: path of a field of `Config` -> its values, not validated yet.
+
+        Raises:
+            ConfigError: a value stands for nothing.
+        """
+        return {}
+
     def n_shards(self, directory: Path) -> int:
         """Number of training shards, after `prepare`."""
         return -(-self.config.train_tokens // self.shard_tokens)
@@ -278,9 +312,17 @@ def source_of(config: Mapping[str, Any], device: str = "cpu", n_gpus: int = 1) -
 
 def kept_source(config: Mapping[str, Any], device: str, n_gpus: int) -> ActivationSource:
     """`source_of`, which keeps the last one: the next job of a process, or its next trial, then finds the language model loaded."""
-    return _kept_source(json.dumps(config), device, n_gpus)
+    return kept_sources([config], device, n_gpus)[0]
+
+
+def kept_sources(configs: Sequence[Mapping[str, Any]], device: str, n_gpus: int) -> list[ActivationSource]:
+    """Sources with one `pass_key`, beside the first of them; the last ones are kept."""
+    return _kept_sources(tuple(json.dumps(config) for config in configs), device, n_gpus)
 
 
 @functools.lru_cache(maxsize=1)
-def _kept_source(config: str, device: str, n_gpus: int) -> ActivationSource:
-    return source_of(json.loads(config), device, n_gpus)
+def _kept_sources(configs: tuple[str, ...], device: str, n_gpus: int) -> list[ActivationSource]:
+    first, *others = [source_of(json.loads(config), device, n_gpus) for config in configs]
+    for other in others:
+        other.beside(first)
+    return [first, *others]

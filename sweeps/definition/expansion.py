@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice, product
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -20,9 +20,12 @@ from sae_core.config.spans import fraction_of_run
 from sae_core.errors import ConfigError, UnknownNameError, border, reason_of
 from sae_core.plugins import checksums_of
 from sweeps.definition.grid import Axis, FieldPath, Grid, fields_of, points, read_axis, read_section
-from sweeps.definition.local_data import absolute
+from sweeps.definition.local_data import absolute, located_model
 from sweeps.definition.problems import Problems, collect, model_in, shown
 from sweeps.definition.sections import Definition
+
+if TYPE_CHECKING:
+    from sae_core.activations.source import ActivationSource
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -206,7 +209,18 @@ def _activation_axes(definition: Definition, problems: Problems) -> tuple[str, G
         if (axis := grid.get(("activations", *field))) is not None:
             values = tuple(_absolute(value, axis.place, problems) for value in axis.values)
             grid["activations", *field] = dataclasses.replace(axis, values=values)
-    return name, grid
+    return name, grid | _expanded(source, grid, problems)
+
+
+def _expanded(source: "type[ActivationSource]", grid: Grid, problems: Problems) -> Grid:
+    """The axes whose values stand for others, as a pattern of hook points does, with those in their place."""
+    axes = {path[1:]: [located_model(value) for value in axis.values] for path, axis in grid.items()}
+    try:
+        found = {("activations", *field): tuple(values) for field, values in source.expanded(axes).items()}
+    except ConfigError as error:
+        problems.add("model.hook_point", str(error))
+        return {}
+    return {path: dataclasses.replace(grid[path], values=values) for path, values in found.items()}
 
 
 def _absolute(value: Any, place: str, problems: Problems) -> Any:

@@ -37,6 +37,13 @@ def absolute(name: str) -> str:
     return name
 
 
+def located_model(name: Any) -> Any:
+    """The directory of the embedded model in place of `demo`; any other name as it is."""
+    from sweeps.demo.corpus import model_directory
+
+    return str(model_directory()) if name == DEMO else name
+
+
 def locate(config: ActivationsConfig, cache: Path) -> ActivationsConfig:
     """`config` with real paths in place of `demo`, for execution; run ids come from the config as it was.
 

@@ -18,7 +18,7 @@ from sweeps.execution.loggers import Loggers
 from sweeps.execution.progress import SweepProgress
 from sweeps.execution.training import Training
 from sweeps.execution.work import Work
-from sweeps.planning.inputs import SharedActivations
+from sweeps.planning.inputs import SharedActivations, passes
 from sweeps.storage.store import Store
 
 LARGE_OUTLIER_SHARE = 0.5
@@ -50,8 +50,8 @@ def run_stages(
     orders = OrdersFile(store.paths.orders)
     progress.capacity = executor.capacity
     done = {run_id for run_id, record in store.records().items() if record.status != "trained"}
-    for shared in inputs:
-        store.note_stage("harvest", _harvest(shared, store, executor, progress, orders))
+    for group in passes(inputs):
+        store.note_stage("harvest", _harvest(group, store, executor, progress, orders))
     executor.pool.close()  # trials need the slots
     work.begin(executor.n_slots, executor.slot_bytes)
     progress.stage(work.stage, work.n_tokens, "tokens")
@@ -61,8 +61,8 @@ def run_stages(
         orders.go_on()
     store.note_stage(work.stage, progress.end_stage(training.summary()))
     if not work.evaluates_trials:
-        for shared in inputs:
-            store.note_stage("evaluate", _evaluate(shared, store, executor, progress, orders))
+        for group in passes(inputs):
+            store.note_stage("evaluate", _evaluate(group, store, executor, progress, orders))
     for run in work.runs():
         if run.run_id not in done and (record := store.read_record(run.run_id)) is not None:
             loggers.finish(run, record)
@@ -88,10 +88,12 @@ def _train(training: Training, executor: Executor, store: Store) -> None:
         raise KeyboardInterrupt
 
 
-def _harvest(shared: SharedActivations, store: Store, executor: Executor, progress: SweepProgress, orders: OrdersFile) -> float:
-    """Make the shards that are missing, on all slots. Returns seconds."""
-    missing = [index for index in range(shared.n_shards) if not is_complete(shared.cache, index, shared.n_stored)]
-    progress.stage("harvest", shared.source.config.train_tokens, "tokens", len(missing))
+def _harvest(group: Sequence[SharedActivations], store: Store, executor: Executor, progress: SweepProgress, orders: OrdersFile) -> float:
+    """Make the shards that are missing, on all slots, each for all hook points at once. Returns seconds."""
+    missing = [
+        index for index in range(group[0].n_shards) if not all(is_complete(shared.cache, index, shared.n_stored) for shared in group)
+    ]
+    progress.stage("harvest", sum(shared.source.config.train_tokens for shared in group), "tokens", len(missing))
     tokens: list[int] = []
 
     def done(n_tokens: int) -> None:
@@ -101,16 +103,24 @@ def _harvest(shared: SharedActivations, store: Store, executor: Executor, progre
 
     if missing:
         try:
-            executor.pool.map("harvest", missing, done, *shared.arguments, shared.n_stored, orders=orders)
+            executor.pool.map("harvest", missing, done, [(*shared.arguments, shared.n_stored) for shared in group], orders=orders)
         finally:
             tell_hangs(store, progress)
+    manifests = [_finish_harvest(shared, progress) for shared in group]
+    n_tokens, widths = manifests[0].n_tokens, ", ".join(str(width) for width in dict.fromkeys(manifest.d_in for manifest in manifests))
+    where = f" at {len(group)} hook points" if len(group) > 1 else ""
+    return progress.end_stage(f"{n_tokens:,} tokens of width {widths}{where}{'' if missing else ', all cached'}")
+
+
+def _finish_harvest(shared: SharedActivations, progress: SweepProgress) -> Manifest:
+    """Write the manifest, and note what a reader should know."""
     manifest = finish_harvest(shared.source, shared.cache, shared.n_stored)
     shared.facts |= {"outlier_rows": manifest.outlier_rows, "outlier_share": manifest.outlier_share}
     if manifest.outlier_share > LARGE_OUTLIER_SHARE:
         progress.note(_outliers(manifest))
     if n_streamed := shared.n_streamed:
         progress.note(f"harvest: {n_streamed} of {shared.n_shards} shards are not stored: each group makes them again as it reads them")
-    return progress.end_stage(f"{manifest.n_tokens:,} tokens of width {manifest.d_in}{'' if missing else ', all cached'}")
+    return manifest
 
 
 def _outliers(manifest: Manifest) -> str:
@@ -120,29 +130,31 @@ def _outliers(manifest: Manifest) -> str:
     )
 
 
-def _evaluate(shared: SharedActivations, store: Store, executor: Executor, progress: SweepProgress, orders: OrdersFile) -> float:
+def _evaluate(group: Sequence[SharedActivations], store: Store, executor: Executor, progress: SweepProgress, orders: OrdersFile) -> float:
     """Measure runs on held-out text, all in one pass, and finish their records. Returns seconds."""
-    records = shared.to_evaluate(store)
-    n_chunks = shared.source.n_eval_chunks(shared.cache)
-    progress.stage("evaluate", n_chunks, "chunks", n_chunks if records else 0)
-    results: list[tuple[ChunkSums, dict[str, Any]]] = []
+    to_measure = [(shared, records) for shared in group if (records := shared.to_evaluate(store))]
+    n_chunks = group[0].source.n_eval_chunks(group[0].cache)
+    progress.stage("evaluate", n_chunks, "chunks", n_chunks if to_measure else 0)
+    results: list[tuple[list[ChunkSums], dict[str, Any]]] = []
 
-    def done(result: tuple[ChunkSums, dict[str, Any]]) -> None:
+    def done(result: tuple[list[ChunkSums], dict[str, Any]]) -> None:
         results.append(result)
         progress.advance_to(len(results), f"{len(results)} of {n_chunks} chunks", n_chunks - len(results))
 
-    if records:
-        saes = {run_id: str(store.paths.run(run_id).sae) for run_id in records}
+    if to_measure:
+        sources = [shared.arguments for shared, _ in to_measure]
+        saes = [{run_id: str(store.paths.run(run_id).sae) for run_id in records} for _, records in to_measure]
         try:
-            executor.pool.map("evaluate", range(n_chunks), done, *shared.arguments, saes, orders=orders)
+            executor.pool.map("evaluate", range(n_chunks), done, sources, saes, orders=orders)
         finally:
             tell_hangs(store, progress)
-        found = measured(sums for sums, _ in results)
-        eval_hash = shared.source.eval_hash(shared.cache)
         where = _joined([node for _, node in results])
-        for run_id, record in records.items():
-            write_evaluated(record, found[run_id], eval_hash, store.paths.run(run_id), where)
-    return progress.end_stage(f"{len(records)} SAEs on {n_chunks} chunks of held-out text")
+        for number, (shared, records) in enumerate(to_measure):
+            found = measured(sums[number] for sums, _ in results)
+            eval_hash = shared.source.eval_hash(shared.cache)
+            for run_id, record in records.items():
+                write_evaluated(record, found[run_id], eval_hash, store.paths.run(run_id), where)
+    return progress.end_stage(f"{sum(len(records) for _, records in to_measure)} SAEs on {n_chunks} chunks of held-out text")
 
 
 def tell_hangs(store: Store, progress: SweepProgress) -> None:

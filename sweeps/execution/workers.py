@@ -61,7 +61,11 @@ class SourceWorker:
         Raises:
             ConfigError: with every problem, one per line.
         """
-        loaded = [(self._source(config), Path(cache)) for config, cache in reversed(sources)][::-1]
+        loaded = [(self._sources([config])[0], Path(cache)) for config, cache in reversed(sources)][::-1]
+        firsts: dict[str, tuple[ActivationSource, Path]] = {}
+        for source, cache in loaded:
+            if source.pass_key is not None and (first := firsts.setdefault(source.pass_key, (source, cache)))[0] is not source:
+                source.beside(first[0])
         problems: list[str] = []
         for source, _ in loaded:
             try:
@@ -71,32 +75,41 @@ class SourceWorker:
         if problems:
             raise ConfigError("\n".join(dict.fromkeys(problems)))
         for source, cache in loaded:
-            source.prepare(cache)
+            first = firsts.get(source.pass_key or "", (source, cache))
+            if first[0] is source:
+                source.prepare(cache)
+            else:
+                source.prepare_as(cache, first[1])
         return [(source.facts(), source.d_in, source.model_bytes) for source, _ in loaded]
 
-    def harvest(self, index: int, config: dict[str, Any], cache: str, n_stored: int | None = None) -> int:
-        """Make one training shard, unless it exists. Returns its number of tokens.
+    def harvest(self, index: int, sources: Sequence[tuple[dict[str, Any], str, int | None]]) -> int:
+        """Make one training shard of sources with one `pass_key`, where it does not exist. Returns its number of tokens, of all together.
 
         Args:
-            n_stored: see `shards.harvest`.
+            sources: config, cache and `n_stored` of each, see `shards.harvest`.
         """
-        from sae_core.activations.shards import harvest
+        from sae_core.activations.shards import harvest_together
 
-        tokens: list[int] = []
+        loaded = self._sources([config for config, _, _ in sources])
         with expected():
-            harvest(self._source(config), Path(cache), indices=[index], n_stored=n_stored, on_shard=lambda _, n: tokens.append(n))
-        return tokens[0]
+            return sum(harvest_together([(source, Path(cache), n) for source, (_, cache, n) in zip(loaded, sources, strict=True)], index))
 
-    def _source(self, config: dict[str, Any]) -> ActivationSource:
-        from sae_core.activations.source import kept_source
+    def _sources(self, configs: Sequence[dict[str, Any]]) -> list[ActivationSource]:
+        from sae_core.activations.source import kept_sources
 
-        return kept_source(config, self.device, self.n_gpus)
+        return kept_sources(configs, self.device, self.n_gpus)
 
-    def evaluate(self, index: int, config: dict[str, Any], cache: str, saes: Mapping[str, str]) -> tuple[Any, dict[str, Any]]:
+    def evaluate(
+        self, index: int, sources: Sequence[tuple[dict[str, Any], str]], saes: Sequence[Mapping[str, str]]
+    ) -> tuple[list[Any], dict[str, Any]]:
         """Sums of one held-out chunk, and where and how they were computed: `provenance.node` and `arithmetic`.
 
         Args:
-            saes: run id -> directory of the exported SAE.
+            sources: config and cache of each source of one `pass_key`.
+            saes: of each source, run id -> directory of the exported SAE.
+
+        Returns:
+            Sums of each source.
         """
         import torch
 
@@ -104,19 +117,24 @@ class SourceWorker:
         from sae_core.arithmetic import eval_arithmetic
         from sae_core.evaluation import evaluate_chunk
 
-        node = {**provenance.node(), "arithmetic": eval_arithmetic(self.device, config)}
-        mean = torch.tensor(read_manifest(Path(cache)).mean)
-        source, to_measure = self._source(config), _saes(tuple(saes.items()), self.device)
+        node = {**provenance.node(), "arithmetic": eval_arithmetic(self.device, sources[0][0])}
+        means = [torch.tensor(read_manifest(Path(cache)).mean) for _, cache in sources]
+        loaded, to_measure = (
+            self._sources([config for config, _ in sources]),
+            _saes(tuple(tuple(some.items()) for some in saes), self.device),
+        )
         with expected():
-            return evaluate_chunk(source.eval_chunk(Path(cache), index, mean), to_measure, index, mean), node
+            chunks = loaded[0].eval_chunks(Path(sources[0][1]), index, loaded, means)
+            found = [evaluate_chunk(chunk, some, index, mean) for chunk, some, mean in zip(chunks, to_measure, means, strict=True)]
+        return found, node
 
 
 @lru_cache(maxsize=1)
-def _saes(saes: tuple[tuple[str, str], ...], device: str) -> dict[str, Any]:
-    """The SAEs to evaluate, which are the same for every chunk."""
+def _saes(saes: tuple[tuple[tuple[str, str], ...], ...], device: str) -> list[dict[str, Any]]:
+    """The SAEs to evaluate of each source, which are the same for every chunk."""
     from sae_core.sae.base import SparseAutoencoder
 
-    return {run_id: SparseAutoencoder.from_pretrained(path).to(device) for run_id, path in saes}
+    return [{run_id: SparseAutoencoder.from_pretrained(path).to(device) for run_id, path in some} for some in saes]
 
 
 class WorkerPool:

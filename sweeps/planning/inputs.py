@@ -16,6 +16,8 @@ from sae_core.records import RunRecord
 from sweeps.definition.local_data import locate
 from sweeps.storage.store import Store, may_recover
 
+PASS_BYTES = 2**33
+"""Most memory for the rows of one shard at all hook points that are read in one pass, in float32: others are read in another."""
 _SHARDS_IN_MEMORY = 5
 """In float32: those that `Stream` keeps, and copies of the one that is made."""
 
@@ -125,3 +127,16 @@ def shared_activations(
     for run in runs:
         shared[run.activations.model_dump_json()].runs.append(run)
     return list(shared.values())
+
+
+def passes(inputs: Iterable[SharedActivations]) -> list[list[SharedActivations]]:
+    """Activations that one pass over the text makes together: hook points of one model on one text. In the order of the first of each."""
+    groups: dict[str, list[list[SharedActivations]]] = {}
+    for shared in inputs:
+        some = groups.setdefault(shared.source.pass_key or shared.activations_hash, [])
+        n_bytes = 4 * shared.source.shard_tokens * shared.d_in
+        if some and sum(4 * other.source.shard_tokens * other.d_in for other in some[-1]) + n_bytes <= PASS_BYTES:
+            some[-1].append(shared)
+        else:
+            some.append([shared])
+    return [group for some in groups.values() for group in some]

@@ -21,7 +21,7 @@ from sweeps.demo.corpus import demo_text_file
 from sweeps.planning import prediction
 from sweeps.planning.caches import fit
 from sweeps.planning.grouping import group_runs, lone_runs, training_flops
-from sweeps.planning.inputs import SharedActivations, shared_activations
+from sweeps.planning.inputs import SharedActivations, passes, shared_activations
 from sweeps.planning.memory import group_bytes, weights_bytes
 from sweeps.planning.rented import RentedCluster, bill_lines
 from sweeps.storage.store import Store, may_recover
@@ -189,7 +189,10 @@ class Plan(ABC):
             return None
         live = [self._live_seconds(shared, tokens, costs) for shared, tokens in self.trials]
         return {
-            "harvest": sum(costs.harvest_seconds(shared) for shared in self._used() if not was_finished(shared.cache)),
+            "harvest": sum(
+                max(costs.harvest_seconds(shared) for shared in group)  # of hook points read in one pass, the highest
+                for group in passes(shared for shared in self._used() if not was_finished(shared.cache))
+            ),
             "training": prediction.makespan(self._train_seconds(costs), self.n_slots),
             **({"streaming": prediction.makespan(live, self.n_slots)} if self.n_streamed else {}),
             "evaluation": self._evaluate_seconds(costs),

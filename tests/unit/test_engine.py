@@ -1,4 +1,4 @@
-"""sae_core/activations/language_model/engine.py: what is read and spliced is what PyTorch's own hooks read and splice in the plain model."""
+"""sae_core/activations/language_model/engine.py: it reads and splices as PyTorch's own hooks do in the plain model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -135,7 +135,11 @@ def test_values_and_splices_are_those_of_pytorch_hooks(family: tuple[str, str, s
         else:
             whole = value_and_logits(plain, path, side, lambda value, other=other: other)[1]  # type: ignore[misc]
         assert_close(all_logits(model, model.run_from(clean, other)), whole, TOLERANCE[dtype])
-        assert_close(all_logits(model.at([clean.place]), model.at([clean.place]).run_changed(TOKENS, lambda x: x * 0.5 + 0.1)), whole, TOLERANCE[dtype])
+        assert_close(
+            all_logits(model.at([clean.place]), model.at([clean.place]).run_changed(TOKENS, lambda x: x * 0.5 + 0.1)),
+            whole,
+            TOLERANCE[dtype],
+        )
         assert (whole - logits).abs().max() > 0.01 * logits.abs().max()
 
 
@@ -157,7 +161,9 @@ def test_a_block_that_scales_what_it_adds_is_refused_at_the_stream_within(tmp_pa
     name = random_model(tmp_path, "llama")
     spec, model = model_spec(name), load_model(ModelConfig(name=name, hook_point="blocks.1.hook_resid_mid"))
     model.model.layers[1].register_forward_hook(lambda module, inputs, output: output * 2)
-    with pytest.raises(ConfigError, match=r"'model\.layers\.1\.post_attention_layernorm@input' as the residual stream within 'model\.layers\.1'"):
+    with pytest.raises(
+        ConfigError, match=r"'model\.layers\.1\.post_attention_layernorm@input' as the residual stream within 'model\.layers\.1'"
+    ):
         HookedModel(model, spec.layout, spec.place("blocks.1.hook_resid_mid"))
 
 

@@ -242,7 +242,8 @@ def test_a_model_is_placed_as_its_config_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "missing"), [("quantization", "8bit", "bitsandbytes"), ("quantization", "4bit", "accelerate"), ("device_map", "auto", "accelerate")]
+    ("field", "value", "missing"),
+    [("quantization", "8bit", "bitsandbytes"), ("quantization", "4bit", "accelerate"), ("device_map", "auto", "accelerate")],
 )
 def test_a_package_that_a_setting_needs_is_named(monkeypatch: pytest.MonkeyPatch, field: str, value: str, missing: str) -> None:
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda package: None if package == missing else object())

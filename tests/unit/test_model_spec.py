@@ -64,7 +64,10 @@ def test_a_path_that_the_model_does_not_have(demo: ModelSpec, hook_point: str) -
 
 
 def test_places_say_what_lies_below_and_what_is_added(demo: ModelSpec) -> None:
-    places = {name: demo.place(f"blocks.2.{name}") for name in ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "ln2.hook_in")}
+    places = {
+        name: demo.place(f"blocks.2.{name}")
+        for name in ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "ln2.hook_in")
+    }
     assert [place.n_before for place in places.values()] == [2, 2, 3, 2, 2]
     assert [place.is_stream for place in places.values()] == [True, False, True, False, False]
     assert [place.adds_to_stream for place in places.values()] == [False, False, False, True, False]

@@ -143,11 +143,11 @@ def test_a_worker_harvests_and_evaluates(tmp_path):
         random_sae(name, d_in=config["d_in"]).eval().save_pretrained(tmp_path / run_id)
     worker = SourceWorker("cpu", 1, "fast")
     worker.prepare([source])
-    assert [worker.harvest(0, *source), worker.harvest(1, *source)] == [16_384, 3_616]
-    assert worker.harvest(1, *source) == 3_616  # exists
+    assert [worker.harvest(index, [(*source, None)]) for index in (0, 1)] == [16_384, 3_616]
+    assert worker.harvest(1, [(*source, None)]) == 3_616  # exists
     finish(SyntheticSource(activations_config(20_000)), tmp_path / "20000")
     assert read_manifest(tmp_path / "20000").n_tokens == 20_000
-    sums, node = worker.evaluate(0, *source, {run_id: str(tmp_path / run_id) for run_id in ("a", "b")})
+    (sums,), node = worker.evaluate(0, [source], [{run_id: str(tmp_path / run_id) for run_id in ("a", "b")}])
     assert (sums.index, sums.n_tokens, set(sums.by_sae)) == (0, 512, {"a", "b"})
     assert node == {**provenance.node(), "arithmetic": node["arithmetic"]}
 

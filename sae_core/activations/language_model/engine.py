@@ -105,15 +105,15 @@ class HookedModel:
     def run(self, tokens: Int[Tensor, "W T"]) -> tuple[list[CleanRun], Float[Tensor, "W T d_model"]]:
         """Run the model unchanged. What enters the unembedding comes second."""
         seen: dict[Place, Tensor] = {}
-        below = {place: Place(f"{self._layout.blocks}.{place.layer}", "input") for place in self.places if place.n_before and not place.is_stream}
+        below = {
+            place: Place(f"{self._layout.blocks}.{place.layer}", "input") for place in self.places if place.n_before and not place.is_stream
+        }
 
         def save(place: Place, value: Tensor) -> None:
             seen[place] = value.to(tokens.device)
 
         h = self._trunk(tokens, _each({*self.places, *below.values()}, save))
-        runs = [
-            CleanRun(place, tokens, seen[place].flatten(2), seen[below[place]] if place in below else None) for place in self.places
-        ]
+        runs = [CleanRun(place, tokens, seen[place].flatten(2), seen[below[place]] if place in below else None) for place in self.places]
         return runs, h
 
     def run_from(self, clean: CleanRun, x: Float[Tensor, "W T d_in"]) -> Float[Tensor, "W T d_model"]:
@@ -123,7 +123,7 @@ class HookedModel:
     def run_changed(
         self, tokens: Int[Tensor, "W T"], change: Callable[[Float[Tensor, "W T d_in"]], Float[Tensor, "W T d_in"]]
     ) -> Float[Tensor, "W T d_model"]:
-        """What enters the unembedding with `change(x)` in place of the activations x at the first place; x is float32, heads concatenated."""
+        """What enters the unembedding with `change(x)` in place of x at the first place; x is float32, heads concatenated."""
 
         def put_in(value: Tensor) -> Tensor:
             return change(value.flatten(2).float().to(tokens.device)).to(value).view(value.shape)
@@ -200,8 +200,8 @@ class HookedModel:
         stream, added, out = (seen[one].to(self._probe.device) for one in (place, branch, block))
         if not _agree(stream + added, out, SUM_TOLERANCE * torch.finfo(out.dtype).eps):
             raise ConfigError(
-                f"`model.hook_point` must be one that can be replaced, but got {str(place)!r} as the residual stream within {block.module!r}, "
-                "which does not add to it what its MLP returns. Choose the residual stream before or after the block."
+                f"`model.hook_point` must be one that can be replaced, but got {str(place)!r} as the residual stream within "
+                f"{block.module!r}, which does not add to it what its MLP returns. Choose the residual stream before or after the block."
             )
 
     @cached_property
@@ -252,7 +252,7 @@ class HookedModel:
 
 def _each(places: Sequence[Place] | set[Place], save: Callable[[Place, Tensor], None]) -> dict[Place, Change]:
     """Changes that save what is at each place, and change nothing."""
-    return {place: lambda value, place=place: save(place, value) for place in places}  # type: ignore[misc]
+    return {place: lambda value, place=place: save(place, value) for place in places}
 
 
 def _agree(value: Tensor, expected: Tensor, tolerance: float) -> bool:

@@ -89,7 +89,7 @@ def load_model(config: ModelConfig, *, device: str = "cpu", n_gpus: int = 1) -> 
             **placement(config, device, n_gpus),
         )
         if not hasattr(model, "hf_device_map"):
-            model = model.to(device)
+            model = nn.Module.to(model, device)
     check_weights(config.name, model)
     _fuse_gelu(model)
     return model.eval().requires_grad_(False)
@@ -173,7 +173,9 @@ def _quantization(config: ModelConfig) -> dict[str, Any]:
     if config.quantization is None:
         return {}
     dtype = getattr(torch, config.dtype)
-    bits: dict[str, Any] = {"load_in_8bit": True} if config.quantization == "8bit" else {"load_in_4bit": True, "bnb_4bit_compute_dtype": dtype}
+    bits: dict[str, Any] = (
+        {"load_in_8bit": True} if config.quantization == "8bit" else {"load_in_4bit": True, "bnb_4bit_compute_dtype": dtype}
+    )
     return {"quantization_config": BitsAndBytesConfig(**bits)}
 
 

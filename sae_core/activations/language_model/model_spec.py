@@ -17,7 +17,6 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
-from torch import nn
 
 from sae_core.activations.language_model import loading
 from sae_core.activations.language_model.places import SIDES, Layout, Place, hooked, path_and_side

@@ -6,11 +6,15 @@ slice of them.
 Shape letters: W windows, T positions in a window, N tokens that are not special, d_in width of the hook point.
 """
 
+import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,12 +27,13 @@ from sae_core.activations.language_model import dataset, loading
 from sae_core.activations.language_model.dataset import DataConfig, Part
 from sae_core.activations.language_model.engine import HookedModel
 from sae_core.activations.language_model.loading import ModelConfig
-from sae_core.activations.language_model.model_spec import ModelSpec, model_spec
+from sae_core.activations.language_model.model_spec import ModelSpec, is_pattern, model_spec
 from sae_core.activations.language_model.splice import CleanText
 from sae_core.activations.language_model.text import WindowMaker
 from sae_core.activations.source import ActivationSource, EvalChunk, HeldOut
 from sae_core.config.run import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError
+from sae_core.files import written_whole
 from sae_core.seeds import seed_of
 from sae_core.watchdog import expected
 
@@ -65,9 +70,20 @@ class LanguageModelSource(ActivationSource):
     format_version = 2
     config: LanguageModelActivations
 
+    _first: "LanguageModelSource | None" = None
+    """The source that has loaded the model, and checked all but the hook point."""
+
     @property
     def activations_dtype(self) -> str:
         return self.config.data.activations_dtype
+
+    @property
+    def pass_key(self) -> str:
+        return _hash({**self.config.model_dump(mode="json"), "model": self.config.model.model_dump(exclude={"hook_point"})})
+
+    def beside(self, first: ActivationSource) -> None:
+        assert isinstance(first, LanguageModelSource), f"{first=}"
+        self._first = first
 
     @cached_property
     def d_in(self) -> int:
@@ -90,7 +106,24 @@ class LanguageModelSource(ActivationSource):
         windows = CHUNK_LOGITS // (self.config.model.context_size * self._spec.d_vocab)
         return min(max(1, windows), CHUNK_WINDOWS) * self.config.model.context_size
 
+    @classmethod
+    def expanded(cls, axes: Mapping[tuple[str, ...], Sequence[Any]]) -> dict[tuple[str, ...], list[Any]]:
+        field, names = ("model", "hook_point"), axes.get(("model", "name"), ())
+        hook_points = axes.get(field, ())
+        if not any(map(is_pattern, hook_points)):
+            return {}
+        if len(names) != 1 or not isinstance(names[0], str):
+            raise ConfigError(
+                f"a pattern of hook points must come with one model, but got {list(hook_points)} and {list(names)}. List the hook "
+                "points, or use one sweep for each model."
+            )
+        found = [_matching(names[0], hook_point) if is_pattern(hook_point) else [hook_point] for hook_point in hook_points]
+        return {field: list(dict.fromkeys(chain.from_iterable(found)))}
+
     def check(self) -> None:
+        if self._first is not None:  # it has checked the rest
+            self.d_in  # noqa: B018 - it raises
+            return
         problems: list[str] = []
 
         def collect(*requirements: Callable[[], object]) -> None:
@@ -105,6 +138,7 @@ class LanguageModelSource(ActivationSource):
         if not problems:
             d_vocab = self._spec.d_vocab
             collect(self._check_context, lambda: self.d_in, self._window_maker)
+            collect(lambda: loading.check_packages(self.config.model))
             collect(lambda: loading.check_weights(self.config.model.name, self._spec.model))
         problems += dataset.problems(self.config.data, d_vocab)
         if problems:
@@ -166,6 +200,18 @@ class LanguageModelSource(ActivationSource):
         tensors = {"train": train[order], "heldout": heldout, _DOCUMENTS: documents, "special_ids": special_ids}
         save_tensors(path, tensors, {"chunk_windows": str(chunk_windows)})
 
+    def prepare_as(self, directory: Path, first: Path) -> None:
+        path = _tokens_path(directory)
+        if not path.exists():
+            directory.mkdir(parents=True, exist_ok=True)
+            with written_whole(path) as temporary:
+                # A link takes no room; where the disk has none, or `first` lies on another, a copy does.
+                try:
+                    temporary.unlink(missing_ok=True)
+                    os.link(_tokens_path(first), temporary)
+                except OSError:
+                    shutil.copyfile(_tokens_path(first), temporary)
+
     def _window_maker(self) -> WindowMaker:
         """What makes the windows. Text is refused where there is no tokenizer, or no BOS token and one is needed."""
         model, data = self.config.model, self.config.data
@@ -199,45 +245,68 @@ class LanguageModelSource(ActivationSource):
     def _shard_windows(self) -> int:
         return max(1, SHARD_TOKENS // self.config.model.context_size)
 
-    @torch.no_grad()
     def shard(self, directory: Path, index: int) -> Float[Tensor, "N d_in"]:
+        return self.shards(directory, index, [self])[0]
+
+    @torch.no_grad()
+    def shards(self, directory: Path, index: int, sources: Sequence[ActivationSource]) -> list[Float[Tensor, "N _"]]:
         start = index * self._shard_windows
         tokens, keep = _windows(directory, "train", start, self._shard_windows)
-        x = self._read(tokens, keep, on="cpu")
-        self._check_finite("activations", x, f"training windows {start} to {start + len(tokens) - 1}")
-        if index == 0:  # what is wrong above the hook point is found before anything is trained
-            above = self.model.run(tokens[:1].to(self.device))[1][0]
-            self._check_finite("logits", self.model.logits(above), "the first training window")
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed_of("shard", index)))
-        return torch.nn.functional.embedding(order, x)  # whole rows: twice as fast as x[order]
+        model = self._model_at(sources)
+        rows = self._read(model, tokens, keep, on="cpu")
+        where = f"training windows {start} to {start + len(tokens) - 1}"
+        for source, x in zip(sources, rows, strict=True):
+            self._check_finite("activations", x, where, source.config.model.hook_point)
+        if index == 0:  # what is wrong above the hook points is found before anything is trained
+            above = model.run(tokens[:1].to(self.device))[1][0]
+            self._check_finite("logits", model.logits(above), "the first training window", self.config.model.hook_point)
+        order = torch.randperm(len(rows[0]), generator=torch.Generator().manual_seed(seed_of("shard", index)))
+        return [torch.nn.functional.embedding(order, x) for x in rows]  # whole rows: twice as fast as x[order]
 
-    def _read(self, tokens: Int[Tensor, "W T"], keep: Bool[Tensor, "W T"], on: str) -> Float[Tensor, "N d_in"]:
-        """Activations at the positions kept, on a device."""
+    def _model_at(self, sources: Sequence[ActivationSource]) -> HookedModel:
+        """The model, at the hook points of these sources."""
+        return self.model.at([self._spec.place(source.config.model.hook_point) for source in sources])
+
+    def _read(self, model: HookedModel, tokens: Int[Tensor, "W T"], keep: Bool[Tensor, "W T"], on: str) -> list[Float[Tensor, "N _"]]:
+        """Activations at the positions kept, at each hook point, on a device."""
         at_a_time = max(1, MODEL_TOKENS[torch.device(self.device).type] // tokens.shape[1])
-        rows = zip(tokens.split(at_a_time), keep.split(at_a_time), strict=True)
-        return torch.cat([self.model.read(some.to(self.device))[0][some_keep.to(self.device)].float().to(on) for some, some_keep in rows])
+        parts: list[list[Tensor]] = [[] for _ in model.places]
+        for some, some_keep in zip(tokens.split(at_a_time), keep.split(at_a_time), strict=True):
+            for part, x in zip(parts, model.read(some.to(self.device)), strict=True):
+                part.append(x[some_keep.to(self.device)].float().to(on))
+        return [torch.cat(part) for part in parts]
 
     def n_eval_chunks(self, directory: Path) -> int:
         return -(-_n_windows(directory, "heldout") // _chunk_windows(directory))
 
     def eval_chunk(self, directory: Path, index: int, mean: Float[Tensor, " d_in"]) -> EvalChunk:
+        return self.eval_chunks(directory, index, [self], [mean])[0]
+
+    def eval_chunks(
+        self, directory: Path, index: int, sources: Sequence[ActivationSource], means: Sequence[Float[Tensor, " _"]]
+    ) -> list[EvalChunk]:
         start = index * _chunk_windows(directory)
         tokens, keep = _windows(directory, "heldout", start, _chunk_windows(directory))
-        text = CleanText(self.model, tokens.to(self.device), keep.to(self.device)).at()
+        clean = CleanText(self._model_at(sources), tokens.to(self.device), keep.to(self.device))
         where = f"held-out windows {start} to {start + len(tokens) - 1}"
-        self._check_finite("activations", text.x, where)
-        self._check_finite("cross-entropies", text.clean.ce, where)
         documents = _documents(directory, start, len(tokens))
-        of_predicted = documents[:, :-1][keep[:, :-1]]  # the last position of a window has no next token
-        return EvalChunk(
-            text.x,
-            text.splice,
-            text.clean,
-            text.zero_ablated(),
-            text.mean_ablated(mean),
-            documents=documents[keep],
-            predicted_documents=of_predicted,
-        )
+        chunks = []
+        for number, (source, mean) in enumerate(zip(sources, means, strict=True)):
+            text, hook_point = clean.at(number), source.config.model.hook_point
+            self._check_finite("activations", text.x, where, hook_point)
+            self._check_finite("cross-entropies", text.clean.ce, where, hook_point)
+            chunks.append(
+                EvalChunk(
+                    text.x,
+                    text.splice,
+                    text.clean,
+                    text.zero_ablated(),
+                    text.mean_ablated(mean),
+                    documents=documents[keep],
+                    predicted_documents=documents[:, :-1][keep[:, :-1]],  # the last position of a window has no next token
+                )
+            )
+        return chunks
 
     def special_ids(self, directory: Path) -> list[int]:
         """Tokens that do not count, after `prepare`."""
@@ -249,9 +318,9 @@ class LanguageModelSource(ActivationSource):
     def heldout(self, directory: Path, index: int) -> HeldOut:
         start = index * _chunk_windows(directory)
         tokens, keep = _windows(directory, "heldout", start, _chunk_windows(directory))
-        return HeldOut(self._read(tokens, keep, on=self.device), tokens, keep)
+        return HeldOut(self._read(self.model, tokens, keep, on=self.device)[0], tokens, keep)
 
-    def _check_finite(self, what: str, values: Tensor, where: str) -> None:
+    def _check_finite(self, what: str, values: Tensor, where: str, hook_point: str) -> None:
         """Make sure that all values are finite, or blame the model."""
         if bool(values.sum(dtype=torch.float64).isfinite()):  # in float64 it is finite if and only if every value is
             return
@@ -260,7 +329,7 @@ class LanguageModelSource(ActivationSource):
         too_narrow = f"Set `model.dtype: float32`: {model.dtype} may be too narrow for this model."
         raise ConfigError(
             f"{what} of the language model must be finite, but got {value} among {n_broken} of {values.numel()} values in {where}, at "
-            f"{model.hook_point} of {model.name!r}. {too_narrow if model.dtype != 'float32' else 'Check the weights of the model.'}"
+            f"{hook_point} of {model.name!r}. {too_narrow if model.dtype != 'float32' else 'Check the weights of the model.'}"
         )
 
     def export_metadata(self) -> dict[str, object]:
@@ -279,7 +348,7 @@ class LanguageModelSource(ActivationSource):
 
     @cached_property
     def _spec(self) -> ModelSpec:
-        return model_spec(self.config.model.name)
+        return self._first._spec if self._first else model_spec(self.config.model.name)
 
     @cached_property
     def model(self) -> HookedModel:
@@ -287,6 +356,19 @@ class LanguageModelSource(ActivationSource):
         with expected(False):  # steps: large models take long
             model = loading.load_model(self.config.model, device=self.device, n_gpus=self.n_gpus)
         return HookedModel(model, self._spec.layout, self._spec.place(self.config.model.hook_point))
+
+
+@functools.lru_cache(maxsize=32)
+def _matching(name: str, pattern: str) -> list[str]:
+    """The hook points of a model that a pattern stands for."""
+    spec = model_spec(name)
+    if found := spec.matching(pattern):
+        return found
+    example = [hook_point for hook_point in spec.hook_points if hook_point.startswith("blocks.0.")]
+    raise ConfigError(
+        f"`model.hook_point` must be a hook point of the model, or a pattern that matches some (`*` is one part of a name), but got "
+        f"{pattern!r}, which matches none of {name!r}. It has e.g. {example[0]!r} and {spec.layout.blocks + '.0'!r}."
+    )
 
 
 def _tokens_path(directory: Path) -> Path:

@@ -154,7 +154,9 @@ class SplicedText:
     @torch.no_grad()
     def zero_ablated(self) -> NextToken:
         """Score with 0 at every position, special ones too."""
-        return _joined([self._text.scored(part, [self._run_from(part, torch.zeros_like(self._clean(part).x))])[0] for part in self._text.parts])
+        return _joined(
+            [self._text.scored(part, [self._run_from(part, torch.zeros_like(self._clean(part).x))])[0] for part in self._text.parts]
+        )
 
     @torch.no_grad()
     def mean_ablated(self, mean: Float[Tensor, " d_in"]) -> NextToken:
