@@ -143,14 +143,25 @@ def test_a_model_that_is_none_of_language(tmp_path: Path) -> None:
         model_spec(str(tmp_path))
 
 
-def test_a_model_that_cannot_be_built_without_values_is_built_of_random_ones(tmp_path: Path) -> None:
-    from transformers import MixtralConfig, MixtralForCausalLM
+def test_a_mixture_of_experts_is_built_without_weights(tmp_path: Path) -> None:
+    found = model_spec(random_model(tmp_path, "mixtral"))
+    assert not isinstance(found.tracing(), nullcontext)
+    assert (found.d_vocab, found.n_ctx, found.d_in("blocks.1.hook_mlp_out")) == (4096, 64, 32)
 
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
-    MixtralForCausalLM(MixtralConfig(**size, vocab_size=300, num_local_experts=4, max_position_embeddings=64)).save_pretrained(tmp_path)
-    found = model_spec(str(tmp_path))
+
+def test_a_model_that_cannot_be_built_without_values_is_built_of_random_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    build, calls = module.loading.build, []
+
+    def refuse_once(name: str) -> Any:
+        calls.append(name)
+        if len(calls) == 1:
+            raise ConfigError("no values") from RuntimeError("it looks at them")
+        return build(name)
+
+    monkeypatch.setattr(module.loading, "build", refuse_once)
+    found = model_spec(DEMO_MODEL)
     assert isinstance(found.tracing(), nullcontext)
-    assert (found.d_vocab, found.n_ctx, found.d_in("blocks.1.hook_resid_post")) == (300, 64, 32)
+    assert found.d_in("blocks.1.hook_resid_post") == 128
 
 
 def test_what_is_missing_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,9 @@ def build(name: str) -> Any:
     where = local_or_hub(name)
     with reading(name):
         _check_files(_directory(name))
-        return AutoModelForCausalLM.from_config(_config(where), attn_implementation="eager", trust_remote_code=False)
+        return AutoModelForCausalLM.from_config(
+            _config(where), attn_implementation="eager", experts_implementation="batched_mm", trust_remote_code=False
+        )
 
 
 def bridge_of(name: str, model: Any) -> Any:

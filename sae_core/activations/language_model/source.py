@@ -1,8 +1,7 @@
 """Activations of a language model on real text: the main source.
 
-`prepare` leaves `tokens.safetensors`: the training windows in a fixed random order, so that each shard is a sample of the whole
-text, and the held-out windows in the order of the text, with the document that each token is of. Everything else runs the model on a
-slice of them.
+`prepare` leaves the tokens of all windows (`TokenFile`), those for training in a fixed random order, so that each shard is a sample of the
+whole text. Everything else runs the model on a slice of them. Sources that differ in nothing but their hook point are read in one pass.
 Shape letters: W windows, T positions in a window, N tokens that are not special, d_in width of the hook point.
 """
 
@@ -10,8 +9,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
@@ -22,7 +19,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_core.activations.files import open_tensors, save_tensors
 from sae_core.activations.language_model import dataset, loading
 from sae_core.activations.language_model.dataset import DataConfig, Part
 from sae_core.activations.language_model.engine import HookedModel
@@ -30,10 +26,10 @@ from sae_core.activations.language_model.loading import ModelConfig
 from sae_core.activations.language_model.model_spec import ModelSpec, is_pattern, model_spec
 from sae_core.activations.language_model.splice import CleanText
 from sae_core.activations.language_model.text import WindowMaker
+from sae_core.activations.language_model.token_file import TokenFile, kept, may_be_shorter
 from sae_core.activations.source import ActivationSource, EvalChunk, HeldOut
 from sae_core.config.run import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError
-from sae_core.files import written_whole
 from sae_core.seeds import seed_of
 from sae_core.watchdog import expected
 
@@ -43,8 +39,6 @@ SHARD_TOKENS = 65_536
 """Tokens in a training shard: 512 windows of 128."""
 MODEL_TOKENS = {"cpu": 4_096, "cuda": 32_768}
 """Tokens the model runs on at a time in a harvest."""
-_DOCUMENTS = "heldout_documents"
-"""Name of the tensor beside `heldout`."""
 CHUNK_WINDOWS = 32
 """Windows in a held-out chunk, unless the vocabulary makes that too much."""
 CHUNK_LOGITS = 2**27
@@ -169,8 +163,8 @@ class LanguageModelSource(ActivationSource):
 
     def eval_fingerprint(self, directory: Path) -> str:
         model = self.config.model
-        with open_tensors(_tokens_path(directory)) as file:
-            heldout, special_ids = file.get_tensor("heldout").long(), file.get_tensor("special_ids").tolist()
+        tokens = TokenFile(directory)
+        heldout, special_ids = tokens.heldout, tokens.special_ids
         content = {
             "format": self.format_version,
             "model": loading.content_hash(model.name),
@@ -179,13 +173,13 @@ class LanguageModelSource(ActivationSource):
             "heldout": hashlib.sha256(heldout.numpy().tobytes()).hexdigest(),
             "special_ids": special_ids,
         }
-        if not model.prepend_bos or _may_be_shorter(heldout):  # else BOS at each start shows how long windows are
+        if not model.prepend_bos or may_be_shorter(heldout):  # else BOS at each start shows how long windows are
             content["shape"] = list(heldout.shape)
         return _hash(content)
 
     def prepare(self, directory: Path) -> None:
-        path = _tokens_path(directory)
-        if path.exists():
+        tokens = TokenFile(directory)
+        if tokens.path.exists():
             return
         if self.config.data.exclude_special_tokens and loading.tokenizer_or_none(self.config.model.name) is None:
             logger.warning("no token is special: `model.name` %r has no tokenizer that could say which are.", self.config.model.name)
@@ -197,20 +191,10 @@ class LanguageModelSource(ActivationSource):
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of("windows")))
         chunk_windows = self.chunk_tokens // self.config.model.context_size
         special_ids = torch.tensor(maker.special_ids, dtype=torch.int32)
-        tensors = {"train": train[order], "heldout": heldout, _DOCUMENTS: documents, "special_ids": special_ids}
-        save_tensors(path, tensors, {"chunk_windows": str(chunk_windows)})
+        tokens.write(train[order], heldout, documents, special_ids, chunk_windows=chunk_windows)
 
     def prepare_as(self, directory: Path, first: Path) -> None:
-        path = _tokens_path(directory)
-        if not path.exists():
-            directory.mkdir(parents=True, exist_ok=True)
-            with written_whole(path) as temporary:
-                # A link takes no room; where the disk has none, or `first` lies on another, a copy does.
-                try:
-                    temporary.unlink(missing_ok=True)
-                    os.link(_tokens_path(first), temporary)
-                except OSError:
-                    shutil.copyfile(_tokens_path(first), temporary)
+        TokenFile(directory).copy_from(TokenFile(first))
 
     def _window_maker(self) -> WindowMaker:
         """What makes the windows. Text is refused where there is no tokenizer, or no BOS token and one is needed."""
@@ -229,7 +213,7 @@ class LanguageModelSource(ActivationSource):
         data = self.config.data
         key, split = ("train_tokens", data.train_split) if part == "train" else ("eval_tokens", data.eval_split)
         asked = getattr(self.config, key)
-        there = int(_keep(windows, torch.tensor(special_ids, dtype=torch.int32)).sum())
+        there = int(kept(windows, torch.tensor(special_ids, dtype=torch.int32)).sum())
         if there < asked:
             raise ConfigError(
                 f"`data.{key}` must be at most the {there} tokens that split {split!r} of {data.dataset} has in whole windows of "
@@ -239,7 +223,7 @@ class LanguageModelSource(ActivationSource):
             raise dataset.too_large_id(data, int(windows.max()), self._spec.d_vocab)
 
     def n_shards(self, directory: Path) -> int:
-        return -(-_n_windows(directory, "train") // self._shard_windows)
+        return -(-TokenFile(directory).n_windows("train") // self._shard_windows)
 
     @property
     def _shard_windows(self) -> int:
@@ -251,7 +235,7 @@ class LanguageModelSource(ActivationSource):
     @torch.no_grad()
     def shards(self, directory: Path, index: int, sources: Sequence[ActivationSource]) -> list[Float[Tensor, "N _"]]:
         start = index * self._shard_windows
-        tokens, keep = _windows(directory, "train", start, self._shard_windows)
+        tokens, keep = TokenFile(directory).windows("train", start, self._shard_windows)
         model = self._model_at(sources)
         rows = self._read(model, tokens, keep, on="cpu")
         where = f"training windows {start} to {start + len(tokens) - 1}"
@@ -277,7 +261,8 @@ class LanguageModelSource(ActivationSource):
         return [torch.cat(part) for part in parts]
 
     def n_eval_chunks(self, directory: Path) -> int:
-        return -(-_n_windows(directory, "heldout") // _chunk_windows(directory))
+        tokens = TokenFile(directory)
+        return -(-tokens.n_windows("heldout") // tokens.chunk_windows)
 
     def eval_chunk(self, directory: Path, index: int, mean: Float[Tensor, " d_in"]) -> EvalChunk:
         return self.eval_chunks(directory, index, [self], [mean])[0]
@@ -285,11 +270,12 @@ class LanguageModelSource(ActivationSource):
     def eval_chunks(
         self, directory: Path, index: int, sources: Sequence[ActivationSource], means: Sequence[Float[Tensor, " _"]]
     ) -> list[EvalChunk]:
-        start = index * _chunk_windows(directory)
-        tokens, keep = _windows(directory, "heldout", start, _chunk_windows(directory))
+        file = TokenFile(directory)
+        start = index * file.chunk_windows
+        tokens, keep = file.windows("heldout", start, file.chunk_windows)
         clean = CleanText(self._model_at(sources), tokens.to(self.device), keep.to(self.device))
         where = f"held-out windows {start} to {start + len(tokens) - 1}"
-        documents = _documents(directory, start, len(tokens))
+        documents = file.documents(start, len(tokens))
         chunks = []
         for number, (source, mean) in enumerate(zip(sources, means, strict=True)):
             text, hook_point = clean.at(number), source.config.model.hook_point
@@ -310,14 +296,13 @@ class LanguageModelSource(ActivationSource):
 
     def special_ids(self, directory: Path) -> list[int]:
         """Tokens that do not count, after `prepare`."""
-        with open_tensors(_tokens_path(directory)) as file:
-            ids: list[int] = file.get_tensor("special_ids").tolist()
-        return ids
+        return TokenFile(directory).special_ids
 
     @torch.no_grad()
     def heldout(self, directory: Path, index: int) -> HeldOut:
-        start = index * _chunk_windows(directory)
-        tokens, keep = _windows(directory, "heldout", start, _chunk_windows(directory))
+        file = TokenFile(directory)
+        start = index * file.chunk_windows
+        tokens, keep = file.windows("heldout", start, file.chunk_windows)
         return HeldOut(self._read(self.model, tokens, keep, on=self.device)[0], tokens, keep)
 
     def _check_finite(self, what: str, values: Tensor, where: str, hook_point: str) -> None:
@@ -369,49 +354,6 @@ def _matching(name: str, pattern: str) -> list[str]:
         f"`model.hook_point` must be a hook point of the model, or a pattern that matches some (`*` is one part of a name), but got "
         f"{pattern!r}, which matches none of {name!r}. It has e.g. {example[0]!r} and {spec.layout.blocks + '.0'!r}."
     )
-
-
-def _tokens_path(directory: Path) -> Path:
-    return Path(directory) / "tokens.safetensors"
-
-
-def _n_windows(directory: Path, part: Part) -> int:
-    with open_tensors(_tokens_path(directory)) as file:
-        return int(file.get_slice(part).get_shape()[0])
-
-
-def _chunk_windows(directory: Path) -> int:
-    with open_tensors(_tokens_path(directory)) as file:
-        return int(file.metadata()["chunk_windows"])
-
-
-def _windows(directory: Path, part: Part, start: int, n_windows: int) -> tuple[Int[Tensor, "W T"], Bool[Tensor, "W T"]]:
-    """Some windows, and which of their positions are not special tokens."""
-    with open_tensors(_tokens_path(directory)) as file:
-        windows: Tensor = file.get_slice(part)[start : start + n_windows].long()
-        return windows, _keep(windows, file.get_tensor("special_ids"))
-
-
-def _documents(directory: Path, start: int, n_windows: int) -> Int[Tensor, "W T"]:
-    """Number of the document that each token of some held-out windows is of. Where an earlier version cut them, all are of one: windows of
-    a text are too much alike to stand for documents."""
-    with open_tensors(_tokens_path(directory)) as file:
-        if _DOCUMENTS in file.keys():  # noqa: SIM118  not a dict
-            documents: Tensor = file.get_slice(_DOCUMENTS)[start : start + n_windows].long()
-            return documents
-        return torch.zeros(n_windows, file.get_slice("heldout").get_shape()[1], dtype=torch.int64)
-
-
-def _may_be_shorter(windows: Int[Tensor, "W T"]) -> bool:
-    """Whether the same tokens, in shorter windows, start each of them with BOS, too."""
-    tokens, length = windows.flatten(), windows.shape[1]
-    lengths = (shorter for shorter in range(2, length) if len(tokens) % shorter == 0)
-    return any(bool((tokens[::shorter] == tokens[0]).all()) for shorter in lengths)
-
-
-def _keep(tokens: Int[Tensor, "W T"], special_ids: Int[Tensor, " S"]) -> Bool[Tensor, "W T"]:
-    """Positions that are not special tokens."""
-    return ~torch.isin(tokens, special_ids)
 
 
 def _hash(content: dict[str, Any]) -> str:
