@@ -182,6 +182,26 @@ def test_a_mixture_of_experts_is_read_and_resumed(family: str, tmp_path: Path) -
         assert_close(all_logits(model, model.run_from(clean, clean.x * 0.5)), whole, 1e-5)
 
 
+def test_a_model_that_transformer_lens_does_not_know_is_read_and_resumed_by_paths(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, HeliumConfig, HeliumForCausalLM
+
+    size = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
+    HeliumForCausalLM(HeliumConfig(**size, vocab_size=4096, head_dim=8, pad_token_id=0)).save_pretrained(tmp_path)
+    spec = model_spec(str(tmp_path))
+    assert (spec.hook_points, spec.d_in("model.layers.1.mlp")) == ((), 32)
+    model = hooked_model(str(tmp_path), "model.layers.1.mlp")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    x, _ = value_and_logits(plain, "model.layers.1.mlp", "output")
+    _, whole = value_and_logits(plain, "model.layers.1.mlp", "output", lambda value: value * 0.5)
+    (clean,), _ = model.run(TOKENS)
+    assert_close(clean.x, x, 1e-5)
+    assert_close(all_logits(model, model.run_from(clean, clean.x * 0.5)), whole, 1e-5)
+    assert modules_run(model, lambda: model.run_from(clean, clean.x)) == {1, 2}
+    assert model.direct_path(TOKENS) is None
+    with pytest.raises(ConfigError, match=r"but got 'blocks\.1\.hook_resid_post'"):
+        spec.place("blocks.1.hook_resid_post")
+
+
 def modules_run(model: HookedModel, run: Any) -> set[int]:
     """Blocks whose MLP runs."""
     ran: set[int] = set()

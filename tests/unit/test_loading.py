@@ -100,7 +100,7 @@ def test_weights_in_the_format_of_pytorch(tmp_path: Path) -> None:
     torch.save(weights, tmp_path / "model/pytorch_model.bin")
     check(name)
     os.truncate(tmp_path / "model/pytorch_model.bin", 100_000)
-    with pytest.raises(ConfigError, match=f"readable language model .*but got '{name}'"):
+    with pytest.raises(ConfigError, match=f"readable causal language model.*but got '{name}'"):
         check(name)
 
 

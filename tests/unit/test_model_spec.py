@@ -124,13 +124,13 @@ def test_missing_models(name: str, message: str) -> None:
 
 
 def test_directory_without_a_model(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"readable language model that TransformerLens knows, but got '{tmp_path}': .*config.json"):
+    with pytest.raises(ConfigError, match=f"readable causal language model, but got '{tmp_path}': .*config.json"):
         model_spec(str(tmp_path))
 
 
 def test_an_architecture_that_nobody_knows(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "no_such", "architectures": ["NoSuchForCausalLM"]}')
-    with pytest.raises(ConfigError, match=f"language model that TransformerLens knows, but got '{tmp_path}': .*no_such"):
+    with pytest.raises(ConfigError, match=f"readable causal language model, but got '{tmp_path}': .*no_such"):
         model_spec(str(tmp_path))
 
 
@@ -139,7 +139,7 @@ def test_a_model_that_is_none_of_language(tmp_path: Path) -> None:
 
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 32}
     ViTForImageClassification(ViTConfig(**size, patch_size=8)).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=f"readable language model .* but got '{tmp_path}': .*ViTConfig"):
+    with pytest.raises(ConfigError, match=f"readable causal language model, but got '{tmp_path}': .*ViTConfig"):
         model_spec(str(tmp_path))
 
 

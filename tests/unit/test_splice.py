@@ -1,8 +1,9 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
-from tiny_model import DEMO_MODEL, hooked_model
+from tiny_model import DEMO_MODEL, hooked_model, random_model
 from torch.nn.functional import cross_entropy, kl_div
 
 from sae_core.activations.language_model import splice
@@ -176,3 +177,20 @@ def test_one_clean_pass_serves_several_hook_points(tokens: torch.Tensor) -> None
         mine, theirs = only(one.splice([one.x * 0.9])), only(alone.splice([alone.x * 0.9]))
         assert torch.equal(mine.ce, theirs.ce) and torch.equal(mine.kl, theirs.kl)
         assert torch.equal(one.zero_ablated().ce, alone.zero_ablated().ce)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("demo", "float32"), ("demo", "bfloat16"), ("gemma2", "float32")])
+def test_a_large_vocabulary_takes_memory_for_a_few_positions(
+    name: str, dtype: str, tokens: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splice, "PART_POSITIONS", 8)
+    monkeypatch.setitem(splice.PART_LOGITS, "cpu", 1)
+    model = hooked_model(DEMO_MODEL if name == "demo" else random_model(tmp_path, name), "blocks.1.hook_resid_post", dtype=dtype)
+    at_once: list[int] = []
+    text = CleanText(model, tokens, tokens != 0)
+    model._model.get_output_embeddings().register_forward_hook(lambda module, inputs, output: at_once.append(output.numel() // 4096))
+    logits = text.logits
+    monkeypatch.setattr(text, "logits", lambda h: (at_once.append(len(h)), logits(h))[1])
+    text.at().splice([text.at().x * 0.9, text.at().x * 1.1])
+    text.at().zero_ablated()
+    assert max(at_once) == 8

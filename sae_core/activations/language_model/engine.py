@@ -146,7 +146,7 @@ class HookedModel:
         None where what is there is not added to the residual stream.
         """
         place = self.places[0]
-        if not (place.is_stream or place.adds_to_stream or place.adds):
+        if not (self._layout.is_named and (place.is_stream or place.adds_to_stream or place.adds)):
             return None
         if self._layout.final_norm is None:
             return direct_path(self._model, None, self.read(windows)[0])

@@ -140,6 +140,13 @@ def build(name: str) -> Any:
         )
 
 
+def is_in_bridge(model: Any) -> bool:
+    """Whether TransformerLens has names for the modules of this architecture."""
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+
+    return any(architecture in SUPPORTED_ARCHITECTURES for architecture in model.config.architectures or [])
+
+
 def bridge_of(name: str, model: Any) -> Any:
     """A TransformerBridge around the modules of a model. The model is then no longer the plain one.
 
@@ -273,7 +280,7 @@ def local_or_hub(name: str) -> str:
 @contextmanager
 def reading(name: str) -> Iterator[None]:
     """Whatever the libraries raise while they read a model becomes one ConfigError, and their reports and progress bars are not shown."""
-    must, remedy = "a readable language model that TransformerLens knows", "Check its files, or give another model."
+    must, remedy = "a readable causal language model", "Check its files, or give another model."
     if _directory(name) is None:
         must = "a local directory or a reachable Hugging Face Hub name"
         remedy = "Check the name and the network, or download the model and give its directory."

@@ -2,13 +2,14 @@
 
 A hook point is a module's input or output, by its path (`model.layers.3.mlp@input`), or by the name that TransformerLens has for it
 (`blocks.3.hook_resid_post`). TransformerBridge wraps the modules of the plain model one by one: the module that a named hook lies at is
-found once, by identity, and nothing else of the bridge is used.
+found once, by identity, and nothing else of the bridge is used. A model that TransformerLens does not know has paths only.
 """
 
 import fnmatch
 import logging
 import math
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,6 +18,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
+from torch import nn
 
 from sae_core.activations.language_model import loading
 from sae_core.activations.language_model.places import SIDES, Layout, Place, hooked, path_and_side
@@ -119,12 +121,15 @@ class ModelSpec:
         return replace(place, adds_to_stream=(path, side) in [self.names.get(f"blocks.{layer}.{name}") for name in added])
 
     def _unknown(self, hook_point: str) -> UnknownNameError:
-        names = self.paths if "blocks" not in hook_point and "hook" not in hook_point else self.hook_points
+        names = self.hook_points if "hook" in hook_point and self.names else self.paths
         return UnknownNameError.of("`model.hook_point`", hook_point, names)
 
+    def _usual(self, layer: int) -> str:
+        """The hook point that every block has."""
+        return f"blocks.{layer}.hook_resid_post" if self.names else f"{self.layout.blocks}.{layer}"
+
     def _nearest(self, hook_point: str) -> str:
-        close = get_close_matches(hook_point, self.hook_points, n=1, cutoff=0.0)
-        return close[0] if close else self.layout.blocks + ".0"
+        return get_close_matches(hook_point, self.hook_points, n=1, cutoff=0.0)[0]
 
     def d_in(self, hook_point: str) -> int:
         """Width of the activations at `hook_point`; heads are concatenated.
@@ -141,7 +146,7 @@ class ModelSpec:
             problem = str(error) if type(error) is ValueError else reason_of(error)
             raise ConfigError(
                 "`model.hook_point` must be one with a vector per position that can be read and replaced, but got "
-                f"{hook_point!r}: {problem}. Choose 'blocks.{layer_of(hook_point) or 0}.hook_resid_post' or another."
+                f"{hook_point!r}: {problem}. Choose {self._usual(layer_of(hook_point) or 0)!r} or another."
             ) from error
 
     @property
@@ -208,7 +213,7 @@ def model_spec(name: str) -> ModelSpec:
     Some models cannot be built of tensors without content: they are built of random weights, in full size.
 
     Raises:
-        ConfigError: no such model, none that TransformerLens knows, or none that predicts the next token.
+        ConfigError: no such model, or none that predicts the next token.
     """
     try:
         return _spec(name, _faking())
@@ -247,6 +252,8 @@ def _translated(name: str) -> tuple[Layout, Names, frozenset[str], int, int]:
     """The layout of a model, the modules at TransformerLens' hook points, hook points at none, positions and vocabulary."""
     model = loading.build(name)
     paths: dict[int, str] = {id(module): path for path, module in model.named_modules()}
+    if not loading.is_in_bridge(model):
+        return _unnamed(name, model)
     with loading.reading(name):
         bridge = loading.bridge_of(name, model)
         sides: dict[int, tuple[str, str]] = {}
@@ -259,6 +266,17 @@ def _translated(name: str) -> tuple[Layout, Names, frozenset[str], int, int]:
         blocks = names["blocks.0.hook_in"][0].rpartition(".")[0]
         layout = Layout(blocks, names["ln_final.hook_in"][0] if "ln_final.hook_in" in names else None)
         return layout, names, frozenset(bridge.hook_dict.keys() - names.keys()), int(bridge.cfg.n_ctx), int(bridge.cfg.d_vocab)
+
+
+def _unnamed(name: str, model: Any) -> tuple[Layout, Names, frozenset[str], int, int]:
+    """The same of a model that TransformerLens does not know: as its config and its modules say."""
+    config = model.config.get_text_config()
+    with loading.reading(name):
+        n_layers, n_ctx = getattr(config, "num_hidden_layers", None), getattr(config, "max_position_embeddings", None)
+        lists = [path for path, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == n_layers]
+        if not lists or model.get_output_embeddings() is None:
+            raise ValueError("it has no list of blocks or no unembedding, and is no model of the next token")
+        return Layout(lists[0], None, is_named=False), {}, frozenset(), n_ctx or sys.maxsize, int(config.vocab_size)
 
 
 def _faking() -> Callable[[], AbstractContextManager[Any]]:

@@ -44,7 +44,9 @@ class Layout:
 
     blocks: str
     final_norm: str | None
-    """What the residual stream goes through before the unembedding; None where nothing is there."""
+    """What the residual stream goes through before the unembedding; None where nothing is there, or it is not known."""
+    is_named: bool = True
+    """Whether TransformerLens knows the model, and what is between the blocks and the unembedding."""
 
 
 def path_and_side(hook_point: str) -> tuple[str, str]:

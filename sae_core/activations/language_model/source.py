@@ -156,7 +156,7 @@ class LanguageModelSource(ActivationSource):
             "model": loading.content_hash(config.model.name),
             "data": dataset.content_hash(config.data),
             "tokens": [config.train_tokens, config.eval_tokens],
-            "model_fields": config.model.model_dump(exclude={"name"}),
+            "model_fields": config.model.model_dump(exclude={"name", "device_map"}),
             "data_fields": config.data.model_dump(exclude={"dataset", "streaming"}),
         }
         return _hash(content)
@@ -173,6 +173,8 @@ class LanguageModelSource(ActivationSource):
             "heldout": hashlib.sha256(heldout.numpy().tobytes()).hexdigest(),
             "special_ids": special_ids,
         }
+        if model.quantization is not None:
+            content["quantization"] = model.quantization
         if not model.prepend_bos or may_be_shorter(heldout):  # else BOS at each start shows how long windows are
             content["shape"] = list(heldout.shape)
         return _hash(content)
@@ -349,10 +351,10 @@ def _matching(name: str, pattern: str) -> list[str]:
     spec = model_spec(name)
     if found := spec.matching(pattern):
         return found
-    example = [hook_point for hook_point in spec.hook_points if hook_point.startswith("blocks.0.")]
+    named, path = next(iter(spec.names), spec.paths[-1]), f"{spec.layout.blocks}.0"
     raise ConfigError(
-        f"`model.hook_point` must be a hook point of the model, or a pattern that matches some (`*` is one part of a name), but got "
-        f"{pattern!r}, which matches none of {name!r}. It has e.g. {example[0]!r} and {spec.layout.blocks + '.0'!r}."
+        "`model.hook_point` must be a hook point of the model, or a pattern that matches some (`*` is one part of a name), but got "
+        f"{pattern!r}, which matches none of {name!r}. It has e.g. {named!r} and {path!r}."
     )
 
 
