@@ -11,7 +11,6 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,8 +110,11 @@ class LanguageModelSource(ActivationSource):
                 f"a pattern of hook points must come with one model, but got {list(hook_points)} and {list(names)}. List the hook "
                 "points, or use one sweep for each model."
             )
-        found = [_matching(names[0], hook_point) if is_pattern(hook_point) else [hook_point] for hook_point in hook_points]
-        return {field: list(dict.fromkeys(chain.from_iterable(found)))}
+        found: list[Any] = []
+        for hook_point in hook_points:
+            some = _matching(names[0], hook_point) if is_pattern(hook_point) else [hook_point]
+            found += [one for one in some if one not in found]  # values need not be hashable yet
+        return {field: found}
 
     def check(self) -> None:
         if self._first is not None:  # it has checked the rest
