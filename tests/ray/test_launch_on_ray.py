@@ -81,8 +81,8 @@ def test_a_worker_that_dies_is_started_again(cluster, undisturbed, results, monk
 
     monkeypatch.setattr(cluster, "n_slots", 1)
     pool = WorkerPool(cluster, "fast")
-    pool.map("evaluate", [0, 0], kill_after_the_first, run.activations.model_dump(mode="json"), str(cache), saes)
+    pool.map("evaluate", [0, 0], kill_after_the_first, [(run.activations.model_dump(mode="json"), str(cache))], [saes])
     pool.close()
-    first, second = answers
+    (first,), (second,) = answers
     assert first.by_sae.keys() == second.by_sae.keys() == saes.keys()
     assert str(first) == str(second)
