@@ -28,7 +28,10 @@ EXTRAPOLATED = "*"
 _LABELS = {
     "standard": "Standard (L1)",
     "gated": "Gated",
+    "p_anneal": "P-annealing",
     "topk": "TopK",
+    "abstopk": "AbsTopK",
+    "hierarchical_topk": "HierarchicalTopK",
     "batchtopk": "BatchTopK",
     "jumprelu": "JumpReLU",
     "matryoshka_batchtopk": "Matryoshka BatchTopK",

@@ -1,4 +1,4 @@
-"""What TopK, BatchTopK and Matryoshka share: selection by pre-activation, sparse decoding, auxiliary loss, export.
+"""What the TopK architectures share: selection by pre-activation, sparse decoding, auxiliary loss, export.
 
 Formulas of SAELens. Selection is by `scores`: pre-activations, times decoder norms where `rescale_acts_by_decoder_norm`.
 SAELens' latents carry the norm too and its decoder divides by it; here latents are the plain pre-activations, which gives the
@@ -129,6 +129,16 @@ class TopKFamily(SparseAutoencoder):
         listed = max(config.sparsity_value, config.k_start or 0) + (d_in / 2 if auxiliary else 0)
         return StepMemory(latents, in_bfloat16, inputs=2.0, weights=2.0 if auxiliary else 1.0, listed_latents=listed)
 
+    def activate(self, values: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """Latents of the pre-activations that are kept."""
+        return values.relu()
+
+    def best(
+        self, products: Float[Tensor, "B n"], bias: Float[Tensor, " n"], factors: Float[Tensor, " n"], k: int
+    ) -> tuple[ActiveLatents, Float[Tensor, " N"]]:
+        """The k latents of every token that the auxiliary loss takes first, of n given ones, and their pre-activations."""
+        return topk_per_token(products, bias, factors, k)
+
     def products(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
         """Pre-activations without b_enc."""
         return encoder_products(x, self.b_dec, self.W_enc)
@@ -148,7 +158,7 @@ class TopKFamily(SparseAutoencoder):
         with torch.no_grad():
             active, values = self.select(self.products(x), self.config.k_at(ctx.progress))
         pre_acts = SparsePreActs(pre_acts_at(active, values, x, self.b_dec, self.W_enc, self.b_enc), active)
-        latents = pre_acts.values.relu()
+        latents = self.activate(pre_acts.values)
         x_hat, terms = self.reconstruction_terms(pre_acts, latents, x)
         if ctx.dead is not None and self.config.auxk_coefficient > 0:
             terms["auxiliary_reconstruction_loss"] = self.config.auxk_coefficient * self.auxk_loss(x, (x - x_hat).detach(), ctx.dead)
@@ -172,7 +182,7 @@ class TopKFamily(SparseAutoencoder):
         if n_dead <= k_aux:
             e_hat = (products + b_enc) @ W_dec
         else:
-            active, values = topk_per_token(products, b_enc, self.score_factors().index_select(0, which), k_aux)
+            active, values = self.best(products, b_enc, self.score_factors().index_select(0, which), k_aux)
             e_hat = sparse_decode(pre_acts_at(active, values, x, self.b_dec, W_enc, b_enc), W_dec, active)
         return min(n_dead / k_aux, 1.0) * mse(e_hat, residual)
 

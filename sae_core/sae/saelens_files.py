@@ -25,8 +25,10 @@ CFG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
 FORMAT_VERSION = "6.54.12"
 """SAELens version whose format is written; below 6.0.0 its loader drops the metadata."""
-SAELENS_FIELDS: dict[str, tuple[str, ...]] = {"standard": (), "gated": (), "jumprelu": (), "topk": ("k",)}
+SAELENS_FIELDS: dict[str, tuple[str, ...]] = {"standard": (), "gated": (), "jumprelu": (), "topk": ("k",), "abstopk": ("k",)}
 """Architectures that SAELens and we know -> fields of their configs that inference needs, beside `d_sae`."""
+RESCALED = ("topk", "abstopk")
+"""Those of them that may multiply pre-activations by decoder norms."""
 
 _VALUES: dict[str, tuple[Any, ...]] = {
     "normalize_activations": ("none", "layer_norm", None, False),
@@ -126,7 +128,7 @@ def read(directory: Path, ours: Mapping[str, Collection[str]]) -> StoredSAE:
         {name: tensor.float() for name, tensor in tensors.items()},
         factor=factors[0].float() if factors else None,
         add_b_dec=not value["apply_b_dec_to_input"],
-        rescale=architecture == "topk" and value["rescale_acts_by_decoder_norm"],
+        rescale=architecture in RESCALED and value["rescale_acts_by_decoder_norm"],
     )
     return StoredSAE(architecture, fields, cfg["d_in"], value["normalize_activations"] == "layer_norm", folded)
 
@@ -175,7 +177,7 @@ def _architecture(cfg: Mapping[str, Any], known: Mapping[str, Collection[str]]) 
         )
     content = {**kwargs, **cfg}
     fields = {key: content[key] for key in known[architecture] if key in content} | {"d_sae": cfg["d_sae"]}
-    return architecture, fields | ({"rescale_acts_by_decoder_norm": False} if architecture == "topk" else {})
+    return architecture, fields | ({"rescale_acts_by_decoder_norm": False} if architecture in RESCALED else {})
 
 
 def _problems(cfg: Mapping[str, Any], architecture: str, fields: Collection[str]) -> list[str]:

@@ -63,13 +63,25 @@ def topk_activations(z: Tensor) -> Tensor:
     return keep(z.clamp(min=0), rows + z.topk(K, dim=1).indices)
 
 
+def abstopk_activations(z: Tensor) -> Tensor:
+    rows = torch.arange(len(z)).unsqueeze(1) * z.shape[1]
+    return keep(z, rows + z.abs().topk(K, dim=1).indices)
+
+
 def batchtopk_activations(z: Tensor) -> Tensor:
     a = z.clamp(min=0)
     return keep(a, a.flatten().topk(K * len(z)).indices)
 
 
 def topk_family_terms(
-    p: Parameters, x: Tensor, activations: Callable[[Tensor], Tensor], rescale: bool, dead: Tensor, coefficient: float, widths: list[int]
+    p: Parameters,
+    x: Tensor,
+    activations: Callable[[Tensor], Tensor],
+    rescale: bool,
+    dead: Tensor,
+    coefficient: float,
+    widths: list[int],
+    signed: bool,
 ) -> Terms:
     n = row_norms(p) if rescale else torch.ones(D_SAE)
     z = hidden(p, x) * n
@@ -83,7 +95,8 @@ def topk_family_terms(
     terms |= {f"inner_mse_loss_{width}": squared_error(decode(a, width) + p["b_dec"], x) for width in widths}
     n_dead, k_aux = int(dead.sum()), D_IN // 2
     if n_dead:
-        chosen = z.where(dead, torch.full_like(z, -torch.inf)).topk(min(k_aux, n_dead), dim=1).indices
+        size = z.abs() if signed else z
+        chosen = size.where(dead, torch.full_like(z, -torch.inf)).topk(min(k_aux, n_dead), dim=1).indices
         rows = torch.arange(len(z)).unsqueeze(1) * D_SAE
         error = squared_error(decode(keep(z, rows + chosen)), (x - x_hat).detach())  # neither ReLU nor b_dec
         terms["auxiliary_reconstruction_loss"] = coefficient * min(n_dead / k_aux, 1) * error
@@ -157,15 +170,16 @@ def test_gated() -> None:
 # No dead latent; fewer than k_aux = d_in / 2 = 6, which scales the auxiliary loss down; more, of which each token uses 6.
 @pytest.mark.parametrize("n_dead", [0, 4, 11])
 @pytest.mark.parametrize("rescale", [True, False])
-@pytest.mark.parametrize("name", ["topk", "batchtopk", "matryoshka_batchtopk"])
+@pytest.mark.parametrize("name", ["topk", "abstopk", "batchtopk", "matryoshka_batchtopk"])
 def test_topk_family(name: str, rescale: bool, n_dead: int) -> None:
     dead = dead_latents(n_dead)
     widths = [10, 25] if name == "matryoshka_batchtopk" else []
-    activations = topk_activations if name == "topk" else batchtopk_activations
+    activations = {"topk": topk_activations, "abstopk": abstopk_activations}.get(name, batchtopk_activations)
     fields: dict[str, Any] = {"k": K, "rescale_acts_by_decoder_norm": rescale, "auxk_coefficient": 0.8}
     if widths:
         fields["matryoshka_widths"] = widths
-    assert_conforms(name, lambda p, x: topk_family_terms(p, x, activations, rescale, dead, 0.8, widths), dead, **fields)
+    signed = name == "abstopk"
+    assert_conforms(name, lambda p, x: topk_family_terms(p, x, activations, rescale, dead, 0.8, widths, signed), dead, **fields)
 
 
 @pytest.mark.parametrize("n_dead", [0, 4])
