@@ -14,7 +14,13 @@ from sae_core.sparse.kernels.choice import using_kernels
 from sae_core.training.loop import Learner
 from sweeps.planning.memory import group_bytes, kept_bytes, local_slot_bytes, step_bytes, weights_bytes
 
-FIELDS = {"topk": {"k": 32}, "batchtopk": {"k": 32}, "matryoshka_batchtopk": {"k": 32}}
+FIELDS = {
+    "topk": {"k": 32},
+    "abstopk": {"k": 32},
+    "hierarchical_topk": {"k": 32},
+    "batchtopk": {"k": 32},
+    "matryoshka_batchtopk": {"k": 32},
+}
 SIZES = {"off": (64, 1024, 256), "bfloat16": (256, 512, 128)}
 """d_in, d_sae, batch size: in the first, what has the shape of the batch's latents is largest; in the second, the weights are."""
 

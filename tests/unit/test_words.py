@@ -161,7 +161,7 @@ def test_intervals_in_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "label"), [("topk", "TopK"), ("p_anneal", "P anneal"), ("JumpReLU", "JumpReLU"), ("PAnneal", "PAnneal"), ("Gated", "Gated")]
+    ("name", "label"), [("topk", "TopK"), ("my_own", "My own"), ("JumpReLU", "JumpReLU"), ("PAnneal", "PAnneal"), ("Gated", "Gated")]
 )
 def test_names_of_others_keep_their_capitals(name: str, label: str) -> None:
     assert words.label(name) == label
