@@ -23,6 +23,7 @@ from sae_core.notebook import table_of
 from sae_core.plugins import defining
 from sae_core.plugins import load as load_plugins
 from sae_core.sae import saelens_files
+from sae_core.sae.formats import READERS, foreign_reader
 from sae_core.sae.normalization import Affine, Normalization, layer_norm
 from sae_core.sparse.active import ActiveLatents, active_latents
 from sae_core.sparse.kernels.choice import sparse_is_faster
@@ -328,7 +329,8 @@ class SparseAutoencoder(nn.Module, ABC):
 
     @staticmethod
     def from_pretrained(directory: str | Path, plugins: Iterable[str] = ()) -> "SparseAutoencoder":
-        """Load an SAE in inference form from a directory written by `save_pretrained` or by SAELens of any version.
+        """Load an SAE in inference form from a directory written by `save_pretrained`, by SAELens of any version, by
+        dictionary_learning or sparsify, or of Gemma Scope 1 or 2.
 
         Args:
             plugins: modules or files to import first. Those that cfg.json names are imported where its architecture is unknown.
@@ -337,18 +339,24 @@ class SparseAutoencoder(nn.Module, ABC):
             ConfigError: files are missing, damaged, or say something that is not known here. Nothing else is raised.
         """
         with border(
-            f"an SAE must be a directory with {saelens_files.CFG} and {saelens_files.WEIGHTS} as SAELens writes them, but got "
-            f"{saelens_files.shown(str(directory))}",
+            f"an SAE must be a directory with {saelens_files.CFG} and {saelens_files.WEIGHTS} as SAELens writes them, or with "
+            f"{', '.join(READERS)} and what belongs to it, but got {saelens_files.shown(str(directory))}",
             "Correct the path, put back a copy (`git lfs pull`, where files are pointers of Git LFS), or export the SAE again.",
         ):
-            load_plugins([*plugins, *saelens_files.plugins_needed(Path(directory), ARCHITECTURES)])
-            ours = {name: cls.Config.model_fields for name, cls in ARCHITECTURES.items() if cls.saelens_architecture is None}
-            stored = saelens_files.read(Path(directory), ours)
+            if (read := foreign_reader(Path(directory))) is not None:
+                load_plugins(plugins)
+                stored = read(Path(directory))
+            else:
+                load_plugins([*plugins, *saelens_files.plugins_needed(Path(directory), ARCHITECTURES)])
+                ours = {name: cls.Config.model_fields for name, cls in ARCHITECTURES.items() if cls.saelens_architecture is None}
+                stored = saelens_files.read(Path(directory), ours)
             cls = ARCHITECTURES[stored.architecture]
             try:
                 config = cls.Config.model_validate(stored.fields)
             except ValidationError as error:
-                raise ConfigError(f"cfg.json of an SAE must be valid, but in {str(directory)!r} {first_problem(error)}.") from error
+                raise ConfigError(
+                    f"the configuration of an SAE must be valid, but in {str(directory)!r} {first_problem(error)}."
+                ) from error
             with torch.device("meta"):
                 sae: SparseAutoencoder = cls(config, stored.d_in)
             wanted, found = ({name: list(tensor.shape) for name, tensor in some.items()} for some in (sae.state_dict(), stored.tensors))

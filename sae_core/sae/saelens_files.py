@@ -124,13 +124,13 @@ def read(directory: Path, ours: Mapping[str, Collection[str]]) -> StoredSAE:
         problems.append(f"`finetuning_scaling_factor` must say whether there is a scaling factor other than 1, but got {scales}")
     if problems:
         raise ConfigError("\n".join(f"{problem}, in {str(directory)!r}. Put back a copy, or export the SAE again." for problem in problems))
-    folded = _fold(
+    tensors_as_ours = folded(
         {name: tensor.float() for name, tensor in tensors.items()},
         factor=factors[0].float() if factors else None,
         add_b_dec=not value["apply_b_dec_to_input"],
         rescale=architecture in RESCALED and value["rescale_acts_by_decoder_norm"],
     )
-    return StoredSAE(architecture, fields, cfg["d_in"], value["normalize_activations"] == "layer_norm", folded)
+    return StoredSAE(architecture, fields, cfg["d_in"], value["normalize_activations"] == "layer_norm", tensors_as_ours)
 
 
 def plugins_needed(directory: Path, known: Collection[str]) -> list[str]:
@@ -206,7 +206,7 @@ def _problems(cfg: Mapping[str, Any], architecture: str, fields: Collection[str]
     return problems
 
 
-def _fold(tensors: dict[str, Tensor], *, factor: Tensor | None, add_b_dec: bool, rescale: bool) -> dict[str, Tensor]:
+def folded(tensors: dict[str, Tensor], *, factor: Tensor | None, add_b_dec: bool, rescale: bool) -> dict[str, Tensor]:
     """Tensors of the equivalent SAE that subtracts b_dec, scales nothing, and selects by pre-activations alone.
 
     Factors of latents f: W_dec <- f W_dec, latents as they were. b_dec that is not subtracted: b <- b + b_dec W_enc for every bias b of

@@ -1,0 +1,31 @@
+"""The formats that SAEs are read from, told apart by the name of the file with the weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sae_core.errors import ConfigError
+from sae_core.sae import dictionary_learning_files, gemma_scope_files, saelens_files, sparsify_files
+from sae_core.sae.saelens_files import StoredSAE
+
+READERS: dict[str, Callable[[Path], StoredSAE]] = {
+    dictionary_learning_files.WEIGHTS: dictionary_learning_files.read,
+    sparsify_files.WEIGHTS: sparsify_files.read,
+    gemma_scope_files.FIRST: gemma_scope_files.read_first,
+    gemma_scope_files.SECOND: gemma_scope_files.read_second,
+}
+"""File with the weights -> reader of the folder, of every format but SAELens', whose reader needs to know our architectures."""
+
+
+def foreign_reader(directory: Path) -> Callable[[Path], StoredSAE] | None:
+    """The reader of a folder of another program; None for SAELens' format, and where there are no weights at all.
+
+    Raises:
+        ConfigError: the folder has the weights of several formats.
+    """
+    found = [name for name in (saelens_files.WEIGHTS, *READERS) if (directory / name).is_file()]
+    if len(found) > 1:
+        raise ConfigError(
+            f"a folder must have one SAE, but {str(directory)!r} has the weights {found}, of several formats. "
+            "Move the one that you do not mean to another folder."
+        )
+    return READERS.get(found[0]) if found else None
