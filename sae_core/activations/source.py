@@ -2,7 +2,7 @@
 
 A source is one file in this package: a config class and a class registered in SOURCES. Sources know nothing of SAEs.
 Shape letters: N tokens (special tokens excluded), P predicted positions, W windows, T positions in a window, F features,
-d_in width of the activations.
+d_in width of the activations, d_out that of what is reconstructed from them, where that is something else (pairs, for transcoders).
 """
 
 import functools
@@ -52,8 +52,8 @@ class EvalChunk:
 
     x: Float[Tensor, "N d_in"]
     """Activations at the hook point, unscaled, float32, on the source's device."""
-    splice: Callable[[Sequence[Float[Tensor, "N d_in"]]], list[NextToken]] | None = None
-    """Run the rest of the language model with each of these in place of `x`; None for sources without a model."""
+    splice: Callable[[Sequence[Float[Tensor, "N d_out"]]], list[NextToken]] | None = None
+    """Run the rest of the language model with each of these in place of `y`; None for sources without a model."""
     clean: NextToken | None = None
     zero_ablated: NextToken | None = None
     """Every position of the hook point set to 0, as SAELens does."""
@@ -65,21 +65,28 @@ class EvalChunk:
     """Number of the document that each token is of, the same in every chunk; None: blocks of 128 tokens in order count as documents."""
     predicted_documents: Int[Tensor, " P"] | None = None
     """The same of each position that predicts a next token; None: as `documents` where every token does."""
+    target: Float[Tensor, "N d_out"] | None = None
+    """What transcoders reconstruct from `x`: activations at another hook point, as `x` otherwise. None: `x` itself."""
+
+    @property
+    def y(self) -> Float[Tensor, "N d_out"]:
+        """What is to be reconstructed, and what metrics compare with."""
+        return self.x if self.target is None else self.target
 
     @cached_property
-    def x_double(self) -> Float[Tensor, "N d_in"]:
-        """`x` in float64, for the sums of metrics: one for all SAEs, as the next two."""
-        return self.x.double()
+    def y_double(self) -> Float[Tensor, "N d_out"]:
+        """`y` in float64, for the sums of metrics: one for all SAEs, as the next two."""
+        return self.y.double()
 
     @cached_property
     def squared_norm(self) -> Float[Tensor, " N"]:
-        """||x||^2 per token, float64."""
-        return torch.linalg.vecdot(self.x_double, self.x_double)
+        """||y||^2 per token, float64."""
+        return torch.linalg.vecdot(self.y_double, self.y_double)
 
     @cached_property
-    def x_sum(self) -> Float[Tensor, " d_in"]:
-        """Sum of x over tokens, float64."""
-        return self.x_double.sum(dim=0)
+    def y_sum(self) -> Float[Tensor, " d_out"]:
+        """Sum of y over tokens, float64."""
+        return self.y_double.sum(dim=0)
 
     @cached_property
     def terms(self) -> dict[str, Tensor]:
@@ -138,21 +145,31 @@ class ActivationSource(ABC):
     def d_in(self) -> int:
         """Width of the activations."""
 
+    @property
+    def d_out(self) -> int | None:
+        """Width of what is reconstructed, in a source of pairs: transcoders are trained on them. None: the activations themselves."""
+        return None
+
     @abstractmethod
-    def shard(self, directory: Path, index: int) -> Float[Tensor, "N d_in"]:
+    def shard(self, directory: Path, index: int) -> Float[Tensor, "N width"]:
         """Training activations of one shard: best a sample of the whole text, not a stretch of it; rows shuffled.
 
         Returns:
-            float32, unscaled, on the CPU.
+            float32, unscaled, on the CPU; [N, d_in], of a source of pairs [N, d_in + d_out], the input's values first.
         """
 
     @abstractmethod
-    def eval_chunk(self, directory: Path, index: int, mean: Float[Tensor, " d_in"]) -> EvalChunk:
+    def eval_chunk(self, directory: Path, index: int, mean: Float[Tensor, " d_out"]) -> EvalChunk:
         """One held-out chunk.
 
         Args:
-            mean: mean training activation, for mean ablation.
+            mean: mean of what is reconstructed in training, for mean ablation.
         """
+
+    @property
+    def width(self) -> int:
+        """Numbers stored per token."""
+        return self.d_in + (self.d_out or 0)
 
     @property
     def pass_key(self) -> str | None:
@@ -174,7 +191,7 @@ class ActivationSource(ABC):
 
     def heldout(self, directory: Path, index: int) -> HeldOut:
         """The activations of one held-out chunk and their text, without the scores that `eval_chunk` adds."""
-        return HeldOut(self.eval_chunk(directory, index, torch.zeros(self.d_in)).x)
+        return HeldOut(self.eval_chunk(directory, index, torch.zeros(self.d_out or self.d_in)).x)
 
     @property
     def activations_dtype(self) -> str:
@@ -184,7 +201,7 @@ class ActivationSource(ABC):
     @property
     def bytes_per_token(self) -> int:
         """Disk for the stored activations of one token."""
-        return self.d_in * getattr(torch, self.activations_dtype).itemsize
+        return self.width * getattr(torch, self.activations_dtype).itemsize
 
     @property
     def model_bytes(self) -> int:

@@ -43,6 +43,8 @@ class LossContext:
     """Latents inactive for `dead_after_tokens`; None when there are none."""
     progress: float = 1.0
     """Fraction of the run's steps that has passed, for schedules inside a loss; 1 is the end, where they have their final values."""
+    target: Float[Tensor, "B d_out"] | None = None
+    """What a transcoder reconstructs, in the units of training; None: the batch itself."""
 
 
 @dataclass(frozen=True, slots=True)
