@@ -82,6 +82,11 @@ class ArchitectureConfig(Config):
         return self
 
     @property
+    def skips(self) -> bool:
+        """Whether the output has a part that is linear in x, beside that of the latents."""
+        return False
+
+    @property
     def sparsity_value(self) -> float:
         """Value of the field named by `sparsity_parameter`."""
         return float(getattr(self, self.sparsity_parameter))
@@ -115,6 +120,21 @@ class ArchitectureConfig(Config):
     def example(cls, d_in: int, d_sae: int) -> Self:
         """A small valid instance for `d_in`-dimensional activations: what the contract tests run."""
         raise NotImplementedError
+
+
+class TranscoderConfig(ArchitectureConfig):
+    """What an architecture has that can be a transcoder too: an SAE that reads at one place and writes at another."""
+
+    skip_connection: bool = False
+    """Whether x @ W_skip.T is added to the output of a transcoder (Paulo et al. 2025, arXiv:2501.18823)."""
+
+    @property
+    def skips(self) -> bool:
+        return self.skip_connection
+
+    @model_serializer(mode="wrap")
+    def _without_what_an_sae_lacks(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if name != "skip_connection" or value}
 
 
 class ActivationsConfig(Config):
@@ -276,7 +296,7 @@ class RunConfig(Config):
             f"`sparsity_decay` must be 0 where the coefficient is adjusted to reach `target_l0`, but got sparsity_decay={decay!r} and "
             f"target_l0={sae.target_l0}. Remove one: they would work against each other.",
         )
-        known = ARCHITECTURES[sae.architecture].parameter_names() if self.train.lr_factors else ()
+        known = ARCHITECTURES[sae.architecture].parameter_names(sae) if self.train.lr_factors else ()
         for name in sorted(self.train.lr_factors.keys() - set(known)):
             what = f"`lr_factors`: a parameter of {sae.architecture!r}"
             raise UnknownNameError.of(what, name, known, "Correct it, or give it under the architectures that have it.")

@@ -1,6 +1,8 @@
 """SparseAutoencoder: what every architecture shares. A concrete class adds `encode` and `loss`, in one file of `architectures/`.
 
-Shape letters: B tokens in the batch, d_in width of the activations, d_sae latents.
+A transcoder is one with a width of its output, `d_out`: it reads the activations of one place and reconstructs those of another.
+
+Shape letters: B tokens in the batch, d_in width of the activations, d_out of what is reconstructed (d_in, for an SAE), d_sae latents.
 Training works in normalised units (`normalization.py`); `fold` moves an SAE to the units of the model.
 """
 
@@ -46,6 +48,10 @@ class LossContext:
     target: Float[Tensor, "B d_out"] | None = None
     """What a transcoder reconstructs, in the units of training; None: the batch itself."""
 
+    def target_of(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_out"]:
+        """What is to be reconstructed from the batch x."""
+        return x if self.target is None else self.target
+
 
 @dataclass(frozen=True, slots=True)
 class LossTerms:
@@ -86,13 +92,16 @@ class StepMemory:
 
 
 class SparseAutoencoder(nn.Module, ABC):
-    """A sparse autoencoder: x -> latents -> x_hat.
+    """A sparse autoencoder, x -> latents -> x_hat; or a transcoder, x -> latents -> y_hat, where `d_out` is given.
 
     `self.training` chooses between the training and the inference behaviour of `encode`; there are no twin classes.
+    A transcoder subtracts nothing from x, and b_dec belongs to the output alone (Dunefsky et al. 2024, arXiv:2406.11944; as in SAELens and
+    circuit-tracer). With `skip_connection` it adds x @ W_skip.T to the output (Paulo et al. 2025, arXiv:2501.18823).
 
     Args:
         config: the architecture's own config.
         d_in: width of the activations.
+        d_out: width of what is reconstructed from them; None for an SAE, which reconstructs x.
         generator: decides the initial weights. On the `meta` device nothing is drawn.
     """
 
@@ -103,10 +112,15 @@ class SparseAutoencoder(nn.Module, ABC):
     """Parameters whose gradient is an estimate, not the derivative of the loss; the contract tests leave them out."""
     saelens_architecture: ClassVar[str | None] = None
     """Name under which SAELens loads the inference form; None when only we can."""
+    transcodes: ClassVar[bool] = False
+    """Whether it can be a transcoder: its pre-activations are (x - input_bias) @ W_enc + b_enc, its loss compares `output_offset(x)` plus
+    what latents add with `ctx.target_of(x)`, and its constructor takes `d_out`."""
 
     W_enc: nn.Parameter
     W_dec: nn.Parameter
     b_dec: nn.Parameter
+    W_skip: nn.Parameter | None
+    """[d_out, d_in]; None but for transcoders with a skip connection."""
     layer_norm: bool = False
     """Whether activations are layer-normed before `encode` and reconstructions brought back after `decode`. Not while training: there
     the stream has done it."""
@@ -124,35 +138,80 @@ class SparseAutoencoder(nn.Module, ABC):
                     f"`{name}` is the same for every SAE, but {cls.__name__} overrides it. Put the variation in `encode` or `loss`."
                 )
 
-    def __init__(self, config: ArchitectureConfig, d_in: int, *, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, config: ArchitectureConfig, d_in: int, d_out: int | None = None, *, generator: torch.Generator | None = None
+    ) -> None:
+        self.check_d_out(config, d_out)
         super().__init__()
         self.config = config
         self.d_in = d_in
+        self.d_out = d_out
         self.d_sae = config.d_sae
-        W_dec = torch.empty(self.d_sae, d_in)
+        width = d_in if d_out is None else d_out
+        W_dec = torch.empty(self.d_sae, width)
         if not W_dec.is_meta:
             _draw_rows(W_dec, config, generator)
         self.W_dec = nn.Parameter(W_dec)
-        rows = W_dec if config.encoder_init == "transpose" or W_dec.is_meta else _draw_rows(torch.empty_like(W_dec), config, generator)
+        is_transpose = d_out is None and config.encoder_init == "transpose"
+        rows = W_dec.clone() if is_transpose else torch.empty(self.d_sae, d_in)
+        if not (is_transpose or rows.is_meta):
+            _draw_rows(rows, config, generator)
         # (d_in, d_sae), but latent by latent in memory, like W_dec: sparse gradients are sums of rows.
-        self.W_enc = nn.Parameter(rows.clone().T)
-        self.b_dec = nn.Parameter(torch.zeros(d_in))
+        self.W_enc = nn.Parameter(rows.T)
+        self.b_dec = nn.Parameter(torch.zeros(width))
+        self.register_parameter("W_skip", nn.Parameter(torch.zeros(width, d_in)) if config.skips else None)
+
+    @classmethod
+    def check_d_out(cls, config: ArchitectureConfig, d_out: int | None) -> None:
+        """Make sure that this architecture can be what is asked for, an SAE (`d_out` is None) or a transcoder.
+
+        Raises:
+            ConfigError: a transcoder of an architecture that is for SAEs alone, or a skip connection in an SAE.
+        """
+        if d_out is not None and not cls.transcodes:
+            able = [name for name, other in ARCHITECTURES.items() if other.transcodes]
+            raise ConfigError(
+                f"`architecture` of a transcoder must be one of {able}, but got {config.architecture!r}. Choose one of them, or leave out "
+                "`hook_out`, to train SAEs."
+            )
+        if d_out is None and config.skips:
+            raise ConfigError(
+                "`skip_connection` must be left to transcoders, but got skip_connection=True for an SAE, which would learn to copy. Leave "
+                "it out, or give `hook_out`, where a transcoder writes."
+            )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """What the constructor takes beside the config: d_in, and d_out where it is a transcoder."""
+        return (self.d_in,) if self.d_out is None else (self.d_in, self.d_out)
+
+    @property
+    def input_bias(self) -> Float[Tensor, " d_in"]:
+        """What is subtracted from x before W_enc: b_dec, and zeros in a transcoder."""
+        return self.b_dec if self.d_out is None else self.W_enc.new_zeros(self.d_in)
+
+    def output_offset(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "*B d_out"]:
+        """What is reconstructed of x without any latent: b_dec, and x @ W_skip.T where there is a skip connection."""
+        return self.b_dec if self.W_skip is None else x @ self.W_skip.T + self.b_dec
 
     def extra_repr(self) -> str:
         """Sizes, and the fields of the config that are not its defaults: what `repr` shows."""
-        fields = {"d_in": self.d_in, "d_sae": self.d_sae, **self.config.model_dump(exclude_defaults=True, exclude={"architecture"})}
+        sizes = dict(zip(("d_in", "d_out"), self.sizes, strict=False))
+        fields = {**sizes, "d_sae": self.d_sae, **self.config.model_dump(exclude_defaults=True, exclude={"architecture"})}
         return ", ".join(f"{name}={value!r}" for name, value in fields.items())
 
     def _repr_html_(self) -> str:
         facts = {
             "d_in": f"{self.d_in:,}",
+            "d_out": "" if self.d_out is None else f"{self.d_out:,}",
             "d_sae": f"{self.d_sae:,}",
             "parameters": f"{sum(parameter.numel() for parameter in self.parameters()):,}",
             "form": "training" if self.training else "inference",
             "activations": "layer-normed first" if self.layer_norm else "",
             **self.config.model_dump(exclude_defaults=True, exclude={"architecture", "d_sae"}),
         }
-        return table_of(f"{type(self).__name__} SAE ({self.config.architecture})", facts)
+        kind = "SAE" if self.d_out is None else "transcoder"
+        return table_of(f"{type(self).__name__} {kind} ({self.config.architecture})", facts)
 
     @abstractmethod
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
@@ -166,8 +225,8 @@ class SparseAutoencoder(nn.Module, ABC):
         """Training loss of a batch, in squared units of the scaled activations."""
 
     @final
-    def decode(self, latents: Float[Tensor, "B d_sae"]) -> Float[Tensor, "B d_in"]:
-        """x_hat = latents @ W_dec + b_dec."""
+    def decode(self, latents: Float[Tensor, "B d_sae"]) -> Float[Tensor, "B d_out"]:
+        """latents @ W_dec + b_dec: the reconstruction, but for what a skip connection adds (`reconstruct`)."""
         return latents @ self.W_dec + self.b_dec
 
     @final
@@ -187,20 +246,26 @@ class SparseAutoencoder(nn.Module, ABC):
             )
 
     @final
-    def forward(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_in"]:
-        """The reconstruction of x."""
+    def forward(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_out"]:
+        """The reconstruction of x, or what a transcoder makes of it."""
         return self.reconstruct(x)[1]
 
     @final
-    def reconstruct(self, x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_sae"], Float[Tensor, "B d_in"]]:
-        """Latents and reconstruction of x, in the units of x, whether or not tokens are layer-normed on the way."""
+    def reconstruct(self, x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_sae"], Float[Tensor, "B d_out"]]:
+        """Latents and reconstruction of x, in the units of x, whether or not tokens are layer-normed on the way.
+
+        Of a transcoder: latents and output, the skip connection's part too, in the units of what it reconstructs.
+        """
         y, in_units_of_x = self._normed(x)
         latents = self.encode(y)
-        return latents, in_units_of_x(self.decode(latents))
+        return latents, in_units_of_x(self._with_skip(y, self.decode(latents)))
+
+    def _with_skip(self, x: Float[Tensor, "B d_in"], decoded: Float[Tensor, "B d_out"]) -> Float[Tensor, "B d_out"]:
+        return decoded if self.W_skip is None else decoded + x @ self.W_skip.T
 
     @final
     @torch.no_grad()
-    def reconstruct_sparse(self, x: Float[Tensor, "B d_in"]) -> tuple[ActiveLatents, Float[Tensor, " N"], Float[Tensor, "B d_in"]]:
+    def reconstruct_sparse(self, x: Float[Tensor, "B d_in"]) -> tuple[ActiveLatents, Float[Tensor, " N"], Float[Tensor, "B d_out"]]:
         """As `reconstruct`, with a list of the latents that are not 0 in place of all; they are decoded from it where that is faster.
 
         Returns:
@@ -210,13 +275,13 @@ class SparseAutoencoder(nn.Module, ABC):
         if not sparse_is_faster(x):
             latents = self.encode(y)
             active, values = active_latents(latents)
-            return active, self._added(x, active, values), in_units_of_x(self.decode(latents))
+            return active, self._added(x, active, values), in_units_of_x(self._with_skip(y, self.decode(latents)))
         active, values = self.encode_sparse(y)
         if values.numel() <= SPARSE_FRACTION * len(x) * self.d_sae:
             x_hat = sparse_decode(values, self.W_dec, active) + self.b_dec
         else:
             x_hat = self.decode(active.dense(values))
-        return active, self._added(x, active, values), in_units_of_x(x_hat)
+        return active, self._added(x, active, values), in_units_of_x(self._with_skip(y, x_hat))
 
     def _added(self, x: Float[Tensor, "B d_in"], active: ActiveLatents, values: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
         """Latents in the units of x."""
@@ -246,7 +311,8 @@ class SparseAutoencoder(nn.Module, ABC):
 
         Read off a new SAE, so that an architecture needs to say nothing.
         """
-        fresh = type(self)(self.config, 1, generator=torch.Generator())  # of width 1, so that no other parameter has this shape
+        ones = (1,) * len(self.sizes)  # so that no other parameter has this shape
+        fresh = type(self)(self.config, *ones, generator=torch.Generator())
         values = {name: parameter.detach() for name, parameter in fresh.named_parameters() if name != "b_dec"}
         return {name: value.to(self.W_dec.device) for name, value in values.items() if value.shape == (self.d_sae,)}
 
@@ -256,10 +322,10 @@ class SparseAutoencoder(nn.Module, ABC):
         return StepMemory()
 
     @classmethod
-    def parameter_names(cls) -> tuple[str, ...]:
-        """Names of the parameters, the keys of `lr_factors`. They do not depend on the config."""
+    def parameter_names(cls, config: ArchitectureConfig) -> tuple[str, ...]:
+        """Names of the parameters, the keys of `lr_factors`. They depend on nothing but whether there is a skip connection."""
         with torch.device("meta"):
-            return tuple(name for name, _ in cls(cls.Config.example(8, 16), 8).named_parameters())
+            return tuple(name for name, _ in cls(config, 8, *([8] if config.skips else [])).named_parameters())
 
     def lr_factors(self) -> dict[str, float]:
         """Parameters whose learning rate differs from the common one: name -> factor."""
@@ -272,12 +338,18 @@ class SparseAutoencoder(nn.Module, ABC):
             autocast: multiply in bfloat16, as in training where it was asked for.
         """
 
+    @property
+    def inference_architecture(self) -> str:
+        """Architecture, one of those registered here, of the inference form."""
+        return self.saelens_architecture or self.config.architecture
+
     def to_inference(self) -> "SparseAutoencoder":
-        """The equivalent SAE to evaluate and export, of the architecture `saelens_architecture` where there is one. A copy."""
-        if self.saelens_architecture in (None, self.config.architecture):
+        """The equivalent SAE to evaluate and export, of the architecture `inference_architecture`. A copy."""
+        if self.inference_architecture == self.config.architecture:
             return copy.deepcopy(self).eval()
-        cls = ARCHITECTURES[self.saelens_architecture]
-        sae: SparseAutoencoder = cls(cls.Config(d_sae=self.d_sae), self.d_in)
+        cls = ARCHITECTURES[self.inference_architecture]
+        skip = {"skip_connection": True} if self.config.skips else {}
+        sae: SparseAutoencoder = cls(cls.Config(d_sae=self.d_sae, **skip), *self.sizes)
         sae.load_state_dict(self.inference_weights())
         return sae.to(self.W_dec.device).eval()
 
@@ -315,7 +387,7 @@ class SparseAutoencoder(nn.Module, ABC):
         Raises:
             ConfigError: the SAE is in a training form that SAELens does not know, or a weight is not finite.
         """
-        architecture = self.saelens_architecture or self.config.architecture
+        architecture = self.inference_architecture
         if architecture != self.config.architecture:
             raise ConfigError(
                 f"an SAE must be in inference form to be saved, but got architecture={self.config.architecture!r}. "
