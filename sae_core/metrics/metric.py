@@ -54,6 +54,8 @@ class Observation:
     """Number of the chunk, from 0: what needs no tokens is measured on the first."""
     b_dec: Float[Tensor, " d_out"] | None = None
     """What the SAE adds to every reconstruction. None where y and W_dec are not in the same units: SAEs that normalize each token."""
+    without_latents: Float[Tensor, "N d_out"] | None = None
+    """What a transcoder with a skip connection makes of x with all latents 0; None for all others."""
     terms_of: dict[str, Terms] = field(default_factory=dict, init=False, repr=False)
     """Metric -> terms of its own, once computed: `RatioOfSums.own_terms`."""
 

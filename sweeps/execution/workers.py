@@ -118,7 +118,7 @@ class SourceWorker:
         from sae_core.evaluation import evaluate_chunk
 
         node = {**provenance.node(), "arithmetic": eval_arithmetic(self.device, sources[0][0])}
-        means = [torch.tensor(read_manifest(Path(cache)).mean) for _, cache in sources]
+        means = [torch.tensor(read_manifest(Path(cache)).target_mean) for _, cache in sources]
         loaded, to_measure = (
             self._sources([config for config, _ in sources]),
             _saes(tuple(tuple(some.items()) for some in saes), self.device),

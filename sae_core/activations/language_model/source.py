@@ -1,5 +1,6 @@
 """Activations of a language model on real text: the main source.
 
+With a `hook_out` it is a source of pairs, for transcoders: what is at the hook point, and what is at `hook_out` on the same tokens.
 `prepare` leaves the tokens of all windows (`TokenFile`), those for training in a fixed random order, so that each shard is a sample of the
 whole text. Everything else runs the model on a slice of them. Sources that differ in nothing but their hook point are read in one pass.
 Shape letters: W windows, T positions in a window, N tokens that are not special, d_in width of the hook point.
@@ -7,6 +8,7 @@ Shape letters: W windows, T positions in a window, N tokens that are not special
 
 import functools
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -72,7 +74,7 @@ class LanguageModelSource(ActivationSource):
 
     @property
     def pass_key(self) -> str:
-        return _hash({**self.config.model_dump(mode="json"), "model": self.config.model.model_dump(exclude={"hook_point"})})
+        return _hash({**self.config.model_dump(mode="json"), "model": self.config.model.model_dump(exclude={"hook_point", "hook_out"})})
 
     def beside(self, first: ActivationSource) -> None:
         assert isinstance(first, LanguageModelSource), f"{first=}"
@@ -82,13 +84,29 @@ class LanguageModelSource(ActivationSource):
     def d_in(self) -> int:
         return self._spec.d_in(self.config.model.hook_point)
 
+    @cached_property
+    def d_out(self) -> int | None:
+        model = self.config.model
+        if model.hook_out is None:
+            return None
+        try:
+            width = self._spec.d_in(model.hook_out)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("`model.hook_point`", "`model.hook_out`")) from error
+        if self._spec.place(model.hook_out) == self._spec.place(model.hook_point):
+            raise ConfigError(
+                f"`model.hook_out` must be another place than the one that is read, but got {model.hook_out!r}, which is where "
+                f"{model.hook_point!r} is. Leave it out to train SAEs."
+            )
+        return width
+
     @property
     def model_bytes(self) -> int:
         return int(self._spec.n_weights * self.config.model.bytes_per_weight) // max(1, self.n_gpus)
 
     @property
     def flops_per_token(self) -> float:
-        return self._spec.flops_below(self.config.model.hook_point)
+        return max(self._spec.flops_below(hook_point) for hook_point in self.config.model.hook_points)
 
     @property
     def shard_tokens(self) -> int:
@@ -117,9 +135,6 @@ class LanguageModelSource(ActivationSource):
         return {field: found}
 
     def check(self) -> None:
-        if self._first is not None:  # it has checked the rest
-            self.d_in  # noqa: B018 - it raises
-            return
         problems: list[str] = []
 
         def collect(*requirements: Callable[[], object]) -> None:
@@ -133,10 +148,12 @@ class LanguageModelSource(ActivationSource):
         d_vocab = None
         if not problems:
             d_vocab = self._spec.d_vocab
-            collect(self._check_context, lambda: self.d_in, self._window_maker)
+            collect(lambda: self.d_in, lambda: self.d_out)
+        if not problems and self._first is None:  # else it has checked the rest
+            collect(self._check_context, self._window_maker)
             collect(lambda: loading.check_packages(self.config.model))
             collect(lambda: loading.check_weights(self.config.model.name, self._spec.model))
-        problems += dataset.problems(self.config.data, d_vocab)
+        problems += dataset.problems(self.config.data, d_vocab) if self._first is None else []
         if problems:
             raise ConfigError("\n".join(problems))
 
@@ -175,6 +192,8 @@ class LanguageModelSource(ActivationSource):
             "heldout": hashlib.sha256(heldout.numpy().tobytes()).hexdigest(),
             "special_ids": special_ids,
         }
+        if model.hook_out is not None:
+            content["hook_out"] = model.hook_out
         if model.quantization is not None:
             content["quantization"] = model.quantization
         if not model.prepend_bos or may_be_shorter(heldout):  # else BOS at each start shows how long windows are
@@ -243,17 +262,23 @@ class LanguageModelSource(ActivationSource):
         model = self._model_at(sources)
         rows = self._read(model, tokens, keep, on="cpu")
         where = f"training windows {start} to {start + len(tokens) - 1}"
-        for source, x in zip(sources, rows, strict=True):
-            self._check_finite("activations", x, where, source.config.model.hook_point)
+        for hook_point, x in zip((name for source in sources for name in source.config.model.hook_points), rows, strict=True):
+            self._check_finite("activations", x, where, hook_point)
         if index == 0:  # what is wrong above the hook points is found before anything is trained
             above = model.run(tokens[:1].to(self.device))[1][0]
             self._check_finite("logits", model.logits(above), "the first training window", self.config.model.hook_point)
         order = torch.randperm(len(rows[0]), generator=torch.Generator().manual_seed(seed_of("shard", index)))
-        return [torch.nn.functional.embedding(order, x) for x in rows]  # whole rows: twice as fast as x[order]
+        at_each = iter(rows)
+        found = []
+        for source in sources:
+            parts = [next(at_each) for _ in source.config.model.hook_points]
+            x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            found.append(torch.nn.functional.embedding(order, x))  # whole rows: twice as fast as x[order]
+        return found
 
     def _model_at(self, sources: Sequence[ActivationSource]) -> HookedModel:
-        """The model, at the hook points of these sources."""
-        return self.model.at([self._spec.place(source.config.model.hook_point) for source in sources])
+        """The model, at the hook points of these sources; of a source of pairs at its input and then its output."""
+        return self.model.at([self._spec.place(name) for source in sources for name in source.config.model.hook_points])
 
     def _read(self, model: HookedModel, tokens: Int[Tensor, "W T"], keep: Bool[Tensor, "W T"], on: str) -> list[Float[Tensor, "N _"]]:
         """Activations at the positions kept, at each hook point, on a device."""
@@ -268,7 +293,7 @@ class LanguageModelSource(ActivationSource):
         tokens = TokenFile(directory)
         return -(-tokens.n_windows("heldout") // tokens.chunk_windows)
 
-    def eval_chunk(self, directory: Path, index: int, mean: Float[Tensor, " d_in"]) -> EvalChunk:
+    def eval_chunk(self, directory: Path, index: int, mean: Float[Tensor, " d_out"]) -> EvalChunk:
         return self.eval_chunks(directory, index, [self], [mean])[0]
 
     def eval_chunks(
@@ -280,20 +305,24 @@ class LanguageModelSource(ActivationSource):
         clean = CleanText(self._model_at(sources), tokens.to(self.device), keep.to(self.device))
         where = f"held-out windows {start} to {start + len(tokens) - 1}"
         documents = file.documents(start, len(tokens))
-        chunks = []
-        for number, (source, mean) in enumerate(zip(sources, means, strict=True)):
-            text, hook_point = clean.at(number), source.config.model.hook_point
-            self._check_finite("activations", text.x, where, hook_point)
-            self._check_finite("cross-entropies", text.clean.ce, where, hook_point)
+        chunks, numbers = [], itertools.count()
+        for source, mean in zip(sources, means, strict=True):
+            hook_points = source.config.model.hook_points
+            texts = [clean.at(next(numbers)) for _ in hook_points]
+            for text, hook_point in zip(texts, hook_points, strict=True):
+                self._check_finite("activations", text.x, where, hook_point)
+            text = texts[-1]  # where reconstructions go
+            self._check_finite("cross-entropies", text.clean.ce, where, hook_points[-1])
             chunks.append(
                 EvalChunk(
-                    text.x,
+                    texts[0].x,
                     text.splice,
                     text.clean,
                     text.zero_ablated(),
                     text.mean_ablated(mean),
                     documents=documents[keep],
                     predicted_documents=documents[:, :-1][keep[:, :-1]],  # the last position of a window has no next token
+                    target=text.x if len(texts) > 1 else None,
                 )
             )
         return chunks
@@ -326,6 +355,7 @@ class LanguageModelSource(ActivationSource):
         return {
             "model_name": model.name,
             "hook_name": model.hook_point,
+            **({"hook_name_out": model.hook_out} if model.hook_out else {}),
             "hook_head_index": None,
             "context_size": model.context_size,
             "prepend_bos": model.prepend_bos,
