@@ -34,7 +34,7 @@ class ActivationStream(Protocol):
 
     d_in: int
     """Width of the activations."""
-    d_out: int | None
+    d_out: int | None = None
     """Width of what transcoders reconstruct from them; None: the stream is of activations, not of pairs."""
     normalization: Normalization
     """What was applied to the activations; a `PairNormalization` in a stream of pairs."""
@@ -45,6 +45,15 @@ class ActivationStream(Protocol):
         [B, d_in]; of pairs [B, d_in + d_out], the input's values first.
         """
         ...
+
+
+def split_pairs(
+    batch: Float[Tensor, "B width"], stream: ActivationStream
+) -> tuple[Float[Tensor, "B d_in"], Float[Tensor, "B d_out"] | None]:
+    """What an SAE or transcoder reads of a batch, and what a transcoder is to make of it; the latter is None in a stream of activations."""
+    if stream.d_out is None:
+        return batch, None
+    return batch[:, : stream.d_in].contiguous(), batch[:, stream.d_in :].contiguous()
 
 
 def shuffled_rows(shard_tokens: Sequence[int], data_seed: int, start: int) -> Iterator[tuple[int, Int[Tensor, " N"]]]:

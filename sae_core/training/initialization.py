@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_core.activations.stream import ActivationStream
+from sae_core.activations.stream import ActivationStream, split_pairs
 from sae_core.config.run import ArchitectureConfig, RunConfig
 from sae_core.errors import ConfigError
 from sae_core.sae.base import SEARCH_START_NORM, LossContext, SparseAutoencoder
@@ -38,11 +38,23 @@ class Sample:
     def __init__(self, stream: ActivationStream) -> None:
         self._stream = stream
 
-    @cached_property
+    @property
     def x(self) -> Float[Tensor, "N d_in"]:
+        """What is read."""
+        return self._parts[0]
+
+    @property
+    def y(self) -> Float[Tensor, "N d_out"]:
+        """What is reconstructed: x itself, of pairs the target."""
+        x, target = self._parts
+        return x if target is None else target
+
+    @cached_property
+    def _parts(self) -> tuple[Tensor, Tensor | None]:
         batches = self._stream.batches(0)
         first = next(batches)
-        return torch.cat([first, *islice(batches, SAMPLE_TOKENS // len(first) - 1 if len(first) <= SAMPLE_TOKENS else 0)])
+        rows = torch.cat([first, *islice(batches, SAMPLE_TOKENS // len(first) - 1 if len(first) <= SAMPLE_TOKENS else 0)])
+        return split_pairs(rows, self._stream)
 
     @cached_property
     def mean(self) -> Float[Tensor, " d_in"]:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_core.activations.stream import ActivationStream
+from sae_core.activations.stream import ActivationStream, split_pairs
 from sae_core.config.run import ARCHITECTURES, RunConfig
 from sae_core.errors import ConfigError, facts_of, is_out_of_memory
 from sae_core.layout import RunPaths
@@ -30,6 +30,7 @@ from sae_core.training.initialization import Sample, initialize, needs_sample
 from sae_core.training.optim import Adam, lr_factor
 from sae_core.training.resampling import resample
 from sae_core.training.sparsity import L0Controller, sparsity_scale
+from sae_core.training.transcoders import check_kind
 from sae_core.watchdog import beat
 
 HISTORY_ROWS = 100
@@ -100,10 +101,11 @@ class Learner:
     """By an order, after a checkpoint."""
 
     @classmethod
-    def start(cls, run: RunConfig, d_in: int, device: torch.device) -> "Learner":
-        """A run at step 0. The seed decides the initial weights, the same on every device."""
+    def start(cls, run: RunConfig, d_in: int, device: torch.device, d_out: int | None = None) -> "Learner":
+        """A run at step 0; with `d_out` a transcoder. The seed decides the initial weights, the same on every device."""
         generator = torch.Generator().manual_seed(run.seed)
-        sae = ARCHITECTURES[run.sae.architecture](run.sae, d_in, generator=generator).to(device).train()
+        sizes = (d_in,) if d_out is None else (d_in, d_out)
+        sae = ARCHITECTURES[run.sae.architecture](run.sae, *sizes, generator=generator).to(device).train()
         optimizer = Adam(sae, run.train)
         tokens = torch.zeros(run.sae.d_sae, dtype=torch.int64, device=device)
         sum_of_norms, target = torch.zeros((), device=device), run.sae.target_l0
@@ -135,8 +137,11 @@ class Learner:
     def _autocasts(self) -> bool:
         return self.run.train.autocast == "bfloat16"
 
-    def train_step(self, x: Float[Tensor, "B d_in"]) -> None:
+    def train_step(self, x: Float[Tensor, "B d_in"], target: Float[Tensor, "B d_out"] | None = None) -> None:
         """One optimizer step on a batch.
+
+        Args:
+            target: what a transcoder is to make of x.
 
         Raises:
             DivergedError: seen at history rows, so up to n_steps / HISTORY_ROWS steps late.
@@ -147,7 +152,7 @@ class Learner:
         scale = sparsity_scale(self.step, n_steps, config) * (self.controller.factor if self.controller else 1.0)
         dead = self.tokens_since_active >= config.dead_after_tokens
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self._autocasts):
-            loss = self.sae.loss(x, LossContext(scale, dead if self._any_dead() else None, self.step / n_steps))
+            loss = self.sae.loss(x, LossContext(scale, dead if self._any_dead() else None, self.step / n_steps, target))
         loss.total.backward()
         self.sum_of_norms += self.optimizer.step(lr, config.max_grad_norm)
         self.tokens_since_active += x.shape[0]
@@ -250,12 +255,14 @@ def train_group(
         One result a run, in the order of `runs`, but none of a stopped one; a diverged run has an `error` and no SAE.
 
     Raises:
-        ConfigError: a run asks for another normalisation than the stream's.
+        ConfigError: a run asks for another normalisation than the stream's, or cannot be trained on what the stream is of.
         MemoryError: there is no memory for all of them together; or another exception for which `is_out_of_memory` is true.
     """
     device = torch.device(device)
     _check_normalisation(runs, stream)
-    learners = [Learner.start(run, stream.d_in, device) for run in runs]
+    for run in runs:
+        check_kind(run, stream.d_out)
+    learners = [Learner.start(run, stream.d_in, device, stream.d_out) for run in runs]
     for learner in learners:
         if directory and (found := read_checkpoint(RunPaths(directory / learner.run.run_id).checkpoint, like=learner.state()[0])):
             learner.restore(*found)
@@ -268,7 +275,7 @@ def train_group(
     for learner in ended:
         beat()
         if learner.error is None:
-            learner.calibrate(stream.batches(0))
+            learner.calibrate(split_pairs(batch, stream)[0] for batch in stream.batches(0))
     return [learner.result(stream.normalization) for learner in ended]
 
 
@@ -301,11 +308,12 @@ def _train(
     last_checkpoint = time.monotonic()
     while active := [learner for learner in learners if not learner.done]:
         beat()
-        step, x = next(batches)
+        step, batch = next(batches)
+        x, target = split_pairs(batch, stream)
         for learner in active:
             if learner.step == step:
                 try:
-                    learner.train_step(x)
+                    learner.train_step(x, target)
                 except Exception as error:  # the boundary of a run: whatever broke it is its own record
                     if len(learners) > 1 and is_out_of_memory(type(error).__name__, str(error)):
                         raise  # of all of them together
