@@ -88,7 +88,7 @@ def _layers(runs: "Sequence[Chosen]") -> "tuple[list[Chosen], tuple[str, str]]":
     if len(hooks) > 1:
         got = "; ".join(f"{' -> '.join(pair)} of {', '.join(ids)}" for pair, ids in hooks.items())
         raise ConfigError(
-            f"all layers of a set must read and write at the same hook points of a block, but got {got}. Name others with `--run`."
+            f"all layers of a set must have the same hook points in their blocks, but got {got}. Name one run per layer with `--run`."
         )
     return [by_layer[layer][0] for layer in range(n_layers)], next(iter(hooks))
 
