@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -62,15 +63,18 @@ class ArchitectureConfig(Config):
     d_sae: Count
     """Number of latents."""
     decoder_init: Literal["random", "data"] = "random"
-    """Directions of the decoder rows at the start: random, or tokens of the data minus b_dec (saev's datapoint initialisation)."""
+    """Directions of the decoder rows at the start: random, or tokens of the data minus b_dec (saev's datapoint initialisation). A
+    definition of transcoders that does not say takes data."""
     decoder_init_norm: Positive | Literal["search"] = 0.1
     """Norm of each decoder row at the start (SAELens: 0.1; Anthropic April 2024: 0.05 to 1); search: the one of a grid from 0.05 to 2
     with which the SAE reconstructs a sample best (as in Language-Model-SAEs)."""
     encoder_init: Literal["transpose", "independent"] = "transpose"
     """W_enc at the start: the transpose of W_dec (Gao et al. 2024, arXiv:2406.04093), or random itself, its columns with the norms of the
-    decoder rows (Bricken et al. 2023 draw both)."""
+    decoder rows (Bricken et al. 2023 draw both). In place of the transpose, that of a transcoder reads the tokens that the decoder rows
+    are of, where `decoder_init` is data, and is independent where that is random."""
     b_dec_init: Literal["zeros", "mean", "geometric_median"] = "zeros"
-    """b_dec at the start: zeros (SAELens), or the mean or the geometric median of a sample (Bricken et al. 2023; Gao et al. 2024)."""
+    """b_dec at the start: zeros (SAELens), or the mean or the geometric median of a sample (Bricken et al. 2023; Gao et al. 2024). A
+    definition of transcoders that does not say takes the mean."""
     target_l0: Positive | None = None
     """L0 wanted. Where a coefficient sets the sparsity, it is only the start: it is adjusted while the SAE trains (docs/sparsity.md)."""
 
@@ -124,6 +128,9 @@ class ArchitectureConfig(Config):
 
 class TranscoderConfig(ArchitectureConfig):
     """What an architecture has that can be a transcoder too: an SAE that reads at one place and writes at another."""
+
+    transcoder_start: ClassVar[Mapping[str, str]] = MappingProxyType({"decoder_init": "data", "b_dec_init": "mean"})
+    """Initial values of transcoders where a definition does not say: what trained best (docs/transcoders.md)."""
 
     skip_connection: bool = False
     """Whether x @ W_skip.T is added to the output of a transcoder (Paulo et al. 2025, arXiv:2501.18823)."""

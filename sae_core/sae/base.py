@@ -25,7 +25,7 @@ from sae_core.notebook import table_of
 from sae_core.plugins import defining
 from sae_core.plugins import load as load_plugins
 from sae_core.sae import saelens_files
-from sae_core.sae.normalization import Affine, Normalization, layer_norm
+from sae_core.sae.normalization import Affine, Normalization, PairNormalization, layer_norm
 from sae_core.sparse.active import ActiveLatents, active_latents
 from sae_core.sparse.kernels.choice import sparse_is_faster
 from sae_core.sparse.pre_acts import SPARSE_FRACTION, DensePreActs, PreActs, sparse_decode
@@ -119,6 +119,8 @@ class SparseAutoencoder(nn.Module, ABC):
     W_enc: nn.Parameter
     W_dec: nn.Parameter
     b_dec: nn.Parameter
+    b_enc: nn.Parameter
+    """[d_sae]; only some architectures have it, among them all that transcode."""
     W_skip: nn.Parameter | None
     """[d_out, d_in]; None but for transcoders with a skip connection."""
     layer_norm: bool = False
@@ -363,16 +365,29 @@ class SparseAutoencoder(nn.Module, ABC):
 
         Affine, y = (x - mean) @ M: W_enc <- M @ W_enc, W_dec <- W_dec @ M^-1, b_dec <- b_dec @ M^-1 + mean; biases and thresholds of
         latents stay. Layer norm is another map for each token, which no weights do: it stays with the SAE at run time.
+        A transcoder has an affine map at either end (`PairNormalization`): W_enc takes the input's, W_dec and b_dec the target's, W_skip
+        both. It subtracts nothing from x, so that a mean of the input goes into b_enc, and, past the latents, into b_dec.
         """
         assert not self.layer_norm, "layer norm comes first of all: nothing can be folded in after it"
-        if not isinstance(normalization, Affine):
+        assert (self.d_out is not None) == isinstance(normalization, PairNormalization), "pairs are for transcoders, and for them alone"
+        if isinstance(normalization, PairNormalization):
+            read, written = normalization.input, normalization.target
+        elif isinstance(normalization, Affine):
+            read = written = normalization
+        else:
             self.layer_norm = True
             return
-        self.W_enc.copy_(normalization.map_encoder(self.W_enc))
-        self.W_dec.copy_(normalization.map_decoder(self.W_dec))
-        self.b_dec.copy_(normalization.map_decoder(self.b_dec[None])[0])
-        if normalization.mean is not None:
-            self.b_dec += normalization.mean
+        self.W_enc.copy_(read.map_encoder(self.W_enc))
+        self.W_dec.copy_(written.map_decoder(self.W_dec))
+        self.b_dec.copy_(written.map_decoder(self.b_dec[None])[0])
+        if self.W_skip is not None:
+            self.W_skip.copy_(written.map_decoder(read.map_encoder(self.W_skip.T)).T)
+        if self.d_out is not None and read.mean is not None:
+            self.b_enc -= (read.mean.double() @ self.W_enc.double()).float()
+            if self.W_skip is not None:
+                self.b_dec -= (self.W_skip.double() @ read.mean.double()).float()
+        if written.mean is not None:
+            self.b_dec += written.mean
 
     def saelens_fields(self) -> dict[str, Any]:
         """Fields beyond the common ones that SAELens' cfg.json needs for this architecture."""
@@ -394,11 +409,13 @@ class SparseAutoencoder(nn.Module, ABC):
                 "Save what its `to_inference()` returns."
             )
         self.check_finite()
-        normalize_activations = "layer_norm" if self.layer_norm else "none"
-        cfg = {"architecture": architecture, "d_in": self.d_in, "d_sae": self.d_sae, "normalize_activations": normalize_activations}
+        cfg = saelens_files.cfg_of(
+            architecture, self.saelens_fields(), d_in=self.d_in, d_out=self.d_out, d_sae=self.d_sae, skips=self.config.skips
+        )
+        cfg["normalize_activations"] = "layer_norm" if self.layer_norm else "none"
         origin = [plugin.location for plugin in defining([type(self)])]
         metadata = {**(metadata or {}), **({"plugins": origin} if origin else {})}
-        saelens_files.write(Path(directory), {**cfg, **self.saelens_fields()}, self.state_dict(), metadata)
+        saelens_files.write(Path(directory), cfg, self.state_dict(), metadata)
 
     @staticmethod
     def from_pretrained(directory: str | Path, plugins: Iterable[str] = ()) -> "SparseAutoencoder":
@@ -424,7 +441,7 @@ class SparseAutoencoder(nn.Module, ABC):
             except ValidationError as error:
                 raise ConfigError(f"cfg.json of an SAE must be valid, but in {str(directory)!r} {first_problem(error)}.") from error
             with torch.device("meta"):
-                sae: SparseAutoencoder = cls(config, stored.d_in)
+                sae: SparseAutoencoder = cls(config, stored.d_in, *([] if stored.d_out is None else [stored.d_out]))
             wanted, found = ({name: list(tensor.shape) for name, tensor in some.items()} for some in (sae.state_dict(), stored.tensors))
             if found != wanted:
                 raise ConfigError(
