@@ -51,7 +51,7 @@ def run_stages(
     progress.capacity = executor.capacity
     done = {run_id for run_id, record in store.records().items() if record.status != "trained"}
     for group in passes(inputs):
-        store.note_stage("harvest", _harvest(group, store, executor, progress, orders))
+        store.note_stage("harvest", harvest_stage(group, store, executor, progress, orders))
     executor.pool.close()  # trials need the slots
     work.begin(executor.n_slots, executor.slot_bytes)
     progress.stage(work.stage, work.n_tokens, "tokens")
@@ -88,7 +88,9 @@ def _train(training: Training, executor: Executor, store: Store) -> None:
         raise KeyboardInterrupt
 
 
-def _harvest(group: Sequence[SharedActivations], store: Store, executor: Executor, progress: SweepProgress, orders: OrdersFile) -> float:
+def harvest_stage(
+    group: Sequence[SharedActivations], store: Store, executor: Executor, progress: SweepProgress, orders: OrdersFile
+) -> float:
     """Make the shards that are missing, on all slots, each for all hook points at once. Returns seconds."""
     missing = [
         index for index in range(group[0].n_shards) if not all(is_complete(shared.cache, index, shared.n_stored) for shared in group)

@@ -94,6 +94,18 @@ class SourceWorker:
         with expected():
             return sum(harvest_together([(source, Path(cache), n) for source, (_, cache, n) in zip(loaded, sources, strict=True)], index))
 
+    def compare(self, index: int, sources: Sequence[tuple[dict[str, Any], str]]) -> list[float]:
+        """Make a stored training shard of sources with one `pass_key` again: see `comparison.differences`.
+
+        Args:
+            sources: config and cache of each.
+        """
+        from sae_core.activations.comparison import differences
+
+        loaded = self._sources([config for config, _ in sources])
+        with expected():
+            return differences([(source, Path(cache)) for source, (_, cache) in zip(loaded, sources, strict=True)], index)
+
     def _sources(self, configs: Sequence[dict[str, Any]]) -> list[ActivationSource]:
         from sae_core.activations.source import kept_sources
 

@@ -85,6 +85,7 @@ def test_every_command_prints_what_is_documented(launched, tmp_path, monkeypatch
     two = write_sweep(tmp_path / "two", realistic_records((0, 1))[:16], n_documents=12)
     finished = next(run.name for run in (sweep / "runs").glob("topk-*"))
     arguments = {
+        "harvest": [definition, "--results", tmp_path / "harvested", "--executor", "inline"],
         "plan": [definition, "--results", results],
         "status": [sweep],
         "logs": [sweep, failed["run_id"]],
