@@ -190,11 +190,11 @@ def _described(table: pd.DataFrame, runs: pd.DataFrame, first: _Candidate, metri
         of_setting={name: settings_of(alike, name)[first.setting_hash] for name in names},
         rivals=_rivals(runs, titles, metric, l0, sign),
         directory=None if directory is None else Path(directory),
-        loading="" if directory is None else _loading(RunPaths(Path(directory)).sae),
+        loading="" if directory is None else loading_of(RunPaths(Path(directory)).sae),
     )
 
 
-def _loading(sae: Path) -> str:
+def loading_of(sae: Path) -> str:
     """Python that loads an exported SAE."""
     try:
         cfg: dict[str, Any] = json.loads((sae / "cfg.json").read_text(encoding="utf-8"))

@@ -95,6 +95,7 @@ def test_every_command_prints_what_is_documented(launched, tmp_path, monkeypatch
         "report": [sweep],
         "compare": [two, "--l0", "16"],
         "best": [sweep, "--l0", "2"],
+        "export": [sweep, "--run", finished, "--to", tmp_path / "exported"],
         "figures": [sweep, "--out", tmp_path / "figures", "--format", "svg"],
         "features": [sweep, finished, "--top", "2"],
         "list": [],
