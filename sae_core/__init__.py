@@ -23,6 +23,8 @@ _HOME = {
     "harvest": "activations.shards",
     "Stream": "activations.stream",
     "TensorStream": "activations.stream",
+    "IteratorStream": "activations.iterator",
+    "save_activations": "activations.file",
 }
 
 __all__ = sorted(_HOME)

@@ -71,10 +71,81 @@ def shuffled_rows(shard_tokens: Sequence[int], data_seed: int, start: int) -> It
         epoch += 1
 
 
-class _ShuffledStream(ABC):
-    """Batches of shuffled rows; a subclass says where the rows of a shard are."""
+class BatchStream(ABC):
+    """Batches cut from an endless order of rows, which a subclass makes from blocks in memory.
+
+    Args:
+        mean: mean activation, unscaled; of pairs that of the input, then that of the target.
+        scale: factor that makes E||x|| = sqrt(d_in).
+        target_scale: of pairs, the same of the target; else None.
+    """
 
     normalization: Normalization
+
+    def __init__(
+        self,
+        mean: Float[Tensor, " width"],
+        scale: float,
+        target_scale: float | None,
+        *,
+        d_in: int,
+        batch_size: int,
+        normalize_activations: str,
+        device: str | torch.device,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"a stream needs batches of at least one row, but got {batch_size=}.")
+        self.batch_size = batch_size
+        self.d_in = d_in
+        self.d_out = len(mean) - d_in or None
+        self.mean = mean
+        """Mean activation, unscaled, [d_in]; of pairs [d_in + d_out]."""
+        self._device = torch.device(device)
+        if target_scale is None:
+            normalization: Normalization = normalization_of(normalize_activations, scale, self._first_rows)
+        else:
+            normalization = pair_normalization(normalize_activations, (scale, target_scale), self._first_rows, d_in)
+        self.normalization = normalization.to(self._device)
+
+    @abstractmethod
+    def _first_rows(self) -> Iterator[Float[Tensor, "N width"]]:
+        """Rows that statistics are of, as many as there are."""
+
+    @abstractmethod
+    def _ordered(self, start: int) -> Iterator[tuple[Float[Tensor, "N width"], Int[Tensor, " M"]]]:
+        """Blocks of rows, unscaled, in any precision, on the CPU, each with the rows of it that come next: without end, from row `start` of
+        the whole order on."""
+
+    def batches(self, start: int = 0) -> Iterator[Float[Tensor, "B width"]]:
+        """Normalized float32 batches without end, from batch `start` on: the same ones as if the earlier had been read."""
+        rows = self._rows(start)
+        for batch in self._prefetched(rows) if self._device.type == "cuda" else rows:
+            yield self.normalization(batch.float())
+
+    def _rows(self, start: int) -> Iterator[Float[Tensor, "B width"]]:
+        """Batches as they are stored."""
+        pieces: list[Tensor] = []
+        missing = self.batch_size
+        for x, order in self._ordered(start * self.batch_size):
+            while len(order):
+                pieces.append(x.index_select(0, order[:missing]))
+                order = order[missing:]
+                missing -= len(pieces[-1])
+                if not missing:
+                    yield pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+                    pieces, missing = [], self.batch_size
+
+    def _prefetched(self, rows: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Send each batch to the GPU while the one before is worked on."""
+        ahead = None
+        for batch in rows:
+            ready, ahead = ahead, batch.pin_memory().to(self._device, non_blocking=True)
+            if ready is not None:
+                yield ready
+
+
+class _ShuffledStream(BatchStream):
+    """Batches of shuffled rows of shards; a subclass says where these are."""
 
     def __init__(
         self,
@@ -91,57 +162,25 @@ class _ShuffledStream(ABC):
     ) -> None:
         self.n_tokens = sum(shard_tokens)
         """Tokens in an epoch."""
-        if self.n_tokens < 1 or batch_size < 1:
-            raise ConfigError(f"a stream needs tokens and batches of at least one, but got n_tokens={self.n_tokens} and {batch_size=}.")
-        self.batch_size = batch_size
-        self.d_in = d_in
-        self.d_out = len(mean) - d_in or None
-        self.mean = mean
-        """Mean activation, unscaled, [d_in]; of pairs [d_in + d_out]."""
+        if self.n_tokens < 1:
+            raise ConfigError(f"a stream needs at least one token, but got n_tokens={self.n_tokens}.")
         self._shard_tokens = tuple(shard_tokens)
         self._data_seed = data_seed
-        self._device = torch.device(device)
-        if target_scale is None:
-            normalization: Normalization = normalization_of(normalize_activations, scale, self._shards)
-        else:
-            normalization = pair_normalization(normalize_activations, (scale, target_scale), self._shards, d_in)
-        self.normalization = normalization.to(self._device)
+        super().__init__(
+            mean, scale, target_scale, d_in=d_in, batch_size=batch_size, normalize_activations=normalize_activations, device=device
+        )
 
-    def _shards(self) -> Iterator[Float[Tensor, "N width"]]:
-        """All shards, in order: statistics are of the first rows."""
+    def _first_rows(self) -> Iterator[Float[Tensor, "N width"]]:
+        """All shards, in order."""
         return (self._shard(index) for index in range(len(self._shard_tokens)))
 
     @abstractmethod
     def _shard(self, index: int) -> Float[Tensor, "N width"]:
         """Rows of one shard, unscaled, in any precision, on the CPU."""
 
-    def batches(self, start: int = 0) -> Iterator[Float[Tensor, "B width"]]:
-        """Normalized float32 batches without end, from batch `start` on: the same ones as if the earlier had been read."""
-        rows = self._rows(start)
-        for batch in self._prefetched(rows) if self._device.type == "cuda" else rows:
-            yield self.normalization(batch.float())
-
-    def _rows(self, start: int) -> Iterator[Float[Tensor, "B width"]]:
-        """Batches as they are stored."""
-        pieces: list[Tensor] = []
-        missing = self.batch_size
-        for shard, order in shuffled_rows(self._shard_tokens, self._data_seed, start * self.batch_size):
-            x = self._shard(shard)
-            while len(order):
-                pieces.append(x.index_select(0, order[:missing]))
-                order = order[missing:]
-                missing -= len(pieces[-1])
-                if not missing:
-                    yield pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-                    pieces, missing = [], self.batch_size
-
-    def _prefetched(self, rows: Iterator[Tensor]) -> Iterator[Tensor]:
-        """Send each batch to the GPU while the one before is worked on."""
-        ahead = None
-        for batch in rows:
-            ready, ahead = ahead, batch.pin_memory().to(self._device, non_blocking=True)
-            if ready is not None:
-                yield ready
+    def _ordered(self, start: int) -> Iterator[tuple[Float[Tensor, "N width"], Int[Tensor, " M"]]]:
+        for shard, order in shuffled_rows(self._shard_tokens, self._data_seed, start):
+            yield self._shard(shard), order
 
 
 KEPT_SHARDS = 2
@@ -222,12 +261,12 @@ class TensorStream(_ShuffledStream):
         normalize_activations: str = "expected_norm",
         device: str | torch.device = "cpu",
     ) -> None:
-        parts = [_readable(x, "activations")] + ([] if target is None else [_readable(target, "targets")])
+        parts = [readable(x, "activations")] + ([] if target is None else [readable(target, "targets")])
         if len({len(part) for part in parts}) > 1:
             raise ConfigError(
                 f"every row of activations must have its target, but got {len(parts[0])} rows and {len(parts[1])} targets. Pair them."
             )
-        scales = [math.sqrt(part.shape[1]) / _mean_norm(part) for part in parts]
+        scales = [scale_of(part) for part in parts]
         self._x = parts[0] if target is None else torch.cat(parts, dim=1)
         super().__init__(
             [len(x)],
@@ -245,7 +284,7 @@ class TensorStream(_ShuffledStream):
         return self._x
 
 
-def _readable(x: Tensor, what: str = "activations") -> Float[Tensor, "N width"]:
+def readable(x: Tensor, what: str = "activations") -> Float[Tensor, "N width"]:
     """Rows in a precision that training can read: float16 and bfloat16 as they are, others as float32.
 
     Raises:
@@ -267,6 +306,11 @@ def _readable(x: Tensor, what: str = "activations") -> Float[Tensor, "N width"]:
             "Leave such rows out, scale them or correct their source."
         )
     return x
+
+
+def scale_of(x: Float[Tensor, "N width"]) -> float:
+    """Factor that makes E||x|| = sqrt(width)."""
+    return math.sqrt(x.shape[1]) / _mean_norm(x)
 
 
 def _mean_norm(x: Float[Tensor, "N width"]) -> float:

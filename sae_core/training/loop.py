@@ -238,6 +238,7 @@ def train_group(
     directory: Path | None = None,
     checkpoint_seconds: float = 60.0,
     on_step: Callable[[Sequence[Learner]], Any] | None = None,
+    on_checkpoint: Callable[[Learner, Path], Any] | None = None,
     orders: OrdersFile = NO_ORDERS,
 ) -> list[TrainResult]:
     """Train SAEs on one stream of activations.
@@ -248,7 +249,8 @@ def train_group(
         directory: where `<run_id>/checkpoint.safetensors` is kept, so that the same call goes on where an interrupted one stopped, bit for
             bit on CPU. None: nothing is written.
         checkpoint_seconds: least time between two checkpoints.
-        on_step: called with the learners after every batch.
+        on_step: called with the learners after every batch: `learner.step`, `learner.history`, `learner.sae`, which are not to be changed.
+        on_checkpoint: called with each learner and its file after a checkpoint of it was written, from which it can be resumed.
         orders: that stop runs, or let them wait.
 
     Returns:
@@ -270,7 +272,7 @@ def train_group(
     for learner in learners:
         if learner.step == 0 and needs_sample(learner.run.sae):  # runs that resume from a checkpoint have their initial values
             initialize(learner.sae, sample, learner.run)
-    _train(learners, stream, directory, checkpoint_seconds, on_step, orders)
+    _train(learners, stream, directory, checkpoint_seconds, on_step, on_checkpoint, orders)
     ended = [learner for learner in learners if not learner.is_stopped]
     for learner in ended:
         beat()
@@ -300,6 +302,7 @@ def _train(
     directory: Path | None,
     checkpoint_seconds: float,
     on_step: Callable[[Sequence[Learner]], Any] | None,
+    on_checkpoint: Callable[[Learner, Path], Any] | None,
     orders: OrdersFile,
 ) -> None:
     """Step every learner through its batches. After a resume learners may stand at different steps: each waits for its own."""
@@ -325,7 +328,10 @@ def _train(
         if directory and (is_ordered or time.monotonic() - last_checkpoint >= checkpoint_seconds):
             for learner in active:
                 if learner.error is None:  # else a resumed run could take its broken weights for a result
-                    write_checkpoint(RunPaths(directory / learner.run.run_id).checkpoint, *learner.state())
+                    file = RunPaths(directory / learner.run.run_id).checkpoint
+                    write_checkpoint(file, *learner.state())
+                    if on_checkpoint:
+                        on_checkpoint(learner, file)
             last_checkpoint = time.monotonic()
         if on_step:
             on_step(learners)

@@ -92,7 +92,7 @@ def test_what_is_wrong_with_a_file_is_said_before_any_work(tmp_path: Path) -> No
     for path, fields, problem in cases:
         with pytest.raises(ConfigError, match=problem):
             source(path, **fields)
-    with pytest.raises(ConfigError, match="target_column='t' alone"):
+    with pytest.raises(ValueError, match="target_column='t' alone"):
         FileActivations(path="a.npy", target_column="t", train_tokens=1, eval_tokens=1)
 
 
