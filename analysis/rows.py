@@ -7,13 +7,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.columns import ACTIVATION_FACTS, ALL, ARITHMETIC, CONFIG_FIELDS
+from analysis.columns import ACTIVATION_FACTS, ALL, ARITHMETIC, CONFIG_FIELDS, OF_TRANSCODERS
 from analysis.results import REQUESTED, StoredRun
 from sae_core.costs import n_parameters, training_flops
 from sae_core.records import RunRecord, flat, reason
 from sae_core.validation import at
 
-_FROM_CONFIG = {**CONFIG_FIELDS, "lr": "train.lr", "d_sae": "sae.d_sae", "target_l0": "sae.target_l0"}
+_FROM_CONFIG = {**CONFIG_FIELDS, **OF_TRANSCODERS, "lr": "train.lr", "d_sae": "sae.d_sae", "target_l0": "sae.target_l0"}
 _FROM_RECORD = [
     field.name for field in dataclasses.fields(RunRecord) if field.name in ALL and field.name not in (*ARITHMETIC, "error", "run_id")
 ]
@@ -34,7 +34,7 @@ def row_of(run: StoredRun) -> dict[str, Any]:
         facts = {name: record.activation_facts.get(name) for name in ACTIVATION_FACTS}
         row |= {name: getattr(record, name) for name in _FROM_RECORD} | record.metrics
         row |= {name: value if value is None or name == "outlier_share" else round(value) for name, value in facts.items()}
-        row |= _costs(record.architecture, record.d_in, row["d_sae"], record.train_tokens)
+        row |= _costs(record, row["d_sae"], skips=bool(at(config, "sae.skip_connection")))
         row |= {f"version_{name}": version for name, version in record.versions.items()}
         row |= {name: _words(getattr(record, name, None)) for name in ARITHMETIC}
         row["error"] = reason(record.error) if record.error else None
@@ -103,11 +103,12 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 
-def _costs(architecture: str, d_in: int | None, d_sae: int | None, tokens: int | None) -> _Fields:
+def _costs(record: RunRecord, d_sae: int | None, *, skips: bool) -> _Fields:
+    name, d_in, d_out, tokens = record.architecture, record.d_in, record.d_out, record.train_tokens
     if d_in is None or d_sae is None:
         return {}
-    flops = None if tokens is None else training_flops(architecture, d_in, d_sae, tokens)
-    return {"train_flops": flops, "parameters": n_parameters(architecture, d_in, d_sae)}
+    flops = None if tokens is None else training_flops(name, d_in, d_sae, tokens, d_out=d_out, skips=skips)
+    return {"train_flops": flops, "parameters": n_parameters(name, d_in, d_sae, d_out=d_out, skips=skips)}
 
 
 def _words(content: Mapping[str, str] | None) -> str | None:

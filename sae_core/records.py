@@ -61,6 +61,8 @@ class RunRecord:
     seed: Whole
     sparsity_value: Number | None = None
     d_in: Whole | None = None
+    d_out: Whole | None = None
+    """Of transcoders: width of what they reconstruct."""
     metrics: dict[str, Number | None] = field(default_factory=dict)
     """Metric name -> value on held-out text; null where undefined."""
     metric_specs: list[MetricSpec] = field(default_factory=list)

@@ -65,11 +65,13 @@ def facts_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame) -> list[tuple[s
     rows = [
         ("Language model", column("model")),
         ("Hook point", column("hook_point")),
+        ("Hook point that is written to", column("hook_out") if "hook_out" in table else ""),
         ("Text", column("dataset")),
         ("Training tokens", ", ".join(f"{number:,}" for number in dict.fromkeys(tokens) if number is not None)),
         ("Training tokens spent", _spent(sweeps)),
         ("Held-out tokens", column("eval_tokens", ",")),
         ("Activation width d_in", column("d_in")),
+        ("Width of what is written d_out", column("d_out") if "d_out" in table else ""),
         ("Latents d_sae", column("d_sae")),
         ("Target L0", ", ".join(f"{target:g}" for target in sorted(table["target_l0"].dropna().unique()))),
         ("Seeds", column("seed")),

@@ -125,6 +125,8 @@ class ActivationSource(ABC):
     they may be relative; a source gets absolute ones."""
     sections: ClassVar[tuple[str, ...]] = ()
     """Fields of `Config` that are sections of a definition, in place of the section `activations`."""
+    paired_fields: ClassVar[Mapping[tuple[str, ...], tuple[str, ...]]] = {}
+    """Fields of `Config` whose lists in a definition are paired, first with first, instead of multiplied: field -> the one it goes with."""
     n_gpus: int = 1
     """GPUs, from `device` on, that a model may be spread over."""
     format_version: ClassVar[int] = 1

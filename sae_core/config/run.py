@@ -43,6 +43,8 @@ class Config(BaseModel):
     """Base of every configuration: frozen, unknown keys are errors, types are not coerced."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    other_names: ClassVar[Mapping[str, str]] = {}
+    """Further names that definitions may use for fields, and the names of the fields."""
 
     def changed(self, *fields: str) -> dict[str, Any]:
         """Those of `fields` that differ from their defaults: what a rule refuses where they have no effect. Defaults stay silent."""

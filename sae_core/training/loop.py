@@ -61,6 +61,8 @@ class TrainResult:
     """The sparsity parameter, as adjusted in training where a target L0 was asked for."""
     error: dict[str, str] | None = None
     """For failed runs: `type`, `message`, `traceback`."""
+    d_out: int | None = None
+    """Of a transcoder: width of what it reconstructs."""
 
     def exported(self) -> SparseAutoencoder:
         """The SAE to measure and save: in inference form, for activations that are not normalized. A copy.
@@ -227,7 +229,7 @@ class Learner:
     def result(self, normalization: Normalization) -> TrainResult:
         sae = None if self.error else self.sae.eval()
         sparsity = self.run.sae.sparsity_value * (float(self.controller.factor) if self.controller else 1.0)
-        return TrainResult(self.run, self.sae.d_in, sae, normalization, self.history, self.seconds, sparsity, self.error)
+        return TrainResult(self.run, self.sae.d_in, sae, normalization, self.history, self.seconds, sparsity, self.error, self.sae.d_out)
 
 
 def train_group(

@@ -6,7 +6,6 @@ combination; then the parts are combined.
 """
 
 import dataclasses
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from sae_core.config.run import ARCHITECTURES, NORMALIZATIONS, SOURCES, Architec
 from sae_core.config.spans import fraction_of_run
 from sae_core.errors import ConfigError, UnknownNameError, border, reason_of
 from sae_core.plugins import checksums_of
-from sweeps.definition.grid import Axis, FieldPath, Grid, fields_of, points, read_axis, read_section
+from sweeps.definition.grid import Axis, FieldPath, Grid, fields_of, n_points, points, read_axis, read_section
 from sweeps.definition.local_data import absolute, located_model
 from sweeps.definition.problems import Problems, collect, model_in, shown
 from sweeps.definition.sections import Definition
@@ -65,7 +64,7 @@ class Axes:
     @property
     def n_runs(self) -> int:
         """Runs of the grids together."""
-        return self.n_repeats * sum(math.prod(len(axis.values) for axis in grid.values()) for grid in self.architectures.values())
+        return self.n_repeats * sum(map(n_points, self.architectures.values()))
 
 
 def expand(definition: Definition) -> list[RunConfig]:
@@ -209,7 +208,7 @@ def _activation_axes(definition: Definition, problems: Problems) -> tuple[str, G
         if (axis := grid.get(("activations", *field))) is not None:
             values = tuple(_absolute(value, axis.place, problems) for value in axis.values)
             grid["activations", *field] = dataclasses.replace(axis, values=values)
-    return name, grid | _expanded(source, grid, problems)
+    return name, _paired(source, grid | _expanded(source, grid, problems), problems)
 
 
 def _expanded(source: "type[ActivationSource]", grid: Grid, problems: Problems) -> Grid:
@@ -218,9 +217,28 @@ def _expanded(source: "type[ActivationSource]", grid: Grid, problems: Problems) 
     try:
         found = {("activations", *field): tuple(values) for field, values in source.expanded(axes).items()}
     except ConfigError as error:
-        problems.add("model.hook_point", str(error))
+        problems.add("model", str(error))
         return {}
     return {path: dataclasses.replace(grid[path], values=values) for path, values in found.items()}
+
+
+def _paired(source: "type[ActivationSource]", grid: Grid, problems: Problems) -> Grid:
+    """The same with the axes paired that belong together: where transcoders read, and where they write."""
+    followers = {("activations", *field): ("activations", *other) for field, other in source.paired_fields.items()}
+    for path, other in followers.items():
+        axis, leader = grid.get(path), grid.get(other)
+        if axis is None:
+            if leader is not None and leader.place.rpartition(".")[2] != other[-1]:
+                rule = f"`{leader.place.rpartition('.')[2]}` must come with `{path[-1]}`, but got none"
+                problems.add(leader.place, f"{rule}. Add it, or write `{other[-1]}`.")
+        elif leader is None or len(axis.values) == len(leader.values):
+            grid = {**grid, path: dataclasses.replace(axis, follows=None if leader is None else other)}
+        else:
+            there, here = shown(list(leader.values)), shown(list(axis.values))
+            rule = f"`{path[-1]}` must have as many values as `{leader.place.rpartition('.')[2]}`, since they are paired"
+            problems.add(axis.place, f"{rule}, but got {here} for {there}. Add or remove some.")
+            grid = {**grid, path: dataclasses.replace(axis, values=axis.values[:1])}
+    return grid
 
 
 def _absolute(value: Any, place: str, problems: Problems) -> Any:

@@ -34,7 +34,7 @@ from sweeps.execution.progress import SweepProgress
 from sweeps.execution.stages import run_stages, tell_hangs
 from sweeps.execution.work import Grid, Search, Work
 from sweeps.planning.caches import fit
-from sweeps.planning.inputs import SharedActivations
+from sweeps.planning.inputs import SharedActivations, check_kinds
 from sweeps.storage.cache_use import held
 from sweeps.storage.leftovers import remove_temporary
 from sweeps.storage.lock import locked
@@ -278,8 +278,9 @@ def check_inputs(inputs: Sequence[SharedActivations], store: Store, executor: Ex
         told = executor.pool.ask("prepare", [shared.arguments for shared in inputs])
     finally:
         tell_hangs(store, progress)
-    for shared, (facts, shared.d_in, shared.model_bytes) in zip(inputs, told, strict=True):
+    for shared, (facts, shared.d_in, shared.d_out, shared.model_bytes) in zip(inputs, told, strict=True):
         shared.facts |= facts
+    check_kinds(inputs)
 
 
 def finishes(work: Callable[[], None], executor: Executor, progress: SweepProgress, budget: Budget) -> bool:

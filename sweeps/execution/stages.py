@@ -109,9 +109,13 @@ def harvest_stage(
         finally:
             tell_hangs(store, progress)
     manifests = [_finish_harvest(shared, progress) for shared in group]
-    n_tokens, widths = manifests[0].n_tokens, ", ".join(str(width) for width in dict.fromkeys(manifest.d_in for manifest in manifests))
+    n_tokens, widths = manifests[0].n_tokens, ", ".join(dict.fromkeys(map(_width, manifests)))
     where = f" at {len(group)} hook points" if len(group) > 1 else ""
     return progress.end_stage(f"{n_tokens:,} tokens of width {widths}{where}{'' if missing else ', all cached'}")
+
+
+def _width(manifest: Manifest) -> str:
+    return f"{manifest.d_in} and {manifest.d_out}" if manifest.d_out else str(manifest.d_in)
 
 
 def _finish_harvest(shared: SharedActivations, progress: SweepProgress) -> Manifest:

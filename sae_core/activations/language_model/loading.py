@@ -9,10 +9,10 @@ import copy
 import importlib.util
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_serializer, model_validator
@@ -36,6 +36,8 @@ NOT_WANTED = re.compile(r"(^|\.)((self_)?(attn|attention)\.(bias|masked_bias)|ro
 
 class ModelConfig(Config):
     """Which language model, and where in it."""
+
+    other_names: ClassVar[Mapping[str, str]] = {"hook_in": "hook_point"}
 
     name: str
     """A local directory in Hugging Face layout, or the name of a model on the Hub."""

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -62,6 +62,7 @@ class LanguageModelSource(ActivationSource):
     offers = frozenset({"splice", "clean", "zero_ablated", "mean_ablated", "documents", "predicted_documents"})
     path_fields = (("model", "name"), ("data", "dataset"))
     sections = ("model", "data")
+    paired_fields: ClassVar[Mapping[tuple[str, ...], tuple[str, ...]]] = {("model", "hook_out"): ("model", "hook_point")}
     format_version = 2
     config: LanguageModelActivations
 
@@ -119,20 +120,23 @@ class LanguageModelSource(ActivationSource):
 
     @classmethod
     def expanded(cls, axes: Mapping[tuple[str, ...], Sequence[Any]]) -> dict[tuple[str, ...], list[Any]]:
-        field, names = ("model", "hook_point"), axes.get(("model", "name"), ())
-        hook_points = axes.get(field, ())
-        if not any(map(is_pattern, hook_points)):
-            return {}
-        if len(names) != 1 or not isinstance(names[0], str):
-            raise ConfigError(
-                f"a pattern of hook points must come with one model, but got {list(hook_points)} and {list(names)}. List the hook "
-                "points, or use one sweep for each model."
-            )
-        found: list[Any] = []
-        for hook_point in hook_points:
-            some = _matching(names[0], hook_point) if is_pattern(hook_point) else [hook_point]
-            found += [one for one in some if one not in found]  # values need not be hashable yet
-        return {field: found}
+        names = axes.get(("model", "name"), ())
+        expanded: dict[tuple[str, ...], list[Any]] = {}
+        for field in (("model", "hook_point"), ("model", "hook_out")):
+            hook_points = axes.get(field, ())
+            if not any(map(is_pattern, hook_points)):
+                continue
+            if len(names) != 1 or not isinstance(names[0], str):
+                raise ConfigError(
+                    f"a pattern of hook points must come with one model, but got {list(hook_points)} and {list(names)}. List the hook "
+                    "points, or use one sweep for each model."
+                )
+            found: list[Any] = []
+            for hook_point in hook_points:
+                some = _matching(names[0], hook_point, ".".join(field)) if is_pattern(hook_point) else [hook_point]
+                found += [one for one in some if one not in found]  # values need not be hashable yet
+            expanded[field] = found
+        return expanded
 
     def check(self) -> None:
         problems: list[str] = []
@@ -370,6 +374,11 @@ class LanguageModelSource(ActivationSource):
         return self._first._spec if self._first else model_spec(self.config.model.name)
 
     @cached_property
+    def model_out(self) -> HookedModel:
+        """The language model, cut where reconstructions are put in: at the hook point, or at `hook_out`."""
+        return self.model.at([self._spec.place(self.config.model.hook_points[-1])])
+
+    @cached_property
     def model(self) -> HookedModel:
         """The language model, cut at the hook point."""
         with expected(False):  # steps: large models take long
@@ -378,14 +387,14 @@ class LanguageModelSource(ActivationSource):
 
 
 @functools.lru_cache(maxsize=32)
-def _matching(name: str, pattern: str) -> list[str]:
+def _matching(name: str, pattern: str, field: str) -> list[str]:
     """The hook points of a model that a pattern stands for."""
     spec = model_spec(name)
     if found := spec.matching(pattern):
         return found
     named, path = next(iter(spec.names), spec.paths[-1]), f"{spec.layout.blocks}.0"
     raise ConfigError(
-        "`model.hook_point` must be a hook point of the model, or a pattern that matches some (`*` is one part of a name), but got "
+        f"`{field}` must be a hook point of the model, or a pattern that matches some (`*` is one part of a name), but got "
         f"{pattern!r}, which matches none of {name!r}. It has e.g. {named!r} and {path!r}."
     )
 
