@@ -122,7 +122,7 @@ class Metric(ABC):
 
     spec: ClassVar[MetricSpec]
     needs: ClassVar[str | None] = None
-    """Optional field of `EvalChunk` without which there is no value."""
+    """Optional field of `EvalChunk`, or of `Observation`, without which there is no value."""
     first_chunk_only: ClassVar[bool] = False
     """Whether tokens of the first chunk stand for all: how the text is cut into chunks, which its source decides, then matters."""
 

@@ -54,6 +54,7 @@ class FvuWithoutLatents(RatioOfSums):
     What its latents add is the difference to `fvu` (Paulo et al. 2025, arXiv:2501.18823, train both together). Others have no value.
     """
 
+    needs = "without_latents"
     spec = MetricSpec("fvu_without_latents", "FVU of the skip connection alone", "", "none")
     ratio = Ratio({"skip_error": 1}, {VARIANCE: 1})
 

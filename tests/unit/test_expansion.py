@@ -117,7 +117,7 @@ def test_another_source():
             "sae: unknown key 'k'. A common field must belong to every architecture. The sparsity of 'gated' is set by `l1_coefficient`.",
         ),
         ({"train": {"lrr": 1}}, "train: unknown key 'lrr'. Did you mean 'lr'?"),
-        ({"model": {**BASE["model"], "hook": "a"}}, "model: unknown key 'hook'. Did you mean 'hook_point'?"),
+        ({"model": {**BASE["model"], "hook_pont": "a"}}, "model: unknown key 'hook_pont'. Did you mean 'hook_point'?"),
         (
             {"data": {**BASE["data"], "train_token": 1}},
             "data: unknown key 'train_token'. Did you mean 'train_tokens'?",

@@ -6,7 +6,6 @@ whole text. Everything else runs the model on a slice of them. Sources that diff
 Shape letters: W windows, T positions in a window, N tokens that are not special, d_in width of the hook point.
 """
 
-import functools
 import hashlib
 import itertools
 import json
@@ -23,8 +22,9 @@ from torch import Tensor
 from sae_core.activations.language_model import dataset, loading
 from sae_core.activations.language_model.dataset import DataConfig, Part
 from sae_core.activations.language_model.engine import HookedModel
+from sae_core.activations.language_model.hook_points import expanded_hook_points, width_written
 from sae_core.activations.language_model.loading import ModelConfig
-from sae_core.activations.language_model.model_spec import ModelSpec, is_pattern, model_spec
+from sae_core.activations.language_model.model_spec import ModelSpec, model_spec
 from sae_core.activations.language_model.splice import CleanText
 from sae_core.activations.language_model.text import WindowMaker
 from sae_core.activations.language_model.token_file import TokenFile, kept, may_be_shorter
@@ -88,18 +88,7 @@ class LanguageModelSource(ActivationSource):
     @cached_property
     def d_out(self) -> int | None:
         model = self.config.model
-        if model.hook_out is None:
-            return None
-        try:
-            width = self._spec.d_in(model.hook_out)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("`model.hook_point`", "`model.hook_out`")) from error
-        if self._spec.place(model.hook_out) == self._spec.place(model.hook_point):
-            raise ConfigError(
-                f"`model.hook_out` must be another place than the one that is read, but got {model.hook_out!r}, which is where "
-                f"{model.hook_point!r} is. Leave it out to train SAEs."
-            )
-        return width
+        return None if model.hook_out is None else width_written(self._spec, model.hook_point, model.hook_out)
 
     @property
     def model_bytes(self) -> int:
@@ -120,23 +109,7 @@ class LanguageModelSource(ActivationSource):
 
     @classmethod
     def expanded(cls, axes: Mapping[tuple[str, ...], Sequence[Any]]) -> dict[tuple[str, ...], list[Any]]:
-        names = axes.get(("model", "name"), ())
-        expanded: dict[tuple[str, ...], list[Any]] = {}
-        for field in (("model", "hook_point"), ("model", "hook_out")):
-            hook_points = axes.get(field, ())
-            if not any(map(is_pattern, hook_points)):
-                continue
-            if len(names) != 1 or not isinstance(names[0], str):
-                raise ConfigError(
-                    f"a pattern of hook points must come with one model, but got {list(hook_points)} and {list(names)}. List the hook "
-                    "points, or use one sweep for each model."
-                )
-            found: list[Any] = []
-            for hook_point in hook_points:
-                some = _matching(names[0], hook_point, ".".join(field)) if is_pattern(hook_point) else [hook_point]
-                found += [one for one in some if one not in found]  # values need not be hashable yet
-            expanded[field] = found
-        return expanded
+        return expanded_hook_points(axes)
 
     def check(self) -> None:
         problems: list[str] = []
@@ -384,19 +357,6 @@ class LanguageModelSource(ActivationSource):
         with expected(False):  # steps: large models take long
             model = loading.load_model(self.config.model, device=self.device, n_gpus=self.n_gpus)
         return HookedModel(model, self._spec.layout, self._spec.place(self.config.model.hook_point))
-
-
-@functools.lru_cache(maxsize=32)
-def _matching(name: str, pattern: str, field: str) -> list[str]:
-    """The hook points of a model that a pattern stands for."""
-    spec = model_spec(name)
-    if found := spec.matching(pattern):
-        return found
-    named, path = next(iter(spec.names), spec.paths[-1]), f"{spec.layout.blocks}.0"
-    raise ConfigError(
-        f"`{field}` must be a hook point of the model, or a pattern that matches some (`*` is one part of a name), but got "
-        f"{pattern!r}, which matches none of {name!r}. It has e.g. {named!r} and {path!r}."
-    )
 
 
 def _hash(content: dict[str, Any]) -> str:
