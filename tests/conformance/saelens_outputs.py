@@ -22,7 +22,7 @@ def main(directory: Path) -> None:
             latents = sae.encode(x)
             outputs |= {f"{folder.name}/latents": latents.contiguous(), f"{folder.name}/x_hat": sae(x).contiguous()}
     save_file(outputs, directory / "outputs.safetensors")
-    (directory / "versions.json").write_text(json.dumps({"sae_lens": sae_lens.__version__}))
+    (directory / "versions.json").write_text(json.dumps({"sae_lens": sae_lens.__version__, "torch": torch.__version__}))
 
 
 if __name__ == "__main__":

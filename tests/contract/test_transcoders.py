@@ -228,15 +228,15 @@ def test_it_learns_and_latents_add_to_the_skip_connection(name: str, skip: bool)
 
 
 @pytest.mark.slow
-@with_and_without_skip
-@pytest.mark.parametrize("target", [4.0, 8.0])
-def test_heldout_l0_ends_within_ten_percent(target: float, skip: bool) -> None:
-    aims = [ARCHITECTURES[name].Config.aimed_at(target, {}) for name in NAMES]
-    runs = [run_of(config_of(name, skip, **aim), n_steps=300, batch_size=128, lr=8e-3) for name, aim in zip(NAMES, aims, strict=True)]
-    for name, result in zip(NAMES, train_group(runs, pairs_of(runs[0], 16_384)), strict=True):
+@transcoders
+def test_heldout_l0_ends_within_ten_percent(name: str) -> None:
+    # With a skip connection, which takes its part from the latents while they learn: more steps than an SAE needs.
+    configs = [config_of(name, True, **ARCHITECTURES[name].Config.aimed_at(target, {})) for target in (4.0, 8.0)]
+    runs = [run_of(config, n_steps=600 if config.controls_l0 else 100, batch_size=128, lr=8e-3) for config in configs]
+    for run, result in zip(runs, train_group(runs, pairs_of(runs[0], 16_384)), strict=True):
         with torch.no_grad():
             l0 = float((result.exported().encode(heldout(4096)) != 0).sum() / 4096)
-        assert l0 == pytest.approx(target, rel=0.1), name
+        assert l0 == pytest.approx(run.sae.target_l0, rel=0.1)
 
 
 def run_with_everything(name: str) -> RunConfig:
