@@ -86,6 +86,7 @@ class FileSource(ActivationSource):
 
     Config = FileActivations
     path_fields = (("path",), ("target",))
+    target_field = ("target",)
     config: FileActivations
 
     @property

@@ -120,6 +120,8 @@ class ActivationSource(ABC):
     Config: ClassVar[type[ActivationsConfig]]
     offers: ClassVar[frozenset[str]] = frozenset()
     """Optional fields of `EvalChunk` that every held-out chunk has."""
+    target_field: ClassVar[tuple[str, ...]] = ()
+    """Path of the field of the config that says where transcoders write: where it is given, the source is of pairs (`d_out`)."""
     path_fields: ClassVar[tuple[tuple[str, ...], ...]] = ()
     """Fields of `Config` that hold a local path, or a name where nothing has that path: `("path",)`, `("data", "dataset")`. In a definition
     they may be relative; a source gets absolute ones."""

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from sae_core.config.run import ARCHITECTURES, NORMALIZATIONS, SOURCES, ArchitectureConfig, RunConfig, TrainConfig
+from sae_core.config.run import (
+    ARCHITECTURES,
+    NORMALIZATIONS,
+    SOURCES,
+    ArchitectureConfig,
+    RunConfig,
+    TrainConfig,
+    TranscoderConfig,
+)
 from sae_core.config.spans import fraction_of_run
 from sae_core.errors import ConfigError, UnknownNameError, border, reason_of
 from sae_core.plugins import checksums_of
@@ -98,7 +106,8 @@ def read_axes(definition: Definition, problems: Problems) -> Axes:
     grids = {}
     for name, own in definition.architectures.items():
         if name in ARCHITECTURES:
-            grids[name] = common | _architecture_axes(definition, name, own or {}, problems)
+            start = _transcoder_start(name) if _is_of_pairs(source, common) else {}
+            grids[name] = common | start | _architecture_axes(definition, name, own or {}, problems)
         else:
             problems.add("architectures", str(UnknownNameError.of("architecture", name, ARCHITECTURES)))
     return Axes(source, common, grids, seeds, data_seeds)
@@ -269,6 +278,19 @@ def _architecture_axes(definition: Definition, name: str, own: Mapping[str, Any]
         rule = f"`{config.sparsity_parameter}` must be left out where `target_l0` is given, but got both"
         problems.add(parameter.place, f"{rule}. Remove one of them.")
     return grid
+
+
+def _is_of_pairs(source: str, activations: Grid) -> bool:
+    field = SOURCES[source].target_field if source else ()
+    axis = activations.get(("activations", *field)) if field else None
+    return axis is not None and any(value is not None for value in axis.values)
+
+
+def _transcoder_start(name: str) -> Grid:
+    """Initial values of transcoders, where the definition does not say."""
+    config, place = ARCHITECTURES[name].Config, f"architectures.{name}"
+    start = config.transcoder_start if issubclass(config, TranscoderConfig) else {}
+    return {("sae", field): Axis(place, (value,)) for field, value in start.items()}
 
 
 def _configs(grid: Grid, part: str, config: type[C], problems: Problems, architecture: str, most: int | None) -> list[C]:

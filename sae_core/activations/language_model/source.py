@@ -62,6 +62,7 @@ class LanguageModelSource(ActivationSource):
     offers = frozenset({"splice", "clean", "zero_ablated", "mean_ablated", "documents", "predicted_documents"})
     path_fields = (("model", "name"), ("data", "dataset"))
     sections = ("model", "data")
+    target_field = ("model", "hook_out")
     paired_fields: ClassVar[Mapping[tuple[str, ...], tuple[str, ...]]] = {("model", "hook_out"): ("model", "hook_point")}
     format_version = 2
     config: LanguageModelActivations
