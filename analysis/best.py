@@ -30,7 +30,12 @@ from sae_core.layout import RunPaths
 SHOWN = ("l0", "fvu", "delta_ce", "ce_loss_recovered", "kl", "dead_fraction")
 """Metrics that are shown beside the one that was asked for, where the run has them."""
 _MOST_RIVALS = 12
-IN_SAELENS = frozenset({"standard", "gated", "jumprelu", "topk"})
+IN_SAELENS = frozenset(
+    {
+        *("standard", "gated", "jumprelu", "topk"),
+        *("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"),
+    }
+)
 """What `cfg.json` calls architectures that SAELens loads."""
 
 

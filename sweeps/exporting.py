@@ -54,22 +54,26 @@ def export(
     runs = named(results, run_ids) if l0 is None else best_of_each_place(results, l0, architecture=architecture, only_transcoders=is_set)
     if not is_set:
         return runs, write_folders(runs, to)
-    layers, hooks = _layers(runs)
-    return layers, write_set(layers, to, Hooks(*hooks), str(layers[0].place.model))
+    layers, hooks, model = _layers(runs)
+    return layers, write_set(layers, to, Hooks(*hooks), model)
 
 
-def _layers(runs: "Sequence[Chosen]") -> "tuple[list[Chosen], tuple[str, str]]":
-    """The transcoder of each layer, and the hook points they share, named from within a block."""
+def _layers(runs: "Sequence[Chosen]") -> "tuple[list[Chosen], tuple[str, str], str]":
+    """The transcoder of each layer, the hook points they share, named from within a block, and the model's name or path."""
+    from sae_core.activations.language_model.model_spec import model_spec
+    from sweeps.definition.local_data import located_model
+
     saes = [run.run_id for run in runs if run.place.hook_out is None]
     if saes:
         raise ConfigError(
             f"runs of a set for circuit-tracer must be transcoders, but got SAEs: {', '.join(saes)}. Train with a `hook_out`, which is "
             "where a transcoder writes: docs/transcoders.md."
         )
-    models = sorted({str(run.place.model) for run in runs})
+    models = {run.place.model for run in runs}
     if len(models) > 1:
-        raise ConfigError(f"a set must be of one model, but got {models}. Name runs of one with `--run`.")
-    spec = _spec_of(runs[0])
+        raise ConfigError(f"a set must be of one model, but got {sorted(map(str, models))}. Name runs of one with `--run`.")
+    model = str(located_model(runs[0].place.model))
+    spec = model_spec(model)
     by_layer: dict[int, list[Chosen]] = {}
     hooks: dict[tuple[str, str], list[str]] = {}
     problems = []
@@ -84,28 +88,13 @@ def _layers(runs: "Sequence[Chosen]") -> "tuple[list[Chosen], tuple[str, str]]":
     if problems:
         raise ConfigError("\n".join(problems))
     n_layers = len(list(spec.model.get_submodule(spec.layout.blocks)))
-    _check_layers(by_layer, n_layers, models[0])
+    _check_layers(by_layer, n_layers, model)
     if len(hooks) > 1:
         got = "; ".join(f"{' -> '.join(pair)} of {', '.join(ids)}" for pair, ids in hooks.items())
         raise ConfigError(
             f"all layers of a set must have the same hook points in their blocks, but got {got}. Name one run per layer with `--run`."
         )
-    return [by_layer[layer][0] for layer in range(n_layers)], next(iter(hooks))
-
-
-def _spec_of(run: "Chosen") -> "ModelSpec":
-    from sae_core.activations.language_model.model_spec import model_spec
-    from sae_core.activations.language_model.source import LanguageModelActivations
-    from sae_core.config.run import RunConfig
-    from sae_core.errors import border
-    from sae_core.layout import SweepPaths
-    from sweeps.definition.local_data import locate
-
-    with border(f"the config of run {run.run_id!r} must be readable", "Repeat `sae-sweep run` with this version."):
-        activations = RunConfig.model_validate(run.config).activations
-    located = locate(activations, SweepPaths(run.sweep).activations)
-    assert isinstance(located, LanguageModelActivations), f"{located=} has a hook point to write to"
-    return model_spec(located.model.name)
+    return [by_layer[layer][0] for layer in range(n_layers)], next(iter(hooks)), model
 
 
 def _hooks_of(run: "Chosen", spec: "ModelSpec") -> tuple[int, tuple[str, str]]:

@@ -3,6 +3,7 @@
 A place is a model and the hook points that are read and written there. Whoever asks for an L0 gets one run per place, as `best` ranks them.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,12 @@ class Place:
         names = (at(run.config, f"activations.model.{field}") for field in ("name", "hook_point", "hook_out"))
         return cls(*(name if isinstance(name, str) else None for name in names))
 
+    @property
+    def order(self) -> tuple[tuple[int, int | str], ...]:
+        """What sorts places as a reader counts: layer 2 before layer 10."""
+        parts = re.split(r"(\d+)", f"{self.model} {self.hook_point} {self.hook_out}")
+        return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in parts)
+
     def __str__(self) -> str:
         return " -> ".join(hook for hook in (self.hook_point, self.hook_out) if hook) or "activations of no language model"
 
@@ -47,10 +54,6 @@ class Chosen:
     architecture: str
     """That was trained."""
     metrics: Mapping[str, Any]
-    config: Mapping[str, Any]
-    """The whole RunConfig, as JSON."""
-    sweep: Path
-    """Directory of its sweep."""
 
 
 def named(results: str | Path | Sequence[str | Path], run_ids: Sequence[str]) -> list[Chosen]:
@@ -60,7 +63,7 @@ def named(results: str | Path | Sequence[str | Path], run_ids: Sequence[str]) ->
         ConfigError: there is no such run, or it has no exported SAE; all of them in one message.
     """
     sweeps = read_sweeps(results)
-    runs = {run.run_id: (sweep, run) for sweep in sweeps for run in sweep.runs}
+    runs = {run.run_id: run for sweep in sweeps for run in sweep.runs}
     if unknown := [run_id for run_id in run_ids if run_id not in runs]:
         raise UnknownNameError.of("run id", unknown[0], runs, "`sae-sweep status` lists them.")
     return _with_saes([runs[run_id] for run_id in dict.fromkeys(run_ids)])
@@ -84,16 +87,16 @@ def best_of_each_place(
 
     sweeps = read_sweeps(results)
     table = table_of(sweeps)
-    runs = {run.run_id: (sweep, run) for sweep in sweeps for run in sweep.runs}
+    runs = {run.run_id: run for sweep in sweeps for run in sweep.runs}
     places: dict[Place, list[str]] = {}
-    for run_id, (_, run) in runs.items():
+    for run_id, run in runs.items():
         if run.finished and (Place.of(run).hook_out is not None or not only_transcoders):
             places.setdefault(Place.of(run), []).append(run_id)
     if not places:
         what = "finished transcoders, which a `hook_out` in the definition makes" if only_transcoders else "finished runs"
         raise ConfigError(f"results must have {what}, but got none in {_names(sweeps)}. Run the sweep first.")
     found, problems = [], []
-    for place, run_ids in places.items():
+    for place, run_ids in sorted(places.items(), key=lambda item: item[0].order):
         try:
             found.append(best(_rows(table, run_ids), l0, architecture=architecture).run_id)
         except ConfigError as error:
@@ -109,8 +112,8 @@ def _rows(table: "pd.DataFrame", run_ids: Sequence[str]) -> "pd.DataFrame":
     return rows
 
 
-def _with_saes(runs: Sequence[tuple[StoredSweep, StoredRun]]) -> list[Chosen]:
-    without = [f"{run.run_id} ({run.record.status if run.record else 'missing'})" for _, run in runs if not run.paths.sae.is_dir()]
+def _with_saes(runs: Sequence[StoredRun]) -> list[Chosen]:
+    without = [f"{run.run_id} ({run.record.status if run.record else 'missing'})" for run in runs if not run.paths.sae.is_dir()]
     if without:
         raise ConfigError(
             f"runs must have their SAEs to be exported, but got none of {', '.join(without)}. Choose finished runs, or train them again: "
@@ -123,10 +126,8 @@ def _with_saes(runs: Sequence[tuple[StoredSweep, StoredRun]]) -> list[Chosen]:
             run.paths.sae,
             str(run.requested.get("architecture")),
             run.record.metrics if run.record else {},
-            run.config,
-            sweep.paths.directory,
         )
-        for sweep, run in runs
+        for run in runs
     ]
 
 

@@ -45,7 +45,7 @@ def export(
         }
         for chosen, path in zip(runs, saes, strict=True)
     ]
-    loading = _loading_set(runs[0], to) if is_set else _loading_folder(saes[0])
+    loading = _loading_set(files[0]) if is_set else _loading_folder(saes[0])
     data = {"format": form.value, "directory": str(to), "exported": exported, "loading": loading}
     lines = [_line(chosen, path) for chosen, path in zip(runs, saes, strict=True)]
     return Answer(data, [*lines, "", *(f"  {line}" for line in loading.splitlines())])
@@ -65,9 +65,12 @@ def _loading_folder(folder: Path) -> str:
     return loading_of(folder)
 
 
-def _loading_set(run: "Chosen", to: Path) -> str:
+def _loading_set(config: Path) -> str:
     """Python that loads a set: by its full path, because others are looked for on the Hub."""
+    import yaml
+
+    model = yaml.safe_load(config.read_text(encoding="utf-8"))["model_name"]
     return (
         "from circuit_tracer import ReplacementModel\n"
-        f'model = ReplacementModel.from_pretrained("{run.place.model}", "{to.expanduser().resolve()}")'
+        f'model = ReplacementModel.from_pretrained("{model}", "{config.parent.expanduser().resolve()}")'
     )
