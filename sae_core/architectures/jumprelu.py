@@ -17,9 +17,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, TranscoderConfig, require
-from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, StepMemory
+from sae_core.sae.base import SparseAutoencoder
 from sae_core.sae.elementwise import ElementwiseSAE
 from sae_core.sae.functional import mse, row_norms
+from sae_core.sae.loss import LossContext, LossTerms, StepMemory
 from sae_core.sparse.pre_acts import PreActs
 
 QUADRATIC_TIMES_L0 = 64.0

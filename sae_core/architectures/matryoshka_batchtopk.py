@@ -14,8 +14,8 @@ from torch import Tensor
 from sae_core.architectures.batchtopk import BatchTopKFamily, BatchTopKFamilyConfig
 from sae_core.config.run import ARCHITECTURES, Count
 from sae_core.errors import ConfigError
-from sae_core.sae.base import StepMemory
 from sae_core.sae.functional import mse
+from sae_core.sae.loss import StepMemory
 from sae_core.sparse.pre_acts import SparsePreActs, sparse_decode
 
 DEFAULT_FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)

@@ -15,8 +15,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sae_core.config.run import Fraction, TranscoderConfig, require
-from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, StepMemory
+from sae_core.sae.base import SparseAutoencoder
 from sae_core.sae.functional import error_of_few, mse, row_norms
+from sae_core.sae.loss import LossContext, LossTerms, StepMemory
 from sae_core.sparse.active import ActiveLatents, topk_per_batch, topk_per_token
 from sae_core.sparse.kernels.choice import sparse_is_faster
 from sae_core.sparse.pre_acts import SparsePreActs, encoder_products, pre_acts_at, sparse_decode

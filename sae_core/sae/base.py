@@ -10,12 +10,11 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -25,70 +24,15 @@ from sae_core.notebook import table_of
 from sae_core.plugins import defining
 from sae_core.plugins import load as load_plugins
 from sae_core.sae import saelens_files
+from sae_core.sae.loss import LossContext, LossTerms, StepMemory
 from sae_core.sae.normalization import Affine, Normalization, PairNormalization, layer_norm
 from sae_core.sparse.active import ActiveLatents, active_latents
 from sae_core.sparse.kernels.choice import sparse_is_faster
-from sae_core.sparse.pre_acts import SPARSE_FRACTION, DensePreActs, PreActs, sparse_decode
+from sae_core.sparse.pre_acts import SPARSE_FRACTION, sparse_decode
 from sae_core.validation import first_problem
 
 SEARCH_START_NORM = 0.1
 """Norm of the decoder rows until a search has found a better one."""
-
-
-@dataclass(frozen=True, slots=True)
-class LossContext:
-    """What a loss may know beyond the batch."""
-
-    sparsity_scale: float | Float[Tensor, ""] = 1.0
-    """Factor on sparsity coefficients: rises from 0 to 1 during the sparsity warm-up, then follows the target L0 where there is one."""
-    dead: Bool[Tensor, " d_sae"] | None = None
-    """Latents inactive for `dead_after_tokens`; None when there are none."""
-    progress: float = 1.0
-    """Fraction of the run's steps that has passed, for schedules inside a loss; 1 is the end, where they have their final values."""
-    target: Float[Tensor, "B d_out"] | None = None
-    """What a transcoder reconstructs, in the units of training; None: the batch itself."""
-
-    def target_of(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_out"]:
-        """What is to be reconstructed from the batch x."""
-        return x if self.target is None else self.target
-
-
-@dataclass(frozen=True, slots=True)
-class LossTerms:
-    """A loss, its named parts, and what the batch showed about sparsity."""
-
-    total: Float[Tensor, ""]
-    terms: dict[str, Float[Tensor, ""]]
-    """Summands of `total`, coefficients applied."""
-    l0: Float[Tensor, ""]
-    """Mean number of active latents per token."""
-    active: Bool[Tensor, " d_sae"]
-    """Latents active for at least one token of the batch."""
-
-    @classmethod
-    def of(cls, terms: dict[str, Tensor], latents: Float[Tensor, "*E"], pre_acts: PreActs | None = None) -> "LossTerms":
-        """Sum the terms; read sparsity off the latents.
-
-        Args:
-            latents: (B, d_sae), or one per value of `pre_acts` where that is given.
-        """
-        return cls(torch.stack(list(terms.values())).sum(), terms, *(pre_acts or DensePreActs(latents)).sparsity(latents))
-
-
-@dataclass(frozen=True, slots=True)
-class StepMemory:
-    """What a training step has in memory at its peak, in float32 tensors, beside what its run keeps. Measured: docs/performance.md."""
-
-    latents: float = 8.0
-    """Tensors of shape (B, d_sae)."""
-    latents_in_bfloat16: float = 8.0
-    """The same where training autocasts."""
-    inputs: float = 4.0
-    """Tensors of shape (B, d_in)."""
-    weights: float = 1.0
-    """Tensors of the size of all parameters: their gradients, and what is copied of them."""
-    listed_latents: float = 0.0
-    """Latents per token that are listed (`sparse.active`), instead of standing in a matrix."""
 
 
 class SparseAutoencoder(nn.Module, ABC):
@@ -150,14 +94,10 @@ class SparseAutoencoder(nn.Module, ABC):
         self.d_out = d_out
         self.d_sae = config.d_sae
         width = d_in if d_out is None else d_out
-        W_dec = torch.empty(self.d_sae, width)
-        if not W_dec.is_meta:
-            _draw_rows(W_dec, config, generator)
+        W_dec = _drawn_rows(self.d_sae, width, config, generator)
         self.W_dec = nn.Parameter(W_dec)
         is_transpose = d_out is None and config.encoder_init == "transpose"
-        rows = W_dec.clone() if is_transpose else torch.empty(self.d_sae, d_in)
-        if not (is_transpose or rows.is_meta):
-            _draw_rows(rows, config, generator)
+        rows = W_dec.clone() if is_transpose else _drawn_rows(self.d_sae, d_in, config, generator)
         # (d_in, d_sae), but latent by latent in memory, like W_dec: sparse gradients are sums of rows.
         self.W_enc = nn.Parameter(rows.T)
         self.b_dec = nn.Parameter(torch.zeros(width))
@@ -172,15 +112,11 @@ class SparseAutoencoder(nn.Module, ABC):
         """
         if d_out is not None and not cls.transcodes:
             able = [name for name, other in ARCHITECTURES.items() if other.transcodes]
-            raise ConfigError(
-                f"`architecture` of a transcoder must be one of {able}, but got {config.architecture!r}. Choose one of them, or leave out "
-                "`hook_out`, to train SAEs."
-            )
+            rule = f"`architecture` of a transcoder must be one of {able}, but got {config.architecture!r}"
+            raise ConfigError(f"{rule}. Choose one of them, or leave out `hook_out`, to train SAEs.")
         if d_out is None and config.skips:
-            raise ConfigError(
-                "`skip_connection` must be left to transcoders, but got skip_connection=True for an SAE, which would learn to copy. Leave "
-                "it out, or give `hook_out`, where a transcoder writes."
-            )
+            rule = "`skip_connection` must be left to transcoders, but got skip_connection=True for an SAE, which would learn to copy"
+            raise ConfigError(f"{rule}. Leave it out, or give `hook_out`, where a transcoder writes.")
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -313,8 +249,7 @@ class SparseAutoencoder(nn.Module, ABC):
 
         Read off a new SAE, so that an architecture needs to say nothing.
         """
-        ones = (1,) * len(self.sizes)  # so that no other parameter has this shape
-        fresh = type(self)(self.config, *ones, generator=torch.Generator())
+        fresh = type(self)(self.config, *(1 for _ in self.sizes), generator=torch.Generator())  # so that no matrix has this shape
         values = {name: parameter.detach() for name, parameter in fresh.named_parameters() if name != "b_dec"}
         return {name: value.to(self.W_dec.device) for name, value in values.items() if value.shape == (self.d_sae,)}
 
@@ -409,12 +344,11 @@ class SparseAutoencoder(nn.Module, ABC):
                 "Save what its `to_inference()` returns."
             )
         self.check_finite()
-        cfg = saelens_files.cfg_of(
-            architecture, self.saelens_fields(), d_in=self.d_in, d_out=self.d_out, d_sae=self.d_sae, skips=self.config.skips
-        )
+        skips = self.config.skips
+        cfg = saelens_files.cfg_of(architecture, self.saelens_fields(), self.d_in, self.d_out, d_sae=self.d_sae, skips=skips)
         cfg["normalize_activations"] = "layer_norm" if self.layer_norm else "none"
-        origin = [plugin.location for plugin in defining([type(self)])]
-        metadata = {**(metadata or {}), **({"plugins": origin} if origin else {})}
+        plugins = [plugin.location for plugin in defining([type(self)])]
+        metadata = {**(metadata or {}), **({"plugins": plugins} if plugins else {})}
         saelens_files.write(Path(directory), cfg, self.state_dict(), metadata)
 
     @staticmethod
@@ -454,8 +388,11 @@ class SparseAutoencoder(nn.Module, ABC):
             return sae
 
 
-def _draw_rows(rows: Float[Tensor, "d_sae d_in"], config: ArchitectureConfig, generator: torch.Generator | None) -> Tensor:
-    """kaiming_uniform_, then every row rescaled: SAELens' initialisation. In place."""
+def _drawn_rows(n: int, width: int, config: ArchitectureConfig, generator: torch.Generator | None) -> Float[Tensor, "n width"]:
+    """kaiming_uniform_, then every row rescaled: SAELens' initialisation. On the meta device there is nothing to draw."""
+    rows = torch.empty(n, width)
+    if rows.is_meta:
+        return rows
     norm = SEARCH_START_NORM if config.decoder_init_norm == "search" else config.decoder_init_norm
     bound = math.sqrt(6 / rows.shape[1])
     rows.uniform_(-bound, bound, generator=generator)

@@ -93,7 +93,7 @@ class StoredSAE:
     """Float32; names and shapes are not validated."""
 
 
-def cfg_of(architecture: str, fields: Mapping[str, Any], *, d_in: int, d_out: int | None, d_sae: int, skips: bool) -> dict[str, Any]:
+def cfg_of(architecture: str, fields: Mapping[str, Any], d_in: int, d_out: int | None, *, d_sae: int, skips: bool) -> dict[str, Any]:
     """What cfg.json says of an SAE or transcoder, beside what is the same for all of them.
 
     Args:
@@ -104,10 +104,9 @@ def cfg_of(architecture: str, fields: Mapping[str, Any], *, d_in: int, d_out: in
     if d_out is None:
         return {"architecture": architecture, **sizes, **fields}
     names = {ours: name for name, ours in TRANSCODERS.items()}
-    if name := names.get((architecture, skips)):
-        return {"architecture": name, **sizes, "d_out": d_out, "apply_b_dec_to_input": False, **fields}
-    skip = {"skip_connection": True} if skips else {}
-    return {"architecture": architecture, **sizes, "d_out": d_out, "apply_b_dec_to_input": False, **skip, **fields}
+    theirs = names.get((architecture, skips))
+    skip = {"skip_connection": True} if skips and not theirs else {}
+    return {"architecture": theirs or architecture, **sizes, "d_out": d_out, "apply_b_dec_to_input": False, **skip, **fields}
 
 
 def write(directory: Path, cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

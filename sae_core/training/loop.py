@@ -22,7 +22,8 @@ from sae_core.config.run import ARCHITECTURES, RunConfig
 from sae_core.errors import ConfigError, facts_of, is_out_of_memory
 from sae_core.layout import RunPaths
 from sae_core.orders import NO_ORDERS, OrdersFile
-from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.sae.loss import LossContext, LossTerms
 from sae_core.sae.normalization import Normalization
 from sae_core.seeds import seed_of
 from sae_core.training.checkpoint import read_checkpoint, write_checkpoint

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, RunConfig
 from sae_core.errors import ConfigError
-from sae_core.sae.base import LossContext, SparseAutoencoder
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.sae.loss import LossContext
 from sae_core.sae.normalization import PairNormalization
 from sae_core.training import initialization
 from sae_core.training.loop import Learner, TrainResult, train_group

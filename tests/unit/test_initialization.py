@@ -12,7 +12,8 @@ from sae_core.architectures.standard import StandardConfig
 from sae_core.architectures.topk import TopKConfig
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, RunConfig
 from sae_core.errors import ConfigError
-from sae_core.sae.base import LossContext, SparseAutoencoder
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.sae.loss import LossContext
 from sae_core.training import initialization
 from sae_core.training.initialization import NORMS, Sample, best_norm, geometric_median, initialize, needs_sample
 

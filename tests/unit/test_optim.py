@@ -7,7 +7,8 @@ from small_runs import D_IN, D_SAE, random_sae
 from torch.nn.utils import clip_grad_norm_
 
 from sae_core.config.run import ARCHITECTURES, TrainConfig
-from sae_core.sae.base import LossContext, SparseAutoencoder
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.sae.loss import LossContext
 from sae_core.training.optim import Adam, lr_factor
 
 

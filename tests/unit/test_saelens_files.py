@@ -209,8 +209,7 @@ def test_a_transcoder_of_an_architecture_that_saelens_does_not_know(tmp_path: Pa
     assert found.fields == {"architecture": "log_penalty", "d_sae": 40, "alpha": 2, "skip_connection": True}
     assert (found.d_in, found.d_out) == (D_IN, D_OUT)
     assert (
-        cfg_of("log_penalty", {"alpha": 2}, d_in=D_IN, d_out=D_OUT, d_sae=D_SAE, skips=True).items()
-        <= {**cfg, "d_in": D_IN, "d_sae": D_SAE}.items()
+        cfg_of("log_penalty", {"alpha": 2}, D_IN, D_OUT, d_sae=D_SAE, skips=True).items() <= {**cfg, "d_in": D_IN, "d_sae": D_SAE}.items()
     )
 
 

@@ -2,7 +2,7 @@ import torch
 from hand_computed import WEIGHTS, X
 from small_runs import with_weights
 
-from sae_core.sae.base import LossContext
+from sae_core.sae.loss import LossContext
 
 
 def test_latents() -> None:

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 from small_runs import random_sae, with_weights
 
 from sae_core.architectures.topk import TopKConfig
-from sae_core.sae.base import LossContext
+from sae_core.sae.loss import LossContext
 
 
 def test_latents_are_chosen_by_score_and_are_plain_pre_activations() -> None:
