@@ -7,7 +7,7 @@ same metrics whatever the number of workers. SAEs are those of the exported file
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from sae_core.errors import ConfigError
 from sae_core.latents import EXPLAINED, TIMES_ACTIVE, densities, explained, write_latents
 from sae_core.layout import RunPaths
 from sae_core.metrics import METRICS, Observation
+from sae_core.metrics.evaluators import EVALUATORS, column_specs, evaluate_further
 from sae_core.metrics.metric import Sums
 from sae_core.metrics.per_document import ChunkDocuments, stored_documents, terms_of
 from sae_core.records import RunRecord
@@ -182,6 +183,13 @@ class Measured:
     n_tokens: int
     documents: StoredDocuments
     latents: Sums
+    errors: dict[str, str] = field(default_factory=dict)
+    """Evaluator -> why it has no value."""
+
+    def with_evaluators(self, found: tuple[Mapping[str, float | None], Mapping[str, str]]) -> "Measured":
+        """This, and what `evaluate_further` returned."""
+        values, errors = found
+        return dataclasses.replace(self, metrics={**self.metrics, **values}, errors=dict(errors))
 
 
 def measured(chunks: Iterable[ChunkSums]) -> dict[str, Measured]:
@@ -205,12 +213,13 @@ def evaluate(
         mean: mean of what is reconstructed in training (`Manifest.target_mean`), unscaled; what mean ablation puts in its place.
     """
     indices = range(source.n_eval_chunks(directory))
-    return measured(evaluate_chunk(source.eval_chunk(directory, index, mean), saes, index, mean) for index in indices)
+    found = measured(evaluate_chunk(source.eval_chunk(directory, index, mean), saes, index, mean) for index in indices)
+    return {name: found[name].with_evaluators(evaluate_further(saes[name], source, directory)) for name in found}
 
 
 def metric_plugins() -> dict[str, str]:
-    """Name -> checksum of the plugins that define metrics."""
-    return plugins.checksums_of(METRICS.values())
+    """Name -> checksum of the plugins that define metrics or evaluators."""
+    return plugins.checksums_of([*METRICS.values(), *EVALUATORS.values()])
 
 
 def is_to_evaluate(record: RunRecord) -> bool:
@@ -225,13 +234,15 @@ def write_evaluated(record: RunRecord, found: Measured, eval_hash: str, paths: R
         eval_hash: `ActivationSource.eval_hash`.
         where: fields of the record that say where and how it was evaluated.
     """
+    specs = column_specs()
     checksum = write_documents(paths.documents, found.documents)
     write_latents(paths.latents, found.latents)
     finished = dataclasses.replace(
         record,
         status="finished",
         metrics=found.metrics,
-        metric_specs=[METRICS[name].spec for name in found.metrics],
+        metric_specs=[specs[name] for name in found.metrics],
+        evaluator_errors=found.errors,
         eval_tokens=found.n_tokens,
         eval_hash=eval_hash,
         eval_plugins=metric_plugins(),

@@ -99,7 +99,9 @@ class RunRecord:
     eval_arithmetic: dict[str, str] = field(default_factory=dict)
     """As `arithmetic`, of evaluation, with the precision of the language model."""
     eval_plugins: dict[str, str] = field(default_factory=dict)
-    """Name -> checksum of the plugins whose metrics are among `metrics`."""
+    """Name -> checksum of the plugins whose metrics and evaluators are among `metrics`."""
+    evaluator_errors: dict[str, str] = field(default_factory=dict)
+    """Evaluator -> why its columns have no value."""
     finished_at: str | None = None
     """UTC, ISO 8601."""
     error: dict[str, str] | None = None

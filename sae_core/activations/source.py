@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_core import plugins
-from sae_core.activations.files import hash_files
+from sae_core.activations.files import hash_files, is_hub_name
 from sae_core.config.run import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError
 from sae_core.files import existing
@@ -125,6 +125,8 @@ class ActivationSource(ABC):
     path_fields: ClassVar[tuple[tuple[str, ...], ...]] = ()
     """Fields of `Config` that hold a local path, or a name where nothing has that path: `("path",)`, `("data", "dataset")`. In a definition
     they may be relative; a source gets absolute ones."""
+    hub_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields among them, by their last name, that may hold the name of a model or dataset on the Hugging Face Hub instead."""
     sections: ClassVar[tuple[str, ...]] = ()
     """Fields of `Config` that are sections of a definition, in place of the section `activations`."""
     paired_fields: ClassVar[Mapping[tuple[str, ...], tuple[str, ...]]] = {}
@@ -258,7 +260,8 @@ class ActivationSource(ABC):
             ConfigError: with every problem found, one a line.
         """
         names = {".".join(path): functools.reduce(getattr, path, self.config) for path in self.path_fields}
-        missing = {key: name for key, name in names.items() if name is not None and existing(name) is None}
+        hub = {key for key, name in names.items() if key.rpartition(".")[2] in self.hub_fields and name is not None and is_hub_name(name)}
+        missing = {key: name for key, name in names.items() if name is not None and key not in hub and existing(name) is None}
         if problems := [f"`{key}` must exist, but got {name!r}. Correct the path." for key, name in missing.items()]:
             raise ConfigError("\n".join(problems))
 
@@ -315,11 +318,12 @@ class ActivationSource(ABC):
 
 
 def _take_hash(content: dict[str, Any], field: Sequence[str]) -> str:
-    """Remove the file or directory that `field` names from a config's fields. Returns the hash of its content."""
+    """Remove the file or directory that `field` names from a config's fields. Returns the hash of its content, or a name on the Hub."""
     *sections, last = field
     if (name := functools.reduce(dict.__getitem__, sections, content).pop(last)) is None:
         return ""
-    path = Path(name)
+    if (path := existing(name)) is None:
+        return str(name)  # on the Hub
     return hash_files(sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path], path)
 
 

@@ -18,6 +18,7 @@ from sae_core.activations.shards import remove_damaged
 from sae_core.config.run import ARCHITECTURES, NORMALIZATIONS, SOURCES, Config, Count, RunConfig
 from sae_core.errors import border
 from sae_core.layout import SweepPaths
+from sae_core.metrics.evaluators import EVALUATORS, column_specs
 from sae_core.metrics.metric import METRICS
 from sae_core.notebook import first_lines, table_of
 from sae_core.orders import StoppedError
@@ -227,8 +228,12 @@ def checked_options(sweep: Any, options: Mapping[str, Any]) -> Options:
         collect(error, problems, ".".join, Options)
     if checked and checked.ship_code and checked.address is None:
         problems.add("", "`--ship-code` must be given with `--address`, but got no address. Leave it out: this machine has the code.")
-    for entry in plugins.unnamed([ARCHITECTURES, SOURCES, NORMALIZATIONS, METRICS]):
+    for entry in plugins.unnamed([ARCHITECTURES, SOURCES, NORMALIZATIONS, METRICS, EVALUATORS]):
         problems.add("", f"{entry} is registered by no plugin, so no worker would know it. Name its file or module under `plugins`.")
+    from analysis.columns import NOT_METRICS
+
+    if taken := sorted(column_specs().keys() & NOT_METRICS):
+        problems.add("", f"metrics and evaluators must have columns of their own, but got {taken}, which the table has. Rename them.")
     problems.raise_any()
     assert checked is not None, f"{options=}"
     return checked

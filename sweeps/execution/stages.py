@@ -9,6 +9,7 @@ from typing import Any
 from sae_core.activations.shards import Manifest, is_complete
 from sae_core.activations.shards import finish as finish_harvest
 from sae_core.evaluation import ChunkSums, measured, write_evaluated
+from sae_core.metrics.evaluators import EVALUATORS
 from sae_core.orders import Orders, OrdersFile
 from sae_core.trainable import TrialConfig
 from sweeps.execution import signals
@@ -150,8 +151,16 @@ def _evaluate(group: Sequence[SharedActivations], store: Store, executor: Execut
     if to_measure:
         sources = [shared.arguments for shared, _ in to_measure]
         saes = [{run_id: str(store.paths.run(run_id).sae) for run_id in records} for _, records in to_measure]
+        further: dict[str, Any] = {}
+        n_saes = sum(len(some) for some in saes) if EVALUATORS else 0
+
+        def done_further(result: tuple[str, Any]) -> None:
+            further[result[0]] = result[1]
+            progress.advance_to(n_chunks, f"{len(further)} of {n_saes} SAEs given to the evaluators", n_saes - len(further))
+
         try:
             executor.pool.map("evaluate", range(n_chunks), done, sources, saes, orders=orders)
+            executor.pool.map("evaluate_further", range(n_saes), done_further, sources, saes, orders=orders)
         finally:
             tell_hangs(store, progress)
         where = _joined([node for _, node in results])
@@ -159,7 +168,12 @@ def _evaluate(group: Sequence[SharedActivations], store: Store, executor: Execut
             found = measured(sums[number] for sums, _ in results)
             eval_hash = shared.source.eval_hash(shared.cache)
             for run_id, record in records.items():
-                write_evaluated(record, found[run_id], eval_hash, store.paths.run(run_id), where)
+                result = found[run_id].with_evaluators(further[run_id]) if run_id in further else found[run_id]
+                write_evaluated(record, result, eval_hash, store.paths.run(run_id), where)
+        for note in sorted(
+            {f"evaluate: evaluator {name!r} failed: {why}" for _, errors in further.values() for name, why in errors.items()}
+        ):
+            progress.note(note)
     return progress.end_stage(f"{sum(len(records) for _, records in to_measure)} SAEs on {n_chunks} chunks of held-out text")
 
 

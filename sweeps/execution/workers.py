@@ -140,6 +140,26 @@ class SourceWorker:
             found = [evaluate_chunk(chunk, some, index, mean) for chunk, some, mean in zip(chunks, to_measure, means, strict=True)]
         return found, node
 
+    def evaluate_further(
+        self, index: int, sources: Sequence[tuple[dict[str, Any], str]], saes: Sequence[Mapping[str, str]]
+    ) -> tuple[str, tuple[dict[str, float | None], dict[str, str]]]:
+        """What the evaluators say of one SAE, the one of this number among all of them. Returns its run id first.
+
+        Args:
+            sources: as `evaluate`.
+            saes: as `evaluate`.
+        """
+        from sae_core.metrics.evaluators import evaluate_further
+
+        loaded, to_measure = (
+            self._sources([config for config, _ in sources]),
+            _saes(tuple(tuple(some.items()) for some in saes), self.device),
+        )
+        each = [(number, run_id) for number, some in enumerate(saes) for run_id in some]
+        number, run_id = each[index]
+        with expected():
+            return run_id, evaluate_further(to_measure[number][run_id], loaded[number], Path(sources[number][1]))
+
 
 @lru_cache(maxsize=1)
 def _saes(saes: tuple[tuple[tuple[str, str], ...], ...], device: str) -> list[dict[str, Any]]:
