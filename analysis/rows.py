@@ -29,6 +29,9 @@ def row_of(run: StoredRun) -> dict[str, Any]:
     record, config = run.record, run.config
     row: dict[str, Any] = {"run_id": run.run_id, "status": "missing", "sweep": run.sweep, "error": run.damage or None}
     row |= {column: at(config, path) for column, path in _FROM_CONFIG.items()}
+    for name in ("hook_point", "hook_out"):  # of sources that have no section `model`
+        if row[name] is None and isinstance(own := at(config, f"activations.{name}"), str):
+            row[name] = own
     row |= {name: run.requested.get(name) for name in REQUESTED if name != "config"}
     if record:
         facts = {name: record.activation_facts.get(name) for name in ACTIVATION_FACTS}

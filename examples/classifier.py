@@ -57,7 +57,8 @@ class ClassifierSource(ModuleSource):
         tokenizer.pad_token = tokenizer.eos_token
         file = Path(self.config.train_texts if part == "train" else self.config.heldout_texts)
         rows = [json.loads(line) for line in file.read_text().splitlines()]
-        options = {"padding": "max_length", "truncation": True, "max_length": self.config.context_size, "return_tensors": "pt"}
+        length = min(self.config.context_size, self.model.config.n_positions)
+        options = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
         tokens = tokenizer([row["text"] for row in rows], **options)
         return [
             {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor(row["label"])}
@@ -80,8 +81,17 @@ def accuracy(sae: SparseAutoencoder, heldout: HeldOutData) -> dict[str, float]:
     return {"accuracy": n_right[0] / n_texts, "accuracy_spliced": n_right[1] / n_texts}
 
 
-def sweep_of(model: str, train: str, heldout: str, hook_point: str, train_tokens: int, eval_tokens: int, **sections: Any) -> Sweep:
-    data = {"train_texts": train, "heldout_texts": heldout, "train_tokens": train_tokens, "eval_tokens": eval_tokens}
+def sweep_of(
+    model: str,
+    train_texts: str,
+    heldout_texts: str,
+    *,
+    hook_point: str = "transformer.h.6",
+    train_tokens: int = 500_000,
+    eval_tokens: int = 50_000,
+    **sections: Any,
+) -> Sweep:
+    data = {"train_texts": train_texts, "heldout_texts": heldout_texts, "train_tokens": train_tokens, "eval_tokens": eval_tokens}
     defaults = {
         "sae": {"d_sae": 4096},
         "train": {"lr": 4e-3, "batch_size": 1024},
@@ -92,10 +102,10 @@ def sweep_of(model: str, train: str, heldout: str, hook_point: str, train_tokens
     return Sweep(name="classifier", plugins=[__file__], activations=activations, **(defaults | sections))
 
 
-def main(model: str, train: str, heldout: str, hook_point: str = "transformer.h.6", **options: Any) -> Path:
-    sections = {name: options.pop(name) for name in ("sae", "train", "target_l0", "architectures") if name in options}
-    tokens = (options.pop("train_tokens", 500_000), options.pop("eval_tokens", 50_000))
-    done = launch(sweep_of(model, train, heldout, hook_point, *tokens, **sections), **options)
+def main(
+    model: str, train_texts: str, heldout_texts: str, *, results: str | Path = "results", executor: str = "ray", **changes: Any
+) -> Path:
+    done = launch(sweep_of(model, train_texts, heldout_texts, **changes), results=results, executor=executor)
     table = load_table(done.directory).sort_values("l0")
     print(table[["architecture", "l0", "fvu", "accuracy", "accuracy_spliced"]])
     return done.directory

@@ -37,12 +37,12 @@ def sweep_of(activations: dict[str, Any]) -> Sweep:
     )
 
 
-def main(file: str | None = None, **options: Any) -> Path:
+def main(file: str | None = None, *, results: str | Path = "results", executor: str = "ray") -> Path:
     if file is None:
-        activations = save_activations("results/plain-tensor.safetensors", made_up_rows(), eval_tokens=EVAL_TOKENS)
+        activations = save_activations(Path(results) / "plain-tensor.safetensors", made_up_rows(), eval_tokens=EVAL_TOKENS)
     else:  # a definition in YAML says the same: activations: {source: file, path: activations.npy, ...}
         activations = {"source": "file", "path": file, "train_tokens": 100_000, "eval_tokens": EVAL_TOKENS}
-    done = launch(sweep_of(activations), **options)
+    done = launch(sweep_of(activations), results=results, executor=executor)
     table = load_table(done.directory)
     print(table.loc[pareto_front(table, "l0", "fvu"), ["architecture", "target_l0", "l0", "fvu", "dead_fraction"]])
     return done.directory

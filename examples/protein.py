@@ -64,8 +64,22 @@ class ProteinSource(ModuleSource):
         return batch["special_tokens_mask"] == 0  # padding is special, too
 
 
-def sweep_of(model: str, train: str, heldout: str, hook_point: str, train_tokens: int, eval_tokens: int, **sections: Any) -> Sweep:
-    data = {"train_sequences": train, "heldout_sequences": heldout, "train_tokens": train_tokens, "eval_tokens": eval_tokens}
+def sweep_of(
+    model: str,
+    train_sequences: str,
+    heldout_sequences: str,
+    *,
+    hook_point: str = "encoder.layer.3",
+    train_tokens: int = 2_000_000,
+    eval_tokens: int = 100_000,
+    **sections: Any,
+) -> Sweep:
+    data = {
+        "train_sequences": train_sequences,
+        "heldout_sequences": heldout_sequences,
+        "train_tokens": train_tokens,
+        "eval_tokens": eval_tokens,
+    }
     defaults = {
         "sae": {"d_sae": 4096},
         "train": {"lr": 4e-3, "batch_size": 1024},
@@ -76,10 +90,10 @@ def sweep_of(model: str, train: str, heldout: str, hook_point: str, train_tokens
     return Sweep(name="protein", plugins=[__file__], activations=activations, **(defaults | sections))
 
 
-def main(model: str, train: str, heldout: str, hook_point: str = "encoder.layer.3", **options: Any) -> Path:
-    sections = {name: options.pop(name) for name in ("sae", "train", "target_l0", "architectures") if name in options}
-    tokens = (options.pop("train_tokens", 2_000_000), options.pop("eval_tokens", 100_000))
-    done = launch(sweep_of(model, train, heldout, hook_point, *tokens, **sections), **options)
+def main(
+    model: str, train_sequences: str, heldout_sequences: str, *, results: str | Path = "results", executor: str = "ray", **changes: Any
+) -> Path:
+    done = launch(sweep_of(model, train_sequences, heldout_sequences, **changes), results=results, executor=executor)
     table = load_table(done.directory)
     print(table.loc[pareto_front(table, "l0", "fvu"), ["architecture", "l0", "fvu", "dead_fraction"]])
     return done.directory

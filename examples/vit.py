@@ -64,9 +64,18 @@ class ViTSource(ModuleSource):
         return Images(self.config.train_images if part == "train" else self.config.heldout_images, self.model.config.image_size)
 
 
-def sweep_of(model: str, train: str, heldout: str, layers: Sequence[int], train_tokens: int, eval_tokens: int, **sections: Any) -> Sweep:
+def sweep_of(
+    model: str,
+    train_images: str,
+    heldout_images: str,
+    *,
+    layers: Sequence[int] = (5, 8),
+    train_tokens: int = 5_000_000,
+    eval_tokens: int = 100_000,
+    **sections: Any,
+) -> Sweep:
     hook_points = [f"layers.{layer}" for layer in layers]  # `model.named_modules()` shows such paths
-    data = {"train_images": train, "heldout_images": heldout, "train_tokens": train_tokens, "eval_tokens": eval_tokens}
+    data = {"train_images": train_images, "heldout_images": heldout_images, "train_tokens": train_tokens, "eval_tokens": eval_tokens}
     defaults = {
         "sae": {"d_sae": 4096},
         "train": {"lr": 4e-3, "batch_size": 1024},
@@ -77,10 +86,10 @@ def sweep_of(model: str, train: str, heldout: str, layers: Sequence[int], train_
     return Sweep(name="vit", plugins=[__file__], activations=activations, **(defaults | sections))
 
 
-def main(model: str, train: str, heldout: str, layers: Sequence[int] = (5, 8), **options: Any) -> Path:
-    sections = {name: options.pop(name) for name in ("sae", "train", "target_l0", "architectures") if name in options}
-    tokens = (options.pop("train_tokens", 5_000_000), options.pop("eval_tokens", 100_000))
-    done = launch(sweep_of(model, train, heldout, layers, *tokens, **sections), **options)
+def main(
+    model: str, train_images: str, heldout_images: str, *, results: str | Path = "results", executor: str = "ray", **changes: Any
+) -> Path:
+    done = launch(sweep_of(model, train_images, heldout_images, **changes), results=results, executor=executor)
     table = load_table(done.directory)
     for hook_point, rows in table.groupby("hook_point"):
         print(hook_point, rows.loc[pareto_front(rows, "l0", "fvu"), ["target_l0", "l0", "fvu", "dead_fraction"]], sep="\n")

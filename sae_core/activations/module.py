@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,6 +24,16 @@ from sae_core.errors import ConfigError, UnknownNameError, border
 from sae_core.watchdog import beat
 
 Part = Literal["train", "heldout"]
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """A list, an array, a tensor, or a dataset of PyTorch or Hugging Face."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
 Reconstruct = Callable[[Float[Tensor, "N d_in"]], Float[Tensor, "N d_out"]]
 
 
@@ -49,9 +59,8 @@ class ModuleSource(ActivationSource):
         """The model, with its weights."""
 
     @abstractmethod
-    def examples(self, part: Part) -> Sequence[Any]:
-        """All examples to train on, or all that are held out: a list, array or dataset with a length and numbered entries. Each is
-        what `collate` takes, e.g. a tensor or a dict of tensors."""
+    def examples(self, part: Part) -> Examples:
+        """All examples to train on, or all that are held out. Each is what `collate` takes, e.g. a tensor or a dict of tensors."""
 
     def collate(self, examples: Sequence[Any]) -> Any:
         """Some examples as a batch: a tensor, or a mapping of tensors. Here they are stacked."""
@@ -137,13 +146,14 @@ class ModuleSource(ActivationSource):
                 f"`hook_out` must be another place than `hook_point`, but got {self.config.hook_point!r} twice. Leave `hook_out` out to "
                 "train SAEs."
             )
-        batch, widths = self._first, self._widths
+        assert all(self._widths), f"{self._widths=}"
+        batch = self._first
         kept = self._kept(self._values(batch, self._places)[self._places[0]], batch)
-        for part, needed in (("train", self.config.train_tokens), ("heldout", self.config.eval_tokens)):
+        asked: dict[Part, int] = {"train": self.config.train_tokens, "heldout": self.config.eval_tokens}
+        for part, needed in asked.items():
             n_examples = len(self._examples(part))
             if self.keep(batch) is None and n_examples * kept.shape[1] < needed:
                 raise ConfigError(self._too_few(part, n_examples * kept.shape[1], needed))
-        assert all(widths), f"{widths=}"
 
     def shard(self, directory: Path, index: int) -> Float[Tensor, "N width"]:
         return self.shards(directory, index, [self])[0]
@@ -240,7 +250,7 @@ class ModuleSource(ActivationSource):
             )
         return keep.to(value.device)
 
-    def _examples(self, part: Part) -> Sequence[Any]:
+    def _examples(self, part: Part) -> Examples:
         if part not in self._parts:
             with border(f"the examples of {self.config.source!r} must be readable", "Correct the fields that name them."):
                 self._parts[part] = self.examples(part)
@@ -249,7 +259,7 @@ class ModuleSource(ActivationSource):
         return self._parts[part]
 
     @cached_property
-    def _parts(self) -> dict[Part, Sequence[Any]]:
+    def _parts(self) -> dict[Part, Examples]:
         return {}
 
     @cached_property
@@ -265,7 +275,8 @@ class ModuleSource(ActivationSource):
     @cached_property
     def _widths(self) -> list[int]:
         """Width of the activations, and of the target."""
-        values = self._values(self._first, self._places)
+        with border(f"the model of {self.config.source!r} must read its examples", "Correct `collate` or `forward` of the source."):
+            values = self._values(self._first, self._places)
         return [values[place].shape[-1] for place in self._places]
 
 
