@@ -132,7 +132,7 @@ class TranscoderConfig(ArchitectureConfig):
     """What an architecture has that can be a transcoder too: an SAE that reads at one place and writes at another."""
 
     transcoder_start: ClassVar[Mapping[str, str]] = MappingProxyType({"decoder_init": "data", "b_dec_init": "mean"})
-    """Initial values of transcoders where a definition does not say: what trained best (docs/transcoders.md)."""
+    """Initial values of transcoders where a definition does not say: what trained best (docs/settings.md)."""
 
     skip_connection: bool = False
     """Whether x @ W_skip.T is added to the output of a transcoder (Paulo et al. 2025, arXiv:2501.18823)."""
