@@ -1,4 +1,4 @@
-"""Commands that make what a sweep reads: activations alone."""
+"""Commands that make what a sweep reads, and train nothing: tokens, activations."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -40,6 +40,28 @@ def harvest(
     if done.interrupted:
         raise KeyboardInterrupt
     return _answer(done, is_limited=cache_limit is not None)
+
+
+@command()
+def pretokenize(
+    definition: Definition,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where to write: a new or empty directory.")],
+    settings: Settings = None,
+) -> Answer:
+    """Tokenize the text of a sweep once, into a dataset that `data.dataset` takes, and SAELens."""
+    from sweeps.definition.sweep import Sweep
+    from sweeps.planning.pretokenizing import pretokenize as write_windows
+
+    made = write_windows(Sweep.from_yaml(definition, settings or []), to)
+    data = {
+        "directory": str(made.directory),
+        "context_size": made.context_size,
+        "train_windows": made.train_windows,
+        "heldout_windows": made.heldout_windows,
+        "bytes": made.n_bytes,
+    }
+    windows = f"{made.train_windows:,} training and {made.heldout_windows:,} held-out windows of {made.context_size} tokens"
+    return Answer(data, [f"{made.directory}: {windows}, {made.n_bytes / 2**20:.1f} MiB", f"To use them: `data.dataset: {made.directory}`"])
 
 
 def _answer(done: "HarvestResult", *, is_limited: bool) -> Answer:

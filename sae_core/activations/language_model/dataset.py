@@ -11,6 +11,7 @@ import os
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 
 from sae_core.activations.files import hash_files, is_hub_name
+from sae_core.activations.language_model import pretokenized
 from sae_core.activations.language_model.rows import (
     COMPRESSIONS,
     FILE_FORMATS,
@@ -35,7 +37,22 @@ from sae_core.config.run import Config
 from sae_core.errors import ConfigError, UnknownNameError, border
 from sae_core.files import existing
 
-Document = str | list[int]
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A window that was made before, to be used as it is."""
+
+    ids: list[int]
+    """Its tokens."""
+    documents: list[int]
+    """Number of the document that each token is of."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+Text = str | list[int]
+Document = Text | Window
 Part = Literal["train", "heldout"]
 
 HELD_OUT_ONE_IN = 10
@@ -53,7 +70,8 @@ class DataConfig(Config):
     """Name of the subset ("configuration") where the dataset has several."""
     text_column: str = "text"
     tokens_column: str | None = None
-    """Column of token ids, for text that is tokenized already; takes the place of `text_column`."""
+    """Column of token ids, for text that is tokenized already; takes the place of `text_column`. Where neither is given, tokenized datasets
+    are recognized: see `pretokenized`."""
     train_split: str = "train"
     eval_split: str = "heldout"
     """May equal `train_split`: then a tenth of its documents is held out."""
@@ -85,8 +103,13 @@ def documents(config: DataConfig, part: Part) -> Iterator[Document]:
     """
     if wrong := problems(config):
         raise ConfigError("\n".join(wrong))
-    rows = _open_splits(config, streaming=config.streaming)[config.train_split if part == "train" else config.eval_split]
-    if config.train_split != config.eval_split:
+    splits = _open_splits(config, streaming=config.streaming)
+    config = _with_column(config, splits)
+    rows = splits[config.train_split if part == "train" else config.eval_split]
+    if _is_ours(config):
+        with _reading(config):
+            yield from _windows(config, part, rows)
+    elif config.train_split != config.eval_split:
         yield from _documents(config, rows)
     elif _both_parts_have_some(_documents(config, rows)):
         yield from (document for document in _documents(config, rows) if _is_held_out(document) == (part == "heldout"))
@@ -105,8 +128,14 @@ def problems(config: DataConfig, d_vocab: int | None = None) -> list[str]:
     """
     try:
         splits = _open_splits(config, streaming=True)
+        config = _with_column(config, splits)
     except ConfigError as error:
         return [str(error)]
+    if _is_ours(config) and config.train_split == config.eval_split:
+        return [
+            f"`data.eval_split` must be another split than `data.train_split` in a pretokenized dataset, which has both parts, but got "
+            f"{config.eval_split!r} for both. Set it to 'heldout'."
+        ]
     wanted = {"`data.train_split`": config.train_split, "`data.eval_split`": config.eval_split}
     found = [str(_unknown_split(config, key, name, splits)) for key, name in wanted.items() if name not in splits]
     for name in [name for name in dict.fromkeys(wanted.values()) if name in splits] or list(splits)[:1]:
@@ -116,6 +145,15 @@ def problems(config: DataConfig, d_vocab: int | None = None) -> list[str]:
         except ConfigError as error:
             return [*found, str(error)]
     return found
+
+
+def resolved(config: DataConfig) -> DataConfig:
+    """The config with the column of tokens, where the dataset is tokenized and no column is given.
+
+    Raises:
+        ConfigError: there is no such dataset, or it cannot be read.
+    """
+    return _with_column(config, _open_splits(config, streaming=True))
 
 
 def content_hash(config: DataConfig) -> str:
@@ -220,6 +258,34 @@ def _rows_of_dataset(dataset: Any, columns: Sequence[str] | None) -> Iterator[Ro
         yield from (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
 
 
+def _with_column(config: DataConfig, splits: Mapping[str, Rows]) -> DataConfig:
+    """See `resolved`. Beside text, ids are taken only where the dataset says that it was tokenized on purpose."""
+    if config.tokens_column or config.changed("text_column") or not splits:
+        return config
+    with _reading(config):
+        first = next(iter(splits.get(config.train_split, next(iter(splits.values())))(None)), {})
+    column = next((name for name in pretokenized.COLUMNS if _are_ids(first.get(name))), None)
+    if column is None or (config.text_column in first and pretokenized.described(config.dataset) is None):
+        return config
+    return config.model_copy(update={"tokens_column": column})
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(one) is int for one in value)
+
+
+def _is_ours(config: DataConfig) -> bool:
+    """Whether the rows are windows that `sae-sweep pretokenize` made."""
+    return config.tokens_column == pretokenized.IDS and pretokenized.is_ours(config.dataset)
+
+
+def _windows(config: DataConfig, part: Part, rows: Rows) -> Iterator[Window]:
+    names = [pretokenized.IDS, *([pretokenized.DOCUMENTS] if part == "heldout" else [])]
+    for number, row in enumerate(rows(names), start=1):
+        ids, *documents = (_checked_ids(config, row.get(name), number) for name in names)
+        yield Window(ids, documents[0] if documents else [number] * len(ids))
+
+
 def _unknown_split(config: DataConfig, key: str, name: str, splits: Iterable[str]) -> UnknownNameError:
     path, remedy = _local_path(config.dataset), ""
     if key == "`data.eval_split`":
@@ -246,13 +312,13 @@ def _check_column(config: DataConfig, name: str, rows: Rows, d_vocab: int | None
         raise too_large_id(config, largest, d_vocab)
 
 
-def _documents(config: DataConfig, rows: Rows) -> Iterator[Document]:
+def _documents(config: DataConfig, rows: Rows) -> Iterator[Text]:
     with _reading(config):
         for number, row in enumerate(rows([config.column]), start=1):
             yield from _documents_of(config, row, number)
 
 
-def _documents_of(config: DataConfig, row: Row, number: int) -> Iterator[Document]:
+def _documents_of(config: DataConfig, row: Row, number: int) -> Iterator[Text]:
     """The document of a row, or of each list in a row of lists; none where it is empty."""
     value = row.get(config.column)
     if value is None or (isinstance(value, str | list) and not value):
@@ -282,12 +348,12 @@ def _checked_ids(config: DataConfig, value: Any, number: int) -> list[int]:
     return list(value)
 
 
-def _both_parts_have_some(found: Iterator[Document]) -> bool:
+def _both_parts_have_some(found: Iterator[Text]) -> bool:
     """Whether the hash holds out some of these documents, and not all."""
     first = next(found, None)
     return first is None or any(_is_held_out(document) != _is_held_out(first) for document in found)
 
 
-def _is_held_out(document: Document) -> bool:
+def _is_held_out(document: Text) -> bool:
     content = document if isinstance(document, str) else json.dumps(document)
     return int(hashlib.sha256(content.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0

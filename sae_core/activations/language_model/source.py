@@ -19,15 +19,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_core.activations.language_model import dataset, loading
-from sae_core.activations.language_model.dataset import DataConfig, Part
+from sae_core.activations.language_model import dataset, loading, pretokenized
+from sae_core.activations.language_model.dataset import DataConfig
 from sae_core.activations.language_model.engine import HookedModel
 from sae_core.activations.language_model.hook_points import expanded_hook_points, width_written
 from sae_core.activations.language_model.loading import ModelConfig
 from sae_core.activations.language_model.model_spec import ModelSpec, model_spec
 from sae_core.activations.language_model.splice import CleanText
-from sae_core.activations.language_model.text import WindowMaker
-from sae_core.activations.language_model.token_file import TokenFile, kept, may_be_shorter
+from sae_core.activations.language_model.token_file import TokenFile, may_be_shorter
+from sae_core.activations.language_model.windows import Windows, make_windows, window_maker
 from sae_core.activations.source import ActivationSource, EvalChunk, HeldOut
 from sae_core.config.run import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError
@@ -128,11 +128,17 @@ class LanguageModelSource(ActivationSource):
             d_vocab = self._spec.d_vocab
             collect(lambda: self.d_in, lambda: self.d_out)
         if not problems and self._first is None:  # else it has checked the rest
-            collect(self._check_context, self._window_maker)
+            collect(self._check_context, lambda: window_maker(self.config.model, self.config.data), self._check_pretokenized)
             collect(lambda: loading.check_packages(self.config.model))
             collect(lambda: loading.check_weights(self.config.model.name, self._spec.model))
         problems += dataset.problems(self.config.data, d_vocab) if self._first is None else []
         if problems:
+            raise ConfigError("\n".join(dict.fromkeys(problems)))
+
+    def _check_pretokenized(self) -> None:
+        model, data = self.config.model, self.config.data
+        column = dataset.resolved(data).tokens_column
+        if column and not data.tokens_column and (problems := pretokenized.problems(data.dataset, column, model)):
             raise ConfigError("\n".join(problems))
 
     def _check_context(self) -> None:
@@ -182,46 +188,23 @@ class LanguageModelSource(ActivationSource):
         tokens = TokenFile(directory)
         if tokens.path.exists():
             return
-        if self.config.data.exclude_special_tokens and loading.tokenizer_or_none(self.config.model.name) is None:
-            logger.warning("no token is special: `model.name` %r has no tokenizer that could say which are.", self.config.model.name)
-        data, maker = self.config.data, self._window_maker()
-        train = maker.windows(dataset.documents(data, "train"), self.config.train_tokens)
-        self._check_windows("train", train, maker.special_ids)
-        heldout, documents = maker.windows_and_documents(dataset.documents(data, "heldout"), self.config.eval_tokens)
-        self._check_windows("heldout", heldout, maker.special_ids)
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of("windows")))
+        made = self.windows()
+        order = torch.randperm(len(made.train), generator=torch.Generator().manual_seed(seed_of("windows")))
         chunk_windows = self.chunk_tokens // self.config.model.context_size
-        special_ids = torch.tensor(maker.special_ids, dtype=torch.int32)
-        tokens.write(train[order], heldout, documents, special_ids, chunk_windows=chunk_windows)
+        special_ids = torch.tensor(made.special_ids, dtype=torch.int32)
+        tokens.write(made.train[order], made.heldout, made.heldout_documents, special_ids, chunk_windows=chunk_windows)
+
+    def windows(self) -> Windows:
+        """The windows of both parts, in the order of the text, after `check`.
+
+        Raises:
+            ConfigError: there is too little text for the tokens requested, or a token that the model does not have.
+        """
+        n_tokens = {"train_tokens": self.config.train_tokens, "eval_tokens": self.config.eval_tokens}
+        return make_windows(self.config.model, self.config.data, **n_tokens, d_vocab=self._spec.d_vocab)
 
     def prepare_as(self, directory: Path, first: Path) -> None:
         TokenFile(directory).copy_from(TokenFile(first))
-
-    def _window_maker(self) -> WindowMaker:
-        """What makes the windows. Text is refused where there is no tokenizer, or no BOS token and one is needed."""
-        model, data = self.config.model, self.config.data
-        tokenizer = loading.tokenizer_or_none(model.name)
-        if tokenizer is None and not data.tokens_column:
-            raise ConfigError(
-                f"text needs a tokenizer, but got none in `model.name` {model.name!r}. Add its files, or give text that is tokenized: "
-                "`data.tokens_column`."
-            )
-        special = tuple(sorted(set(tokenizer.all_special_ids))) if tokenizer is not None and data.exclude_special_tokens else ()
-        return WindowMaker(tokenizer, model.context_size, model.prepend_bos, special)
-
-    def _check_windows(self, part: Part, windows: Int[Tensor, "W T"], special_ids: Sequence[int]) -> None:
-        """Refuse too little text, and tokens that the model does not have."""
-        data = self.config.data
-        key, split = ("train_tokens", data.train_split) if part == "train" else ("eval_tokens", data.eval_split)
-        asked = getattr(self.config, key)
-        there = int(kept(windows, torch.tensor(special_ids, dtype=torch.int32)).sum())
-        if there < asked:
-            raise ConfigError(
-                f"`data.{key}` must be at most the {there} tokens that split {split!r} of {data.dataset} has in whole windows of "
-                f"{self.config.model.context_size} (special tokens excluded), but got {asked}. Lower `data.{key}` or give more text."
-            )
-        if int(windows.max()) >= self._spec.d_vocab:
-            raise dataset.too_large_id(data, int(windows.max()), self._spec.d_vocab)
 
     def n_shards(self, directory: Path) -> int:
         return -(-TokenFile(directory).n_windows("train") // self._shard_windows)

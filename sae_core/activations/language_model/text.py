@@ -2,6 +2,7 @@
 
 Text: BOS before each document, everything concatenated, cut into windows of BOS and `context_size - 1` further tokens.
 Rows that are tokenised already are cut one by one: a leading BOS is not doubled, a last piece shorter than a window is dropped.
+Windows that were made before are used as they are.
 Without `prepend_bos` a window is `context_size` consecutive tokens, and EOS parts documents where there is no BOS.
 """
 
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sae_core.activations.language_model.dataset import Document
+from sae_core.activations.language_model.dataset import Document, Window
 from sae_core.errors import ConfigError, border
 
 LENGTH_AT_A_TIME = 2**20
@@ -79,6 +80,8 @@ class WindowMaker:
                 stream = [_numbered(ids, number) for number, ids in enumerate(self._tokenised(some), start=n_read)]
                 windows, rest = self._cut(np.concatenate([rest, *stream], axis=1))
                 yield windows
+            elif ready := [document for document in some if isinstance(document, Window)]:
+                yield np.asarray([[window.ids for window in ready], [window.documents for window in ready]], np.int32)
             else:
                 rows = (self._without_bos(np.asarray(row, np.int32)) for row in some)
                 yield np.concatenate([self._cut(_numbered(row, number))[0] for number, row in enumerate(rows, start=n_read)], axis=1)
