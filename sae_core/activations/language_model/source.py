@@ -127,7 +127,7 @@ class LanguageModelSource(ActivationSource):
         if not problems:
             d_vocab = self._spec.d_vocab
             collect(lambda: self.d_in, lambda: self.d_out)
-        if not problems and self._first is None:  # else it has checked the rest
+        if d_vocab is not None and self._first is None:  # else it has checked the rest
             collect(self._check_context, lambda: window_maker(self.config.model, self.config.data), self._check_pretokenized)
             collect(lambda: loading.check_packages(self.config.model))
             collect(lambda: loading.check_weights(self.config.model.name, self._spec.model))
