@@ -75,7 +75,7 @@ def pretokenize(sweep: Sweep, directory: str | Path) -> Pretokenized:
         (temporary / "data").rename(directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Pretokenized(directory, config.model.context_size, len(made.train), len(made.heldout), n_bytes)
+    return Pretokenized(directory, config.model.context_size, len(made.train.windows), len(made.heldout.windows), n_bytes)
 
 
 def _text_of(sweep: Sweep) -> LanguageModelActivations:
@@ -86,6 +86,8 @@ def _text_of(sweep: Sweep) -> LanguageModelActivations:
         raise ConfigError(
             f"text must be read by source 'language_model', but got {', '.join(map(repr, others))}. Give sections `model` and `data`."
         )
+    if said := [config.data.in_words for config in configs if isinstance(config, LanguageModelActivations) and config.data.in_words]:
+        raise ConfigError(f"`pretokenize` writes tokens without masks, but got {said[0]!r}. Leave that out, or use `sae-sweep harvest`.")
     texts: dict[str, LanguageModelActivations] = {}
     for config in configs:
         assert isinstance(config, LanguageModelActivations), f"{config=}"
@@ -118,9 +120,9 @@ def _write(directory: Path, made: Windows, config: LanguageModelActivations, sou
     datasets.disable_progress_bars()
     try:
         splits = {
-            "train": datasets.Dataset(pa.table({pretokenized.IDS: column(made.train)})),
+            "train": datasets.Dataset(pa.table({pretokenized.IDS: column(made.train.windows)})),
             "heldout": datasets.Dataset(
-                pa.table({pretokenized.IDS: column(made.heldout), pretokenized.DOCUMENTS: column(made.heldout_documents)})
+                pa.table({pretokenized.IDS: column(made.heldout.windows), pretokenized.DOCUMENTS: column(made.heldout.documents)})
             ),
         }
         for split in splits.values():

@@ -9,18 +9,19 @@ import hashlib
 import json
 import os
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from sae_core.activations.files import hash_files, is_hub_name
 from sae_core.activations.language_model import pretokenized
+from sae_core.activations.language_model.chat import Conversation, TrainOn
 from sae_core.activations.language_model.rows import (
     COMPRESSIONS,
     FILE_FORMATS,
@@ -51,7 +52,7 @@ class Window:
         return len(self.ids)
 
 
-Text = str | list[int]
+Text = str | list[int] | Conversation
 Document = Text | Window
 Part = Literal["train", "heldout"]
 
@@ -81,6 +82,32 @@ class DataConfig(Config):
     """Precision of the stored activations."""
     exclude_special_tokens: bool = True
     """Leave BOS, EOS, padding and other special tokens out of training and evaluation."""
+    chat_column: str | None = None
+    """Column of conversations, lists of messages with `role` and `content`; takes the place of `text_column`."""
+    chat_template: str | None = None
+    """Name of one of the tokenizer's chat templates, or the text of a template; None: its default."""
+    train_on: TrainOn = "all"
+    """Tokens of conversations that count: what the assistant says, the contents of all messages, or the template too."""
+    positions: Annotated[tuple[Annotated[int, Field(ge=0)], int], Field(strict=False)] | None = None
+    """First position in a window that counts, from 0, and the one behind the last; None: all."""
+    packing: Literal["packed", "one_per_window"] = "packed"
+    """Documents one after the other, cut into windows; or the start of each in a window of its own, the rest of which does not count."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_given(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        # Run ids and hashes of activations stay those of configs without these fields.
+        later = self.changed(*_LATER_FIELDS).keys()
+        return {name: value for name, value in serialize(self).items() if name in later or name not in _LATER_FIELDS}
+
+    @model_validator(mode="after")
+    def _chat_or_not(self) -> Self:
+        if self.chat_column is None and (given := self.changed("chat_template", "train_on")):
+            raise ConfigError(f"`chat_template` and `train_on` need a `chat_column`, but got {given} without one. Give it, or remove them.")
+        if self.chat_column is not None and (given := self.changed("text_column", "tokens_column")):
+            raise ConfigError(f"`chat_column` takes the place of other columns, but got {given} beside it. Remove one of them.")
+        if self.positions is not None and self.positions[0] >= self.positions[1]:
+            raise ConfigError(f"`positions` must be [start, stop] with start < stop, but got {list(self.positions)}. Correct them.")
+        return self
 
     @model_validator(mode="after")
     def _text_or_tokens(self) -> Self:
@@ -92,7 +119,24 @@ class DataConfig(Config):
     @property
     def column(self) -> str:
         """The column that is read."""
-        return self.tokens_column or self.text_column
+        return self.tokens_column or self.chat_column or self.text_column
+
+    @property
+    def in_words(self) -> str:
+        """What is said of the windows, where it is not the usual."""
+        said = []
+        if self.chat_column is not None:
+            counted = {"assistant": "what the assistant says", "content": "contents of messages", "all": "all tokens"}
+            said.append(f"conversations, {counted[self.train_on]}")
+        if self.positions is not None:
+            said.append(f"positions {self.positions[0]} to {self.positions[1] - 1} of each window")
+        if self.packing == "one_per_window":
+            said.append("one document per window, longer ones cut, shorter ones padded")
+        return "; ".join(said)
+
+
+_LATER_FIELDS = frozenset({"chat_column", "chat_template", "train_on", "positions", "packing"})
+"""Left out of what is written where they have their defaults."""
 
 
 def documents(config: DataConfig, part: Part) -> Iterator[Document]:
@@ -115,6 +159,11 @@ def documents(config: DataConfig, part: Part) -> Iterator[Document]:
         yield from (document for document in _documents(config, rows) if _is_held_out(document) == (part == "heldout"))
     else:
         for document in _documents(config, rows):
+            if isinstance(document, Conversation):
+                raise ConfigError(
+                    f"`data.eval_split` must be another split where conversations cannot be parted, but got {config.eval_split!r} for both "
+                    "parts. Add conversations, or a split."
+                )
             n_train = len(document) * (HELD_OUT_ONE_IN - 1) // HELD_OUT_ONE_IN
             if piece := document[:n_train] if part == "train" else document[n_train:]:
                 yield piece
@@ -131,6 +180,10 @@ def problems(config: DataConfig, d_vocab: int | None = None) -> list[str]:
         config = _with_column(config, splits)
     except ConfigError as error:
         return [str(error)]
+    if _is_ours(config) and config.packing != "packed":
+        return [
+            f"`data.packing` must be packed in a pretokenized dataset, whose windows are used as they are, but got {config.packing!r}. Remove it."
+        ]
     if _is_ours(config) and config.train_split == config.eval_split:
         return [
             f"`data.eval_split` must be another split than `data.train_split` in a pretokenized dataset, which has both parts, but got "
@@ -260,7 +313,7 @@ def _rows_of_dataset(dataset: Any, columns: Sequence[str] | None) -> Iterator[Ro
 
 def _with_column(config: DataConfig, splits: Mapping[str, Rows]) -> DataConfig:
     """See `resolved`. Beside text, ids are taken only where the dataset says that it was tokenized on purpose."""
-    if config.tokens_column or config.changed("text_column") or not splits:
+    if config.tokens_column or config.chat_column or config.changed("text_column") or not splits:
         return config
     with _reading(config):
         first = next(iter(splits.get(config.train_split, next(iter(splits.values())))(None)), {})
@@ -302,7 +355,8 @@ def _check_column(config: DataConfig, name: str, rows: Rows, d_vocab: int | None
         raise ConfigError(f"splits of `data.dataset` must have rows, but got none in {name!r} of {config.dataset!r}. Choose another split.")
     head = list(islice(rows([config.column] if config.column in first else None), CHECKED_ROWS))
     if not any(config.column in row for row in head):
-        raise UnknownNameError.of("`data.tokens_column`" if config.tokens_column else "`data.text_column`", config.column, first)
+        kind = "tokens" if config.tokens_column else "chat" if config.chat_column else "text"
+        raise UnknownNameError.of(f"`data.{kind}_column`", config.column, first)
     try:
         found = [document for number, row in enumerate(head, start=1) for document in _documents_of(config, row, number)]
     except ConfigError as error:
@@ -323,7 +377,9 @@ def _documents_of(config: DataConfig, row: Row, number: int) -> Iterator[Text]:
     value = row.get(config.column)
     if value is None or (isinstance(value, str | list) and not value):
         return
-    if not config.tokens_column:
+    if config.chat_column:
+        yield _conversation(config, value, number)
+    elif not config.tokens_column:
         if not isinstance(value, str):
             got = f"{config.column!r} with {type(value).__name__} in row {number}"
             raise ConfigError(
@@ -336,6 +392,17 @@ def _documents_of(config: DataConfig, row: Row, number: int) -> Iterator[Text]:
             yield from _documents_of(config, {config.column: inner}, number)
     else:
         yield _checked_ids(config, value, number)
+
+
+def _conversation(config: DataConfig, value: Any, number: int) -> Conversation:
+    messages = value if isinstance(value, list) else [value]
+    if wrong := [one for one in messages if not isinstance(one, dict) or not isinstance(one.get("role"), str)]:
+        raise ConfigError(
+            "`data.chat_column` must hold lists of messages, each with `role` and `content`, but got "
+            f"{config.column!r} with {reprlib.repr(wrong[0])} in row {number}. Choose another column, or rename the keys."
+        )
+    # Tables have all keys in all messages, with nothing in those that have none.
+    return Conversation(tuple({key: one for key, one in message.items() if one is not None} for message in messages))
 
 
 def _checked_ids(config: DataConfig, value: Any, number: int) -> list[int]:
@@ -355,5 +422,5 @@ def _both_parts_have_some(found: Iterator[Text]) -> bool:
 
 
 def _is_held_out(document: Text) -> bool:
-    content = document if isinstance(document, str) else json.dumps(document)
+    content = document if isinstance(document, str) else json.dumps(document.messages if isinstance(document, Conversation) else document)
     return int(hashlib.sha256(content.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0

@@ -147,6 +147,11 @@ class LanguageModelSource(ActivationSource):
             raise ConfigError(
                 f"`model.context_size` must be <= {n_ctx}, the positions of {model.name}, but got {model.context_size}. Lower it."
             )
+        if (positions := self.config.data.positions) and positions[1] > model.context_size:
+            raise ConfigError(
+                f"`data.positions` must end at `model.context_size`, {model.context_size}, at the latest, but got "
+                f"{list(positions)}. Correct them."
+            )
 
     def facts(self) -> dict[str, float]:
         return {"d_vocab": float(self._spec.d_vocab)}
@@ -176,6 +181,8 @@ class LanguageModelSource(ActivationSource):
             "heldout": hashlib.sha256(heldout.numpy().tobytes()).hexdigest(),
             "special_ids": special_ids,
         }
+        if (counts := tokens.heldout_counts) is not None:
+            content["heldout_counts"] = hashlib.sha256(counts.numpy().tobytes()).hexdigest()
         if model.hook_out is not None:
             content["hook_out"] = model.hook_out
         if model.quantization is not None:
@@ -189,10 +196,12 @@ class LanguageModelSource(ActivationSource):
         if tokens.path.exists():
             return
         made = self.windows()
-        order = torch.randperm(len(made.train), generator=torch.Generator().manual_seed(seed_of("windows")))
+        order = torch.randperm(len(made.train.windows), generator=torch.Generator().manual_seed(seed_of("windows")))
         chunk_windows = self.chunk_tokens // self.config.model.context_size
         special_ids = torch.tensor(made.special_ids, dtype=torch.int32)
-        tokens.write(made.train[order], made.heldout, made.heldout_documents, special_ids, chunk_windows=chunk_windows)
+        counts = {"train_counts": made.train.counts[order], "heldout_counts": made.heldout.counts}
+        heldout = made.heldout
+        tokens.write(made.train.windows[order], heldout.windows, heldout.documents, special_ids, chunk_windows=chunk_windows, **counts)
 
     def windows(self) -> Windows:
         """The windows of both parts, in the order of the text, after `check`.

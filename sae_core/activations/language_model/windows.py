@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from sae_core.activations.language_model import dataset, loading
+from sae_core.activations.language_model.chat import ChatTemplate
 from sae_core.activations.language_model.dataset import DataConfig, Part
 from sae_core.activations.language_model.loading import ModelConfig
-from sae_core.activations.language_model.text import WindowMaker
+from sae_core.activations.language_model.text import CutText, WindowMaker
 from sae_core.activations.language_model.token_file import kept
 from sae_core.errors import ConfigError
 
@@ -20,12 +19,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Windows of both parts, in the order of the text; int32."""
+    """Windows of both parts."""
 
-    train: Int[Tensor, "W T"]
-    heldout: Int[Tensor, "V T"]
-    heldout_documents: Int[Tensor, "V T"]
-    """Number of the document that each held-out token is of."""
+    train: CutText
+    heldout: CutText
     special_ids: tuple[int, ...]
     """Tokens that do not count."""
 
@@ -39,11 +36,11 @@ def make_windows(model: ModelConfig, data: DataConfig, *, train_tokens: int, eva
     if data.exclude_special_tokens and loading.tokenizer_or_none(model.name) is None:
         logger.warning("no token is special: `model.name` %r has no tokenizer that could say which are.", model.name)
     maker = window_maker(model, data)
-    train = maker.windows(dataset.documents(data, "train"), train_tokens)
+    train = maker.cut(dataset.documents(data, "train"), train_tokens)
     _check(model, data, "train", train, maker.special_ids, train_tokens, d_vocab)
-    heldout, documents = maker.windows_and_documents(dataset.documents(data, "heldout"), eval_tokens)
+    heldout = maker.cut(dataset.documents(data, "heldout"), eval_tokens)
     _check(model, data, "heldout", heldout, maker.special_ids, eval_tokens, d_vocab)
-    return Windows(train, heldout, documents, maker.special_ids)
+    return Windows(train, heldout, maker.special_ids)
 
 
 def window_maker(model: ModelConfig, data: DataConfig) -> WindowMaker:
@@ -55,18 +52,19 @@ def window_maker(model: ModelConfig, data: DataConfig) -> WindowMaker:
             "`data.tokens_column`."
         )
     special = tuple(sorted(set(tokenizer.all_special_ids))) if tokenizer is not None and data.exclude_special_tokens else ()
-    return WindowMaker(tokenizer, model.context_size, model.prepend_bos, special)
+    chat = ChatTemplate(tokenizer, data.chat_template, data.train_on) if data.chat_column else None
+    return WindowMaker(tokenizer, model.context_size, model.prepend_bos, special, data.packing, data.positions, chat)
 
 
-def _check(
-    model: ModelConfig, data: DataConfig, part: Part, windows: Int[Tensor, "W T"], special_ids: Sequence[int], asked: int, d_vocab: int
-) -> None:
+def _check(model: ModelConfig, data: DataConfig, part: Part, cut: CutText, special_ids: Sequence[int], asked: int, d_vocab: int) -> None:
     key, split = ("train_tokens", data.train_split) if part == "train" else ("eval_tokens", data.eval_split)
-    there = int(kept(windows, torch.tensor(special_ids, dtype=torch.int32)).sum())
+    windows = cut.windows
+    there = int((kept(windows, torch.tensor(special_ids, dtype=torch.int32)) & cut.counts).sum())
     if there < asked:
         raise ConfigError(
             f"`data.{key}` must be at most the {there} tokens that split {split!r} of {data.dataset} has in whole windows of "
-            f"{model.context_size} (special tokens excluded), but got {asked}. Lower `data.{key}` or give more text."
+            f"{model.context_size} ({data.in_words or 'special tokens excluded'}), but got {asked}. Lower `data.{key}` or give "
+            "more text."
         )
     if int(windows.max()) >= d_vocab:
         raise dataset.too_large_id(dataset.resolved(data), int(windows.max()), d_vocab)
