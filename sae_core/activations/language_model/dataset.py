@@ -182,7 +182,8 @@ def problems(config: DataConfig, d_vocab: int | None = None) -> list[str]:
         return [str(error)]
     if _is_ours(config) and config.packing != "packed":
         return [
-            f"`data.packing` must be packed in a pretokenized dataset, whose windows are used as they are, but got {config.packing!r}. Remove it."
+            f"`data.packing` must be packed in a pretokenized dataset, whose windows are used as they are, but got "
+            f"{config.packing!r}. Remove it."
         ]
     if _is_ours(config) and config.train_split == config.eval_split:
         return [
