@@ -32,6 +32,8 @@ from sae_core.watchdog import beat
 
 ROWS = {"cpu": 2**9, "cuda": 2**15}
 """Tokens an SAE encodes at a time."""
+MEASURED_ROWS = 2**16
+"""Rows that `measure` takes at a time."""
 SPLICED_TOGETHER = 8
 """SAEs whose reconstructions of a chunk are spliced in at a time: what they share is read from memory once."""
 
@@ -215,6 +217,22 @@ def evaluate(
     indices = range(source.n_eval_chunks(directory))
     found = measured(evaluate_chunk(source.eval_chunk(directory, index, mean), saes, index, mean) for index in indices)
     return {name: found[name].with_evaluators(evaluate_further(saes[name], source, directory)) for name in found}
+
+
+def measure(sae: SparseAutoencoder, x: Float[Tensor, "N d_in"], target: Float[Tensor, "N d_out"] | None = None) -> dict[str, float | None]:
+    """Metrics of an SAE (inference form, for activations that are not normalized) on activations in memory.
+
+    Args:
+        x: held-out activations, on the SAE's device.
+        target: of a transcoder: what it is to make of each row.
+
+    Raises:
+        ConfigError: a value is not finite, or a width is another.
+        ValueError: there are no rows.
+    """
+    targets = [None] * -(-len(x) // MEASURED_ROWS) if target is None else target.float().split(MEASURED_ROWS)
+    pieces = zip(x.float().split(MEASURED_ROWS), targets, strict=True) if len(x) else ()
+    return combine(evaluate_chunk(EvalChunk(rows, target=of), {"sae": sae}, index) for index, (rows, of) in enumerate(pieces))[0]["sae"]
 
 
 def metric_plugins() -> dict[str, str]:

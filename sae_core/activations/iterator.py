@@ -21,6 +21,10 @@ from sae_core.seeds import seed_of
 
 Yielded = Tensor | tuple[Tensor, Tensor]
 """Activations [n, d_in]; or pairs of these and their targets [n, d_out]. Any number of rows, on any device."""
+BEGINNING_ROWS = 64
+"""Rows that are compared when an iterator is started again."""
+SAME_ROWS = 1e-3
+"""Largest relative difference of the first rows of an iterator that is started again: GPUs differ in the last digits."""
 STATISTICS_ROWS = 65_536
 """First rows that the scale and the mean are estimated on."""
 
@@ -68,6 +72,7 @@ class IteratorStream(BatchStream):
         self._widths: tuple[int, ...] | None = None
         self._statistics = torch.cat(list(_up_to(statistics_rows, (rows for _, rows in self._once(self._make(), 0)))))
         assert self._widths, "rows were read"
+        self._beginning = self._statistics[:BEGINNING_ROWS].clone()
         parts = [
             readable(part, what)
             for part, what in zip(self._statistics.split(list(self._widths), dim=1), ("activations", "targets"), strict=False)
@@ -115,6 +120,8 @@ class IteratorStream(BatchStream):
         for repetition in count():
             before = first
             for at, rows in self._once(made, first):
+                if at == 0 or (repetition and at == before):
+                    self._check_same(rows)
                 yield at, rows
                 first = at + len(rows)
             if first == before and repetition:
@@ -127,6 +134,16 @@ class IteratorStream(BatchStream):
             rows = self._checked(yielded, first)
             yield first, rows
             first += len(rows)
+
+    def _check_same(self, rows: Float[Tensor, "n width"]) -> None:
+        """Make sure that an iterator begins as the first one did."""
+        n_rows = min(len(rows), len(self._beginning))
+        difference = (rows[:n_rows] - self._beginning[:n_rows]).norm()
+        if not difference <= SAME_ROWS * self._beginning[:n_rows].norm():
+            raise ConfigError(
+                "an iterator of activations must give the same rows each time it is started, but got others in its first "
+                f"{n_rows}. Do not shuffle its inputs (`shuffle=False`): the buffer does; put the model into evaluation mode."
+            )
 
     def _checked(self, yielded: Any, first: int) -> Float[Tensor, "n width"]:
         """What was yielded as rows on the CPU.

@@ -8,7 +8,7 @@ Shape letters: E examples in a batch, T positions of an example (tokens, patches
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -111,6 +111,11 @@ class ModuleSource(ActivationSource):
         with hooked(self.model, {places[0]: see, places[1]: put_in} if len(places) > 1 else {places[0]: put_in}):
             return self.forward(batch)
 
+    def rows_of(self, batch: Any) -> list[Float[Tensor, "N _"]]:
+        """Activations at `hook_point`, and at `hook_out` where there is one, of the positions that count."""
+        values = self._values(batch, self._places)
+        return [self._rows(values[place], batch).float() for place in self._places]
+
     @property
     def d_in(self) -> int:
         return self._widths[0]
@@ -132,8 +137,12 @@ class ModuleSource(ActivationSource):
         assert isinstance(first, ModuleSource), f"{first=}"
         self.__dict__["model"], self.__dict__["_parts"] = first.model, first._parts
 
-    def check(self) -> None:
-        super().check()
+    def check_places(self) -> None:
+        """Make sure that the model has the places.
+
+        Raises:
+            ConfigError: it has not.
+        """
         modules = {name for name, _ in self.model.named_modules() if name}
         for name in (field for field in (self.config.hook_point, self.config.hook_out) if field is not None):
             path, side = path_and_side(name)
@@ -146,6 +155,10 @@ class ModuleSource(ActivationSource):
                 f"`hook_out` must be another place than `hook_point`, but got {self.config.hook_point!r} twice. Leave `hook_out` out to "
                 "train SAEs."
             )
+
+    def check(self) -> None:
+        super().check()
+        self.check_places()
         assert all(self._widths), f"{self._widths=}"
         batch = self._first
         kept = self._kept(self._values(batch, self._places)[self._places[0]], batch)
@@ -278,6 +291,46 @@ class ModuleSource(ActivationSource):
         with border(f"the model of {self.config.source!r} must read its examples", "Correct `collate` or `forward` of the source."):
             values = self._values(self._first, self._places)
         return [values[place].shape[-1] for place in self._places]
+
+
+def activations_of(
+    model: nn.Module, hook_point: str, inputs: Callable[[], Iterable[Any]] | Iterable[Any], *, hook_out: str | None = None
+) -> Callable[[], Iterator[Tensor | tuple[Tensor, Tensor]]]:
+    """What `IteratorStream` takes, of a model that is in memory: the activations of a module on batches of inputs, in their order.
+
+    Args:
+        model: on its device; it is put into evaluation mode.
+        hook_point: as in `ModuleActivations`.
+        inputs: batches that the model takes, tensors or mappings of tensors to be called with, or a function that makes them; the same
+            ones each time. Positions that an `attention_mask` among them leaves out are left out.
+        hook_out: as in `ModuleActivations`: pairs are made, for transcoders.
+
+    Raises:
+        ConfigError: when it is iterated over: as `ModuleSource` does.
+    """
+    source = _InMemory(
+        ModuleActivations(source="in memory", hook_point=hook_point, hook_out=hook_out, train_tokens=1, eval_tokens=1),
+        device=str(next((parameter.device for parameter in model.parameters()), torch.device("cpu"))),
+    )
+    source.__dict__["model"] = model.eval()
+    source.check_places()
+
+    def make() -> Iterator[Tensor | tuple[Tensor, Tensor]]:
+        for inputs_of_batch in inputs() if callable(inputs) else inputs:
+            rows = source.rows_of(_on_device(inputs_of_batch, source.device))
+            yield rows[0] if len(rows) == 1 else (rows[0], rows[1])
+
+    return make
+
+
+class _InMemory(ModuleSource):
+    """A model that is there already, without examples of its own."""
+
+    def load(self) -> nn.Module:
+        raise ValueError("the model of this source is set from outside.")
+
+    def examples(self, part: Part) -> Examples:
+        raise ValueError("this source has no examples.")
 
 
 def _on_device(batch: Any, device: str) -> Any:

@@ -238,7 +238,7 @@ def train_group(
     stream: ActivationStream,
     *,
     device: str | torch.device = "cpu",
-    directory: Path | None = None,
+    directory: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
     on_step: Callable[[Sequence[Learner]], Any] | None = None,
     on_checkpoint: Callable[[Learner, Path], Any] | None = None,
@@ -264,18 +264,19 @@ def train_group(
         MemoryError: there is no memory for all of them together; or another exception for which `is_out_of_memory` is true.
     """
     device = torch.device(device)
+    folder = Path(directory) if directory else None
     _check_normalisation(runs, stream)
     for run in runs:
         check_kind(run, stream.d_out)
     learners = [Learner.start(run, stream.d_in, device, stream.d_out) for run in runs]
     for learner in learners:
-        if directory and (found := read_checkpoint(RunPaths(directory / learner.run.run_id).checkpoint, like=learner.state()[0])):
+        if folder and (found := read_checkpoint(RunPaths(folder / learner.run.run_id).checkpoint, like=learner.state()[0])):
             learner.restore(*found)
     sample = Sample(stream)
     for learner in learners:
         if learner.step == 0 and needs_sample(learner.run.sae):  # runs that resume from a checkpoint have their initial values
             initialize(learner.sae, sample, learner.run)
-    _train(learners, stream, directory, checkpoint_seconds, on_step, on_checkpoint, orders)
+    _train(learners, stream, folder, checkpoint_seconds, on_step, on_checkpoint, orders)
     ended = [learner for learner in learners if not learner.is_stopped]
     for learner in ended:
         beat()

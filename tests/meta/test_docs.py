@@ -52,6 +52,7 @@ def test_every_python_block_is_run_by_a_test():
         "analysis.md",
         "extending.md",
         "features.md",
+        "own-activations.md",
         "transcoders.md",
     }
 

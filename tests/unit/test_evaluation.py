@@ -10,7 +10,7 @@ from sae_core import evaluation
 from sae_core.activations.source import EvalChunk, GroundTruth, NextToken
 from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
 from sae_core.errors import ConfigError
-from sae_core.evaluation import combine, evaluate, evaluate_chunk
+from sae_core.evaluation import combine, evaluate, evaluate_chunk, measure
 from sae_core.metrics import METRICS
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.training.loop import train_run
@@ -38,6 +38,14 @@ def chunk(x: list[list[float]], spliced: list[Tensor] | None = None) -> EvalChun
     nats = {"clean": 2.0, "zero_ablated": 6.0, "mean_ablated": 5.0}
     baselines = {name: next_token(*[value] * len(x)) for name, value in nats.items()} if spliced is not None else {}
     return EvalChunk(torch.tensor(x), splice if spliced is not None else None, **baselines)
+
+
+def test_activations_in_memory_are_measured_as_chunks_are() -> None:
+    sae = with_weights("standard", IDENTITY)
+    x = torch.tensor([[3.0, 1.0], [1.0, 3.0]])
+    assert measure(sae, x) == combine([evaluate_chunk(EvalChunk(x), {"run": sae})])[0]["run"]
+    with pytest.raises(ValueError, match="0 tokens"):
+        measure(sae, x[:0])
 
 
 def test_one_chunk_by_hand() -> None:

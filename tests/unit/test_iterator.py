@@ -107,6 +107,12 @@ def test_an_iterator_that_is_empty_when_repeated_is_no_endless_stream() -> None:
         batches(found, 20)
 
 
+def test_an_iterator_that_begins_otherwise_each_time_is_refused() -> None:
+    found = stream(lambda: [ROWS[torch.randperm(N_ROWS)]])
+    with pytest.raises(ConfigError, match="got others in its first 64"):
+        next(found.batches())
+
+
 @pytest.mark.parametrize("seek", [None, seek])
 @pytest.mark.slow
 def test_training_resumes_bit_for_bit_and_tells_of_its_checkpoints(tmp_path: Path, seek: object) -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sae_core.activations.module import ModuleActivations, ModuleSource
+from sae_core.activations.iterator import IteratorStream
+from sae_core.activations.module import ModuleActivations, ModuleSource, activations_of
 from sae_core.errors import ConfigError
 
 N_TRAIN, N_HELDOUT, T, D = 30, 14, 5, 6
@@ -135,3 +136,19 @@ def test_what_cannot_be_read_is_refused_before_any_work() -> None:
             source(**fields).check()
     with pytest.raises(ConfigError, match="got train_tokens=100 and about 90 positions in 30"):
         source(masked=True).shard(Path(), 0)
+
+
+def test_a_model_in_memory_and_batches_of_inputs_make_a_stream() -> None:
+    made = source(masked=True)
+    batches = list(made.batches("train"))
+    expected = torch.cat([made.rows_of(batch)[0] for batch in batches])
+    stream = IteratorStream(
+        activations_of(made.model.train(), "first", batches), batch_size=10, buffer_rows=90, normalize_activations="none"
+    )
+    assert not made.model.training
+    read = torch.cat([batch for batch, _ in zip(stream.batches(), range(9), strict=False)])
+    assert torch.equal(read.sort(dim=0).values, expected.sort(dim=0).values)
+    pairs = activations_of(made.model, "first", lambda: iter(batches), hook_out="second.inner")
+    assert [part.shape for part in next(iter(pairs()))] == [(10, D), (10, 2 * D)]
+    with pytest.raises(ConfigError, match="but got 'third'"):
+        activations_of(made.model, "third", batches)
