@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import random
+import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -63,6 +64,23 @@ def test_all_are_short() -> None:
         assert len(file.read_text().splitlines()) < 120, file
 
 
+@pytest.mark.parametrize("name", ["vit", "classifier", "protein"])
+def test_a_script_may_be_its_own_plugin(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = []
+
+    def launch(sweep: Any, **options: Any) -> None:
+        launched.extend(run.activations for run in sweep.runs())
+        raise SystemExit
+
+    monkeypatch.setattr("sweeps.launch", launch, raising=False)
+    for part in ("model", "train", "test"):
+        (tmp_path / part).mkdir()
+    monkeypatch.setattr(sys, "argv", ["example", *(str(tmp_path / part) for part in ("model", "train", "test"))])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    assert {type(activations).__module__.partition("_")[0] for activations in launched} == {name}, "the plugin's class, not the script's"
+
+
 def test_plain_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = example("plain_tensor")
     monkeypatch.setattr(module, "N_ROWS", 24_000)
@@ -99,7 +117,7 @@ def test_classifier_has_its_accuracy_before_and_after_the_splice_in_the_table(tm
     words = random.Random(0)
     texts = [" ".join(words.choices(["def", "return", "self", "import", "for", "class"], k=20)) for _ in range(400)]
     rows = [{"text": text, "label": int(text.split().count("self") > 3)} for text in texts]
-    learn(model, tokenizer, rows[:300])
+    learn(model, tokenizer, rows[:200])
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     for name, some in (("train", rows[:300]), ("test", rows[300:])):
@@ -124,7 +142,7 @@ def learn(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> None:
     tokens = tokenizer([row["text"] for row in rows], padding="max_length", truncation=True, max_length=32, return_tensors="pt")
     labels = torch.tensor([row["label"] for row in rows])
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(60):
+    for _ in range(40):
         optimizer.zero_grad()
         model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], labels=labels).loss.backward()
         optimizer.step()
