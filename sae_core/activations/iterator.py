@@ -70,9 +70,9 @@ class IteratorStream(BatchStream):
         self._make = activations if callable(activations) else lambda: activations
         self._seek, self._buffer_rows, self._data_seed = seek, buffer_rows, data_seed
         self._widths: tuple[int, ...] | None = None
-        self._statistics = torch.cat(list(_up_to(statistics_rows, (rows for _, rows in self._once(self._make(), 0)))))
+        self._statistics: Tensor = torch.cat(list(_up_to(statistics_rows, (rows for _, rows in self._once(self._make(), 0)))))
         assert self._widths, "rows were read"
-        self._beginning = self._statistics[:BEGINNING_ROWS].clone()
+        self._beginning: Tensor = self._statistics[:BEGINNING_ROWS].clone()
         parts = [
             readable(part, what)
             for part, what in zip(self._statistics.split(list(self._widths), dim=1), ("activations", "targets"), strict=False)
