@@ -200,6 +200,11 @@ class ActivationSource(ABC):
         return HeldOut(self.eval_chunk(directory, index, torch.zeros(self.d_out or self.d_in)).x)
 
     @property
+    def text_in_words(self) -> str:
+        """How text is read, and which tokens count, where there is something to say of it."""
+        return ""
+
+    @property
     def activations_dtype(self) -> str:
         """Precision that shards are stored in: float32, float16 or bfloat16."""
         return "float32"

@@ -234,6 +234,7 @@ class Plan(ABC):
             *([f"plugins     {', '.join(imported)}"] if imported else []),
             f"harvest     {self.harvest_tokens:,} training tokens in {self.n_shards} shards, {cached}",
             *self._pairs(),
+            *self._text(),
             f"evaluation  {self.eval_tokens:,} held-out tokens",
             *self._work(),
             *self._streaming(),
@@ -249,6 +250,11 @@ class Plan(ABC):
                 where = [at(shared.config, f"model.{field}") for field in ("hook_point", "hook_out")]
                 pairs.append(" to ".join(where) if all(where) else f"{shared.config['source']}, {shared.d_in} to {shared.d_out}")
         return [f"transcoders {', '.join(pairs)}"] if pairs else []
+
+    def _text(self) -> list[str]:
+        """How text becomes windows, and which tokens count, where that is not the usual."""
+        said = dict.fromkeys(words for shared in self.inputs if (words := shared.source.text_in_words))
+        return [f"text        {'; '.join(said)}"] if said else []
 
     def _streaming(self) -> list[str]:
         if not self.n_streamed:

@@ -71,6 +71,10 @@ class LanguageModelSource(ActivationSource):
     """The source that has loaded the model, and checked all but the hook point."""
 
     @property
+    def text_in_words(self) -> str:
+        return self.config.data.in_words
+
+    @property
     def activations_dtype(self) -> str:
         return self.config.data.activations_dtype
 

@@ -126,10 +126,12 @@ class WindowMaker:
 
     def _pieces(self, some: list[Document]) -> Iterator[tuple[IntArray, IntArray]]:
         """Token ids of each document, and which of them count."""
-        if isinstance(some[0], Conversation):
+        if some and isinstance(some[0], Conversation):
             yield from (self._conversation(one) for one in some)
             return
-        all_ids = self._tokenised(some) if isinstance(some[0], str) else (self._without_bos(np.asarray(row, np.int32)) for row in some)
+        all_ids = (
+            self._tokenised(some) if some and isinstance(some[0], str) else (self._without_bos(np.asarray(row, np.int32)) for row in some)
+        )
         yield from ((ids, np.ones_like(ids)) for ids in all_ids)
 
     def _conversation(self, conversation: Document) -> tuple[IntArray, IntArray]:
