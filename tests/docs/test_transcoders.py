@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from documents import ROOT, blocks
+from tiny_model import write_text
 from typer.testing import CliRunner
 
 from sweeps.cli import app
@@ -31,7 +32,8 @@ def directory(tmp_path_factory):
     """Where the page's definition was run and exported."""
     directory = tmp_path_factory.mktemp("transcoders")
     (definition,) = blocks(PAGE, "yaml")
-    smaller = {"train_tokens: 1_000_000": "train_tokens: 51_200", "eval_tokens: 100_000": "eval_tokens: 4_000", "d_sae: 1024": "d_sae: 256"}
+    smaller = {"train_tokens: 1_000_000": "train_tokens: 40_960", "eval_tokens: 100_000": "eval_tokens: 4_000", "d_sae: 1024": "d_sae: 256"}
+    smaller |= {"dataset: demo": f"dataset: {write_text(directory / 'text.jsonl', n_train=120, n_heldout=20)}"}
     smaller |= {"target_l0: [16, 32]": "target_l0: 32", "batch_size: 1024": "batch_size: 256"}
     for old, new in smaller.items():
         assert old in definition
