@@ -8,10 +8,12 @@ import torch
 from tiny_model import DEMO_MODEL, language_model_config, random_model
 from torch import Tensor
 
+from analysis.features.interventions import changed_logits
+from analysis.features.run import LearnedRun
 from sae_core.activations.language_model.loading import ModelConfig
 from sae_core.activations.language_model.source import LanguageModelSource
 from sae_core.activations.language_model.token_file import TokenFile
-from sae_core.config.run import SOURCES
+from sae_core.config.run import ARCHITECTURES, SOURCES
 from sae_core.errors import ConfigError
 
 pytestmark = pytest.mark.slow
@@ -91,6 +93,24 @@ def test_a_splice_replaces_the_output_of_the_module(pairs: tuple[LanguageModelSo
     for scores, changed in ((chunk.mean_ablated, means), (chunk.zero_ablated, zeros), (chunk.clean, logits)):
         assert scores is not None
         torch.testing.assert_close(scores.ce, cross_entropy(changed, tokens, keep), rtol=1e-4, atol=1e-4)
+
+
+def test_a_latent_is_steered_and_ablated_where_the_transcoder_writes(pairs: tuple[LanguageModelSource, Path, Any, str]) -> None:
+    source, directory, plain, path = pairs
+    kind = ARCHITECTURES["standard"]
+    generator = torch.Generator().manual_seed(0)
+    sae = kind(kind.Config(d_sae=8, l1_coefficient=1.0), source.d_in, source.d_out, generator=generator).eval()
+    run = LearnedRun("a", "b", sae, source, directory)
+    tokens = TokenFile(directory).windows("heldout", 0, 2)[0].long()
+    keep = ~torch.isin(tokens, torch.tensor(run.special_ids))
+    read, written, _ = by_hook(plain, path, tokens, keep)
+    latents = sae.encode(read).detach()
+    latent = int(latents.sum(dim=0).argmax())
+    row = sae.W_dec[latent].detach()
+    for strength, added in ((None, -latents[:, latent]), (3.0, torch.full((len(read),), 3.0))):
+        found = changed_logits(run, tokens, [latent] * 2, [strength] * 2)
+        expected = by_hook(plain, path, tokens, keep, written + added[:, None] * row)[2]
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_pairs_are_read_in_one_pass_with_others_and_are_the_same(tmp_path: Path) -> None:
