@@ -235,3 +235,22 @@ def test_fields_that_do_not_go_together_are_refused(fields: dict[str, Any], mess
 def test_positions_end_within_the_window(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"must end at `model.context_size`, 16, at the latest, but got \[0, 17\]"):
         LanguageModelSource(language_model_config(tmp_path, positions=[0, 17], context_size=16)).check()
+
+
+@pytest.mark.slow
+def test_a_source_reads_conversations(tmp_path: Path) -> None:
+    import json
+
+    rows = [{"messages": row["messages"], "split": "heldout" if i % 3 else "train"} for i, row in enumerate(conversations(90))]
+    (tmp_path / "chats.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    data = {"dataset": str(tmp_path / "chats.jsonl"), "chat_column": "messages", "chat_template": CHATML, "train_on": "assistant"}
+    config = language_model_config(tmp_path, **data, context_size=64, train_tokens=60, eval_tokens=60)
+    source = LanguageModelSource(config)
+    source.check()
+    source.prepare(tmp_path)
+    assert "what the assistant says" in source.text_in_words
+    tokens, keep = TokenFile(tmp_path).windows("heldout", 0, 1)
+    text = AutoTokenizer.from_pretrained(DEMO_MODEL).decode(tokens[0][keep[0]])
+    assert text.startswith("x + 1") and "add" not in text and "user" not in text
+    chunk = source.eval_chunk(tmp_path, 0, torch.zeros(source.d_in))
+    assert len(chunk.x) == int(TokenFile(tmp_path).windows("heldout", 0, 10**3)[1].sum()) >= 60

@@ -158,3 +158,17 @@ def test_one_text_is_written_where_there_was_nothing(tmp_path: Path, ours: Path)
         pretokenize(sweep(ours / "text.jsonl", train_tokens=10**9), tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
     pretokenize(sweep(ours / "text.jsonl", hook_point="blocks.*.hook_resid_post"), tmp_path / "new")  # they read the same
+
+
+def test_masks_are_not_written(tmp_path: Path) -> None:
+    from sweeps import Sweep
+    from sweeps.planning.pretokenizing import pretokenize
+
+    sections = {
+        "model": {"name": "demo", "hook_point": "blocks.2.hook_resid_post"},
+        "sae": {"d_sae": 64},
+        "architectures": {"topk": {"k": 8}},
+    }
+    data = {"dataset": "demo", "positions": [2, 32], "train_tokens": 100, "eval_tokens": 100}
+    with pytest.raises(ConfigError, match="writes tokens without masks, but got 'positions 2 to 31 of each window'"):
+        pretokenize(Sweep(name="a", data=data, train={"batch_size": 50}, **sections), tmp_path / "to")
