@@ -218,6 +218,8 @@ def work_of(sweep: Sweep, store: Store) -> Work:
 
 def checked_options(sweep: Any, options: Mapping[str, Any]) -> Options:
     """Make sure that a caller in Python gives what the command line would, or tell all problems together."""
+    from analysis.columns import NOT_METRICS
+
     problems = Problems()
     if not isinstance(sweep, Sweep):
         problems.add("", f"`sweep` must be a Sweep, but got {sweep!r}. Make one with `Sweep.from_yaml`.")
@@ -230,8 +232,6 @@ def checked_options(sweep: Any, options: Mapping[str, Any]) -> Options:
         problems.add("", "`--ship-code` must be given with `--address`, but got no address. Leave it out: this machine has the code.")
     for entry in plugins.unnamed([ARCHITECTURES, SOURCES, NORMALIZATIONS, METRICS, EVALUATORS]):
         problems.add("", f"{entry} is registered by no plugin, so no worker would know it. Name its file or module under `plugins`.")
-    from analysis.columns import NOT_METRICS
-
     if taken := sorted(column_specs().keys() & NOT_METRICS):
         problems.add("", f"metrics and evaluators must have columns of their own, but got {taken}, which the table has. Rename them.")
     problems.raise_any()
