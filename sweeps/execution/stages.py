@@ -125,6 +125,8 @@ def _finish_harvest(shared: SharedActivations, progress: SweepProgress) -> Manif
     shared.facts |= {"outlier_rows": manifest.outlier_rows, "outlier_share": manifest.outlier_share}
     if manifest.outlier_share > LARGE_OUTLIER_SHARE:
         progress.note(_outliers(manifest))
+    if (asked := shared.source.config.train_tokens) > manifest.n_tokens:
+        progress.note(f"harvest: {manifest.n_tokens:,} of {asked:,} tokens are left, the others' norms are too large; they are repeated")
     if n_streamed := shared.n_streamed:
         progress.note(f"harvest: {n_streamed} of {shared.n_shards} shards are not stored: each group makes them again as it reads them")
     return manifest
@@ -133,7 +135,7 @@ def _finish_harvest(shared: SharedActivations, progress: SweepProgress) -> Manif
 def _outliers(manifest: Manifest) -> str:
     return (
         f"harvest: {manifest.outlier_rows:,} of {manifest.n_tokens:,} rows hold {manifest.outlier_share:.0%} of the variance, as "
-        "attention sinks do. FVU is then about these rows; remove them from the text, or choose another hook point"
+        "attention sinks do. FVU is then about these rows; leave them out with `data.exclude_high_norm`, or choose another hook point"
     )
 
 

@@ -104,7 +104,7 @@ def _text_of(sweep: Sweep) -> LanguageModelActivations:
 def _read(config: LanguageModelActivations) -> dict[str, Any]:
     """What decides the windows, by dotted path."""
     model = config.model.model_dump(include={"name", "context_size", "prepend_bos"})
-    data = config.data.model_dump(exclude={"activations_dtype", "streaming"})
+    data = config.data.model_dump(exclude={"activations_dtype", "streaming", "exclude_high_norm"})
     n_tokens = {"data.train_tokens": config.train_tokens, "data.eval_tokens": config.eval_tokens}
     return {f"model.{name}": value for name, value in model.items()} | {f"data.{name}": value for name, value in data.items()} | n_tokens
 

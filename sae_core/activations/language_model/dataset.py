@@ -92,6 +92,8 @@ class DataConfig(Config):
     """First position in a window that counts, from 0, and the one behind the last; None: all."""
     packing: Literal["packed", "one_per_window"] = "packed"
     """Documents one after the other, cut into windows; or the start of each in a window of its own, the rest of which does not count."""
+    exclude_high_norm: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
+    """Leave tokens out, as special ones, whose activation has a norm above this multiple of the median one: attention sinks. None: none."""
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_given(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
@@ -135,7 +137,7 @@ class DataConfig(Config):
         return "; ".join(said)
 
 
-_LATER_FIELDS = frozenset({"chat_column", "chat_template", "train_on", "positions", "packing"})
+_LATER_FIELDS = frozenset({"chat_column", "chat_template", "train_on", "positions", "packing", "exclude_high_norm"})
 """Left out of what is written where they have their defaults."""
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from sae_core.activations.language_model import dataset, loading, pretokenized
 from sae_core.activations.language_model.dataset import DataConfig
 from sae_core.activations.language_model.engine import HookedModel
+from sae_core.activations.language_model.high_norm import NormLimits
 from sae_core.activations.language_model.hook_points import expanded_hook_points, width_written
 from sae_core.activations.language_model.loading import ModelConfig
 from sae_core.activations.language_model.model_spec import ModelSpec, model_spec
@@ -127,14 +128,16 @@ class LanguageModelSource(ActivationSource):
                     problems.append(str(error))
 
         collect(lambda: self._spec)
-        d_vocab = None
+        d_vocab, is_first = None, self._first is None  # else it has checked the rest
         if not problems:
             d_vocab = self._spec.d_vocab
+            if is_first:
+                collect(self._check_context)
             collect(lambda: self.d_in, lambda: self.d_out)
-        if d_vocab is not None and self._first is None:  # else it has checked the rest
-            collect(self._check_context, lambda: window_maker(self.config.model, self.config.data), self._check_pretokenized)
-            collect(lambda: loading.check_packages(self.config.model))
-            collect(lambda: loading.check_weights(self.config.model.name, self._spec.model))
+            if is_first:
+                collect(lambda: window_maker(self.config.model, self.config.data), self._check_pretokenized)
+                collect(lambda: loading.check_packages(self.config.model))
+                collect(lambda: loading.check_weights(self.config.model.name, self._spec.model))
         problems += dataset.problems(self.config.data, d_vocab) if self._first is None else []
         if problems:
             raise ConfigError("\n".join(dict.fromkeys(problems)))
@@ -187,6 +190,8 @@ class LanguageModelSource(ActivationSource):
         }
         if (counts := tokens.heldout_counts) is not None:
             content["heldout_counts"] = hashlib.sha256(counts.numpy().tobytes()).hexdigest()
+        if self.config.data.exclude_high_norm is not None:
+            content["exclude_high_norm"] = self.config.data.exclude_high_norm
         if model.hook_out is not None:
             content["hook_out"] = model.hook_out
         if model.quantization is not None:
@@ -247,7 +252,11 @@ class LanguageModelSource(ActivationSource):
         for source in sources:
             parts = [next(at_each) for _ in source.config.model.hook_points]
             x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-            found.append(torch.nn.functional.embedding(order, x))  # whole rows: twice as fast as x[order]
+            if (limit := self._norms.of(source.config.model.hook_point, directory)) is not None:
+                low = order[(parts[0].norm(dim=1) <= limit)[order]]
+                found.append(torch.nn.functional.embedding(low, x))
+            else:
+                found.append(torch.nn.functional.embedding(order, x))  # whole rows: twice as fast as x[order]
         return found
 
     def _model_at(self, sources: Sequence[ActivationSource]) -> HookedModel:
@@ -263,6 +272,13 @@ class LanguageModelSource(ActivationSource):
                 part.append(x[some_keep.to(self.device)].float().to(on))
         return [torch.cat(part) for part in parts]
 
+    @cached_property
+    def _norms(self) -> NormLimits:
+        def read(hook_point: str, tokens: Int[Tensor, "W T"], keep: Bool[Tensor, "W T"]) -> Float[Tensor, "N d_in"]:
+            return self._read(self.model.at([self._spec.place(hook_point)]), tokens, keep, on="cpu")[0]
+
+        return NormLimits(self.config.data.exclude_high_norm, read)
+
     def n_eval_chunks(self, directory: Path) -> int:
         tokens = TokenFile(directory)
         return -(-tokens.n_windows("heldout") // tokens.chunk_windows)
@@ -276,9 +292,28 @@ class LanguageModelSource(ActivationSource):
         file = TokenFile(directory)
         start = index * file.chunk_windows
         tokens, keep = file.windows("heldout", start, file.chunk_windows)
+        where, documents = f"held-out windows {start} to {start + len(tokens) - 1}", file.documents(start, len(tokens))
+        if self.config.data.exclude_high_norm is None:
+            return self._chunks(tokens, keep, documents, where, sources, means)
+        # Each source leaves out other tokens, so the unchanged run is scored for each.
+        return [
+            self._chunks(
+                tokens, self._norms.low(source.config.model.hook_point, directory, tokens, keep), documents, where, [source], [mean]
+            )[0]
+            for source, mean in zip(sources, means, strict=True)
+        ]
+
+    def _chunks(
+        self,
+        tokens: Int[Tensor, "W T"],
+        keep: Bool[Tensor, "W T"],
+        documents: Int[Tensor, "W T"],
+        where: str,
+        sources: Sequence[ActivationSource],
+        means: Sequence[Float[Tensor, " _"]],
+    ) -> list[EvalChunk]:
+        """Chunks of these windows, at the positions kept, for each source."""
         clean = CleanText(self._model_at(sources), tokens.to(self.device), keep.to(self.device))
-        where = f"held-out windows {start} to {start + len(tokens) - 1}"
-        documents = file.documents(start, len(tokens))
         chunks, numbers = [], itertools.count()
         for source, mean in zip(sources, means, strict=True):
             hook_points = source.config.model.hook_points
@@ -310,6 +345,7 @@ class LanguageModelSource(ActivationSource):
         file = TokenFile(directory)
         start = index * file.chunk_windows
         tokens, keep = file.windows("heldout", start, file.chunk_windows)
+        keep = self._norms.low(self.config.model.hook_point, directory, tokens, keep)
         return HeldOut(self._read(self.model, tokens, keep, on=self.device)[0], tokens, keep)
 
     def _check_finite(self, what: str, values: Tensor, where: str, hook_point: str) -> None:
