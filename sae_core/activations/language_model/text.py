@@ -110,7 +110,7 @@ class WindowMaker:
         rest, n_read = np.empty((3, 0), np.int32), 0
         for some in _batches(documents):
             ready = [document for document in some if isinstance(document, Window)]
-            numbered = enumerate(self._pieces([] if ready else some), start=n_read)
+            numbered = enumerate([] if ready else self._pieces(some), start=n_read)
             pieces = [_numbered(ids, counts, number) for number, (ids, counts) in numbered if len(ids)]
             if ready:
                 windows = np.asarray([[window.ids for window in ready], [window.documents for window in ready]], np.int32)
