@@ -1,10 +1,12 @@
 """Masks of conversations, token by token, with the demo's tokenizer under the templates of several families."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_model import DEMO_MODEL, language_model_config
 from transformers import AutoTokenizer
 
 from sae_core.activations.language_model.chat import ChatTemplate, Conversation
@@ -13,7 +15,6 @@ from sae_core.activations.language_model.source import LanguageModelSource
 from sae_core.activations.language_model.text import WindowMaker
 from sae_core.activations.language_model.token_file import TokenFile
 from sae_core.errors import ConfigError
-from tests.tiny_model import DEMO_MODEL, language_model_config
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -158,8 +159,6 @@ def test_what_is_no_conversation_is_refused(tmp_path: Path, rows: list[Any], mes
 
 
 def chats(tmp_path: Path, rows: list[Any]) -> DataConfig:
-    import json
-
     (tmp_path / "chats.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     return DataConfig(dataset=str(tmp_path / "chats.jsonl"), chat_column="messages", eval_split="train")
 
@@ -239,8 +238,6 @@ def test_positions_end_within_the_window(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_source_reads_conversations(tmp_path: Path) -> None:
-    import json
-
     rows = [{"messages": row["messages"], "split": "heldout" if i % 3 else "train"} for i, row in enumerate(conversations(90))]
     (tmp_path / "chats.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     data = {"dataset": str(tmp_path / "chats.jsonl"), "chat_column": "messages", "chat_template": CHATML, "train_on": "assistant"}

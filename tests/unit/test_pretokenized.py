@@ -161,9 +161,6 @@ def test_one_text_is_written_where_there_was_nothing(tmp_path: Path, ours: Path)
 
 
 def test_masks_are_not_written(tmp_path: Path) -> None:
-    from sweeps import Sweep
-    from sweeps.planning.pretokenizing import pretokenize
-
     sections = {
         "model": {"name": "demo", "hook_point": "blocks.2.hook_resid_post"},
         "sae": {"d_sae": 64},
