@@ -10,7 +10,8 @@ from tiny_model import DEMO_MODEL, language_model_config
 from transformers import AutoTokenizer
 
 from sae_core.activations.language_model.chat import ChatTemplate, Conversation
-from sae_core.activations.language_model.dataset import DataConfig, documents, problems
+from sae_core.activations.language_model.data_config import DataConfig
+from sae_core.activations.language_model.dataset import documents, problems
 from sae_core.activations.language_model.source import LanguageModelSource
 from sae_core.activations.language_model.text import WindowMaker
 from sae_core.activations.language_model.token_file import TokenFile

@@ -11,7 +11,7 @@ from tiny_model import DEMO_MODEL, documents, language_model_config, write_text
 
 from sae_core.activations.files import load_tensors
 from sae_core.activations.language_model import dataset
-from sae_core.activations.language_model.dataset import DataConfig
+from sae_core.activations.language_model.data_config import DataConfig
 from sae_core.activations.language_model.loading import tokenizer_or_none
 from sae_core.activations.language_model.source import LanguageModelSource
 from sae_core.activations.language_model.token_file import TokenFile

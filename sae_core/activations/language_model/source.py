@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_core.activations.language_model import dataset, loading, pretokenized
-from sae_core.activations.language_model.dataset import DataConfig
+from sae_core.activations.language_model.data_config import DataConfig
 from sae_core.activations.language_model.engine import HookedModel
 from sae_core.activations.language_model.high_norm import NormLimits
 from sae_core.activations.language_model.hook_points import expanded_hook_points, width_written

@@ -8,7 +8,8 @@ import torch
 
 from sae_core.activations.language_model import dataset, loading
 from sae_core.activations.language_model.chat import ChatTemplate
-from sae_core.activations.language_model.dataset import DataConfig, Part
+from sae_core.activations.language_model.data_config import DataConfig
+from sae_core.activations.language_model.dataset import Part
 from sae_core.activations.language_model.loading import ModelConfig
 from sae_core.activations.language_model.text import CutText, WindowMaker
 from sae_core.activations.language_model.token_file import kept
