@@ -14,7 +14,8 @@ class DataConfig(Config):
     """Which text."""
 
     dataset: str
-    """A local .parquet, .json, .jsonl or .txt file, a local directory, or the name of a dataset on the Hub."""
+    """A local .parquet, .json, .jsonl or .txt file, a local directory, the name of a dataset on the Hub, or a .yaml file that names
+    several: see `mixture`."""
     subset: str | None = None
     """Name of the subset ("configuration") where the dataset has several."""
     text_column: str = "text"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sae_core.activations.files import hash_files, is_hub_name
-from sae_core.activations.language_model import pretokenized
+from sae_core.activations.language_model import mixture, pretokenized
 from sae_core.activations.language_model.chat import Conversation
 from sae_core.activations.language_model.data_config import DataConfig
 from sae_core.activations.language_model.rows import (
@@ -68,6 +68,9 @@ def documents(config: DataConfig, part: Part) -> Iterator[Document]:
     """
     if wrong := problems(config):
         raise ConfigError("\n".join(wrong))
+    if mixed := mixture.parts_of(config):
+        yield from mixture.interleaved([documents(one.config, part) for one in mixed], [one.weight for one in mixed])
+        return
     splits = _open_splits(config, streaming=config.streaming)
     config = _with_column(config, splits)
     rows = splits[config.train_split if part == "train" else config.eval_split]
@@ -97,6 +100,8 @@ def problems(config: DataConfig, d_vocab: int | None = None) -> list[str]:
         d_vocab: size of the model's vocabulary, where it is known.
     """
     try:
+        if mixed := mixture.parts_of(config):
+            return [f"{problem} (in {config.dataset!r})" for problem in _problems_of_mixture([one.config for one in mixed], d_vocab)]
         splits = _open_splits(config, streaming=True)
         config = _with_column(config, splits)
     except ConfigError as error:
@@ -122,13 +127,35 @@ def problems(config: DataConfig, d_vocab: int | None = None) -> list[str]:
     return found
 
 
+def _problems_of_mixture(parts: Sequence[DataConfig], d_vocab: int | None) -> list[str]:
+    if found := [problem for part in parts for problem in problems(part, d_vocab)]:
+        return found
+    known = [resolved(part) for part in parts]
+    if any(_is_ours(part) for part in known):
+        return ["windows that `sae-sweep pretokenize` made must be read alone, but got them in a mixture. Give the text that they are of."]
+    if len({part.tokens_column is None for part in known}) > 1:
+        kinds = {part.dataset: "token ids" if part.tokens_column else "text" for part in known}
+        return [f"datasets of a mixture must all be of text, or all of token ids, but got {kinds}. Leave some out."]
+    return []
+
+
+def parts(config: DataConfig) -> list[DataConfig]:
+    """The datasets that are read: those of a mixture, or the one.
+
+    Raises:
+        ConfigError: the file of a mixture cannot be read.
+    """
+    return [one.config for one in mixture.parts_of(config)] or [config]
+
+
 def resolved(config: DataConfig) -> DataConfig:
-    """The config with the column of tokens, where the dataset is tokenized and no column is given.
+    """The config with the column of tokens, where the dataset is tokenized and no column is given; of a mixture, its first dataset's.
 
     Raises:
         ConfigError: there is no such dataset, or it cannot be read.
     """
-    return _with_column(config, _open_splits(config, streaming=True))
+    first = parts(config)[0]
+    return _with_column(first, _open_splits(first, streaming=True))
 
 
 def content_hash(config: DataConfig) -> str:
@@ -137,6 +164,8 @@ def content_hash(config: DataConfig) -> str:
     Raises:
         ConfigError: there is no such dataset.
     """
+    if mixed := mixture.parts_of(config):
+        return hashlib.sha256(json.dumps([[content_hash(one.config), *one.identity] for one in mixed]).encode()).hexdigest()
     path = _local_path(config.dataset)
     with _reading(config):
         if path is not None:
@@ -158,7 +187,7 @@ def _local_path(name: str) -> Path | None:
     """The local file or directory of this name; None: a name on the Hub. A path where nothing is is refused."""
     if (path := existing(name)) is not None:
         return Path(os.path.normpath(path.absolute()))  # not resolved: what a link points to may be named after a hash
-    if name.lower().endswith((*FILE_FORMATS, *COMPRESSIONS)) or not is_hub_name(name):
+    if name.lower().endswith((*FILE_FORMATS, *COMPRESSIONS, *mixture.SUFFIXES)) or not is_hub_name(name):
         raise ConfigError(f"`data.dataset` must exist, but got {name!r}, where no file or directory is. Correct the path.")
     return None
 

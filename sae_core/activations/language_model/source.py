@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_core.activations.language_model import dataset, loading, pretokenized
+from sae_core.activations.language_model import dataset, loading, mixture, pretokenized
 from sae_core.activations.language_model.data_config import DataConfig
 from sae_core.activations.language_model.engine import HookedModel
 from sae_core.activations.language_model.high_norm import NormLimits
@@ -73,7 +73,7 @@ class LanguageModelSource(ActivationSource):
 
     @property
     def text_in_words(self) -> str:
-        return self.config.data.in_words
+        return "; ".join(said for said in (mixture.in_words(self.config.data), self.config.data.in_words) if said)
 
     @property
     def activations_dtype(self) -> str:
@@ -143,9 +143,12 @@ class LanguageModelSource(ActivationSource):
             raise ConfigError("\n".join(dict.fromkeys(problems)))
 
     def _check_pretokenized(self) -> None:
-        model, data = self.config.model, self.config.data
-        column = dataset.resolved(data).tokens_column
-        if column and not data.tokens_column and (problems := pretokenized.problems(data.dataset, column, model)):
+        problems = []
+        for data in dataset.parts(self.config.data):
+            column = dataset.resolved(data).tokens_column
+            if column and not data.tokens_column:
+                problems += pretokenized.problems(data.dataset, column, self.config.model)
+        if problems:
             raise ConfigError("\n".join(problems))
 
     def _check_context(self) -> None:
