@@ -190,7 +190,7 @@ def open_rows(path: str, column: str | None) -> Rows:
 
 def _open_numpy(path: str, column: str | None) -> Rows:
     _check_no_column(path, column)
-    array = np.load(path, mmap_mode="r")
+    array = np.lib.format.open_memmap(path, mode="r")
     return Rows(array.shape, array.dtype.name, lambda start, stop: torch.from_numpy(np.array(array[start:stop])))
 
 
