@@ -6,7 +6,7 @@ Shape letters: N rows, d_in width of the activations, d_out that of the targets.
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -54,19 +54,40 @@ class FileActivations(ActivationsConfig):
 
 
 def save_activations(
-    path: str | Path, x: Float[Tensor, "N d_in"], *, target: Float[Tensor, "N d_out"] | None = None, eval_tokens: int
+    path: str | Path, x: Float[Tensor, "... d_in"], *, target: Float[Tensor, "... d_out"] | None = None, eval_tokens: int
 ) -> dict[str, Any]:
     """Write activations in memory as a .safetensors file, for a sweep: the section `activations` of a definition.
 
     Args:
+        x: rows along all axes but the last, such as [text, position, width].
         target: what transcoders reconstruct from x, row by row.
         eval_tokens: held-out rows, the last ones; all others are trained on.
+
+    Raises:
+        ConfigError: the path ends otherwise, there are too few rows, or not as many targets.
     """
-    tensors = {"x": x} if target is None else {"x": x, "target": target}
-    save_tensors(Path(path), {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    if _ending(str(path)) != ".safetensors":
+        raise ConfigError(f"`path` must end in .safetensors, but got {str(path)!r}. Rename it.")
+    rows = {"x": _flattened("x", x)} if target is None else {"x": _flattened("x", x), "target": _flattened("target", target)}
+    n_rows = len(rows["x"])
+    if not 0 < eval_tokens < n_rows:
+        rule = f"`eval_tokens` must be above 0 and below the number of rows, which is {n_rows}, but got {eval_tokens}"
+        raise ConfigError(f"{rule}. The others are trained on: leave some.")
+    if target is not None:
+        if len(rows["target"]) != n_rows:
+            raise ConfigError(f"every row of `x` must have its target, but got {n_rows} rows and {len(rows['target'])} targets. Pair them.")
+        if rows["target"].untyped_storage().data_ptr() == rows["x"].untyped_storage().data_ptr():
+            rows["target"] = rows["target"].clone()  # safetensors writes no memory twice
+    save_tensors(Path(path), rows)
     where = {"source": "file", "path": str(Path(path).absolute()), "column": "x"}
-    sizes = {"train_tokens": len(x) - eval_tokens, "eval_tokens": eval_tokens}
+    sizes = {"train_tokens": n_rows - eval_tokens, "eval_tokens": eval_tokens}
     return where | ({} if target is None else {"target": where["path"], "target_column": "target"}) | sizes
+
+
+def _flattened(name: str, tensor: Float[Tensor, "... width"]) -> Float[Tensor, "N width"]:
+    if tensor.ndim < 2:
+        raise ConfigError(f"`{name}` must have shape [..., width], but got {list(tensor.shape)}. Give it one row per token.")
+    return tensor.detach().cpu().flatten(0, -2).contiguous()
 
 
 class Rows:
@@ -109,6 +130,11 @@ class FileSource(ActivationSource):
             if len(part.shape) != 2 or not part.dtype.startswith(("float", "bfloat", "int", "uint")):
                 rule = f"`activations.{name}` must hold real numbers of shape [tokens, width], but got {part.dtype} of {list(part.shape)}"
                 problems.append(f"{rule}. Flatten all axes but the last.")
+            elif part.shape[1] == 0:
+                rule = f"`activations.{name}` must have at least one number per row, but got shape {list(part.shape)}"
+                problems.append(f"{rule}. Save the activations again.")
+        if problems:
+            raise ConfigError("\n".join(problems))
         n_rows, n_needed = self._parts[0].shape[0], self.config.train_tokens + self.config.eval_tokens
         if n_rows < n_needed:
             rule = f"`activations.path` must have train_tokens + eval_tokens = {n_needed} rows, but got {n_rows} in {self.config.path!r}"
@@ -191,7 +217,8 @@ def open_rows(path: str, column: str | None) -> Rows:
 def _open_numpy(path: str, column: str | None) -> Rows:
     _check_no_column(path, column)
     array = np.lib.format.open_memmap(path, mode="r")
-    return Rows(array.shape, array.dtype.name, lambda start, stop: torch.from_numpy(np.array(array[start:stop])))
+    native = array.dtype.newbyteorder("=")  # PyTorch knows no other order of bytes
+    return Rows(array.shape, array.dtype.name, lambda start, stop: torch.from_numpy(np.array(array[start:stop], dtype=native)))
 
 
 def _open_torch(path: str, column: str | None) -> Rows:
@@ -202,6 +229,8 @@ def _open_torch(path: str, column: str | None) -> Rows:
         _check_no_column(path, column)
     if not isinstance(content, Tensor):
         raise ConfigError(f"{path!r} must hold a tensor, but got {type(content).__name__}. Save the tensor alone.")
+    if content.layout is not torch.strided:
+        raise ConfigError(f"{path!r} must hold a dense tensor, but got one of layout {content.layout}. Save its `to_dense()`.")
     return Rows(tuple(content.shape), str(content.dtype).removeprefix("torch."), lambda start, stop: content[start:stop])
 
 
@@ -225,8 +254,9 @@ def _open_parquet(path: str, column: str | None) -> Rows:
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         raise ConfigError(f"column {name!r} of {path!r} must hold a list of numbers per row, but got {kind}. Name another in `column`.")
     first = next(file.iter_batches(1, columns=[name]), None)
-    width = len(first.column(0)[0]) if first is not None and len(first) else 0
+    width = len(first.column(0)[0].as_py() or []) if first is not None and len(first) else 0
     numpy_type = np.dtype(kind.value_type.to_pandas_dtype()).name
+    _check_number_of_values(path, name, width)
 
     def read(start: int, stop: int) -> Tensor:
         raise ValueError(f"rows of {path!r} must be read after `prepare`.")
@@ -234,24 +264,61 @@ def _open_parquet(path: str, column: str | None) -> Rows:
     return Rows((file.metadata.num_rows, width), numpy_type, read)
 
 
+def _check_number_of_values(path: str, name: str, width: int) -> None:
+    """Read those row groups only whose metadata tell that rows differ in length. Differences that cancel out show when copied."""
+    import pyarrow.parquet as pq
+
+    metadata, start = pq.read_metadata(path), 0
+    # A leaf of a list is "<name>.list.element"; older writers' names are not looked for.
+    leaves = [leaf for leaf in range(metadata.num_columns) if metadata.schema.column(leaf).path.rsplit(".", 2)[0] == name]
+    for group in range(metadata.num_row_groups if len(leaves) == 1 and width else 0):
+        n_rows = metadata.row_group(group).num_rows
+        if metadata.row_group(group).column(leaves[0]).num_values != n_rows * width:
+            for _ in _parquet_rows(path, name, width, groups=[group], start=start):
+                pass
+        start += n_rows
+
+
+def _parquet_rows(
+    path: str, name: str, width: int, groups: Sequence[int] | None = None, start: int = 0
+) -> Iterator[tuple[int, np.ndarray]]:
+    """A column of lists in batches, each with the number of its first row.
+
+    Args:
+        groups: row groups to read; None: all.
+        start: number of the first row in them.
+
+    Raises:
+        ConfigError: a row has another number of values than `width`, or one of them is missing.
+    """
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    for batch in pq.ParquetFile(path).iter_batches(columns=[name], row_groups=groups):
+        lists = batch.column(0)
+        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+        others = np.flatnonzero(lengths != width)
+        if len(others):
+            rule = f"every row of column {name!r} in {path!r} must have {width} numbers, as its first row"
+            raise ConfigError(f"{rule}, but got {lengths[others[0]]} in row {start + others[0]}. Correct the file.")
+        values = lists.flatten()
+        if values.null_count:
+            row = start + int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0]) // width
+            raise ConfigError(f"column {name!r} of {path!r} must have no missing values, but got null in row {row}. Correct the file.")
+        yield start, values.to_numpy(zero_copy_only=False).reshape(len(batch), width)
+        start += len(batch)
+
+
 def _copy_parquet(path: Path, column: str | None, copy: Path) -> None:
     """Write a column of lists as .npy, a batch of rows at a time."""
     import pyarrow.parquet as pq
 
     rows = _open_parquet(str(path), column)
-    file = pq.ParquetFile(path)
-    name, start = _only(str(path), file.schema_arrow.names, column), 0
+    name = _only(str(path), pq.ParquetFile(path).schema_arrow.names, column)
     with written_whole(copy) as temporary:
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=rows.dtype, shape=rows.shape)
-        for batch in file.iter_batches(columns=[name]):
-            values = batch.column(0).flatten().to_numpy(zero_copy_only=False)
-            if len(values) != len(batch) * rows.shape[1]:
-                raise ConfigError(
-                    f"every row of column {name!r} in {str(path)!r} must have {rows.shape[1]} numbers, but got {len(values)} in "
-                    f"{len(batch)} rows from row {start} on. Correct the file."
-                )
-            array[start : start + len(batch)] = values.reshape(len(batch), -1)
-            start += len(batch)
+        for start, values in _parquet_rows(str(path), name, rows.shape[1]):
+            array[start : start + len(values)] = values
         array.flush()
 
 
