@@ -10,7 +10,7 @@ from typing import Any
 from analysis.columns import ACTIVATION_FACTS, ALL, ARITHMETIC, CONFIG_FIELDS, OF_TRANSCODERS
 from analysis.results import REQUESTED, StoredRun
 from sae_core.costs import n_parameters, training_flops
-from sae_core.records import RunRecord, flat, reason
+from sae_core.records import RunRecord, completed, flat, reason
 from sae_core.validation import at
 
 _FROM_CONFIG = {**CONFIG_FIELDS, **OF_TRANSCODERS, "lr": "train.lr", "d_sae": "sae.d_sae", "target_l0": "sae.target_l0"}
@@ -79,7 +79,7 @@ def variants(runs: Sequence[StoredRun], comparisons: Sequence[str]) -> list[str]
         groups[run.requested.get("architecture"), comparison].append(index)
     texts = [""] * len(runs)
     for group in groups.values():
-        fields = {index: flat(runs[index].config) for index in group}
+        fields = dict(zip(group, completed([flat(runs[index].config) for index in group]), strict=True))
         varied = _varied(list(fields.values()), {f"sae.{runs[index].requested.get('sparsity_parameter')}" for index in group})
         for index, own in fields.items():
             texts[index] = ", ".join(f"{name.rpartition('.')[2]}={_text(own[name])}" for name in varied if name in own)

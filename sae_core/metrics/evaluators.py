@@ -4,6 +4,7 @@ A `Metric` adds sums up over chunks of held-out text; an evaluator gets the whol
 accuracy with the reconstruction in the model, a probe, a comparison with another dictionary. One that fails loses its own numbers only.
 """
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -101,10 +102,11 @@ def evaluate_further(sae: SparseAutoencoder, source: ActivationSource, directory
     errors: dict[str, str] = {}
     for name, entry in EVALUATORS.items():
         try:
-            values |= entry(sae, HeldOutData(source, directory))
-        except Exception as error:  # the boundary of somebody else's code: the run has its other numbers
-            values |= {spec.name: None for spec in entry.specs}
+            found = entry(copy.deepcopy(sae), HeldOutData(source, directory))
+        except (Exception, SystemExit) as error:  # the boundary of somebody else's code: the run has its other numbers
+            found = {spec.name: None for spec in entry.specs}
             errors[name] = reason_of(error)
+        values |= found
     return values, errors
 
 

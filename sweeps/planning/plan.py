@@ -15,7 +15,7 @@ from typing import Any
 from sae_core import plugins
 from sae_core.activations.shards import was_finished
 from sae_core.config.run import RunConfig
-from sae_core.records import RunState, flat
+from sae_core.records import RunState, completed, flat
 from sae_core.validation import at
 from sweeps.definition.sweep import Sweep
 from sweeps.demo.corpus import demo_text_file
@@ -377,7 +377,7 @@ class SearchPlan(Plan):
 
 def _settings(runs: Sequence[RunConfig]) -> list[str]:
     """What each run is: its sparsity, and the fields in which runs of its architecture differ."""
-    fields = [flat(run.model_dump(mode="json")) for run in runs]
+    fields = completed([flat(run.model_dump(mode="json")) for run in runs])
     values: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for run, own in zip(runs, fields, strict=True):
         for name, value in own.items():

@@ -78,6 +78,7 @@ def test_what_is_mixed_is_said(two: Path) -> None:
         ([{"dataset": "a.jsonl"}, {"dataset": "b.jsonl", "weight": 1}], "weight"),
         ([{"dataset": "a.jsonl", "weight": 1, "colum": "text"}, {"dataset": "b.jsonl", "weight": 1}], "colum"),
         ([{"dataset": "a.jsonl", "weight": 1}, {"dataset": "gone.jsonl", "weight": 1}], "gone.jsonl"),
+        ([{"dataset": "a.jsonl", "weight": 1}, {"dataset": "mixture.yaml", "weight": 1}], "of other datasets"),
         ([{"dataset": "a.jsonl", "weight": 1}, {"dataset": "b.jsonl", "weight": 1}], "`data.text_column`"),
         ([{"dataset": "a.jsonl", "weight": 1}, {"dataset": "ids.jsonl", "weight": 1}], "all be of text"),
     ],
@@ -87,6 +88,13 @@ def test_what_is_refused(two: Path, entries: list[dict[str, object]], problem: s
     found = "\n".join(problems(mixed(two, *entries)))
     assert problem in found
     assert str(two) in found
+
+
+def test_paths_are_those_beside_the_file_alone(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (two / "sub").mkdir()
+    config = mixed(two / "sub", {"dataset": "../a.jsonl", "weight": 1}, {"dataset": "b.jsonl", "weight": 1})
+    monkeypatch.chdir(two)  # where there is a b.jsonl
+    assert str(two / "sub" / "b.jsonl") in problems(config)[0]
 
 
 def test_a_file_that_is_none(two: Path) -> None:

@@ -138,9 +138,15 @@ class ChatTemplate:
             )
         end = len(before) + len(text)
         if self.train_on == "assistant":
-            special = (token for token in self.tokenizer.all_special_tokens if behind.lstrip().startswith(token))
+            special = (token for token in special_tokens(self.tokenizer).values() if behind.lstrip().startswith(token))
             end += max((len(behind) - len(behind.lstrip()) + len(token) for token in special), default=0)
         return len(before), end
+
+
+def special_tokens(tokenizer: Any) -> dict[int, str]:
+    """Special tokens by their ids: those with a role, and those that the tokenizer's files say are special, as a template's marks are."""
+    flagged = {number: token.content for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)) | flagged
 
 
 def _overlapping(offsets: Sequence[Span], spans: Iterable[Span], length: int) -> list[bool]:

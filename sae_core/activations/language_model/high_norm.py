@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_core.activations.language_model.token_file import TokenFile
+from sae_core.errors import ConfigError
 
 NORM_TOKENS = 8_192
 """Held-out tokens, special ones too, of whose windows the median norm is taken."""
@@ -42,6 +43,11 @@ class NormLimits:
             file = TokenFile(directory)
             length = file.windows("heldout", 0, 1)[0].shape[1]
             rows = self._read(hook_point, *file.windows("heldout", 0, max(1, NORM_TOKENS // length)))
+            if not len(rows):
+                raise ConfigError(
+                    f"`data.exclude_high_norm` needs tokens that count to take the median norm of, but got none in the first {NORM_TOKENS} "
+                    "held-out tokens. Leave it out, or let more tokens count: `data.train_on`, `data.positions`."
+                )
             self._limits[hook_point] = self.factor * float(rows.norm(dim=1).median())
         return self._limits[hook_point]
 

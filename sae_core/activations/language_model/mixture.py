@@ -15,7 +15,9 @@ from typing import TypeVar
 import yaml
 from pydantic import ValidationError
 
+from sae_core.activations.files import is_hub_name
 from sae_core.activations.language_model.data_config import DataConfig
+from sae_core.activations.language_model.rows import COMPRESSIONS, FILE_FORMATS
 from sae_core.config.run import Config, Positive
 from sae_core.errors import ConfigError, border
 from sae_core.files import existing
@@ -69,7 +71,7 @@ def parts_of(config: DataConfig) -> list[MixedDataset]:
     if path is None or not path.is_file() or path.suffix.lower() not in SUFFIXES:
         return []
     with border(f"`data.dataset` must be a readable file of a mixture, but got {config.dataset!r}", "See docs/definition.md."):
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         try:
             entries = _Mixture.model_validate(content).mixture
         except ValidationError as error:
@@ -85,8 +87,11 @@ def parts_of(config: DataConfig) -> list[MixedDataset]:
 
 def _config_of(entry: _Entry, config: DataConfig, path: Path) -> DataConfig:
     changes = entry.model_dump(exclude={"weight", "column"}, exclude_none=True)
-    beside = path.parent / Path(entry.dataset).expanduser()
-    changes["dataset"] = str(beside) if beside.exists() else entry.dataset
+    beside = path.resolve().parent / Path(entry.dataset).expanduser()
+    is_path = beside.exists() or not is_hub_name(entry.dataset) or entry.dataset.lower().endswith((*FILE_FORMATS, *COMPRESSIONS, *SUFFIXES))
+    changes["dataset"] = str(beside) if is_path else entry.dataset
+    if beside == path.resolve():
+        raise ConfigError(f"a mixture must be of other datasets, but got itself in {config.dataset!r}. Remove it.")
     if entry.column is not None:
         kind = "tokens_column" if config.tokens_column else "chat_column" if config.chat_column else "text_column"
         changes[kind] = entry.column

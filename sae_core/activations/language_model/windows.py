@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from sae_core.activations.language_model import dataset, loading
-from sae_core.activations.language_model.chat import ChatTemplate
+from sae_core.activations.language_model.chat import ChatTemplate, special_tokens
 from sae_core.activations.language_model.data_config import DataConfig
 from sae_core.activations.language_model.dataset import Part
 from sae_core.activations.language_model.loading import ModelConfig
@@ -52,8 +52,10 @@ def window_maker(model: ModelConfig, data: DataConfig) -> WindowMaker:
             f"text needs a tokenizer, but got none in `model.name` {model.name!r}. Add its files, or give text that is tokenized: "
             "`data.tokens_column`."
         )
-    special = tuple(sorted(set(tokenizer.all_special_ids))) if tokenizer is not None and data.exclude_special_tokens else ()
     chat = ChatTemplate(tokenizer, data.chat_template, data.train_on) if data.chat_column else None
+    special: tuple[int, ...] = ()
+    if tokenizer is not None and data.exclude_special_tokens:
+        special = tuple(sorted(special_tokens(tokenizer) if chat else set(tokenizer.all_special_ids)))
     return WindowMaker(tokenizer, model.context_size, model.prepend_bos, special, data.packing, data.positions, chat)
 
 
@@ -64,7 +66,7 @@ def _check(model: ModelConfig, data: DataConfig, part: Part, cut: CutText, speci
     if there < asked:
         raise ConfigError(
             f"`data.{key}` must be at most the {there} tokens that split {split!r} of {data.dataset} has in whole windows of "
-            f"{model.context_size} ({data.in_words or 'special tokens excluded'}), but got {asked}. Lower `data.{key}` or give "
+            f"{model.context_size} ({data.in_words or 'without special tokens'}), but got {asked}. Lower `data.{key}` or give "
             "more text."
         )
     if int(windows.max()) >= d_vocab:
