@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from tiny_model import DEMO_MODEL, language_model_config
-from transformers import AutoTokenizer
+from transformers import AddedToken, AutoTokenizer
 
-from sae_core.activations.language_model.chat import ChatTemplate, Conversation
+from sae_core.activations.language_model.chat import ChatTemplate, Conversation, special_tokens
 from sae_core.activations.language_model.data_config import DataConfig
 from sae_core.activations.language_model.dataset import documents, problems
 from sae_core.activations.language_model.source import LanguageModelSource
@@ -252,3 +252,13 @@ def test_a_source_reads_conversations(tmp_path: Path) -> None:
     assert text.startswith("x + 1") and "add" not in text and "user" not in text
     chunk = source.eval_chunk(tmp_path, 0, torch.zeros(source.d_in))
     assert len(chunk.x) == int(TokenFile(tmp_path).windows("heldout", 0, 10**3)[1].sum()) >= 60
+
+
+def test_tokens_that_the_tokenizer_calls_special_are_so_without_a_role() -> None:
+    plain = AutoTokenizer.from_pretrained(DEMO_MODEL)
+    plain.add_tokens([AddedToken("<|mark|>", special=True), AddedToken("<|word|>", special=False)])
+    mark, word = plain.convert_tokens_to_ids(["<|mark|>", "<|word|>"])
+    assert mark not in plain.all_special_ids
+    found = special_tokens(plain)
+    assert found[mark] == "<|mark|>" and word not in found
+    assert found.items() >= dict(zip(plain.all_special_ids, plain.all_special_tokens, strict=True)).items()

@@ -6,8 +6,10 @@ import pytest
 import torch
 from tiny_model import language_model_config
 
+from sae_core.activations.language_model.high_norm import NormLimits
 from sae_core.activations.language_model.source import LanguageModelSource
 from sae_core.activations.language_model.token_file import TokenFile
+from sae_core.errors import ConfigError
 
 pytestmark = pytest.mark.slow
 
@@ -69,3 +71,9 @@ def test_a_limit_that_nothing_exceeds_changes_nothing_and_is_no_field_by_default
     assert torch.equal(low.shard(directory, 0), plain.shard(directory, 0))
     assert "exclude_high_norm" not in plain.config.model_dump_json()
     assert plain.fingerprint() != low.fingerprint() and plain.eval_fingerprint(directory) != low.eval_fingerprint(directory)
+
+
+def test_a_median_of_nothing_is_refused(directory: Path) -> None:
+    limits = NormLimits(2.0, lambda hook_point, tokens, keep: torch.empty(0, 4))
+    with pytest.raises(ConfigError, match=r"`data\.exclude_high_norm` needs tokens that count"):
+        limits.of(HOOK_POINTS[0], directory)
