@@ -128,6 +128,6 @@ def _learning_rates(table: pd.DataFrame) -> str:
 def _counted(sweeps: Sequence[StoredSweep]) -> str:
     """What a definition says of conversations, positions and packing; nothing where it says nothing."""
     data = [at(run.config, "activations.data") for sweep in sweeps for run in sweep.runs]
-    fields = ("chat_column", "train_on", "positions", "packing")
+    fields = ("chat_column", "train_on", "positions", "packing", "exclude_high_norm")
     said = (", ".join(f"{name} {one[name]}" for name in fields if one.get(name) is not None) for one in data if isinstance(one, dict))
     return "; ".join(dict.fromkeys(words for words in said if words))

@@ -83,10 +83,6 @@ class DataConfig(Config):
             said.append(f"positions {self.positions[0]} to {self.positions[1] - 1} of each window")
         if self.packing == "one_per_window":
             said.append("one document per window, longer ones cut, shorter ones padded")
-        if self.exclude_high_norm is not None:
-            said.append(f"without tokens whose norm is above {self.exclude_high_norm:g} times the median one")
-        if said and self.exclude_special_tokens:
-            said.append("without special tokens")
         return "; ".join(said)
 
 

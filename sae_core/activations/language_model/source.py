@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_core.activations.language_model import dataset, loading, mixture, pretokenized
+from sae_core.activations.language_model import dataset, loading, pretokenized
 from sae_core.activations.language_model.data_config import DataConfig
 from sae_core.activations.language_model.engine import HookedModel
 from sae_core.activations.language_model.high_norm import NormLimits
@@ -28,7 +28,7 @@ from sae_core.activations.language_model.loading import ModelConfig
 from sae_core.activations.language_model.model_spec import ModelSpec, model_spec
 from sae_core.activations.language_model.splice import CleanText
 from sae_core.activations.language_model.token_file import TokenFile, may_be_shorter
-from sae_core.activations.language_model.windows import Windows, make_windows, window_maker
+from sae_core.activations.language_model.windows import Windows, make_windows, text_in_words, window_maker
 from sae_core.activations.source import ActivationSource, EvalChunk, HeldOut
 from sae_core.config.run import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError
@@ -73,7 +73,7 @@ class LanguageModelSource(ActivationSource):
 
     @property
     def text_in_words(self) -> str:
-        return "; ".join(said for said in (mixture.in_words(self.config.data), self.config.data.in_words) if said)
+        return text_in_words(self.config.data)
 
     @property
     def activations_dtype(self) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sae_core.activations.language_model import dataset, loading
+from sae_core.activations.language_model import dataset, loading, mixture
 from sae_core.activations.language_model.chat import ChatTemplate, special_tokens
 from sae_core.activations.language_model.data_config import DataConfig
 from sae_core.activations.language_model.dataset import Part
@@ -44,6 +44,13 @@ def make_windows(model: ModelConfig, data: DataConfig, *, train_tokens: int, eva
     return Windows(train, heldout, maker.special_ids)
 
 
+def text_in_words(data: DataConfig) -> str:
+    """What is said of the text and of the tokens that count, where it is not the usual."""
+    factor = data.exclude_high_norm
+    low = "" if factor is None else f"no tokens whose norm is above {factor:g} times the median one"
+    return "; ".join(said for said in (mixture.in_words(data), data.in_words, low) if said)
+
+
 def window_maker(model: ModelConfig, data: DataConfig) -> WindowMaker:
     """What makes the windows. Text is refused where there is no tokenizer, or no BOS token and one is needed."""
     tokenizer = loading.tokenizer_or_none(model.name)
@@ -66,7 +73,7 @@ def _check(model: ModelConfig, data: DataConfig, part: Part, cut: CutText, speci
     if there < asked:
         raise ConfigError(
             f"`data.{key}` must be at most the {there} tokens that split {split!r} of {data.dataset} has in whole windows of "
-            f"{model.context_size} ({data.in_words or 'without special tokens'}), but got {asked}. Lower `data.{key}` or give "
+            f"{model.context_size} ({data.in_words or 'special tokens excluded'}), but got {asked}. Lower `data.{key}` or give "
             "more text."
         )
     if int(windows.max()) >= d_vocab:
