@@ -30,7 +30,12 @@ from sae_core.layout import RunPaths
 SHOWN = ("l0", "fvu", "delta_ce", "ce_loss_recovered", "kl", "dead_fraction")
 """Metrics that are shown beside the one that was asked for, where the run has them."""
 _MOST_RIVALS = 12
-IN_SAELENS = frozenset({"standard", "gated", "jumprelu", "topk"})
+IN_SAELENS = frozenset(
+    {
+        *("standard", "gated", "jumprelu", "topk"),
+        *("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"),
+    }
+)
 """What `cfg.json` calls architectures that SAELens loads."""
 
 
@@ -190,11 +195,11 @@ def _described(table: pd.DataFrame, runs: pd.DataFrame, first: _Candidate, metri
         of_setting={name: settings_of(alike, name)[first.setting_hash] for name in names},
         rivals=_rivals(runs, titles, metric, l0, sign),
         directory=None if directory is None else Path(directory),
-        loading="" if directory is None else _loading(RunPaths(Path(directory)).sae),
+        loading="" if directory is None else loading_of(RunPaths(Path(directory)).sae),
     )
 
 
-def _loading(sae: Path) -> str:
+def loading_of(sae: Path) -> str:
     """Python that loads an exported SAE."""
     try:
         cfg: dict[str, Any] = json.loads((sae / "cfg.json").read_text(encoding="utf-8"))

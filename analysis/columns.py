@@ -28,6 +28,10 @@ COLUMNS = (
     *(*CONFIG_FIELDS, *ACTIVATION_FACTS),
 )
 """The columns every table starts with, in this order."""
+OF_TRANSCODERS = {"hook_out": "activations.model.hook_out"}
+"""Columns that are fields of the config, where some run has them: where a transcoder writes; `hook_point` is where it reads."""
+WIDTH_OUT = "d_out"
+"""Width of what a transcoder writes, of such tables too."""
 PROVENANCE = ("activations_hash", "eval_hash")
 ARITHMETIC = ("arithmetic", "eval_arithmetic")
 """Columns of tables whose records say how numbers were computed."""
@@ -38,13 +42,13 @@ ENDING = (
 
 INTEGERS = {
     *("seed", "data_seed", "d_in", "d_sae", "train_tokens", "eval_tokens", "context_size", "batch_size"),
-    *("d_vocab", "outlier_rows", "launch"),
+    *("d_vocab", "outlier_rows", "launch", WIDTH_OUT),
 }
 TEXTS = {
     *("run_id", "architecture", "status", "sparsity_parameter", "model", "hook_point", "dataset", "normalize_activations"),
-    *({*PROVENANCE, *ARITHMETIC, *ENDING} - {"launch"}),
+    *({*PROVENANCE, *ARITHMETIC, *ENDING, *OF_TRANSCODERS} - {"launch"}),
 }
-ALL = {*COLUMNS, *PROVENANCE, *ENDING, *ARITHMETIC}
+ALL = {*COLUMNS, *OF_TRANSCODERS, WIDTH_OUT, *PROVENANCE, *ENDING, *ARITHMETIC}
 """Every column but those of versions and of further metrics."""
 STABILITY = ("pw_mcc", "recurring_latents", "recurring_explained")
 """Columns about pairs of runs, of tables in which some are known: `analysis.stability`."""
@@ -53,6 +57,7 @@ NOT_METRICS = {*ALL, *STABILITY} - {*_METRICS}
 OF_A_SETTING = (
     *("architecture", "sparsity_parameter", "target_l0", "lr", "d_in", "d_sae", "train_tokens", "comparison_hash", "variant"),
     *(name for name in CONFIG_FIELDS if name != "data_seed"),
+    *(*OF_TRANSCODERS, WIDTH_OUT),
 )
 """Columns in which the repeats of a setting agree: a mean of equal numbers may differ from them in the last digit."""
 OF_A_REPEAT = ("seed", "data_seed", "launch")

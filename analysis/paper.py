@@ -27,7 +27,7 @@ from analysis.results import read_sweeps
 from analysis.table import by_comparison, finished, table_of
 from analysis.words import titles
 from sae_core import plugins
-from sae_core.errors import ConfigError, UnknownNameError, border
+from sae_core.errors import ConfigError, UnknownNameError, reason_of
 from sae_core.files import write_text, written_whole
 
 log = logging.getLogger(__name__)
@@ -105,9 +105,7 @@ def write_figures(
     parts = by_comparison(table[finished(table)])
     names, figures, tables = titles(table), [], []
     draw = partial(_draw, histories=histories, out=out, kind=kind, width=width, form=form, layout=layout)
-    with border(
-        f"figures must be written to a directory that can be written to, but got {str(out)!r}", "Choose another one with `--out DIR`."
-    ):
+    try:
         for number, (comparison, own) in enumerate(parts.items(), start=1):
             prefix = f"{number}-" if len(parts) > 1 else ""
             figures += draw(table[table["comparison_hash"] == comparison], prefix, of_all=False)
@@ -115,6 +113,11 @@ def write_figures(
                 write_text(out / f"{prefix}{metric}.tex", text)
                 tables.append(out / f"{prefix}{metric}.tex")
         figures += draw(table, "", of_all=True)
+    except OSError as error:
+        raise ConfigError(
+            f"figures must be written to a directory that can be written to, but got {str(out)!r}: {reason_of(error)}. Choose another one "
+            "with `--out DIR`."
+        ) from error
     return [*figures, *tables]
 
 

@@ -7,13 +7,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.columns import ACTIVATION_FACTS, ALL, ARITHMETIC, CONFIG_FIELDS
+from analysis.columns import ACTIVATION_FACTS, ALL, ARITHMETIC, CONFIG_FIELDS, OF_TRANSCODERS
 from analysis.results import REQUESTED, StoredRun
 from sae_core.costs import n_parameters, training_flops
-from sae_core.records import RunRecord, flat, reason
+from sae_core.records import RunRecord, completed, flat, reason
 from sae_core.validation import at
 
-_FROM_CONFIG = {**CONFIG_FIELDS, "lr": "train.lr", "d_sae": "sae.d_sae", "target_l0": "sae.target_l0"}
+_FROM_CONFIG = {**CONFIG_FIELDS, **OF_TRANSCODERS, "lr": "train.lr", "d_sae": "sae.d_sae", "target_l0": "sae.target_l0"}
 _FROM_RECORD = [
     field.name for field in dataclasses.fields(RunRecord) if field.name in ALL and field.name not in (*ARITHMETIC, "error", "run_id")
 ]
@@ -29,12 +29,15 @@ def row_of(run: StoredRun) -> dict[str, Any]:
     record, config = run.record, run.config
     row: dict[str, Any] = {"run_id": run.run_id, "status": "missing", "sweep": run.sweep, "error": run.damage or None}
     row |= {column: at(config, path) for column, path in _FROM_CONFIG.items()}
+    for name in ("hook_point", "hook_out"):  # of sources that have no section `model`
+        if row[name] is None and isinstance(own := at(config, f"activations.{name}"), str):
+            row[name] = own
     row |= {name: run.requested.get(name) for name in REQUESTED if name != "config"}
     if record:
         facts = {name: record.activation_facts.get(name) for name in ACTIVATION_FACTS}
         row |= {name: getattr(record, name) for name in _FROM_RECORD} | record.metrics
         row |= {name: value if value is None or name == "outlier_share" else round(value) for name, value in facts.items()}
-        row |= _costs(record.architecture, record.d_in, row["d_sae"], record.train_tokens)
+        row |= _costs(record, row["d_sae"], skips=bool(at(config, "sae.skip_connection")))
         row |= {f"version_{name}": version for name, version in record.versions.items()}
         row |= {name: _words(getattr(record, name, None)) for name in ARITHMETIC}
         row["error"] = reason(record.error) if record.error else None
@@ -76,7 +79,7 @@ def variants(runs: Sequence[StoredRun], comparisons: Sequence[str]) -> list[str]
         groups[run.requested.get("architecture"), comparison].append(index)
     texts = [""] * len(runs)
     for group in groups.values():
-        fields = {index: flat(runs[index].config) for index in group}
+        fields = dict(zip(group, completed([flat(runs[index].config) for index in group]), strict=True))
         varied = _varied(list(fields.values()), {f"sae.{runs[index].requested.get('sparsity_parameter')}" for index in group})
         for index, own in fields.items():
             texts[index] = ", ".join(f"{name.rpartition('.')[2]}={_text(own[name])}" for name in varied if name in own)
@@ -103,11 +106,12 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 
-def _costs(architecture: str, d_in: int | None, d_sae: int | None, tokens: int | None) -> _Fields:
+def _costs(record: RunRecord, d_sae: int | None, *, skips: bool) -> _Fields:
+    name, d_in, d_out, tokens = record.architecture, record.d_in, record.d_out, record.train_tokens
     if d_in is None or d_sae is None:
         return {}
-    flops = None if tokens is None else training_flops(architecture, d_in, d_sae, tokens)
-    return {"train_flops": flops, "parameters": n_parameters(architecture, d_in, d_sae)}
+    flops = None if tokens is None else training_flops(name, d_in, d_sae, tokens, d_out=d_out, skips=skips)
+    return {"train_flops": flops, "parameters": n_parameters(name, d_in, d_sae, d_out=d_out, skips=skips)}
 
 
 def _words(content: Mapping[str, str] | None) -> str | None:

@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis import stability
-from analysis.columns import ARITHMETIC, COLUMNS, ENDING, INTEGERS, OF_A_REPEAT, OF_A_SETTING, PROVENANCE, TEXTS
+from analysis.columns import ARITHMETIC, COLUMNS, ENDING, INTEGERS, OF_A_REPEAT, OF_A_SETTING, OF_TRANSCODERS, PROVENANCE, TEXTS, WIDTH_OUT
 from analysis.possible import impossible
 from analysis.probes import probe_columns
 from analysis.results import StoredRun, StoredSweep, read_sweeps, requested_rates
@@ -262,7 +262,8 @@ def _column_order(table: pd.DataFrame, runs: Sequence[StoredRun], probes: Iterab
     further = sorted({*probes, *(name for run in runs if run.record for name in run.record.metrics)} - set(COLUMNS))
     versions = sorted(name for name in table.columns if name.startswith("version_"))
     arithmetic = [name for name in ARITHMETIC if name in table and table[name].notna().any()]
-    return [*COLUMNS, *further, *PROVENANCE, *versions, *ENDING, *arithmetic]
+    transcoders = [name for name in (*OF_TRANSCODERS, WIDTH_OUT) if _has(table, name)]
+    return [*COLUMNS, *transcoders, *further, *PROVENANCE, *versions, *ENDING, *arithmetic]
 
 
 def typed(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:

@@ -36,7 +36,13 @@ _LABELS = {
     "jumprelu": "JumpReLU",
     "matryoshka_batchtopk": "Matryoshka BatchTopK",
 }
-_IN_EVERY_TITLE = ("activations.model.name", "activations.model.hook_point", "d_sae", "activations.train_tokens")
+_IN_EVERY_TITLE = (
+    "activations.model.name",
+    "activations.model.hook_point",
+    "activations.model.hook_out",
+    "d_sae",
+    "activations.train_tokens",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,14 +234,15 @@ def _config_of(rows: pd.DataFrame) -> dict[str, Any]:
         values = rows[column].dropna().unique().tolist() if column in rows else []
         return values[0] if len(values) == 1 else None
 
-    model = {"name": common("model"), "hook_point": common("hook_point"), "context_size": common("context_size")}
+    model = {"name": common("model"), **{name: common(name) for name in ("hook_point", "hook_out", "context_size")}}
     return {"d_sae": common("d_sae"), "activations": {"model": model, "train_tokens": common("train_tokens")}}
 
 
 def _parts(fields: Mapping[str, Any], varied: Iterable[str]) -> list[str]:
     """What a title says, e.g. ["demo", "blocks.2.hook_resid_post", "d_sae 1024", "1 M training tokens", "context_size 128"]."""
-    model, hook_point, d_sae, tokens = (fields.get(field) for field in _IN_EVERY_TITLE)
-    parts = [model, hook_point, f"d_sae {d_sae}" if d_sae else "", f"{count(tokens)} training tokens" if tokens else ""]
+    model, hook_point, hook_out, d_sae, tokens = (fields.get(field) for field in _IN_EVERY_TITLE)
+    where = f"{hook_point} to {hook_out}" if hook_out else hook_point
+    parts = [model, where, f"d_sae {d_sae}" if d_sae else "", f"{count(tokens)} training tokens" if tokens else ""]
     for name, value in ((field.rpartition(".")[2], fields.get(field)) for field in varied):
         parts += [] if value is None else [f"{name} {value if isinstance(value, str) else json.dumps(value)}"]
     return [str(part) for part in parts if part]

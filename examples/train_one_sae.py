@@ -8,11 +8,9 @@ from pathlib import Path
 import torch
 from rich import print
 
-from sae_core import RunConfig, SparseAutoencoder, TensorStream, TrainConfig, train_run
-from sae_core.activations.source import EvalChunk
+from sae_core import RunConfig, SparseAutoencoder, TensorStream, TrainConfig, measure, train_run
 from sae_core.architectures.batchtopk import BatchTopKConfig
 from sae_core.config.run import ActivationsConfig
-from sae_core.evaluation import combine, evaluate_chunk
 
 TRAIN_TOKENS, EVAL_TOKENS, D_IN, N_DIRECTIONS = 200_000, 20_000, 64, 128
 
@@ -31,9 +29,8 @@ stream = TensorStream(x, batch_size=run.train.batch_size, data_seed=run.data_see
 result = train_run(run, stream)
 # Training works in normalized units, where E||x|| = sqrt(d_in); the SAE to keep is the inference form, in the units of x.
 sae = result.exported()
-metrics, n_tokens = combine([evaluate_chunk(EvalChunk(held_out), {run.run_id: sae})])
-values = metrics[run.run_id]
-print(f"{n_tokens} held-out tokens: L0 {values['l0']:.2f}, FVU {values['fvu']:.4f}, dead {values['dead_fraction']:.1%}")
+values = measure(sae, held_out)
+print(f"{len(held_out)} held-out tokens: L0 {values['l0']:.2f}, FVU {values['fvu']:.4f}, dead {values['dead_fraction']:.1%}")
 
 directory = Path("results/one-sae")
 sae.save_pretrained(directory, {"hook_name": "my tensor"})

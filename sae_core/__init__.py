@@ -20,9 +20,13 @@ _HOME = {
     "train_group": "training",
     "train_run": "training",
     "evaluate": "evaluation",
+    "measure": "evaluation",
     "harvest": "activations.shards",
     "Stream": "activations.stream",
     "TensorStream": "activations.stream",
+    "IteratorStream": "activations.iterator",
+    "activations_of": "activations.module",
+    "save_activations": "activations.file",
 }
 
 __all__ = sorted(_HOME)

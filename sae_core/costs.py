@@ -8,16 +8,20 @@ _VECTORS = {"standard": 1, "gated": 3, "topk": 1, "batchtopk": 1, "matryoshka_ba
 """Parameters per latent beside encoder and decoder: biases, thresholds, scales."""
 
 
-def training_flops(architecture: str, d_in: int, d_sae: int, tokens: int) -> float:
-    """Floating-point operations of training, as if all matrix products were dense: 12 d_in d_sae per token, 18 for Gated.
+def training_flops(architecture: str, d_in: int, d_sae: int, tokens: int, *, d_out: int | None = None, skips: bool = False) -> float:
+    """Floating-point operations of training, as if all matrix products were dense: 12 d_in d_sae per token, 18 for Gated; of a transcoder
+    6 (d_in + d_out) d_sae, and 6 d_in d_out for a skip connection.
 
     What an architecture does beside them, such as selecting the k largest or reviving dead latents, is not counted, nor that sparse
     products are cheaper: the number is a size, not a time.
     """
-    return float(FLOPS_PER_WEIGHT * _PRODUCTS.get(architecture, 2) * d_in * d_sae * tokens)
+    if d_out is None:
+        return float(FLOPS_PER_WEIGHT * _PRODUCTS.get(architecture, 2) * d_in * d_sae * tokens)
+    weights = (d_in + (_PRODUCTS.get(architecture, 2) - 1) * d_out) * d_sae + (d_in * d_out if skips else 0)
+    return float(FLOPS_PER_WEIGHT * weights * tokens)
 
 
-def n_parameters(architecture: str, d_in: int, d_sae: int) -> int | None:
+def n_parameters(architecture: str, d_in: int, d_sae: int, *, d_out: int | None = None, skips: bool = False) -> int | None:
     """Parameters in training; None for an architecture of a plugin, whose parameters are not known here."""
-    vectors = _VECTORS.get(architecture)
-    return None if vectors is None else 2 * d_in * d_sae + d_in + vectors * d_sae
+    vectors, width = _VECTORS.get(architecture), d_out or d_in
+    return None if vectors is None else (d_in + width + vectors) * d_sae + width + (d_in * width if skips else 0)

@@ -7,7 +7,7 @@ same metrics whatever the number of workers. SAEs are those of the exported file
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from sae_core.errors import ConfigError
 from sae_core.latents import EXPLAINED, TIMES_ACTIVE, densities, explained, write_latents
 from sae_core.layout import RunPaths
 from sae_core.metrics import METRICS, Observation
+from sae_core.metrics.evaluators import EVALUATORS, column_specs, evaluate_further
 from sae_core.metrics.metric import Sums
 from sae_core.metrics.per_document import ChunkDocuments, stored_documents, terms_of
 from sae_core.records import RunRecord
@@ -31,6 +32,8 @@ from sae_core.watchdog import beat
 
 ROWS = {"cpu": 2**9, "cuda": 2**15}
 """Tokens an SAE encodes at a time."""
+MEASURED_ROWS = 2**16
+"""Rows that `measure` takes at a time."""
 SPLICED_TOGETHER = 8
 """SAEs whose reconstructions of a chunk are spliced in at a time: what they share is read from memory once."""
 
@@ -59,12 +62,13 @@ class ChunkSums:
 
 @torch.no_grad()
 def evaluate_chunk(
-    chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], index: int = 0, mean: Float[Tensor, " d_in"] | None = None
+    chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], index: int = 0, mean: Float[Tensor, " d_out"] | None = None
 ) -> ChunkSums:
     """Measure SAEs (inference form, for activations that are not normalised) on one chunk.
 
     Args:
-        mean: mean training activation, unscaled; None: what each latent explains is not measured.
+        mean: mean of what is reconstructed in training (of x; of transcoders the target), unscaled; None: what each latent explains is not
+            measured.
 
     Raises:
         ConfigError: an activation of the chunk or a weight of an SAE is not finite, or an SAE is for activations of another width.
@@ -75,12 +79,12 @@ def evaluate_chunk(
     by_sae = {}
     for first in range(0, len(saes), SPLICED_TOGETHER):
         some = list(saes.items())[first : first + SPLICED_TOGETHER]
-        found = [_reconstruct(sae, chunk.x, mean) for _, sae in some]
+        found = [_reconstruct(sae, chunk, mean) for _, sae in some]
         spliced = chunk.splice([x_hat for _, x_hat, _ in found]) if chunk.splice else [None] * len(some)
         for (run_id, sae), (active, x_hat, latents), scores in zip(some, found, spliced, strict=True):
             beat()
             b_dec = None if sae.layer_norm else sae.b_dec
-            seen = Observation(chunk, active, x_hat, scores, sae.W_dec, index, b_dec)
+            seen = Observation(chunk, active, x_hat, scores, sae.W_dec, index, b_dec, _without_latents(sae, chunk.x))
             sums = {name: {key: value.cpu() for key, value in metric.sums(seen).items()} for name, metric in metrics.items()}
             latents |= {TIMES_ACTIVE: seen.times_active.cpu()}
             by_sae[run_id] = SaeSums(sums, documents.sums(terms_of(seen)), latents)
@@ -89,17 +93,29 @@ def evaluate_chunk(
 
 def _check(chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], index: int) -> None:
     """A metric of numbers that are not finite is no number, and kernels pass over them."""
-    broken = (~chunk.x.isfinite().all(dim=1)).nonzero().flatten()
-    if len(broken):
+    for values in (chunk.x,) if chunk.target is None else (chunk.x, chunk.target):
+        broken = (~values.isfinite().all(dim=1)).nonzero().flatten()
+        if len(broken):
+            raise ConfigError(
+                f"held-out activations must be finite, but got {len(broken)} of {len(values)} rows that are not in chunk {index}, the "
+                f"first of them row {int(broken[0])}. Correct their source, or compute them in another precision."
+            )
+    if len(chunk.y) != len(chunk.x):
         raise ConfigError(
-            f"held-out activations must be finite, but got {len(broken)} of {len(chunk.x)} rows that are not in chunk {index}, the first "
-            f"of them row {int(broken[0])}. Correct their source, or compute them in another precision."
+            f"`target` of a chunk must have one row per token, but got {len(chunk.y)} rows for {len(chunk.x)} tokens in chunk {index}. "
+            "Correct `eval_chunk` of the source."
         )
+    d_out = None if chunk.target is None else chunk.target.shape[1]
     for name, sae in saes.items():
         if sae.d_in != chunk.x.shape[1]:
             raise ConfigError(
                 f"an SAE must be for activations of the width that it is measured on, but got d_in={sae.d_in} of SAE {name!r} and "
                 f"activations of {chunk.x.shape[1]}. Give it those of the hook point that it was trained on."
+            )
+        if sae.d_out != d_out:
+            raise ConfigError(
+                f"an SAE must be measured on what it reconstructs, and a transcoder on pairs of the widths that it is for, but got "
+                f"d_out={sae.d_out} of {name!r} and d_out={d_out} of the held-out activations. Give it those that it was trained on."
             )
         try:
             sae.check_finite()
@@ -107,17 +123,23 @@ def _check(chunk: EvalChunk, saes: Mapping[str, SparseAutoencoder], index: int) 
             raise ConfigError(f"SAE {name!r} cannot be measured: {error}") from error
 
 
+def _without_latents(sae: SparseAutoencoder, x: Float[Tensor, "N d_in"]) -> Float[Tensor, "N d_out"] | None:
+    """What a transcoder with a skip connection makes of x with all latents 0; None of others, where it is the same for every token."""
+    return None if sae.W_skip is None else sae.output_offset(x)
+
+
 def _reconstruct(
-    sae: SparseAutoencoder, x: Float[Tensor, "N d_in"], mean: Float[Tensor, " d_in"] | None
-) -> tuple[ActiveLatents, Float[Tensor, "N d_in"], Sums]:
+    sae: SparseAutoencoder, chunk: EvalChunk, mean: Float[Tensor, " d_out"] | None
+) -> tuple[ActiveLatents, Float[Tensor, "N d_out"], Sums]:
     """Active latents, the reconstruction, and what each latent explains: some rows at a time, so that latents stay in a CPU's cache."""
     parts = []
     explains: Sums = {}
-    for rows in x.split(ROWS[x.device.type]):
+    n_rows = ROWS[chunk.x.device.type]
+    for rows, target in zip(chunk.x.split(n_rows), chunk.y.split(n_rows), strict=True):
         active, values, x_hat = sae.reconstruct_sparse(rows)
         parts.append((active, x_hat))
         if mean is not None:
-            found = explained(active, values, rows - mean.to(rows), sae.W_dec)
+            found = explained(active, values, target - mean.to(target), sae.W_dec)
             explains = {EXPLAINED: explains[EXPLAINED] + found if explains else found}
     listed, reconstructed = zip(*parts, strict=True)
     return joined(listed), torch.cat(reconstructed), explains
@@ -163,6 +185,13 @@ class Measured:
     n_tokens: int
     documents: StoredDocuments
     latents: Sums
+    errors: dict[str, str] = field(default_factory=dict)
+    """Evaluator -> why it has no value."""
+
+    def with_evaluators(self, found: tuple[Mapping[str, float | None], Mapping[str, str]]) -> "Measured":
+        """This, and what `evaluate_further` returned."""
+        values, errors = found
+        return dataclasses.replace(self, metrics={**self.metrics, **values}, errors=dict(errors))
 
 
 def measured(chunks: Iterable[ChunkSums]) -> dict[str, Measured]:
@@ -177,21 +206,38 @@ def measured(chunks: Iterable[ChunkSums]) -> dict[str, Measured]:
 
 
 def evaluate(
-    saes: Mapping[str, SparseAutoencoder], source: ActivationSource, directory: Path, mean: Float[Tensor, " d_in"]
+    saes: Mapping[str, SparseAutoencoder], source: ActivationSource, directory: Path, mean: Float[Tensor, " d_out"]
 ) -> dict[str, Measured]:
     """Measure SAEs (inference form, for activations that are not normalised) on all the held-out text of a source.
 
     Args:
         directory: the source's prepared cache.
-        mean: mean training activation, unscaled; what mean ablation puts in place of x.
+        mean: mean of what is reconstructed in training (`Manifest.target_mean`), unscaled; what mean ablation puts in its place.
     """
     indices = range(source.n_eval_chunks(directory))
-    return measured(evaluate_chunk(source.eval_chunk(directory, index, mean), saes, index, mean) for index in indices)
+    found = measured(evaluate_chunk(source.eval_chunk(directory, index, mean), saes, index, mean) for index in indices)
+    return {name: found[name].with_evaluators(evaluate_further(saes[name], source, directory)) for name in found}
+
+
+def measure(sae: SparseAutoencoder, x: Float[Tensor, "N d_in"], target: Float[Tensor, "N d_out"] | None = None) -> dict[str, float | None]:
+    """Metrics of an SAE (inference form, for activations that are not normalized) on activations in memory.
+
+    Args:
+        x: held-out activations, on the SAE's device.
+        target: of a transcoder: what it is to make of each row.
+
+    Raises:
+        ConfigError: a value is not finite, or a width is another.
+        ValueError: there are no rows.
+    """
+    targets = [None] * -(-len(x) // MEASURED_ROWS) if target is None else target.float().split(MEASURED_ROWS)
+    pieces = zip(x.float().split(MEASURED_ROWS), targets, strict=True) if len(x) else ()
+    return combine(evaluate_chunk(EvalChunk(rows, target=of), {"sae": sae}, index) for index, (rows, of) in enumerate(pieces))[0]["sae"]
 
 
 def metric_plugins() -> dict[str, str]:
-    """Name -> checksum of the plugins that define metrics."""
-    return plugins.checksums_of(METRICS.values())
+    """Name -> checksum of the plugins that define metrics or evaluators."""
+    return plugins.checksums_of([*METRICS.values(), *EVALUATORS.values()])
 
 
 def is_to_evaluate(record: RunRecord) -> bool:
@@ -206,13 +252,15 @@ def write_evaluated(record: RunRecord, found: Measured, eval_hash: str, paths: R
         eval_hash: `ActivationSource.eval_hash`.
         where: fields of the record that say where and how it was evaluated.
     """
+    specs = column_specs()
     checksum = write_documents(paths.documents, found.documents)
     write_latents(paths.latents, found.latents)
     finished = dataclasses.replace(
         record,
         status="finished",
         metrics=found.metrics,
-        metric_specs=[METRICS[name].spec for name in found.metrics],
+        metric_specs=[specs[name] for name in found.metrics],
+        evaluator_errors=found.errors,
         eval_tokens=found.n_tokens,
         eval_hash=eval_hash,
         eval_plugins=metric_plugins(),

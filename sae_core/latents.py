@@ -19,15 +19,15 @@ TIMES_ACTIVE, EXPLAINED = "times_active", "explained"
 
 @torch.no_grad()
 def explained(
-    active: ActiveLatents, values: Float[Tensor, " N"], centered: Float[Tensor, "B d_in"], W_dec: Float[Tensor, "d_sae d_in"]
+    active: ActiveLatents, values: Float[Tensor, " N"], centered: Float[Tensor, "B d_out"], W_dec: Float[Tensor, "d_sae d_out"]
 ) -> Float[Tensor, " d_sae"]:
-    """sum_t a_ti * W_dec_i . (x_t - mean) of every latent; float64, on the CPU.
+    """sum_t a_ti * W_dec_i . (y_t - mean) of every latent; float64, on the CPU.
 
-    Together that is sum_t (x_hat_t - b_dec) . (x_t - mean).
+    Together that is sum_t (x_hat_t - b_dec) . (y_t - mean), but for what a skip connection adds; y is x itself, of a transcoder its target.
 
     Args:
-        values: a_ti of the active latents, in units of x.
-        centered: x - mean.
+        values: a_ti of the active latents, in units of y.
+        centered: y - mean.
     """
     if len(values) > SPARSE_FRACTION * active.n_tokens * active.d_sae:
         return (active.dense(values) * (centered @ W_dec.T)).sum(dim=0, dtype=torch.float64).cpu()

@@ -195,6 +195,7 @@ def _import(module: str, file: Path | None) -> None:
         spec.loader.exec_module(sys.modules[module])
     except BaseException as error:
         sys.modules.pop(module, None)
+        Registry.forget([module])  # what it registered before it failed
         if isinstance(error, SystemExit):
             raise ImportError("it ends the program when it is imported") from error
         raise

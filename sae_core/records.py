@@ -5,7 +5,7 @@ never written as numbers: they become null. `schema_version` lets later code rea
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -61,6 +61,8 @@ class RunRecord:
     seed: Whole
     sparsity_value: Number | None = None
     d_in: Whole | None = None
+    d_out: Whole | None = None
+    """Of transcoders: width of what they reconstruct."""
     metrics: dict[str, Number | None] = field(default_factory=dict)
     """Metric name -> value on held-out text; null where undefined."""
     metric_specs: list[MetricSpec] = field(default_factory=list)
@@ -97,7 +99,9 @@ class RunRecord:
     eval_arithmetic: dict[str, str] = field(default_factory=dict)
     """As `arithmetic`, of evaluation, with the precision of the language model."""
     eval_plugins: dict[str, str] = field(default_factory=dict)
-    """Name -> checksum of the plugins whose metrics are among `metrics`."""
+    """Name -> checksum of the plugins whose metrics and evaluators are among `metrics`."""
+    evaluator_errors: dict[str, str] = field(default_factory=dict)
+    """Evaluator -> why its columns have no value."""
     finished_at: str | None = None
     """UTC, ISO 8601."""
     error: dict[str, str] | None = None
@@ -183,3 +187,24 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in nested.items():
         fields |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return fields
+
+
+LEFT_OUT: Mapping[str, Any] = {
+    "sae.skip_connection": False,
+    "activations.model.hook_out": None,
+    "activations.model.device_map": None,
+    "activations.model.quantization": None,
+    "activations.data.chat_column": None,
+    "activations.data.chat_template": None,
+    "activations.data.train_on": "all",
+    "activations.data.positions": None,
+    "activations.data.packing": "packed",
+    "activations.data.exclude_high_norm": None,
+}
+"""Fields that the JSON of a RunConfig lacks where they have these values, so that a run keeps the id that it had before there were such."""
+
+
+def completed(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Flat configs, each with the fields of `LEFT_OUT` that another one of them has."""
+    given = [name for name in LEFT_OUT if any(name in config for config in configs)]
+    return [{**config, **{name: config.get(name, LEFT_OUT[name]) for name in given}} for config in configs]

@@ -42,7 +42,7 @@ class Registry(Mapping[str, T], Generic[T]):
             if not str(getattr(entry, "__module__", "")).startswith(self.package):
                 self._discover()  # so that a plugin cannot take a name of ours
             taken = self._entries.get(name)
-            if taken is not None and _origin(taken) != _origin(entry):
+            if taken is not None and not _is_again(taken, entry):
                 raise ValueError(f"{self.what} names must be unique, but {name!r} is registered twice: {taken} and {entry}.")
             self._entries[name] = entry
             return entry
@@ -84,6 +84,12 @@ class Registry(Mapping[str, T], Generic[T]):
     def __len__(self) -> int:
         self._discover()
         return len(self._entries)
+
+
+def _is_again(taken: object, entry: object) -> bool:
+    """Whether an entry is another copy of one that is there: of a module imported again, or of the script that runs, as a plugin."""
+    (module, name), (new_module, new_name) = _origin(taken), _origin(entry)
+    return name == new_name and module in (new_module, "__main__")
 
 
 def _origin(entry: object) -> tuple[str | None, str | None]:

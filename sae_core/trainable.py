@@ -168,7 +168,7 @@ def _evaluate(trial: TrialConfig, config: dict[str, Any], runs: Sequence[RunConf
     source = kept_source(config, device, int(trial.gpus))
     saes = {run_id: SparseAutoencoder.from_pretrained(paths[run_id].sae).to(device) for run_id in trained}
     with expected():
-        found = evaluate(saes, source, cache, torch.tensor(read_manifest(cache).mean))
+        found = evaluate(saes, source, cache, torch.tensor(read_manifest(cache).target_mean))
     eval_hash = source.eval_hash(cache)
     where = {f"eval_{name}": value for name, value in provenance.node().items()} | {"eval_arithmetic": eval_arithmetic(device, config)}
     for run_id, record in trained.items():

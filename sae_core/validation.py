@@ -29,7 +29,16 @@ _FIELDS: list[tuple[Any, tuple[str, ...]]] = [
     (Annotated[Finite, Field(gt=0)], ("train.lr", "sae.target_l0")),
     (Annotated[Whole, Field(gt=0)], ("sae.d_sae", "train.batch_size")),
     (Whole, ("activations.model.context_size", "activations.train_tokens", "seed", "data_seed")),
-    (str, ("activations.model.name", "activations.model.hook_point", "activations.data.dataset", "train.normalize_activations")),
+    (
+        str,
+        (
+            "activations.model.name",
+            "activations.model.hook_point",
+            "activations.model.hook_out",
+            "activations.data.dataset",
+            "train.normalize_activations",
+        ),
+    ),
 ]
 """Fields of a config that tables and reports read."""
 _CONFIG = {path: TypeAdapter[Any](kind, config=ConfigDict(strict=True)) for kind, paths in _FIELDS for path in paths}

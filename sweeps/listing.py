@@ -51,6 +51,7 @@ def _registries() -> dict[str, Mapping[str, object]]:
     from analysis.plots import PLOTS
     from sae_core.config import ARCHITECTURES, NORMALIZATIONS, SOURCES
     from sae_core.metrics import METRICS
+    from sae_core.metrics.evaluators import EVALUATORS
     from sweeps.execution.loggers import LOGGERS
     from sweeps.samplers import SAMPLERS
 
@@ -59,6 +60,7 @@ def _registries() -> dict[str, Mapping[str, object]]:
         "sources": SOURCES,
         "normalizations": NORMALIZATIONS,
         "metrics": METRICS,
+        "evaluators": EVALUATORS,
         "samplers": SAMPLERS,
         "plots": PLOTS,
         "loggers": LOGGERS,

@@ -118,6 +118,7 @@ def _facts(run: "StoredRun") -> dict[str, object]:
         "seed": run.requested.get("seed"),
         "model": at(config, "activations.model.name"),
         "hook_point": at(config, "activations.model.hook_point"),
+        "hook_out": at(config, "activations.model.hook_out"),
         "dataset": at(config, "activations.data.dataset"),
         "source": at(config, "activations.source"),
         "train_tokens": run.record.train_tokens if run.record else None,

@@ -48,7 +48,14 @@ class Evaluated:
             documents=documents,
         )
         return Observation(
-            chunk, active_latents(self.latents)[0], self.x_hat, NextToken(self.ce_spliced, self.kl), self.W_dec, index, b_dec
+            chunk,
+            active_latents(self.latents)[0],
+            self.x_hat,
+            NextToken(self.ce_spliced, self.kl),
+            self.W_dec,
+            index,
+            b_dec,
+            without_latents=self.x_hat / 2,
         )
 
 

@@ -9,23 +9,32 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-D_IN, D_SAE = 12, 40
+D_IN, D_OUT, D_SAE = 12, 9, 40
 V6 = {"metadata": {"sae_lens_version": "6.54.12", "hook_name": "blocks.1.hook_resid_post"}}
 V5 = {"sae_lens_training_version": "5.10.0", "hook_name": "blocks.1.hook_resid_post", "hook_layer": 1, "activation_fn_str": "relu"}
 
 
 def weights(architecture: str) -> dict[str, Tensor]:
-    """Random tensors; decoder rows of norms from 0.3 to 3, about a quarter of the thresholds below 0."""
+    """Random tensors; decoder rows of norms from 0.3 to 3, about a quarter of the thresholds below 0; transcoders write D_OUT values."""
     generator = torch.Generator().manual_seed(0)
 
     def randn(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    W_dec = torch.nn.functional.normalize(randn(D_SAE, D_IN)) * (0.3 + 2.7 * torch.rand(D_SAE, 1, generator=generator))
-    tensors = {"W_enc": randn(D_IN, D_SAE), "W_dec": W_dec, "b_dec": randn(D_IN)}
+    width = D_OUT if "transcoder" in architecture else D_IN
+    W_dec = torch.nn.functional.normalize(randn(D_SAE, width)) * (0.3 + 2.7 * torch.rand(D_SAE, 1, generator=generator))
+    tensors = {"W_enc": randn(D_IN, D_SAE), "W_dec": W_dec, "b_dec": randn(width)}
+    tensors |= {"W_skip": randn(D_OUT, D_IN)} if "skip" in architecture else {}
     if architecture == "gated":
         return tensors | {"b_gate": randn(D_SAE), "b_mag": randn(D_SAE), "r_mag": 0.3 * randn(D_SAE)}
-    return tensors | {"b_enc": randn(D_SAE)} | ({"threshold": randn(D_SAE) + 0.7} if architecture == "jumprelu" else {})
+    return tensors | {"b_enc": randn(D_SAE)} | ({"threshold": randn(D_SAE) + 0.7} if "jumprelu" in architecture else {})
+
+
+def transcoder_cfg(architecture: str) -> dict[str, Any]:
+    """As SAELens writes it: two hooks, and nothing is subtracted from the input."""
+    hooks = {"hook_name": "blocks.1.hook_mlp_in", "hook_name_out": "blocks.1.hook_mlp_out"}
+    cfg = {"architecture": architecture, "d_out": D_OUT, "apply_b_dec_to_input": False}
+    return V6 | cfg | {"metadata": {"sae_lens_version": "6.54.12", **hooks}}
 
 
 def write(folder: Path, cfg: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
@@ -59,4 +68,6 @@ def foreign() -> dict[str, tuple[dict[str, Any], dict[str, Tensor]]]:
         cfg = V6 | {"architecture": name, "apply_b_dec_to_input": False} | ({"k": 5} if name == "topk" else {})
         cfgs[f"{name}-b_dec-not-applied"] = cfg, weights(name)
         cfgs[f"{name}-b_dec-not-applied-layer_norm"] = cfg | {"normalize_activations": "layer_norm"}, weights(name)
+    for name in ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"):
+        cfgs[name] = transcoder_cfg(name), weights(name)
     return cfgs

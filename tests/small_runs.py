@@ -11,7 +11,7 @@ from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, RunConfig, TrainConfig
 from sae_core.sae.base import SparseAutoencoder
 
-D_IN, D_SAE = 16, 64
+D_IN, D_OUT, D_SAE = 16, 10, 64
 
 
 def activations_config(n_tokens: int) -> SyntheticActivations:
@@ -22,6 +22,14 @@ def activations_config(n_tokens: int) -> SyntheticActivations:
 def tokens(n_tokens: int) -> Tensor:
     """[n_tokens, D_IN], unscaled."""
     return SyntheticSource(activations_config(n_tokens)).shard(Path(), 0)
+
+
+def targets(x: Tensor) -> Tensor:
+    """What a transcoder is to make of tokens x: an MLP of them, [N, D_OUT], of a mean that is not 0."""
+    first, second = (
+        torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed, shape in ((0, (D_IN, 32)), (1, (32, D_OUT)))
+    )
+    return (x @ first).relu() @ second / 5 + 0.3
 
 
 def heldout(n_tokens: int) -> Tensor:
@@ -45,6 +53,18 @@ def stream_of(run: RunConfig, n_tokens: int = 4096) -> TensorStream:
     )
 
 
+def pairs_of(run: RunConfig, n_tokens: int = 4096) -> TensorStream:
+    """As `stream_of`, of pairs: what transcoders are trained on."""
+    x, train = tokens(n_tokens), run.train
+    return TensorStream(
+        x,
+        target=targets(x),
+        batch_size=train.batch_size,
+        data_seed=run.data_seed,
+        normalize_activations=train.normalize_activations,
+    )
+
+
 def with_weights(name: str, weights: dict[str, list[Any]], **fields: Any) -> SparseAutoencoder:
     """An SAE with these weights, for arithmetic by hand."""
     d_sae, d_in = len(weights["W_dec"]), len(weights["b_dec"])
@@ -65,12 +85,12 @@ def sae_with(few_active: bool, name: str, d_in: int, d_sae: int, **fields: Any) 
     return sae
 
 
-def random_sae(name: str, d_in: int = 12, d_sae: int = 40, seed: int = 0, **fields: Any) -> SparseAutoencoder:
-    """An SAE whose every parameter is away from its initial value; thresholds between 0.05 and 0.15."""
+def random_sae(name: str, d_in: int = 12, d_sae: int = 40, seed: int = 0, *, d_out: int | None = None, **fields: Any) -> SparseAutoencoder:
+    """An SAE, or with `d_out` a transcoder, whose every parameter is away from its initial value; thresholds between 0.05 and 0.15."""
     cls = ARCHITECTURES[name]
     config = cls.Config.model_validate(cls.Config.example(d_in, d_sae).model_dump() | fields)
     generator = torch.Generator().manual_seed(seed)
-    sae: SparseAutoencoder = cls(config, d_in, generator=generator)
+    sae: SparseAutoencoder = cls(config, d_in, *([] if d_out is None else [d_out]), generator=generator)
     with torch.no_grad():
         for parameter_name, parameter in sae.named_parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)

@@ -176,7 +176,10 @@ def changes(log_p: Tensor, log_q: Tensor, n: int = N_SHOWN) -> tuple[tuple[Token
 
 
 class _Change:
-    """x at the hook point -> x with one latent of each text changed."""
+    """What is at the hook point, of a transcoder at `hook_out` -> the same with one latent of each text changed.
+
+    What a transcoder's latents are is read in a run of its own, in which nothing is changed.
+    """
 
     def __init__(self, run: LearnedRun, tokens: Tensor, latents: Sequence[int], strengths: Sequence[float | Tensor | None]) -> None:
         import torch
@@ -186,15 +189,17 @@ class _Change:
         self._strengths = strengths
         special = torch.tensor(run.special_ids, device=tokens.device)
         self._kept = ~torch.isin(tokens, special)
+        is_read = run.sae.d_out is not None and any(strength is None for strength in strengths)
+        self._read = run.source.model.read(tokens)[0].float() if is_read else None  # type: ignore[attr-defined]
 
     def __call__(self, x: Tensor) -> Any:
         import torch
 
-        sae = self._run.sae
+        sae, read = self._run.sae, x if self._read is None else self._read
         rows = sae.W_dec.detach()[self._latents].to(x)
         added = torch.empty(x.shape[:2], device=x.device)
         for index, strength in enumerate(self._strengths):
-            added[index] = -self._activation(x[index], int(self._latents[index])) if strength is None else strength
+            added[index] = -self._activation(read[index], int(self._latents[index])) if strength is None else strength
         if sae.layer_norm:
             added = added * x.std(dim=-1)
         return x + (added * self._kept).unsqueeze(-1) * rows.unsqueeze(1)

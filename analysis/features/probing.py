@@ -78,12 +78,13 @@ def last_token_activations(run: LearnedRun, texts: Sequence[str]) -> Tensor:
 
     from analysis.features.interventions import as_tokens
 
-    model = run.model
+    run.model  # noqa: B018 - it raises where there is none
     config = run.source.config.model
     start = [run.texts.bos] if config.prepend_bos and run.texts.bos is not None else []
     most = config.context_size - len(start)
     as_tokens(run, texts[0][:1])  # one message where words cannot be read
     tokens = [[*start, *run.texts.encode(text)[-most:]] for text in texts]
+    model = run.source.model  # type: ignore[attr-defined]  # at the hook point that is read
     found = []
     for first in range(0, len(tokens), max(1, MODEL_TOKENS // config.context_size)):
         some = tokens[first : first + max(1, MODEL_TOKENS // config.context_size)]

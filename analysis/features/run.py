@@ -33,7 +33,7 @@ class LearnedRun:
     cache: Path
     """The source's prepared cache: held-out text, as the evaluation reads it."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What its record says, for readers: `architecture`, `model`, `hook_point`, `dataset`, `seed`, `l0`, `fvu`, `delta_ce`."""
+    """What its record says, for readers: `architecture`, `model`, `hook_point`, `hook_out`, `dataset`, `seed`, `l0`, `fvu`, `delta_ce`."""
     progress: Progress = unseen
 
     @property
@@ -43,7 +43,7 @@ class LearnedRun:
 
     @property
     def model(self) -> HookedModel:
-        """The language model, cut at the hook point.
+        """The language model, cut at the hook point: of a transcoder where it writes.
 
         Raises:
             ConfigError: the source has none, or it cannot be loaded.
@@ -53,7 +53,7 @@ class LearnedRun:
                 "logit effects, steering and ablation need a language model, but got activations of source "
                 f"{self.source.config.source!r}. Densities, examples and matching work without one."
             )
-        return getattr(self.source, "model")  # noqa: B009 - only sources with a language model have it
+        return getattr(self.source, "model_out")  # noqa: B009 - only sources with a language model have it
 
     @cached_property
     def texts(self) -> TokenTexts:

@@ -75,7 +75,7 @@ class FrontierPlot(Plot):
         if fronts is None or cls.y not in COMPARED or cls.front_by:
             return fronts
         found = bands(cls._runs(table), cls.y)
-        return replace(fronts, bands={name: band for name, band in found.items() if None not in band.low})
+        return replace(fronts, bands={name: band for name, band in found.items() if None not in band.low and name in fronts.series})
 
     @classmethod
     def _runs(cls, table: pd.DataFrame) -> pd.DataFrame:

@@ -78,7 +78,8 @@ def guessing(runs: pd.DataFrame) -> list[str]:
 @_check(
     "A few rows carry nearly all variance",
     "They are often attention sinks, as the first token of a window is. FVU and the SAEs' training are about them more than about all "
-    "other rows. Exclude special tokens (`exclude_special_tokens`), choose another hook point, or read delta CE instead of FVU.",
+    "other rows. Exclude special tokens (`exclude_special_tokens`) and such rows (`exclude_high_norm: 10`), choose another hook point, or "
+    "read delta CE instead of FVU.",
     of_all=True,
 )
 def sinks(runs: pd.DataFrame) -> list[str]:

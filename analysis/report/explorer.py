@@ -40,6 +40,7 @@ LABELS = {
     "variant": "Variant",
     "model": "Model",
     "hook_point": "Hook point",
+    "hook_out": "Hook point written to",
     "dataset": "Dataset",
     "d_sae": "Latents d_sae",
     "context_size": "Context size",
@@ -63,8 +64,8 @@ LABELS = {
 _HEADINGS = {"lr": "lr", "seed": "seed", "train_seconds": "training (s)", "target_l0": "target"}
 """Shorter names, for the table of runs."""
 FACETS = (
-    *("architecture", "comparison", "model", "hook_point", "dataset", "d_sae", "context_size", "normalize_activations", "target_l0", "lr"),
-    *("batch_size", "seed", "data_seed", "variant", "sweep", "launch", "status"),
+    *("architecture", "comparison", "model", "hook_point", "hook_out", "dataset", "d_sae", "context_size", "normalize_activations"),
+    *("target_l0", "lr", "batch_size", "seed", "data_seed", "variant", "sweep", "launch", "status"),
 )
 """Columns to filter by, where runs differ in them."""
 _IN_NAMES = ("architecture", "comparison", "target_l0", "variant", "status")

@@ -65,11 +65,14 @@ def facts_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame) -> list[tuple[s
     rows = [
         ("Language model", column("model")),
         ("Hook point", column("hook_point")),
+        ("Hook point that is written to", column("hook_out") if "hook_out" in table else ""),
         ("Text", column("dataset")),
+        ("Tokens that count", _counted(sweeps)),
         ("Training tokens", ", ".join(f"{number:,}" for number in dict.fromkeys(tokens) if number is not None)),
         ("Training tokens spent", _spent(sweeps)),
         ("Held-out tokens", column("eval_tokens", ",")),
         ("Activation width d_in", column("d_in")),
+        ("Width of what is written d_out", column("d_out") if "d_out" in table else ""),
         ("Latents d_sae", column("d_sae")),
         ("Target L0", ", ".join(f"{target:g}" for target in sorted(table["target_l0"].dropna().unique()))),
         ("Seeds", column("seed")),
@@ -120,3 +123,11 @@ def _learning_rates(table: pd.DataFrame) -> str:
         return told(table["lr"])
     known = table.dropna(subset=["lr"])
     return "; ".join(f"{words.label(name)} {told(rows['lr'])}" for name, rows in words.by_architecture(known).items())
+
+
+def _counted(sweeps: Sequence[StoredSweep]) -> str:
+    """What a definition says of conversations, positions and packing; nothing where it says nothing."""
+    data = [at(run.config, "activations.data") for sweep in sweeps for run in sweep.runs]
+    fields = ("chat_column", "train_on", "positions", "packing", "exclude_high_norm")
+    said = (", ".join(f"{name} {one[name]}" for name in fields if one.get(name) is not None) for one in data if isinstance(one, dict))
+    return "; ".join(dict.fromkeys(words for words in said if words))

@@ -22,6 +22,7 @@ SAME_TEXT = {
     "eval_hash": "held-out text",
     "model": "model",
     "hook_point": "hook point",
+    "hook_out": "hook point that is written to",
     "context_size": "context size",
 }
 """Columns that rows must agree in to be pooled, where the table has them, and their names."""

@@ -1,6 +1,6 @@
 """The cache of training activations: one safetensors file a shard, its statistics beside it, a manifest over all.
 
-    train-00000.safetensors   tensor "x" [N, d_in], in the precision asked for
+    train-00000.safetensors   tensor "x" [N, d_in], in the precision asked for; of pairs [N, d_in + d_out], the input's values first
     train-00000.json          statistics; its presence says that the shard is complete
     manifest.json             written by `finish`: what a `Stream` needs to know
 
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -44,15 +44,17 @@ class ShardStats:
 
     n_tokens: int
     norm_sum: float
-    """Sum of the rows' Euclidean norms."""
+    """Sum of the rows' Euclidean norms; of pairs, those of the input."""
     x_sum: list[float]
-    """Sum of the rows, [d_in]."""
+    """Sum of the rows, [d_in], of pairs [d_in + d_out]."""
     outlier_rows: int
     """Rows whose squared distance from the shard's mean is more than OUTLIER_FACTOR times the median one."""
     outlier_variance: float
     """Sum of the squared distances of those rows."""
     variance: float
     """Sum of the squared distances of all rows."""
+    target_norm_sum: float | None = None
+    """Of pairs: sum of the Euclidean norms of the targets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Manifest:
     scale: float
     """Factor that makes E||x|| = sqrt(d_in)."""
     mean: list[float]
-    """Mean of x, unscaled, [d_in]."""
+    """Mean of the rows, unscaled, [d_in], of pairs [d_in + d_out]."""
     shard_tokens: list[int]
     """Rows of each shard."""
     activations_hash: str
@@ -74,6 +76,15 @@ class Manifest:
     """Rows far from all others, as attention sinks are; see `ShardStats`."""
     outlier_share: float
     """Their part of the variance of all rows."""
+    d_out: int | None = None
+    """Width of what is reconstructed, in a cache of pairs: rows are [d_in + d_out]."""
+    target_scale: float | None = None
+    """Of pairs: factor that makes E||y|| = sqrt(d_out), y the last d_out values of a row."""
+
+    @property
+    def target_mean(self) -> list[float]:
+        """Mean of what is reconstructed, unscaled: of x, or of the target."""
+        return self.mean[self.d_in :] if self.d_out else self.mean
 
 
 def cache_directory(root: Path, fingerprint: str) -> Path:
@@ -107,11 +118,14 @@ def _stats_path(directory: Path, index: int) -> Path:
     return shard_path(directory, index).with_suffix(".json")
 
 
-def write_shard(directory: Path, index: int, x: Float[Tensor, "N d_in"], dtype: str, *, stored: bool = True) -> ShardStats:
+def write_shard(
+    directory: Path, index: int, x: Float[Tensor, "N width"], dtype: str, *, stored: bool = True, d_out: int | None = None
+) -> ShardStats:
     """Store the rows of one shard, and their statistics as stored.
 
     Args:
         dtype: float32, float16 or bfloat16.
+        d_out: width of the targets, the last values of each row of pairs.
         stored: False for the statistics alone.
 
     Raises:
@@ -128,19 +142,20 @@ def write_shard(directory: Path, index: int, x: Float[Tensor, "N d_in"], dtype: 
     outliers = distances[distances > OUTLIER_FACTOR * distances.median()]
     stats = ShardStats(
         n_tokens=len(rows),
-        norm_sum=_norm_sum(rows),
+        norm_sum=_norm_sum(_input(rows, d_out)),
         x_sum=x_sum.tolist(),
         outlier_rows=len(outliers),
         outlier_variance=float(outliers.sum()),
         variance=float(distances.sum()),
+        target_norm_sum=_norm_sum(rows[:, -d_out:]) if d_out else None,
     )
     if stored:
         save_tensors(shard_path(directory, index), {"x": in_dtype.contiguous()})
-    write_json(_stats_path(directory, index), asdict(stats))
+    write_json(_stats_path(directory, index), _given(stats))
     return stats
 
 
-def make_again(source: ActivationSource, directory: Path, index: int, dtype: str) -> Float[Tensor, "N d_in"]:
+def make_again(source: ActivationSource, directory: Path, index: int, dtype: str) -> Float[Tensor, "N width"]:
     """The rows of a shard that left its statistics only, as they would have been stored.
 
     Raises:
@@ -148,7 +163,7 @@ def make_again(source: ActivationSource, directory: Path, index: int, dtype: str
     """
     with torch.no_grad():
         x = source.shard(directory, index).to(getattr(torch, dtype))
-        stats, norm_sum = _read(_stats_path(directory, index), ShardStats), _norm_sum(x.float())
+        stats, norm_sum = _read(_stats_path(directory, index), ShardStats), _norm_sum(_input(x, source.d_out).float())
     if len(x) != stats.n_tokens or not abs(norm_sum - stats.norm_sum) <= SAME_SHARD * stats.norm_sum:
         raise ConfigError(
             f"a shard must be the same each time it is made, but shard {index} of {str(directory)!r} now has {len(x)} rows with norms that "
@@ -162,7 +177,17 @@ def _norm_sum(rows: Float[Tensor, "N d_in"]) -> float:
     return float(rows.norm(dim=1).double().sum())
 
 
-def _not_finite(x: Float[Tensor, "N d_in"], index: int, dtype: str) -> ConfigError:
+def _input(rows: Float[Tensor, "N width"], d_out: int | None) -> Float[Tensor, "N d_in"]:
+    """The input of pairs; else the rows."""
+    return rows[:, :-d_out] if d_out else rows
+
+
+def _given(entry: ShardStats | Manifest) -> dict[str, Any]:
+    """What is written of it: fields of pairs only where there are some."""
+    return {name: value for name, value in asdict(entry).items() if value is not None}
+
+
+def _not_finite(x: Float[Tensor, "N width"], index: int, dtype: str) -> ConfigError:
     broken = (~x.isfinite().all(dim=1)).nonzero().flatten()
     if not len(broken):
         return ConfigError(
@@ -238,7 +263,7 @@ def harvest(
             stats = _read(_stats_path(directory, index), ShardStats)
         else:
             x, stored = source.shard(directory, index), _is_stored(index, n_stored)
-            stats = write_shard(directory, index, x, source.activations_dtype, stored=stored)
+            stats = write_shard(directory, index, x, source.activations_dtype, stored=stored, d_out=source.d_out)
         if on_shard:
             on_shard(index, stats.n_tokens)
 
@@ -257,7 +282,8 @@ def harvest_together(sources: Sequence[tuple[ActivationSource, Path, int | None]
         first, directory, _ = sources[0]
         rows = first.shards(directory, index, [source for source, _, _ in missing])
         for (source, directory, n_stored), x in zip(missing, rows, strict=True):
-            write_shard(directory, index, x, source.activations_dtype, stored=_is_stored(index, n_stored))
+            stored = _is_stored(index, n_stored)
+            write_shard(directory, index, x, source.activations_dtype, stored=stored, d_out=source.d_out)
     return [_read(_stats_path(directory, index), ShardStats).n_tokens for _, directory, _ in sources]
 
 
@@ -278,24 +304,29 @@ def finish(source: ActivationSource, directory: Path, n_stored: int | None = Non
     stats = [_read(_stats_path(directory, index), ShardStats) for index in indices]
     n_tokens = sum(shard.n_tokens for shard in stats)
     mean_norm = sum(shard.norm_sum for shard in stats) / n_tokens
+    target_norm = sum(shard.target_norm_sum or 0.0 for shard in stats) / n_tokens
     variance = sum(shard.variance for shard in stats)
-    if not mean_norm:
+    d_out = source.d_out
+    if not mean_norm or (d_out and not target_norm):
         raise ConfigError(
             f"activations must not all be 0, but got {n_tokens} rows of zeros. Choose another hook point, or check the model's weights."
         )
     x_sum = torch.tensor([shard.x_sum for shard in stats], dtype=torch.float64).sum(dim=0)
+    d_in = len(x_sum) - (d_out or 0)
     manifest = Manifest(
         n_tokens=n_tokens,
-        d_in=len(x_sum),
+        d_in=d_in,
         dtype=source.activations_dtype,
-        scale=math.sqrt(len(x_sum)) / mean_norm,
+        scale=math.sqrt(d_in) / mean_norm,
         mean=(x_sum / n_tokens).tolist(),
         shard_tokens=[shard.n_tokens for shard in stats],
         activations_hash=source.activations_hash(),
         outlier_rows=sum(shard.outlier_rows for shard in stats),
         outlier_share=sum(shard.outlier_variance for shard in stats) / variance if variance else 0.0,
+        d_out=d_out,
+        target_scale=math.sqrt(d_out) / target_norm if d_out else None,
     )
-    write_json(_manifest_path(directory), asdict(manifest))
+    write_json(_manifest_path(directory), _given(manifest))
     return manifest
 
 

@@ -2,7 +2,7 @@
 
 A source is one file in this package: a config class and a class registered in SOURCES. Sources know nothing of SAEs.
 Shape letters: N tokens (special tokens excluded), P predicted positions, W windows, T positions in a window, F features,
-d_in width of the activations.
+d_in width of the activations, d_out that of what is reconstructed from them, where that is something else (pairs, for transcoders).
 """
 
 import functools
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_core import plugins
-from sae_core.activations.files import hash_files
+from sae_core.activations.files import hash_files, is_hub_name
 from sae_core.config.run import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError
 from sae_core.files import existing
@@ -52,8 +52,8 @@ class EvalChunk:
 
     x: Float[Tensor, "N d_in"]
     """Activations at the hook point, unscaled, float32, on the source's device."""
-    splice: Callable[[Sequence[Float[Tensor, "N d_in"]]], list[NextToken]] | None = None
-    """Run the rest of the language model with each of these in place of `x`; None for sources without a model."""
+    splice: Callable[[Sequence[Float[Tensor, "N d_out"]]], list[NextToken]] | None = None
+    """Run the rest of the language model with each of these in place of `y`; None for sources without a model."""
     clean: NextToken | None = None
     zero_ablated: NextToken | None = None
     """Every position of the hook point set to 0, as SAELens does."""
@@ -65,21 +65,28 @@ class EvalChunk:
     """Number of the document that each token is of, the same in every chunk; None: blocks of 128 tokens in order count as documents."""
     predicted_documents: Int[Tensor, " P"] | None = None
     """The same of each position that predicts a next token; None: as `documents` where every token does."""
+    target: Float[Tensor, "N d_out"] | None = None
+    """What transcoders reconstruct from `x`: activations at another hook point, as `x` otherwise. None: `x` itself."""
+
+    @property
+    def y(self) -> Float[Tensor, "N d_out"]:
+        """What is to be reconstructed, and what metrics compare with."""
+        return self.x if self.target is None else self.target
 
     @cached_property
-    def x_double(self) -> Float[Tensor, "N d_in"]:
-        """`x` in float64, for the sums of metrics: one for all SAEs, as the next two."""
-        return self.x.double()
+    def y_double(self) -> Float[Tensor, "N d_out"]:
+        """`y` in float64, for the sums of metrics: one for all SAEs, as the next two."""
+        return self.y.double()
 
     @cached_property
     def squared_norm(self) -> Float[Tensor, " N"]:
-        """||x||^2 per token, float64."""
-        return torch.linalg.vecdot(self.x_double, self.x_double)
+        """||y||^2 per token, float64."""
+        return torch.linalg.vecdot(self.y_double, self.y_double)
 
     @cached_property
-    def x_sum(self) -> Float[Tensor, " d_in"]:
-        """Sum of x over tokens, float64."""
-        return self.x_double.sum(dim=0)
+    def y_sum(self) -> Float[Tensor, " d_out"]:
+        """Sum of y over tokens, float64."""
+        return self.y_double.sum(dim=0)
 
     @cached_property
     def terms(self) -> dict[str, Tensor]:
@@ -113,11 +120,17 @@ class ActivationSource(ABC):
     Config: ClassVar[type[ActivationsConfig]]
     offers: ClassVar[frozenset[str]] = frozenset()
     """Optional fields of `EvalChunk` that every held-out chunk has."""
+    target_field: ClassVar[tuple[str, ...]] = ()
+    """Path of the field of the config that says where transcoders write: where it is given, the source is of pairs (`d_out`)."""
     path_fields: ClassVar[tuple[tuple[str, ...], ...]] = ()
     """Fields of `Config` that hold a local path, or a name where nothing has that path: `("path",)`, `("data", "dataset")`. In a definition
     they may be relative; a source gets absolute ones."""
+    hub_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields among them, by their last name, that may hold the name of a model or dataset on the Hugging Face Hub instead."""
     sections: ClassVar[tuple[str, ...]] = ()
     """Fields of `Config` that are sections of a definition, in place of the section `activations`."""
+    paired_fields: ClassVar[Mapping[tuple[str, ...], tuple[str, ...]]] = {}
+    """Fields of `Config` whose lists in a definition are paired, first with first, instead of multiplied: field -> the one it goes with."""
     n_gpus: int = 1
     """GPUs, from `device` on, that a model may be spread over."""
     format_version: ClassVar[int] = 1
@@ -138,21 +151,31 @@ class ActivationSource(ABC):
     def d_in(self) -> int:
         """Width of the activations."""
 
+    @property
+    def d_out(self) -> int | None:
+        """Width of what is reconstructed, in a source of pairs: transcoders are trained on them. None: the activations themselves."""
+        return None
+
     @abstractmethod
-    def shard(self, directory: Path, index: int) -> Float[Tensor, "N d_in"]:
+    def shard(self, directory: Path, index: int) -> Float[Tensor, "N width"]:
         """Training activations of one shard: best a sample of the whole text, not a stretch of it; rows shuffled.
 
         Returns:
-            float32, unscaled, on the CPU.
+            float32, unscaled, on the CPU; [N, d_in], of a source of pairs [N, d_in + d_out], the input's values first.
         """
 
     @abstractmethod
-    def eval_chunk(self, directory: Path, index: int, mean: Float[Tensor, " d_in"]) -> EvalChunk:
+    def eval_chunk(self, directory: Path, index: int, mean: Float[Tensor, " d_out"]) -> EvalChunk:
         """One held-out chunk.
 
         Args:
-            mean: mean training activation, for mean ablation.
+            mean: mean of what is reconstructed in training, for mean ablation.
         """
+
+    @property
+    def width(self) -> int:
+        """Numbers stored per token."""
+        return self.d_in + (self.d_out or 0)
 
     @property
     def pass_key(self) -> str | None:
@@ -174,7 +197,12 @@ class ActivationSource(ABC):
 
     def heldout(self, directory: Path, index: int) -> HeldOut:
         """The activations of one held-out chunk and their text, without the scores that `eval_chunk` adds."""
-        return HeldOut(self.eval_chunk(directory, index, torch.zeros(self.d_in)).x)
+        return HeldOut(self.eval_chunk(directory, index, torch.zeros(self.d_out or self.d_in)).x)
+
+    @property
+    def text_in_words(self) -> str:
+        """How text is read, and which tokens count, where there is something to say of it."""
+        return ""
 
     @property
     def activations_dtype(self) -> str:
@@ -184,7 +212,7 @@ class ActivationSource(ABC):
     @property
     def bytes_per_token(self) -> int:
         """Disk for the stored activations of one token."""
-        return self.d_in * getattr(torch, self.activations_dtype).itemsize
+        return self.width * getattr(torch, self.activations_dtype).itemsize
 
     @property
     def model_bytes(self) -> int:
@@ -237,7 +265,8 @@ class ActivationSource(ABC):
             ConfigError: with every problem found, one a line.
         """
         names = {".".join(path): functools.reduce(getattr, path, self.config) for path in self.path_fields}
-        missing = {key: name for key, name in names.items() if name is not None and existing(name) is None}
+        hub = {key for key, name in names.items() if key.rpartition(".")[2] in self.hub_fields and name is not None and is_hub_name(name)}
+        missing = {key: name for key, name in names.items() if name is not None and key not in hub and existing(name) is None}
         if problems := [f"`{key}` must exist, but got {name!r}. Correct the path." for key, name in missing.items()]:
             raise ConfigError("\n".join(problems))
 
@@ -294,11 +323,12 @@ class ActivationSource(ABC):
 
 
 def _take_hash(content: dict[str, Any], field: Sequence[str]) -> str:
-    """Remove the file or directory that `field` names from a config's fields. Returns the hash of its content."""
+    """Remove the file or directory that `field` names from a config's fields. Returns the hash of its content, or a name on the Hub."""
     *sections, last = field
     if (name := functools.reduce(dict.__getitem__, sections, content).pop(last)) is None:
         return ""
-    path = Path(name)
+    if (path := existing(name)) is None:
+        return str(name)  # on the Hub
     return hash_files(sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path], path)
 
 

@@ -4,7 +4,8 @@ The order is a function of `data_seed` and the sizes of the shards alone: in eac
 rows of each in a random order. Shards are samples of the whole text, so this mixes all of it. Batches are cut from that endless
 sequence one after another: batch n starts at row n * batch_size, so a stream resumes anywhere without reading what it skips.
 Batches come in the units of training: see `sae_core.sae.normalization`.
-Shape letters: B tokens in a batch, N tokens in a shard, d_in width of the activations.
+Shape letters: B tokens in a batch, N tokens in a shard, d_in width of the activations, d_out that of what transcoders reconstruct from
+them; the width of a row is d_in, of a pair d_in + d_out.
 """
 
 import math
@@ -22,9 +23,8 @@ from sae_core.activations.files import open_tensors
 from sae_core.activations.local import LocalCopies
 from sae_core.activations.shards import make_again, read_manifest, shard_path
 from sae_core.activations.source import ActivationSource
-from sae_core.config.run import NORMALIZATIONS
 from sae_core.errors import ConfigError
-from sae_core.sae.normalization import Normalization
+from sae_core.sae.normalization import Normalization, normalization_of, pair_normalization
 from sae_core.seeds import seed_of
 
 
@@ -34,12 +34,26 @@ class ActivationStream(Protocol):
 
     d_in: int
     """Width of the activations."""
+    d_out: int | None = None
+    """Width of what transcoders reconstruct from them; None: the stream is of activations, not of pairs."""
     normalization: Normalization
-    """What was applied to the activations."""
+    """What was applied to the activations; a `PairNormalization` in a stream of pairs."""
 
-    def batches(self, start: int = 0) -> Iterator[Float[Tensor, "B d_in"]]:
-        """Normalized float32 batches without end, from batch `start` on: the same ones as if the earlier had been read."""
+    def batches(self, start: int = 0) -> Iterator[Float[Tensor, "B width"]]:
+        """Normalized float32 batches without end, from batch `start` on: the same ones as if the earlier had been read.
+
+        [B, d_in]; of pairs [B, d_in + d_out], the input's values first.
+        """
         ...
+
+
+def split_pairs(
+    batch: Float[Tensor, "B width"], stream: ActivationStream
+) -> tuple[Float[Tensor, "B d_in"], Float[Tensor, "B d_out"] | None]:
+    """What an SAE or transcoder reads of a batch, and what a transcoder is to make of it; the latter is None in a stream of activations."""
+    if stream.d_out is None:
+        return batch, None
+    return batch[:, : stream.d_in].contiguous(), batch[:, stream.d_in :].contiguous()
 
 
 def shuffled_rows(shard_tokens: Sequence[int], data_seed: int, start: int) -> Iterator[tuple[int, Int[Tensor, " N"]]]:
@@ -57,52 +71,62 @@ def shuffled_rows(shard_tokens: Sequence[int], data_seed: int, start: int) -> It
         epoch += 1
 
 
-class _ShuffledStream(ABC):
-    """Batches of shuffled rows; a subclass says where the rows of a shard are."""
+class BatchStream(ABC):
+    """Batches cut from an endless order of rows, which a subclass makes from blocks in memory.
+
+    Args:
+        mean: mean activation, unscaled; of pairs that of the input, then that of the target.
+        scale: factor that makes E||x|| = sqrt(d_in).
+        target_scale: of pairs, the same of the target; else None.
+    """
 
     normalization: Normalization
 
     def __init__(
         self,
-        shard_tokens: Sequence[int],
-        mean: Float[Tensor, " d_in"],
+        mean: Float[Tensor, " width"],
         scale: float,
+        target_scale: float | None,
         *,
+        d_in: int,
         batch_size: int,
-        data_seed: int,
         normalize_activations: str,
         device: str | torch.device,
     ) -> None:
-        self.n_tokens = sum(shard_tokens)
-        """Tokens in an epoch."""
-        if self.n_tokens < 1 or batch_size < 1:
-            raise ConfigError(f"a stream needs tokens and batches of at least one, but got n_tokens={self.n_tokens} and {batch_size=}.")
+        if batch_size < 1:
+            raise ConfigError(f"a stream needs batches of at least one row, but got {batch_size=}.")
         self.batch_size = batch_size
-        self.d_in = len(mean)
+        self.d_in = d_in
+        self.d_out = len(mean) - d_in or None
         self.mean = mean
-        """Mean activation, unscaled, [d_in]."""
-        self._shard_tokens = tuple(shard_tokens)
-        self._data_seed = data_seed
+        """Mean activation, unscaled, [d_in]; of pairs [d_in + d_out]."""
         self._device = torch.device(device)
-        shards = (self._shard(index) for index in range(len(self._shard_tokens)))  # statistics are of the first rows in this order
-        self.normalization = NORMALIZATIONS[normalize_activations](scale, shards).to(self._device)
+        if target_scale is None:
+            normalization: Normalization = normalization_of(normalize_activations, scale, self._first_rows)
+        else:
+            normalization = pair_normalization(normalize_activations, (scale, target_scale), self._first_rows, d_in)
+        self.normalization = normalization.to(self._device)
 
     @abstractmethod
-    def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
-        """Rows of one shard, unscaled, in any precision, on the CPU."""
+    def _first_rows(self) -> Iterator[Float[Tensor, "N width"]]:
+        """Rows that statistics are of, as many as there are."""
 
-    def batches(self, start: int = 0) -> Iterator[Float[Tensor, "B d_in"]]:
+    @abstractmethod
+    def _ordered(self, start: int) -> Iterator[tuple[Float[Tensor, "N width"], Int[Tensor, " M"]]]:
+        """Blocks of rows, unscaled, in any precision, on the CPU, each with the rows of it that come next: without end, from row `start` of
+        the whole order on."""
+
+    def batches(self, start: int = 0) -> Iterator[Float[Tensor, "B width"]]:
         """Normalized float32 batches without end, from batch `start` on: the same ones as if the earlier had been read."""
         rows = self._rows(start)
         for batch in self._prefetched(rows) if self._device.type == "cuda" else rows:
             yield self.normalization(batch.float())
 
-    def _rows(self, start: int) -> Iterator[Float[Tensor, "B d_in"]]:
+    def _rows(self, start: int) -> Iterator[Float[Tensor, "B width"]]:
         """Batches as they are stored."""
         pieces: list[Tensor] = []
         missing = self.batch_size
-        for shard, order in shuffled_rows(self._shard_tokens, self._data_seed, start * self.batch_size):
-            x = self._shard(shard)
+        for x, order in self._ordered(start * self.batch_size):
             while len(order):
                 pieces.append(x.index_select(0, order[:missing]))
                 order = order[missing:]
@@ -118,6 +142,45 @@ class _ShuffledStream(ABC):
             ready, ahead = ahead, batch.pin_memory().to(self._device, non_blocking=True)
             if ready is not None:
                 yield ready
+
+
+class _ShuffledStream(BatchStream):
+    """Batches of shuffled rows of shards; a subclass says where these are."""
+
+    def __init__(
+        self,
+        shard_tokens: Sequence[int],
+        mean: Float[Tensor, " width"],
+        scale: float,
+        target_scale: float | None,
+        *,
+        d_in: int,
+        batch_size: int,
+        data_seed: int,
+        normalize_activations: str,
+        device: str | torch.device,
+    ) -> None:
+        self.n_tokens = sum(shard_tokens)
+        """Tokens in an epoch."""
+        if self.n_tokens < 1:
+            raise ConfigError(f"a stream needs at least one token, but got n_tokens={self.n_tokens}.")
+        self._shard_tokens = tuple(shard_tokens)
+        self._data_seed = data_seed
+        super().__init__(
+            mean, scale, target_scale, d_in=d_in, batch_size=batch_size, normalize_activations=normalize_activations, device=device
+        )
+
+    def _first_rows(self) -> Iterator[Float[Tensor, "N width"]]:
+        """All shards, in order."""
+        return (self._shard(index) for index in range(len(self._shard_tokens)))
+
+    @abstractmethod
+    def _shard(self, index: int) -> Float[Tensor, "N width"]:
+        """Rows of one shard, unscaled, in any precision, on the CPU."""
+
+    def _ordered(self, start: int) -> Iterator[tuple[Float[Tensor, "N width"], Int[Tensor, " M"]]]:
+        for shard, order in shuffled_rows(self._shard_tokens, self._data_seed, start):
+            yield self._shard(shard), order
 
 
 KEPT_SHARDS = 2
@@ -157,13 +220,15 @@ class Stream(_ShuffledStream):
             manifest.shard_tokens,
             torch.tensor(manifest.mean, dtype=torch.float32),
             manifest.scale,
+            manifest.target_scale,
+            d_in=manifest.d_in,
             batch_size=batch_size,
             data_seed=data_seed,
             normalize_activations=normalize_activations,
             device=device,
         )
 
-    def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
+    def _shard(self, index: int) -> Float[Tensor, "N width"]:
         path = shard_path(self._directory, index)
         if self._live and not path.exists():
             return self._live(index)
@@ -177,47 +242,76 @@ class TensorStream(_ShuffledStream):
 
     Args:
         x: on the CPU, unscaled, in any precision; batches are float32.
+        target: what transcoders reconstruct from x, row by row, likewise; None: the stream is of x alone.
         normalize_activations: as in the `TrainConfig` of the runs that read this stream.
         device: where batches go.
 
     Raises:
-        ConfigError: there is no row, the shape is another, a value is not finite in float32, all are 0, or whitening is impossible.
+        ConfigError: there is no row, the shape is another, a value is not finite in float32, all are 0, whitening is impossible, or
+            `target` has another number of rows.
     """
 
     def __init__(
         self,
         x: Float[Tensor, "N d_in"],
         *,
+        target: Float[Tensor, "M d_out"] | None = None,
         batch_size: int,
         data_seed: int = 0,
         normalize_activations: str = "expected_norm",
         device: str | torch.device = "cpu",
     ) -> None:
-        if x.ndim != 2 or x.is_complex():
-            raise ConfigError(f"activations must be real numbers of shape [N, d_in], but got {x.dtype} of {list(x.shape)}. Flatten them.")
-        # What training can read: float16 and bfloat16 as they are, other precisions as float32.
-        self._x = x.detach() if x.dtype in (torch.float16, torch.bfloat16) else x.detach().float()
-        broken = (~self._x.isfinite().all(dim=1)).nonzero().flatten()
-        mean_norm = float(self._x.float().norm(dim=1).double().mean()) if len(x) else 1.0  # no rows: refused below
-        if len(broken) or not 0 < mean_norm < math.inf:
-            problem = (
-                f"{len(broken)} of {len(x)} rows that are not, the first of them row {int(broken[0])}"
-                if len(broken)
-                else f"a mean norm of {mean_norm:g}"
-            )
+        parts = [readable(x, "activations")] + ([] if target is None else [readable(target, "targets")])
+        if len({len(part) for part in parts}) > 1:
             raise ConfigError(
-                f"activations must be finite and have norms above 0 that float32 can hold, but got {problem}. "
-                "Leave such rows out, scale them or correct their source."
+                f"every row of activations must have its target, but got {len(parts[0])} rows and {len(parts[1])} targets. Pair them."
             )
+        scales = [scale_of(part) for part in parts]
+        self._x = parts[0] if target is None else torch.cat(parts, dim=1)
         super().__init__(
             [len(x)],
             self._x.mean(dim=0, dtype=torch.float32),
-            math.sqrt(x.shape[1]) / mean_norm,
+            scales[0],
+            scales[1] if target is not None else None,
+            d_in=x.shape[1],
             batch_size=batch_size,
             data_seed=data_seed,
             normalize_activations=normalize_activations,
             device=device,
         )
 
-    def _shard(self, index: int) -> Float[Tensor, "N d_in"]:
+    def _shard(self, index: int) -> Float[Tensor, "N width"]:
         return self._x
+
+
+def readable(x: Tensor, what: str = "activations") -> Float[Tensor, "N width"]:
+    """Rows in a precision that training can read: float16 and bfloat16 as they are, others as float32.
+
+    Raises:
+        ConfigError: there are none that training can read.
+    """
+    if x.ndim != 2 or x.is_complex():
+        raise ConfigError(f"{what} must be real numbers of shape [N, d_in], but got {x.dtype} of {list(x.shape)}. Flatten them.")
+    x = x.detach() if x.dtype in (torch.float16, torch.bfloat16) else x.detach().float()
+    broken = (~x.isfinite().all(dim=1)).nonzero().flatten()
+    mean_norm = _mean_norm(x)
+    if len(broken) or not 0 < mean_norm < math.inf:
+        problem = (
+            f"{len(broken)} of {len(x)} rows that are not, the first of them row {int(broken[0])}"
+            if len(broken)
+            else f"a mean norm of {mean_norm:g}"
+        )
+        raise ConfigError(
+            f"{what} must be finite and have norms above 0 that float32 can hold, but got {problem}. "
+            "Leave such rows out, scale them or correct their source."
+        )
+    return x
+
+
+def scale_of(x: Float[Tensor, "N width"]) -> float:
+    """Factor that makes E||x|| = sqrt(width)."""
+    return math.sqrt(x.shape[1]) / _mean_norm(x)
+
+
+def _mean_norm(x: Float[Tensor, "N width"]) -> float:
+    return float(x.float().norm(dim=1).double().mean()) if len(x) else 1.0  # no rows: refused by the stream

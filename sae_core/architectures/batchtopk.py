@@ -14,14 +14,11 @@ from pydantic import Field
 from torch import Tensor
 
 from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
-from sae_core.config.run import ARCHITECTURES
-from sae_core.sparse.active import ActiveLatents, topk_per_batch
-
-HINT_FACTOR = 0.9
-"""Scores above this fraction of the previous batch's threshold are looked at first. A matter of speed only."""
+from sae_core.config.run import ARCHITECTURES, TranscoderConfig
+from sae_core.sparse.active import ActiveLatents
 
 
-class BatchTopKFamilyConfig(TopKFamilyConfig):
+class BatchTopKFamilyConfig(TopKFamilyConfig, TranscoderConfig):
     """Fields of BatchTopK and of its Matryoshka form."""
 
     k: Annotated[float, Field(gt=0)]
@@ -33,18 +30,20 @@ class BatchTopKFamily(TopKFamily):
 
     config: BatchTopKFamilyConfig
     saelens_architecture = "jumprelu"
+    transcodes = True
     selection_memory = 6.2, 5.7  # of the first batch, where half of all scores are positive
 
     threshold: Tensor
     """Smallest score that counts as active at inference; of the last batch while training, then calibrated."""
 
-    def __init__(self, config: BatchTopKFamilyConfig, d_in: int, *, generator: torch.Generator | None = None) -> None:
-        super().__init__(config, d_in, generator=generator)
+    def __init__(
+        self, config: BatchTopKFamilyConfig, d_in: int, d_out: int | None = None, *, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(config, d_in, d_out, generator=generator)
         self.register_buffer("threshold", torch.zeros(()))
 
     def select(self, products: Float[Tensor, "B d_sae"], k: float) -> tuple[ActiveLatents, Float[Tensor, " N"]]:
-        n = max(1, int(k * len(products)))
-        active, values, smallest = topk_per_batch(products, self.b_enc, self.score_factors(), n, HINT_FACTOR * self.threshold)
+        active, values, smallest = self.select_in_batch(products, k, self.threshold)
         self.threshold.copy_(smallest)
         return active, values
 
@@ -55,15 +54,9 @@ class BatchTopKFamily(TopKFamily):
             return pre_acts * self.select(products, self.config.k)[0].mask()
         return pre_acts.relu() * (pre_acts * self.score_factors() > self.threshold)
 
-    @torch.no_grad()
     def calibrate(self, batches: Iterable[Float[Tensor, "B d_in"]], *, autocast: bool = False) -> None:
-        """Set the threshold to the mean, over batches, of the score that batch top-k would cut at (the paper's equation 5)."""
-        cuts = []
-        for x in batches:
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):  # not around the batches: they may need products too
-                self.select(self.products(x), self.config.k)
-            cuts.append(self.threshold.clone())
-        self.threshold.copy_(torch.stack(cuts).mean())
+        """Set the threshold to the mean, over batches, of the score that batch top-k would cut at."""
+        self.threshold.copy_(self.mean_cut(batches, autocast=autocast))
 
     def inference_weights(self) -> dict[str, Tensor]:
         """Of a JumpReLU SAE whose thresholds are all the calibrated one."""

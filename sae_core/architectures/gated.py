@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
-from sae_core.sae.base import LossContext, LossTerms, StepMemory
 from sae_core.sae.elementwise import ElementwiseSAE
 from sae_core.sae.functional import mse, row_norms
+from sae_core.sae.loss import LossContext, LossTerms, StepMemory
 from sae_core.sparse.pre_acts import PreActs
 
 

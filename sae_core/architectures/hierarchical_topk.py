@@ -67,15 +67,15 @@ class HierarchicalTopK(TopKFamily):
         return (products + self.b_enc).relu() * self.select(products, self.config.k)[0].mask()
 
     def reconstruction_terms(
-        self, pre_acts: SparsePreActs, latents: Float[Tensor, " N"], x: Float[Tensor, "B d_in"]
-    ) -> tuple[Float[Tensor, "B d_in"], dict[str, Tensor]]:
+        self, pre_acts: SparsePreActs, latents: Float[Tensor, " N"], offset: Float[Tensor, "*B d_out"], target: Float[Tensor, "B d_out"]
+    ) -> tuple[Float[Tensor, "B d_out"], dict[str, Tensor]]:
         active = pre_acts.active
         k = active.indices.numel() // active.n_tokens
         levels = (*(level for level in self.config.levels if level < k), k)
         scores = latents.detach() * self.score_factors().index_select(0, active.indices)
         order = scores.view(-1, k).argsort(dim=1, descending=True, stable=True)
-        errors, x_hat = _NestedErrors.apply(latents, self.W_dec, self.b_dec, x, _between(active, order, levels))
-        means = errors / (len(x) * len(levels))
+        errors, x_hat = _NestedErrors.apply(latents, self.W_dec, offset, target, _between(active, order, levels))
+        means = errors / (len(target) * len(levels))
         names = [*(f"inner_mse_loss_{level}" for level in levels[:-1]), "mse_loss"]
         return x_hat, dict(zip(names, means.unbind(), strict=True))
 
@@ -116,20 +116,20 @@ def _between(active: ActiveLatents, order: Tensor, levels: Sequence[int]) -> lis
 
 
 class _NestedErrors(torch.autograd.Function):
-    """||x_hat_j - x||^2 summed over tokens, for every level j, and the last x_hat (without gradient).
+    """||x_hat_j - target||^2 summed over tokens, for every level j, and the last x_hat (without gradient).
 
     One reconstruction is in memory, not one a level: the backward pass takes latents off again, from the last level to the first.
     """
 
     @staticmethod
-    def forward(ctx: Any, latents: Tensor, W_dec: Tensor, b_dec: Tensor, x: Tensor, levels: Sequence[Level]) -> tuple[Tensor, Tensor]:
-        error, errors = b_dec - x, []
+    def forward(ctx: Any, latents: Tensor, W_dec: Tensor, offset: Tensor, target: Tensor, levels: Sequence[Level]) -> tuple[Tensor, Tensor]:
+        error, errors = offset - target, []
         for places, active in levels:
             error = error + _decode(active, latents.index_select(0, places), W_dec)
             errors.append(error.flatten().dot(error.flatten()))
         ctx.save_for_backward(latents, W_dec, error)
-        ctx.levels = levels
-        x_hat = error + x
+        ctx.levels, ctx.offset_shape = levels, offset.shape
+        x_hat = error + target
         ctx.mark_non_differentiable(x_hat)
         return torch.stack(errors), x_hat
 
@@ -144,7 +144,7 @@ class _NestedErrors(torch.autograd.Function):
             d_latents[places] = kernels_for(d_error).dots(active.offsets, active.indices, d_error, W_dec)
             d_W_dec += active.sum_by_latent(values, d_error)
             error = error - _decode(active, values, W_dec)
-        return d_latents, d_W_dec, d_error.sum(dim=0), None, None
+        return d_latents, d_W_dec, d_error.sum_to_size(ctx.offset_shape), None, None
 
 
 def _decode(active: ActiveLatents, values: Tensor, W_dec: Tensor) -> Tensor:

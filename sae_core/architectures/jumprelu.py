@@ -16,17 +16,18 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, require
-from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, StepMemory
+from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, TranscoderConfig, require
+from sae_core.sae.base import SparseAutoencoder
 from sae_core.sae.elementwise import ElementwiseSAE
 from sae_core.sae.functional import mse, row_norms
+from sae_core.sae.loss import LossContext, LossTerms, StepMemory
 from sae_core.sparse.pre_acts import PreActs
 
 QUADRATIC_TIMES_L0 = 64.0
 """`coefficient_times_l0` of the quadratic loss: the loss is then 128 (L0 / target - 1)^2."""
 
 
-class JumpReLUConfig(ArchitectureConfig):
+class JumpReLUConfig(TranscoderConfig):
     """SAE with a threshold per latent; latents below it are 0."""
 
     sparsity_parameter: ClassVar[str] = "l0_coefficient"
@@ -81,16 +82,17 @@ class JumpReLUConfig(ArchitectureConfig):
 
 @ARCHITECTURES.register("jumprelu")
 class JumpReLU(ElementwiseSAE):
-    """latents = z * 1[z > threshold], with z = (x - b_dec) @ W_enc + b_enc."""
+    """latents = z * 1[z > threshold], with z = (x - input_bias) @ W_enc + b_enc."""
 
     Config = JumpReLUConfig
     relative_cost = 1.2
     straight_through = frozenset({"threshold"})
     saelens_architecture = "jumprelu"
+    transcodes = True
     config: JumpReLUConfig
 
-    def __init__(self, config: JumpReLUConfig, d_in: int, *, generator: torch.Generator | None = None) -> None:
-        super().__init__(config, d_in, generator=generator)
+    def __init__(self, config: JumpReLUConfig, d_in: int, d_out: int | None = None, *, generator: torch.Generator | None = None) -> None:
+        super().__init__(config, d_in, d_out, generator=generator)
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
         self.threshold = nn.Parameter(torch.full((self.d_sae,), config.init_threshold))
 
@@ -125,7 +127,7 @@ class JumpReLU(ElementwiseSAE):
         pre_acts = self.pre_acts(x) if ctx.dead is None or not cfg.pre_act_loss_coefficient else self.all_pre_acts(x)
         latents, active = self._latents_and_active(pre_acts)
         terms = {
-            "mse_loss": mse(pre_acts.decode(latents, self.W_dec) + self.b_dec, x),
+            "mse_loss": mse(pre_acts.decode(latents, self.W_dec) + self.output_offset(x), ctx.target_of(x)),
             "l0_loss": cfg.l0_coefficient * ctx.sparsity_scale * self._sparsity(pre_acts, latents, active),
         }
         if cfg.pre_act_loss_coefficient > 0:

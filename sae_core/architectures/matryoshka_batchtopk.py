@@ -14,8 +14,8 @@ from torch import Tensor
 from sae_core.architectures.batchtopk import BatchTopKFamily, BatchTopKFamilyConfig
 from sae_core.config.run import ARCHITECTURES, Count
 from sae_core.errors import ConfigError
-from sae_core.sae.base import StepMemory
 from sae_core.sae.functional import mse
+from sae_core.sae.loss import StepMemory
 from sae_core.sparse.pre_acts import SparsePreActs, sparse_decode
 
 DEFAULT_FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
@@ -65,14 +65,14 @@ class MatryoshkaBatchTopK(BatchTopKFamily):
         return dataclasses.replace(super().step_memory(config, d_in), inputs=2.0 * widths)
 
     def reconstruction_terms(
-        self, pre_acts: SparsePreActs, latents: Float[Tensor, " N"], x: Float[Tensor, "B d_in"]
-    ) -> tuple[Float[Tensor, "B d_in"], dict[str, Tensor]]:
+        self, pre_acts: SparsePreActs, latents: Float[Tensor, " N"], offset: Float[Tensor, "*B d_out"], target: Float[Tensor, "B d_out"]
+    ) -> tuple[Float[Tensor, "B d_out"], dict[str, Tensor]]:
         """Decode group by group (the latents between two widths) and add up, so that every latent is decoded once."""
         widths = (*self.config.inner_widths, self.d_sae)
         decoded = sparse_decode(latents, self.W_dec, pre_acts.active.groups(widths))
         terms: dict[str, Tensor] = {}
-        x_hat = self.b_dec.expand_as(x)
-        for width, group in zip(widths, decoded.view(len(x), len(widths), -1).unbind(1), strict=True):
+        x_hat = offset.expand_as(target)
+        for width, group in zip(widths, decoded.view(len(target), len(widths), -1).unbind(1), strict=True):
             x_hat = x_hat + group
-            terms["mse_loss" if width == self.d_sae else f"inner_mse_loss_{width}"] = mse(x_hat, x)
+            terms["mse_loss" if width == self.d_sae else f"inner_mse_loss_{width}"] = mse(x_hat, target)
         return x_hat, terms

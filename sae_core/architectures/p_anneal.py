@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, Fraction
-from sae_core.sae.base import LossContext, LossTerms, StepMemory
 from sae_core.sae.elementwise import ElementwiseSAE
 from sae_core.sae.functional import mse, row_norms
+from sae_core.sae.loss import LossContext, LossTerms, StepMemory
 from sae_core.sparse.pre_acts import PreActs
 
 N_UPDATES = 10
@@ -68,8 +68,8 @@ class PAnneal(ElementwiseSAE):
     strength: Tensor
     """Factor that keeps the penalty's strength."""
 
-    def __init__(self, config: PAnnealConfig, d_in: int, *, generator: torch.Generator | None = None) -> None:
-        super().__init__(config, d_in, generator=generator)
+    def __init__(self, config: PAnnealConfig, d_in: int, d_out: int | None = None, *, generator: torch.Generator | None = None) -> None:
+        super().__init__(config, d_in, d_out, generator=generator)
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
         self.register_buffer("p", torch.ones((), dtype=torch.float64))
         self.register_buffer("strength", torch.ones(()))
@@ -89,7 +89,7 @@ class PAnneal(ElementwiseSAE):
         latents = self.activate(pre_acts)
         penalty = self._penalty(pre_acts, latents, ctx.progress)
         terms = {
-            "mse_loss": mse(pre_acts.decode(latents, self.W_dec) + self.b_dec, x),
+            "mse_loss": mse(pre_acts.decode(latents, self.W_dec) + self.output_offset(x), ctx.target_of(x)),
             "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * self.strength.clone() * penalty,
         }
         return LossTerms.of(terms, latents, pre_acts)

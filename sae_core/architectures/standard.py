@@ -11,14 +11,14 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
-from sae_core.sae.base import LossContext, LossTerms, StepMemory
+from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, TranscoderConfig
 from sae_core.sae.elementwise import ElementwiseSAE
 from sae_core.sae.functional import mse, row_norms
+from sae_core.sae.loss import LossContext, LossTerms, StepMemory
 from sae_core.sparse.pre_acts import PreActs
 
 
-class StandardConfig(ArchitectureConfig):
+class StandardConfig(TranscoderConfig):
     """ReLU SAE with an L1 penalty."""
 
     sparsity_parameter: ClassVar[str] = "l1_coefficient"
@@ -35,14 +35,15 @@ class StandardConfig(ArchitectureConfig):
 
 @ARCHITECTURES.register("standard")
 class Standard(ElementwiseSAE):
-    """latents = relu((x - b_dec) @ W_enc + b_enc)."""
+    """latents = relu((x - input_bias) @ W_enc + b_enc)."""
 
     Config = StandardConfig
     saelens_architecture = "standard"
+    transcodes = True
     config: StandardConfig
 
-    def __init__(self, config: StandardConfig, d_in: int, *, generator: torch.Generator | None = None) -> None:
-        super().__init__(config, d_in, generator=generator)
+    def __init__(self, config: StandardConfig, d_in: int, d_out: int | None = None, *, generator: torch.Generator | None = None) -> None:
+        super().__init__(config, d_in, d_out, generator=generator)
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
 
     @classmethod
@@ -59,7 +60,7 @@ class Standard(ElementwiseSAE):
         pre_acts = self.pre_acts(x)
         latents = self.activate(pre_acts)
         terms = {
-            "mse_loss": mse(pre_acts.decode(latents, self.W_dec) + self.b_dec, x),
+            "mse_loss": mse(pre_acts.decode(latents, self.W_dec) + self.output_offset(x), ctx.target_of(x)),
             "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * pre_acts.weighted_mean(latents, row_norms(self.W_dec)),
         }
         return LossTerms.of(terms, latents, pre_acts)

@@ -6,7 +6,7 @@ same reconstruction and the same gradients (the norm cancels) for less work. The
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -15,12 +15,15 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sae_core.config.run import ArchitectureConfig, Fraction, require
-from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder, StepMemory
+from sae_core.sae.base import SparseAutoencoder
 from sae_core.sae.functional import error_of_few, mse, row_norms
-from sae_core.sparse.active import ActiveLatents, topk_per_token
+from sae_core.sae.loss import LossContext, LossTerms, StepMemory
+from sae_core.sparse.active import ActiveLatents, topk_per_batch, topk_per_token
 from sae_core.sparse.kernels.choice import sparse_is_faster
 from sae_core.sparse.pre_acts import SparsePreActs, encoder_products, pre_acts_at, sparse_decode
 
+HINT_FACTOR = 0.9
+"""Scores above this fraction of the previous batch's threshold are looked at first. A matter of speed only."""
 FEW_WEIGHTS = 2**13
 """Decoder weights of dead latents up to which `error_of_few` is used: products so small gain nothing by bfloat16."""
 
@@ -110,8 +113,8 @@ class TopKFamily(SparseAutoencoder):
     selection_memory: ClassVar[tuple[float, float]] = (8.0, 8.0)
     """`latents` and `latents_in_bfloat16` of `StepMemory`: what the selection needs."""
 
-    def __init__(self, config: TopKFamilyConfig, d_in: int, *, generator: torch.Generator | None = None) -> None:
-        super().__init__(config, d_in, generator=generator)
+    def __init__(self, config: TopKFamilyConfig, d_in: int, d_out: int | None = None, *, generator: torch.Generator | None = None) -> None:
+        super().__init__(config, d_in, d_out, generator=generator)
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
 
     @abstractmethod
@@ -141,31 +144,37 @@ class TopKFamily(SparseAutoencoder):
 
     def products(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
         """Pre-activations without b_enc."""
-        return encoder_products(x, self.b_dec, self.W_enc)
+        return encoder_products(x, self.input_bias, self.W_enc)
 
     def score_factors(self) -> Float[Tensor, " d_sae"]:
         """Score / pre-activation of each latent. Without gradient."""
         return self.W_dec.detach().norm(dim=1) if self.config.rescale_acts_by_decoder_norm else torch.ones_like(self.b_enc)
 
     def reconstruction_terms(
-        self, pre_acts: SparsePreActs, latents: Float[Tensor, " N"], x: Float[Tensor, "B d_in"]
-    ) -> tuple[Float[Tensor, "B d_in"], dict[str, Tensor]]:
-        """x_hat of all latents, and the reconstruction terms of the loss."""
-        x_hat = pre_acts.decode(latents, self.W_dec) + self.b_dec
-        return x_hat, {"mse_loss": mse(x_hat, x)}
+        self, pre_acts: SparsePreActs, latents: Float[Tensor, " N"], offset: Float[Tensor, "*B d_out"], target: Float[Tensor, "B d_out"]
+    ) -> tuple[Float[Tensor, "B d_out"], dict[str, Tensor]]:
+        """The reconstruction from all latents, and the reconstruction terms of the loss.
+
+        Args:
+            offset: what is reconstructed without latents.
+            target: what is to be reconstructed.
+        """
+        x_hat = pre_acts.decode(latents, self.W_dec) + offset
+        return x_hat, {"mse_loss": mse(x_hat, target)}
 
     def loss(self, x: Float[Tensor, "B d_in"], ctx: LossContext) -> LossTerms:
         with torch.no_grad():
             active, values = self.select(self.products(x), self.config.k_at(ctx.progress))
-        pre_acts = SparsePreActs(pre_acts_at(active, values, x, self.b_dec, self.W_enc, self.b_enc), active)
+        pre_acts = SparsePreActs(pre_acts_at(active, values, x, self.input_bias, self.W_enc, self.b_enc), active)
         latents = self.activate(pre_acts.values)
-        x_hat, terms = self.reconstruction_terms(pre_acts, latents, x)
+        target = ctx.target_of(x)
+        x_hat, terms = self.reconstruction_terms(pre_acts, latents, self.output_offset(x), target)
         if ctx.dead is not None and self.config.auxk_coefficient > 0:
-            terms["auxiliary_reconstruction_loss"] = self.config.auxk_coefficient * self.auxk_loss(x, (x - x_hat).detach(), ctx.dead)
+            terms["auxiliary_reconstruction_loss"] = self.config.auxk_coefficient * self.auxk_loss(x, (target - x_hat).detach(), ctx.dead)
         return LossTerms.of(terms, latents, pre_acts)
 
-    def auxk_loss(self, x: Float[Tensor, "B d_in"], residual: Float[Tensor, "B d_in"], dead: Bool[Tensor, " d_sae"]) -> Float[Tensor, ""]:
-        """Reconstruct the residual with the k_aux = d_in / 2 dead latents of largest score, per token.
+    def auxk_loss(self, x: Float[Tensor, "B d_in"], residual: Float[Tensor, "B d_out"], dead: Bool[Tensor, " d_sae"]) -> Float[Tensor, ""]:
+        """Reconstruct the residual with the k_aux = d_out / 2 (d_in / 2, for an SAE) dead latents of largest score, per token.
 
         min(n_dead / k_aux, 1) * mean_b ||e_hat - e||^2, with e_hat decoded without b_dec and no ReLU on the dead pre-activations.
 
@@ -173,18 +182,37 @@ class TopKFamily(SparseAutoencoder):
         residual (SAELens' form), and scaled down when fewer than k_aux latents are dead.
         """
         which = dead.nonzero().squeeze(1)
-        n_dead, k_aux = len(which), max(self.d_in // 2, 1)
-        if n_dead <= k_aux and n_dead * self.d_in <= FEW_WEIGHTS and sparse_is_faster(x):
-            error = error_of_few(x, residual, self.b_dec, self.W_enc, self.b_enc, self.W_dec, which)
+        n_dead, k_aux = len(which), max(self.W_dec.shape[1] // 2, 1)
+        if n_dead <= k_aux and n_dead * max(self.sizes) <= FEW_WEIGHTS and sparse_is_faster(x):
+            error = error_of_few(x, residual, self.input_bias, self.W_enc, self.b_enc, self.W_dec, which)
             return error * (n_dead / k_aux / len(x))
         W_enc, b_enc, W_dec = self.W_enc.T.index_select(0, which).T, self.b_enc.index_select(0, which), self.W_dec.index_select(0, which)
-        products = encoder_products(x, self.b_dec, W_enc)
+        products = encoder_products(x, self.input_bias, W_enc)
         if n_dead <= k_aux:
             e_hat = (products + b_enc) @ W_dec
         else:
             active, values = self.best(products, b_enc, self.score_factors().index_select(0, which), k_aux)
-            e_hat = sparse_decode(pre_acts_at(active, values, x, self.b_dec, W_enc, b_enc), W_dec, active)
+            e_hat = sparse_decode(pre_acts_at(active, values, x, self.input_bias, W_enc, b_enc), W_dec, active)
         return min(n_dead / k_aux, 1.0) * mse(e_hat, residual)
+
+    def select_in_batch(
+        self, products: Float[Tensor, "B d_sae"], k: float, hint: Float[Tensor, ""]
+    ) -> tuple[ActiveLatents, Float[Tensor, " N"], Float[Tensor, ""]]:
+        """The k * B latents of largest score in the batch, their pre-activations, and the smallest of their scores."""
+        n = max(1, int(k * len(products)))
+        return topk_per_batch(products, self.b_enc, self.score_factors(), n, HINT_FACTOR * hint)
+
+    @torch.no_grad()
+    def mean_cut(self, batches: Iterable[Float[Tensor, "B d_in"]], *, autocast: bool) -> Float[Tensor, ""]:
+        """The threshold that takes the place of a selection at inference: mean, over batches, of the score that the k * B largest end at.
+
+        Paper: Bussmann et al. 2024, arXiv:2412.06410, equation 5.
+        """
+        cuts = [torch.zeros_like(self.b_enc[0])]
+        for x in batches:
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):  # not around the batches: they may need products too
+                cuts.append(self.select_in_batch(self.products(x), self.config.sparsity_value, cuts[-1])[2].clone())
+        return torch.stack(cuts[1:]).mean()
 
     @torch.no_grad()
     def folded_weights(self) -> dict[str, Tensor]:
@@ -192,4 +220,5 @@ class TopKFamily(SparseAutoencoder):
         norms = row_norms(self.W_dec) if self.config.rescale_acts_by_decoder_norm else torch.ones(self.d_sae, device=self.W_dec.device)
         # A row that shrank to nothing decodes to nothing: any positive norm gives the same SAE.
         norms = torch.where(norms > 0, norms, torch.ones_like(norms))
-        return {"W_enc": self.W_enc * norms, "b_enc": self.b_enc * norms, "W_dec": self.W_dec / norms[:, None], "b_dec": self.b_dec.clone()}
+        kept = {name: value.clone() for name, value in self.named_parameters() if name in ("b_dec", "W_skip")}
+        return {"W_enc": self.W_enc * norms, "b_enc": self.b_enc * norms, "W_dec": self.W_dec / norms[:, None], **kept}

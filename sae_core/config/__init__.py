@@ -11,3 +11,4 @@ from sae_core.config.run import Fraction as Fraction
 from sae_core.config.run import Positive as Positive
 from sae_core.config.run import RunConfig as RunConfig
 from sae_core.config.run import TrainConfig as TrainConfig
+from sae_core.config.run import TranscoderConfig as TranscoderConfig

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -42,6 +43,8 @@ class Config(BaseModel):
     """Base of every configuration: frozen, unknown keys are errors, types are not coerced."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    other_names: ClassVar[Mapping[str, str]] = {}
+    """Further names that definitions may use for fields, and the names of the fields."""
 
     def changed(self, *fields: str) -> dict[str, Any]:
         """Those of `fields` that differ from their defaults: what a rule refuses where they have no effect. Defaults stay silent."""
@@ -62,15 +65,18 @@ class ArchitectureConfig(Config):
     d_sae: Count
     """Number of latents."""
     decoder_init: Literal["random", "data"] = "random"
-    """Directions of the decoder rows at the start: random, or tokens of the data minus b_dec (saev's datapoint initialisation)."""
+    """Directions of the decoder rows at the start: random, or tokens of the data minus b_dec (saev's datapoint initialisation). A
+    definition of transcoders that does not say takes data."""
     decoder_init_norm: Positive | Literal["search"] = 0.1
     """Norm of each decoder row at the start (SAELens: 0.1; Anthropic April 2024: 0.05 to 1); search: the one of a grid from 0.05 to 2
     with which the SAE reconstructs a sample best (as in Language-Model-SAEs)."""
     encoder_init: Literal["transpose", "independent"] = "transpose"
     """W_enc at the start: the transpose of W_dec (Gao et al. 2024, arXiv:2406.04093), or random itself, its columns with the norms of the
-    decoder rows (Bricken et al. 2023 draw both)."""
+    decoder rows (Bricken et al. 2023 draw both). In place of the transpose, that of a transcoder reads the tokens that the decoder rows
+    are of, where `decoder_init` is data, and is independent where that is random."""
     b_dec_init: Literal["zeros", "mean", "geometric_median"] = "zeros"
-    """b_dec at the start: zeros (SAELens), or the mean or the geometric median of a sample (Bricken et al. 2023; Gao et al. 2024)."""
+    """b_dec at the start: zeros (SAELens), or the mean or the geometric median of a sample (Bricken et al. 2023; Gao et al. 2024). A
+    definition of transcoders that does not say takes the mean."""
     target_l0: Positive | None = None
     """L0 wanted. Where a coefficient sets the sparsity, it is only the start: it is adjusted while the SAE trains (docs/sparsity.md)."""
 
@@ -80,6 +86,11 @@ class ArchitectureConfig(Config):
             rule = f"`target_l0` must be <= d_sae, but got target_l0={self.target_l0:g} and d_sae={self.d_sae}. Lower it or raise `d_sae`."
             require(self.target_l0 <= self.d_sae, rule)
         return self
+
+    @property
+    def skips(self) -> bool:
+        """Whether the output has a part that is linear in x, beside that of the latents."""
+        return False
 
     @property
     def sparsity_value(self) -> float:
@@ -115,6 +126,24 @@ class ArchitectureConfig(Config):
     def example(cls, d_in: int, d_sae: int) -> Self:
         """A small valid instance for `d_in`-dimensional activations: what the contract tests run."""
         raise NotImplementedError
+
+
+class TranscoderConfig(ArchitectureConfig):
+    """What an architecture has that can be a transcoder too: an SAE that reads at one place and writes at another."""
+
+    transcoder_start: ClassVar[Mapping[str, str]] = MappingProxyType({"decoder_init": "data", "b_dec_init": "mean"})
+    """Initial values of transcoders where a definition does not say: what trained best (docs/settings.md)."""
+
+    skip_connection: bool = False
+    """Whether x @ W_skip.T is added to the output of a transcoder (Paulo et al. 2025, arXiv:2501.18823)."""
+
+    @property
+    def skips(self) -> bool:
+        return self.skip_connection
+
+    @model_serializer(mode="wrap")
+    def _without_what_an_sae_lacks(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if name != "skip_connection" or value}
 
 
 class ActivationsConfig(Config):
@@ -276,7 +305,7 @@ class RunConfig(Config):
             f"`sparsity_decay` must be 0 where the coefficient is adjusted to reach `target_l0`, but got sparsity_decay={decay!r} and "
             f"target_l0={sae.target_l0}. Remove one: they would work against each other.",
         )
-        known = ARCHITECTURES[sae.architecture].parameter_names() if self.train.lr_factors else ()
+        known = ARCHITECTURES[sae.architecture].parameter_names(sae) if self.train.lr_factors else ()
         for name in sorted(self.train.lr_factors.keys() - set(known)):
             what = f"`lr_factors`: a parameter of {sae.architecture!r}"
             raise UnknownNameError.of(what, name, known, "Correct it, or give it under the architectures that have it.")

@@ -3,7 +3,8 @@
 Sums are float64, so that neither the order of chunks nor their number changes a value beyond rounding. A metric that has no
 value (no variance) is None, never NaN. One that has no sums in any chunk (no language model, no known features) does not apply, and
 records leave it out. Most are a `RatioOfSums`, whose sums are kept per document, too (`per_document.py`).
-Shape letters: N tokens, P predicted positions, F features, d_in, d_sae.
+Shape letters: N tokens, P predicted positions, F features, d_sae latents, d_out width of y, what is to be reconstructed: the activations x
+themselves, of transcoders the target.
 """
 
 from abc import ABC, abstractmethod
@@ -34,7 +35,7 @@ Sums = dict[str, Tensor]
 Terms = dict[str, Tensor]
 """Name -> what is summed up, float64: one number per token [N], or per position that predicts a next token [P]."""
 VARIANCE = "variance"
-"""A sum that `RatioOfSums` may name: of ||x - mean||^2, with the mean over all held-out tokens, and so not a sum of terms."""
+"""A sum that `RatioOfSums` may name: of ||y - mean||^2, with the mean over all held-out tokens, and so not a sum of terms."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,17 @@ class Observation:
     chunk: EvalChunk
     active: ActiveLatents
     """Latents that are not 0, in inference form."""
-    x_hat: Float[Tensor, "N d_in"]
+    x_hat: Float[Tensor, "N d_out"]
+    """The reconstruction, of `chunk.y`."""
     spliced: NextToken | None
-    """The language model with x_hat in place of x."""
-    W_dec: Float[Tensor, "d_sae d_in"]
+    """The language model with x_hat in place of y."""
+    W_dec: Float[Tensor, "d_sae d_out"]
     index: int = 0
     """Number of the chunk, from 0: what needs no tokens is measured on the first."""
-    b_dec: Float[Tensor, " d_in"] | None = None
-    """What the SAE adds to every reconstruction. None where x and W_dec are not in the same units: SAEs that normalize each token."""
+    b_dec: Float[Tensor, " d_out"] | None = None
+    """What the SAE adds to every reconstruction. None where y and W_dec are not in the same units: SAEs that normalize each token."""
+    without_latents: Float[Tensor, "N d_out"] | None = None
+    """What a transcoder with a skip connection makes of x with all latents 0; None for all others."""
     terms_of: dict[str, Terms] = field(default_factory=dict, init=False, repr=False)
     """Metric -> terms of its own, once computed: `RatioOfSums.own_terms`."""
 
@@ -81,12 +85,12 @@ class Observation:
 
     @property
     def squared_error(self) -> Float[Tensor, " N"]:
-        """||x - x_hat||^2 per token."""
+        """||y - x_hat||^2 per token."""
         return self._products[0]
 
     @property
     def dot(self) -> Float[Tensor, " N"]:
-        """x . x_hat per token."""
+        """y . x_hat per token."""
         return self._products[1]
 
     @property
@@ -99,10 +103,10 @@ class Observation:
         """In float64: some tokens at a time, so that they stay in a CPU's cache."""
         n_rows = ROWS[self.x_hat.device.type]
         columns = []
-        for x, rows in zip(self.chunk.x_double.split(n_rows), self.x_hat.split(n_rows), strict=True):
+        for y, rows in zip(self.chunk.y_double.split(n_rows), self.x_hat.split(n_rows), strict=True):
             x_hat = rows.double()
-            error = x - x_hat
-            columns.append(torch.stack([vecdot(error, error), vecdot(x, x_hat), vecdot(x_hat, x_hat)]))
+            error = y - x_hat
+            columns.append(torch.stack([vecdot(error, error), vecdot(y, x_hat), vecdot(x_hat, x_hat)]))
         return torch.cat(columns, dim=1)
 
     @cached_property
@@ -118,7 +122,7 @@ class Metric(ABC):
 
     spec: ClassVar[MetricSpec]
     needs: ClassVar[str | None] = None
-    """Optional field of `EvalChunk` without which there is no value."""
+    """Optional field of `EvalChunk`, or of `Observation`, without which there is no value."""
     first_chunk_only: ClassVar[bool] = False
     """Whether tokens of the first chunk stand for all: how the text is cut into chunks, which its source decides, then matters."""
 
@@ -164,15 +168,15 @@ class RatioOfSums(Metric):
         if not names <= {*terms, VARIANCE}:
             return {}
         sums = {name: terms[name].sum() for name in sorted(names - {"n_tokens", VARIANCE})}
-        return sums | ({"x_squared": seen.chunk.squared_norm.sum(), "x": seen.chunk.x_sum} if VARIANCE in names else {})
+        return sums | ({"y_squared": seen.chunk.squared_norm.sum(), "y": seen.chunk.y_sum} if VARIANCE in names else {})
 
     @final
     def value(self, sums: Sums, n_tokens: int) -> float | None:
-        totals = {name: float(total) for name, total in sums.items() if name != "x"} | {"n_tokens": float(n_tokens)}
-        if "x" in sums:
-            totals[VARIANCE] = totals["x_squared"] - float(sums["x"].pow(2).sum()) / n_tokens
+        totals = {name: float(total) for name, total in sums.items() if name != "y"} | {"n_tokens": float(n_tokens)}
+        if "y" in sums:
+            totals[VARIANCE] = totals["y_squared"] - float(sums["y"].pow(2).sum()) / n_tokens
             # Constant activations have no variance, but rounding leaves a little of either sign.
-            if totals[VARIANCE] <= 1e-12 * totals["x_squared"]:
+            if totals[VARIANCE] <= 1e-12 * totals["y_squared"]:
                 return None
         below = _weighted(self.ratio.denominator, totals)
         return _weighted(self.ratio.numerator, totals) / below if below else None

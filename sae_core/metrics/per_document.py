@@ -1,6 +1,6 @@
 """Sums of the terms of ratios per document: of a chunk, and of all chunks. Formulas: docs/formulas.md, section Documents.
 
-Shape letters: N tokens, P predicted positions, D documents, d_in.
+Shape letters: N tokens, P predicted positions, D documents, d_out width of what is reconstructed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ class ChunkDocuments:
     predicted: Int[Tensor, " P"] | None
     """The same of each predicted position; None where it is not known."""
     shared: Sums
-    """Sums that are the same for all SAEs, [D] each; `x` is [D, d_in]."""
+    """Sums that are the same for all SAEs, [D] each; `y` is [D, d_out]."""
 
     @classmethod
     def of(cls, chunk: EvalChunk) -> "ChunkDocuments":
@@ -55,7 +55,7 @@ class ChunkDocuments:
         numbers = torch.unique(torch.cat(every))
         tokens, *of_predicted = (torch.searchsorted(numbers, some) for some in every)
         unsummed = cls(numbers, are_blocks, tokens, of_predicted[0] if of_predicted else None, {})
-        sums = unsummed.sums({**chunk.terms, "x_squared": chunk.squared_norm}) | {"x": _x(chunk, tokens, len(numbers))}
+        sums = unsummed.sums({**chunk.terms, "y_squared": chunk.squared_norm}) | {"y": _y(chunk, tokens, len(numbers))}
         return replace(unsummed, shared=sums)
 
     def sums(self, terms: Terms) -> Sums:
@@ -69,12 +69,12 @@ class ChunkDocuments:
         return found
 
 
-def _x(chunk: EvalChunk, tokens: Int[Tensor, " N"], n_documents: int) -> Float[Tensor, "D d_in"]:
-    """Sums of x over the tokens of each document."""
+def _y(chunk: EvalChunk, tokens: Int[Tensor, " N"], n_documents: int) -> Float[Tensor, "D d_out"]:
+    """Sums of y over the tokens of each document."""
     order = tokens.argsort(stable=True).to(chunk.x.device)
-    parts = chunk.x_double.index_select(0, order).split(tokens.bincount(minlength=n_documents).tolist())
+    parts = chunk.y_double.index_select(0, order).split(tokens.bincount(minlength=n_documents).tolist())
     sums = [part.sum(dim=0) for part in parts]
-    return torch.stack(sums).cpu() if sums else torch.zeros(0, chunk.x.shape[1], dtype=torch.float64)
+    return torch.stack(sums).cpu() if sums else torch.zeros(0, chunk.y.shape[1], dtype=torch.float64)
 
 
 def terms_of(seen: Observation) -> Terms:
@@ -100,10 +100,10 @@ def stored_documents(
     documents = np.unique(np.concatenate(numbers))
     rows = [np.searchsorted(documents, of_chunk) for of_chunk in numbers]
     shared = _added([chunk.shared for chunk in chunks], rows, len(documents))
-    n_tokens, x = shared["n_tokens"], shared.pop("x")
-    mean = x.sum(axis=0) / n_tokens.sum()
+    n_tokens, y = shared["n_tokens"], shared.pop("y")
+    mean = y.sum(axis=0) / n_tokens.sum()
     # Of one token that is the mean, rounding leaves a little of either sign.
-    shared[VARIANCE] = np.maximum(shared.pop("x_squared") - 2 * x @ mean + n_tokens * (mean @ mean), 0)
+    shared[VARIANCE] = np.maximum(shared.pop("y_squared") - 2 * y @ mean + n_tokens * (mean @ mean), 0)
     stored = {}
     for name, parts in sums.items():
         every = shared | _added(parts, rows, len(documents))

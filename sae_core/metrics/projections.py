@@ -38,7 +38,9 @@ class DecoderCosine(Metric):
 
 @METRICS.register("decoder_projection")
 class DecoderProjection(Metric):
-    """Of the projections (x - b_dec) . W_dec_i / ||W_dec_i|| of B tokens on all latents, the (B d_sae / 2)-th largest.
+    """Of the projections (y - b_dec) . W_dec_i / ||W_dec_i|| of B tokens on all latents, the (B d_sae / 2)-th largest.
+
+    y is what is to be reconstructed: x itself, of a transcoder its target, less what a skip connection makes of x.
 
     Comparable among SAEs of one width on the same tokens.
     """
@@ -51,7 +53,8 @@ class DecoderProjection(Metric):
             return {}
         n_tokens = min(TOKENS, len(seen.chunk.x))
         rows = torch.linspace(0, len(seen.chunk.x) - 1, n_tokens, device=seen.chunk.x.device).round().long()
-        projections = ((seen.chunk.x[rows] - seen.b_dec) @ normalize(seen.W_dec).T).flatten()
+        offset = seen.b_dec if seen.without_latents is None else seen.without_latents[rows]
+        projections = ((seen.chunk.y[rows] - offset) @ normalize(seen.W_dec).T).flatten()
         rank = n_tokens * (seen.W_dec.shape[0] // 2)
         value = projections.kthvalue(projections.numel() - rank + 1).values if rank else projections.max()
         return {"value": value.double().cpu(), "times_measured": torch.ones((), dtype=torch.float64)}

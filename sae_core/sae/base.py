@@ -1,6 +1,8 @@
 """SparseAutoencoder: what every architecture shares. A concrete class adds `encode` and `loss`, in one file of `architectures/`.
 
-Shape letters: B tokens in the batch, d_in width of the activations, d_sae latents.
+A transcoder is one with a width of its output, `d_out`: it reads the activations of one place and reconstructs those of another.
+
+Shape letters: B tokens in the batch, d_in width of the activations, d_out of what is reconstructed (d_in, for an SAE), d_sae latents.
 Training works in normalised units (`normalization.py`); `fold` moves an SAE to the units of the model.
 """
 
@@ -8,12 +10,11 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -21,77 +22,29 @@ from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
 from sae_core.errors import ConfigError, border
 from sae_core.notebook import table_of
 from sae_core.plugins import defining
-from sae_core.plugins import load as load_plugins
-from sae_core.sae import saelens_files
-from sae_core.sae.formats import READERS, foreign_reader
-from sae_core.sae.normalization import Affine, Normalization, layer_norm
+from sae_core.sae import formats, saelens_files
+from sae_core.sae.loss import LossContext, LossTerms, StepMemory
+from sae_core.sae.normalization import Affine, Normalization, PairNormalization, layer_norm
 from sae_core.sparse.active import ActiveLatents, active_latents
 from sae_core.sparse.kernels.choice import sparse_is_faster
-from sae_core.sparse.pre_acts import SPARSE_FRACTION, DensePreActs, PreActs, sparse_decode
+from sae_core.sparse.pre_acts import SPARSE_FRACTION, sparse_decode
 from sae_core.validation import first_problem
 
 SEARCH_START_NORM = 0.1
 """Norm of the decoder rows until a search has found a better one."""
 
 
-@dataclass(frozen=True, slots=True)
-class LossContext:
-    """What a loss may know beyond the batch."""
-
-    sparsity_scale: float | Float[Tensor, ""] = 1.0
-    """Factor on sparsity coefficients: rises from 0 to 1 during the sparsity warm-up, then follows the target L0 where there is one."""
-    dead: Bool[Tensor, " d_sae"] | None = None
-    """Latents inactive for `dead_after_tokens`; None when there are none."""
-    progress: float = 1.0
-    """Fraction of the run's steps that has passed, for schedules inside a loss; 1 is the end, where they have their final values."""
-
-
-@dataclass(frozen=True, slots=True)
-class LossTerms:
-    """A loss, its named parts, and what the batch showed about sparsity."""
-
-    total: Float[Tensor, ""]
-    terms: dict[str, Float[Tensor, ""]]
-    """Summands of `total`, coefficients applied."""
-    l0: Float[Tensor, ""]
-    """Mean number of active latents per token."""
-    active: Bool[Tensor, " d_sae"]
-    """Latents active for at least one token of the batch."""
-
-    @classmethod
-    def of(cls, terms: dict[str, Tensor], latents: Float[Tensor, "*E"], pre_acts: PreActs | None = None) -> "LossTerms":
-        """Sum the terms; read sparsity off the latents.
-
-        Args:
-            latents: (B, d_sae), or one per value of `pre_acts` where that is given.
-        """
-        return cls(torch.stack(list(terms.values())).sum(), terms, *(pre_acts or DensePreActs(latents)).sparsity(latents))
-
-
-@dataclass(frozen=True, slots=True)
-class StepMemory:
-    """What a training step has in memory at its peak, in float32 tensors, beside what its run keeps. Measured: docs/performance.md."""
-
-    latents: float = 8.0
-    """Tensors of shape (B, d_sae)."""
-    latents_in_bfloat16: float = 8.0
-    """The same where training autocasts."""
-    inputs: float = 4.0
-    """Tensors of shape (B, d_in)."""
-    weights: float = 1.0
-    """Tensors of the size of all parameters: their gradients, and what is copied of them."""
-    listed_latents: float = 0.0
-    """Latents per token that are listed (`sparse.active`), instead of standing in a matrix."""
-
-
 class SparseAutoencoder(nn.Module, ABC):
-    """A sparse autoencoder: x -> latents -> x_hat.
+    """A sparse autoencoder, x -> latents -> x_hat; or a transcoder, x -> latents -> y_hat, where `d_out` is given.
 
     `self.training` chooses between the training and the inference behaviour of `encode`; there are no twin classes.
+    A transcoder subtracts nothing from x, and b_dec belongs to the output alone (Dunefsky et al. 2024, arXiv:2406.11944; as in SAELens and
+    circuit-tracer). With `skip_connection` it adds x @ W_skip.T to the output (Paulo et al. 2025, arXiv:2501.18823).
 
     Args:
         config: the architecture's own config.
         d_in: width of the activations.
+        d_out: width of what is reconstructed from them; None for an SAE, which reconstructs x.
         generator: decides the initial weights. On the `meta` device nothing is drawn.
     """
 
@@ -102,10 +55,17 @@ class SparseAutoencoder(nn.Module, ABC):
     """Parameters whose gradient is an estimate, not the derivative of the loss; the contract tests leave them out."""
     saelens_architecture: ClassVar[str | None] = None
     """Name under which SAELens loads the inference form; None when only we can."""
+    transcodes: ClassVar[bool] = False
+    """Whether it can be a transcoder: its pre-activations are (x - input_bias) @ W_enc + b_enc, its loss compares `output_offset(x)` plus
+    what latents add with `ctx.target_of(x)`, and its constructor takes `d_out`."""
 
     W_enc: nn.Parameter
     W_dec: nn.Parameter
     b_dec: nn.Parameter
+    b_enc: nn.Parameter
+    """[d_sae]; only some architectures have it, among them all that transcode."""
+    W_skip: nn.Parameter | None
+    """[d_out, d_in]; None but for transcoders with a skip connection."""
     layer_norm: bool = False
     """Whether activations are layer-normed before `encode` and reconstructions brought back after `decode`. Not while training: there
     the stream has done it."""
@@ -123,35 +83,72 @@ class SparseAutoencoder(nn.Module, ABC):
                     f"`{name}` is the same for every SAE, but {cls.__name__} overrides it. Put the variation in `encode` or `loss`."
                 )
 
-    def __init__(self, config: ArchitectureConfig, d_in: int, *, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, config: ArchitectureConfig, d_in: int, d_out: int | None = None, *, generator: torch.Generator | None = None
+    ) -> None:
+        self.check_d_out(config, d_out)
         super().__init__()
         self.config = config
         self.d_in = d_in
+        self.d_out = d_out
         self.d_sae = config.d_sae
-        W_dec = torch.empty(self.d_sae, d_in)
-        if not W_dec.is_meta:
-            _draw_rows(W_dec, config, generator)
+        width = d_in if d_out is None else d_out
+        W_dec = _drawn_rows(self.d_sae, width, config, generator)
         self.W_dec = nn.Parameter(W_dec)
-        rows = W_dec if config.encoder_init == "transpose" or W_dec.is_meta else _draw_rows(torch.empty_like(W_dec), config, generator)
+        is_transpose = d_out is None and config.encoder_init == "transpose"
+        rows = W_dec.clone() if is_transpose else _drawn_rows(self.d_sae, d_in, config, generator)
         # (d_in, d_sae), but latent by latent in memory, like W_dec: sparse gradients are sums of rows.
-        self.W_enc = nn.Parameter(rows.clone().T)
-        self.b_dec = nn.Parameter(torch.zeros(d_in))
+        self.W_enc = nn.Parameter(rows.T)
+        self.b_dec = nn.Parameter(torch.zeros(width))
+        self.register_parameter("W_skip", nn.Parameter(torch.zeros(width, d_in)) if config.skips else None)
+
+    @classmethod
+    def check_d_out(cls, config: ArchitectureConfig, d_out: int | None) -> None:
+        """Make sure that this architecture can be what is asked for, an SAE (`d_out` is None) or a transcoder.
+
+        Raises:
+            ConfigError: a transcoder of an architecture that is for SAEs alone, or a skip connection in an SAE.
+        """
+        if d_out is not None and not cls.transcodes:
+            able = [name for name, other in ARCHITECTURES.items() if other.transcodes]
+            rule = f"`architecture` of a transcoder must be one of {able}, but got {config.architecture!r}"
+            raise ConfigError(f"{rule}. Choose one of them, or leave out `hook_out`, to train SAEs.")
+        if d_out is None and config.skips:
+            rule = "`skip_connection` must be left to transcoders, but got skip_connection=True for an SAE, which would learn to copy"
+            raise ConfigError(f"{rule}. Leave it out, or give `hook_out`, where a transcoder writes.")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """What the constructor takes beside the config: d_in, and d_out where it is a transcoder."""
+        return (self.d_in,) if self.d_out is None else (self.d_in, self.d_out)
+
+    @property
+    def input_bias(self) -> Float[Tensor, " d_in"]:
+        """What is subtracted from x before W_enc: b_dec, and zeros in a transcoder."""
+        return self.b_dec if self.d_out is None else self.W_enc.new_zeros(self.d_in)
+
+    def output_offset(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "*B d_out"]:
+        """What is reconstructed of x without any latent: b_dec, and x @ W_skip.T where there is a skip connection."""
+        return self.b_dec if self.W_skip is None else x @ self.W_skip.T + self.b_dec
 
     def extra_repr(self) -> str:
         """Sizes, and the fields of the config that are not its defaults: what `repr` shows."""
-        fields = {"d_in": self.d_in, "d_sae": self.d_sae, **self.config.model_dump(exclude_defaults=True, exclude={"architecture"})}
+        sizes = dict(zip(("d_in", "d_out"), self.sizes, strict=False))
+        fields = {**sizes, "d_sae": self.d_sae, **self.config.model_dump(exclude_defaults=True, exclude={"architecture"})}
         return ", ".join(f"{name}={value!r}" for name, value in fields.items())
 
     def _repr_html_(self) -> str:
         facts = {
             "d_in": f"{self.d_in:,}",
+            "d_out": "" if self.d_out is None else f"{self.d_out:,}",
             "d_sae": f"{self.d_sae:,}",
             "parameters": f"{sum(parameter.numel() for parameter in self.parameters()):,}",
             "form": "training" if self.training else "inference",
             "activations": "layer-normed first" if self.layer_norm else "",
             **self.config.model_dump(exclude_defaults=True, exclude={"architecture", "d_sae"}),
         }
-        return table_of(f"{type(self).__name__} SAE ({self.config.architecture})", facts)
+        kind = "SAE" if self.d_out is None else "transcoder"
+        return table_of(f"{type(self).__name__} {kind} ({self.config.architecture})", facts)
 
     @abstractmethod
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
@@ -165,8 +162,8 @@ class SparseAutoencoder(nn.Module, ABC):
         """Training loss of a batch, in squared units of the scaled activations."""
 
     @final
-    def decode(self, latents: Float[Tensor, "B d_sae"]) -> Float[Tensor, "B d_in"]:
-        """x_hat = latents @ W_dec + b_dec."""
+    def decode(self, latents: Float[Tensor, "B d_sae"]) -> Float[Tensor, "B d_out"]:
+        """latents @ W_dec + b_dec: the reconstruction, but for what a skip connection adds (`reconstruct`)."""
         return latents @ self.W_dec + self.b_dec
 
     @final
@@ -186,20 +183,26 @@ class SparseAutoencoder(nn.Module, ABC):
             )
 
     @final
-    def forward(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_in"]:
-        """The reconstruction of x."""
+    def forward(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_out"]:
+        """The reconstruction of x, or what a transcoder makes of it."""
         return self.reconstruct(x)[1]
 
     @final
-    def reconstruct(self, x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_sae"], Float[Tensor, "B d_in"]]:
-        """Latents and reconstruction of x, in the units of x, whether or not tokens are layer-normed on the way."""
+    def reconstruct(self, x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_sae"], Float[Tensor, "B d_out"]]:
+        """Latents and reconstruction of x, in the units of x, whether or not tokens are layer-normed on the way.
+
+        Of a transcoder: latents and output, the skip connection's part too, in the units of what it reconstructs.
+        """
         y, in_units_of_x = self._normed(x)
         latents = self.encode(y)
-        return latents, in_units_of_x(self.decode(latents))
+        return latents, in_units_of_x(self._with_skip(y, self.decode(latents)))
+
+    def _with_skip(self, x: Float[Tensor, "B d_in"], decoded: Float[Tensor, "B d_out"]) -> Float[Tensor, "B d_out"]:
+        return decoded if self.W_skip is None else decoded + x @ self.W_skip.T
 
     @final
     @torch.no_grad()
-    def reconstruct_sparse(self, x: Float[Tensor, "B d_in"]) -> tuple[ActiveLatents, Float[Tensor, " N"], Float[Tensor, "B d_in"]]:
+    def reconstruct_sparse(self, x: Float[Tensor, "B d_in"]) -> tuple[ActiveLatents, Float[Tensor, " N"], Float[Tensor, "B d_out"]]:
         """As `reconstruct`, with a list of the latents that are not 0 in place of all; they are decoded from it where that is faster.
 
         Returns:
@@ -209,13 +212,13 @@ class SparseAutoencoder(nn.Module, ABC):
         if not sparse_is_faster(x):
             latents = self.encode(y)
             active, values = active_latents(latents)
-            return active, self._added(x, active, values), in_units_of_x(self.decode(latents))
+            return active, self._added(x, active, values), in_units_of_x(self._with_skip(y, self.decode(latents)))
         active, values = self.encode_sparse(y)
         if values.numel() <= SPARSE_FRACTION * len(x) * self.d_sae:
             x_hat = sparse_decode(values, self.W_dec, active) + self.b_dec
         else:
             x_hat = self.decode(active.dense(values))
-        return active, self._added(x, active, values), in_units_of_x(x_hat)
+        return active, self._added(x, active, values), in_units_of_x(self._with_skip(y, x_hat))
 
     def _added(self, x: Float[Tensor, "B d_in"], active: ActiveLatents, values: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
         """Latents in the units of x."""
@@ -245,7 +248,7 @@ class SparseAutoencoder(nn.Module, ABC):
 
         Read off a new SAE, so that an architecture needs to say nothing.
         """
-        fresh = type(self)(self.config, 1, generator=torch.Generator())  # of width 1, so that no other parameter has this shape
+        fresh = type(self)(self.config, *(1 for _ in self.sizes), generator=torch.Generator())  # so that no matrix has this shape
         values = {name: parameter.detach() for name, parameter in fresh.named_parameters() if name != "b_dec"}
         return {name: value.to(self.W_dec.device) for name, value in values.items() if value.shape == (self.d_sae,)}
 
@@ -255,10 +258,10 @@ class SparseAutoencoder(nn.Module, ABC):
         return StepMemory()
 
     @classmethod
-    def parameter_names(cls) -> tuple[str, ...]:
-        """Names of the parameters, the keys of `lr_factors`. They do not depend on the config."""
+    def parameter_names(cls, config: ArchitectureConfig) -> tuple[str, ...]:
+        """Names of the parameters, the keys of `lr_factors`. They depend on nothing but whether there is a skip connection."""
         with torch.device("meta"):
-            return tuple(name for name, _ in cls(cls.Config.example(8, 16), 8).named_parameters())
+            return tuple(name for name, _ in cls(config, 8, *([8] if config.skips else [])).named_parameters())
 
     def lr_factors(self) -> dict[str, float]:
         """Parameters whose learning rate differs from the common one: name -> factor."""
@@ -271,12 +274,18 @@ class SparseAutoencoder(nn.Module, ABC):
             autocast: multiply in bfloat16, as in training where it was asked for.
         """
 
+    @property
+    def inference_architecture(self) -> str:
+        """Architecture, one of those registered here, of the inference form."""
+        return self.saelens_architecture or self.config.architecture
+
     def to_inference(self) -> "SparseAutoencoder":
-        """The equivalent SAE to evaluate and export, of the architecture `saelens_architecture` where there is one. A copy."""
-        if self.saelens_architecture in (None, self.config.architecture):
+        """The equivalent SAE to evaluate and export, of the architecture `inference_architecture`. A copy."""
+        if self.inference_architecture == self.config.architecture:
             return copy.deepcopy(self).eval()
-        cls = ARCHITECTURES[self.saelens_architecture]
-        sae: SparseAutoencoder = cls(cls.Config(d_sae=self.d_sae), self.d_in)
+        cls = ARCHITECTURES[self.inference_architecture]
+        skip = {"skip_connection": True} if self.config.skips else {}
+        sae: SparseAutoencoder = cls(cls.Config(d_sae=self.d_sae, **skip), *self.sizes)
         sae.load_state_dict(self.inference_weights())
         return sae.to(self.W_dec.device).eval()
 
@@ -290,16 +299,29 @@ class SparseAutoencoder(nn.Module, ABC):
 
         Affine, y = (x - mean) @ M: W_enc <- M @ W_enc, W_dec <- W_dec @ M^-1, b_dec <- b_dec @ M^-1 + mean; biases and thresholds of
         latents stay. Layer norm is another map for each token, which no weights do: it stays with the SAE at run time.
+        A transcoder has an affine map at either end (`PairNormalization`): W_enc takes the input's, W_dec and b_dec the target's, W_skip
+        both. It subtracts nothing from x, so that a mean of the input goes into b_enc, and, past the latents, into b_dec.
         """
         assert not self.layer_norm, "layer norm comes first of all: nothing can be folded in after it"
-        if not isinstance(normalization, Affine):
+        assert (self.d_out is not None) == isinstance(normalization, PairNormalization), "pairs are for transcoders, and for them alone"
+        if isinstance(normalization, PairNormalization):
+            read, written = normalization.input, normalization.target
+        elif isinstance(normalization, Affine):
+            read = written = normalization
+        else:
             self.layer_norm = True
             return
-        self.W_enc.copy_(normalization.map_encoder(self.W_enc))
-        self.W_dec.copy_(normalization.map_decoder(self.W_dec))
-        self.b_dec.copy_(normalization.map_decoder(self.b_dec[None])[0])
-        if normalization.mean is not None:
-            self.b_dec += normalization.mean
+        self.W_enc.copy_(read.map_encoder(self.W_enc))
+        self.W_dec.copy_(written.map_decoder(self.W_dec))
+        self.b_dec.copy_(written.map_decoder(self.b_dec[None])[0])
+        if self.W_skip is not None:
+            self.W_skip.copy_(written.map_decoder(read.map_encoder(self.W_skip.T)).T)
+        if self.d_out is not None and read.mean is not None:
+            self.b_enc -= (read.mean.double() @ self.W_enc.double()).float()
+            if self.W_skip is not None:
+                self.b_dec -= (self.W_skip.double() @ read.mean.double()).float()
+        if written.mean is not None:
+            self.b_dec += written.mean
 
     def saelens_fields(self) -> dict[str, Any]:
         """Fields beyond the common ones that SAELens' cfg.json needs for this architecture."""
@@ -314,18 +336,19 @@ class SparseAutoencoder(nn.Module, ABC):
         Raises:
             ConfigError: the SAE is in a training form that SAELens does not know, or a weight is not finite.
         """
-        architecture = self.saelens_architecture or self.config.architecture
+        architecture = self.inference_architecture
         if architecture != self.config.architecture:
             raise ConfigError(
                 f"an SAE must be in inference form to be saved, but got architecture={self.config.architecture!r}. "
                 "Save what its `to_inference()` returns."
             )
         self.check_finite()
-        normalize_activations = "layer_norm" if self.layer_norm else "none"
-        cfg = {"architecture": architecture, "d_in": self.d_in, "d_sae": self.d_sae, "normalize_activations": normalize_activations}
-        origin = [plugin.location for plugin in defining([type(self)])]
-        metadata = {**(metadata or {}), **({"plugins": origin} if origin else {})}
-        saelens_files.write(Path(directory), {**cfg, **self.saelens_fields()}, self.state_dict(), metadata)
+        skips = self.config.skips
+        cfg = saelens_files.cfg_of(architecture, self.saelens_fields(), self.d_in, self.d_out, d_sae=self.d_sae, skips=skips)
+        cfg["normalize_activations"] = "layer_norm" if self.layer_norm else "none"
+        plugins = [plugin.location for plugin in defining([type(self)])]
+        metadata = {**(metadata or {}), **({"plugins": plugins} if plugins else {})}
+        saelens_files.write(Path(directory), cfg, self.state_dict(), metadata)
 
     @staticmethod
     def from_pretrained(directory: str | Path, plugins: Iterable[str] = ()) -> "SparseAutoencoder":
@@ -340,25 +363,17 @@ class SparseAutoencoder(nn.Module, ABC):
         """
         with border(
             f"an SAE must be a directory with {saelens_files.CFG} and {saelens_files.WEIGHTS} as SAELens writes them, or with "
-            f"{', '.join(READERS)} and what belongs to it, but got {saelens_files.shown(str(directory))}",
+            f"{', '.join(formats.READERS)} and what belongs to it, but got {saelens_files.shown(str(directory))}",
             "Correct the path, put back a copy (`git lfs pull`, where files are pointers of Git LFS), or export the SAE again.",
         ):
-            if (read := foreign_reader(Path(directory))) is not None:
-                load_plugins(plugins)
-                stored = read(Path(directory))
-            else:
-                load_plugins([*plugins, *saelens_files.plugins_needed(Path(directory), ARCHITECTURES)])
-                ours = {name: cls.Config.model_fields for name, cls in ARCHITECTURES.items() if cls.saelens_architecture is None}
-                stored = saelens_files.read(Path(directory), ours)
+            stored = formats.read(Path(directory), plugins)
             cls = ARCHITECTURES[stored.architecture]
             try:
                 config = cls.Config.model_validate(stored.fields)
             except ValidationError as error:
-                raise ConfigError(
-                    f"the configuration of an SAE must be valid, but in {str(directory)!r} {first_problem(error)}."
-                ) from error
+                raise ConfigError(f"the config of an SAE must be valid, but in {str(directory)!r} {first_problem(error)}.") from error
             with torch.device("meta"):
-                sae: SparseAutoencoder = cls(config, stored.d_in)
+                sae: SparseAutoencoder = cls(config, stored.d_in, *([] if stored.d_out is None else [stored.d_out]))
             wanted, found = ({name: list(tensor.shape) for name, tensor in some.items()} for some in (sae.state_dict(), stored.tensors))
             if found != wanted:
                 raise ConfigError(
@@ -371,8 +386,11 @@ class SparseAutoencoder(nn.Module, ABC):
             return sae
 
 
-def _draw_rows(rows: Float[Tensor, "d_sae d_in"], config: ArchitectureConfig, generator: torch.Generator | None) -> Tensor:
-    """kaiming_uniform_, then every row rescaled: SAELens' initialisation. In place."""
+def _drawn_rows(n: int, width: int, config: ArchitectureConfig, generator: torch.Generator | None) -> Float[Tensor, "n width"]:
+    """kaiming_uniform_, then every row rescaled: SAELens' initialisation. On the meta device there is nothing to draw."""
+    rows = torch.empty(n, width)
+    if rows.is_meta:
+        return rows
     norm = SEARCH_START_NORM if config.decoder_init_norm == "search" else config.decoder_init_norm
     bound = math.sqrt(6 / rows.shape[1])
     rows.uniform_(-bound, bound, generator=generator)

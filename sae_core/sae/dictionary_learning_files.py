@@ -86,7 +86,7 @@ def read(directory: Path) -> StoredSAE:
         for name, tensor in tensors.items()
         if name not in _NO_WEIGHTS
     }
-    return StoredSAE(architecture, fields, d_in, False, folded(as_float(ours), factor=None, add_b_dec=not subtracts, rescale=False))
+    return StoredSAE(architecture, fields, d_in, None, False, folded(as_float(ours), factor=None, add_b_dec=not subtracts, rescale=False))
 
 
 def _shapes(kind: str, names: tuple[str, ...], d_in: int, d_sae: int, tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:

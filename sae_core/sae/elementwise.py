@@ -15,7 +15,7 @@ from sae_core.sparse.pre_acts import PreActs, SparsePreActs, pre_acts_above
 
 
 class ElementwiseSAE(SparseAutoencoder):
-    """Abstract: latents = activate((x - b_dec) @ W_enc + bias)."""
+    """Abstract: latents = activate((x - input_bias) @ W_enc + bias)."""
 
     b_enc: nn.Parameter
 
@@ -33,10 +33,10 @@ class ElementwiseSAE(SparseAutoencoder):
 
     def pre_acts(self, x: Float[Tensor, "B d_in"]) -> PreActs:
         """Those above the bound where they are few, else all."""
-        return pre_acts_above(self.bound(), x, self.b_dec, self.W_enc, self.bias())
+        return pre_acts_above(self.bound(), x, self.input_bias, self.W_enc, self.bias())
 
     def all_pre_acts(self, x: Float[Tensor, "B d_in"]) -> PreActs:
-        return pre_acts_above(None, x, self.b_dec, self.W_enc, self.bias())
+        return pre_acts_above(None, x, self.input_bias, self.W_enc, self.bias())
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
         return self.activate(self.all_pre_acts(x))

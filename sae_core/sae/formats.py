@@ -1,9 +1,11 @@
 """The formats that SAEs are read from, told apart by the name of the file with the weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError
+from sae_core.plugins import load as load_plugins
 from sae_core.sae import dictionary_learning_files, gemma_scope_files, saelens_files, sparsify_files
 from sae_core.sae.saelens_files import StoredSAE
 
@@ -29,3 +31,21 @@ def foreign_reader(directory: Path) -> Callable[[Path], StoredSAE] | None:
             "Move the one that you do not mean to another folder."
         )
     return READERS.get(found[0]) if found else None
+
+
+def read(directory: Path, plugins: Iterable[str]) -> StoredSAE:
+    """Import plugins, then read a folder of any of the formats.
+
+    Args:
+        plugins: modules or files to import, beside those that cfg.json of SAELens' format names where its architecture is unknown.
+
+    Raises:
+        ConfigError: the folder says something that is not known here, or has the weights of several formats.
+        Exception: whatever reading what is not such a folder raises.
+    """
+    if (foreign := foreign_reader(directory)) is not None:
+        load_plugins(plugins)
+        return foreign(directory)
+    load_plugins([*plugins, *saelens_files.plugins_needed(directory, ARCHITECTURES)])
+    ours = {name: cls.Config.model_fields for name, cls in ARCHITECTURES.items() if cls.saelens_architecture is None}
+    return saelens_files.read(directory, ours)

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def mse(x_hat: Float[Tensor, "B d_in"], x: Float[Tensor, "B d_in"]) -> Float[Tensor, ""]:
-    """Mean over tokens of the squared error summed over d_in: the reconstruction term of every loss here. x gets no gradient."""
+def mse(x_hat: Float[Tensor, "B d_out"], x: Float[Tensor, "B d_out"]) -> Float[Tensor, ""]:
+    """Mean over tokens of the squared error summed over d_out: the reconstruction term of every loss here. x gets no gradient."""
     error: Tensor = _SquaredError.apply(x_hat.to(x.dtype), x)
     return error / x.shape[0]
 
@@ -21,11 +21,11 @@ def row_norms(W: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, " d_sae"]:
 
 def error_of_few(
     x: Float[Tensor, "B d_in"],
-    e: Float[Tensor, "B d_in"],
+    e: Float[Tensor, "B d_out"],
     b_dec: Float[Tensor, " d_in"],
     W_enc: Float[Tensor, "d_in d_sae"],
     b_enc: Float[Tensor, " d_sae"],
-    W_dec: Float[Tensor, "d_sae d_in"],
+    W_dec: Float[Tensor, "d_sae d_out"],
     which: Int[Tensor, " n"],
 ) -> Float[Tensor, ""]:
     """||e_hat - e||^2, summed over tokens, where the latents `which`, all active, make e_hat = p W_dec from p = (x - b_dec) W_enc + b_enc.

@@ -73,4 +73,4 @@ def _stored(tensors: dict[str, Tensor], directory: Path) -> StoredSAE:
     refuse([square] if d_in == d_sae else [], directory, "Save it in SAELens' format instead.")
     check_thresholds(tensors["threshold"], directory)
     ours = folded(as_float(tensors), factor=None if factor is None else factor.float(), add_b_dec=True, rescale=False)
-    return StoredSAE("jumprelu", {"d_sae": d_sae}, d_in, False, ours)
+    return StoredSAE("jumprelu", {"d_sae": d_sae}, d_in, None, False, ours)

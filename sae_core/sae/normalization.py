@@ -7,11 +7,12 @@ One function per name of `train.normalize_activations` makes it from the scale t
     whitening       y = (x - mean) @ C^-1/2: mean 0 and (but for shrinkage) covariance 1  affine
     layer_norm      y = (x - m) / (std + 1e-5), m and std those of the token's own x      not affine
 
+Of pairs of activations each part is normalized by its own statistics (`PairNormalization`): what a transcoder reads and what it writes.
 `SparseAutoencoder.fold` makes an SAE for x out of one trained on y: an affine map goes into its weights, layer norm stays at run time.
 Shape letters: B tokens in a batch, N rows, d_in width of the activations.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -70,9 +71,62 @@ class LayerNorm:
         return self
 
 
-Normalization = Affine | LayerNorm
+@dataclass(frozen=True, slots=True, eq=False)
+class PairNormalization:
+    """Pairs of activations, the input's values first: each part by its own map."""
+
+    name: str
+    input: Affine
+    target: Affine
+    d_in: int
+    """Width of the input."""
+
+    def __call__(self, pairs: Float[Tensor, "B width"]) -> Float[Tensor, "B width"]:
+        return torch.cat([self.input(pairs[:, : self.d_in]), self.target(pairs[:, self.d_in :])], dim=1)
+
+    def to(self, device: torch.device) -> "PairNormalization":
+        return PairNormalization(self.name, self.input.to(device), self.target.to(device), self.d_in)
+
+
+Normalization = Affine | LayerNorm | PairNormalization
 Shards = Iterable[Float[Tensor, "_ d_in"]]
 """Training activations, unscaled, on the CPU; read only where statistics are needed."""
+
+
+def normalization_of(name: str, scale: float, shards: Callable[[], Shards]) -> Affine | LayerNorm:
+    """The normalization with this name.
+
+    Args:
+        scale: factor that makes E||x|| = sqrt(d_in).
+
+    Raises:
+        ConfigError: there is none, or the activations cannot be normalized so.
+    """
+    made: Affine | LayerNorm = NORMALIZATIONS[name](scale, shards())
+    return made
+
+
+def pair_normalization(name: str, scales: tuple[float, float], shards: Callable[[], Shards], d_in: int) -> PairNormalization:
+    """The normalization with this name of pairs, each part by its own statistics.
+
+    Args:
+        scales: of the input and of the target, as `normalization_of` takes one.
+        shards: pairs.
+
+    Raises:
+        ConfigError: as `normalization_of`; or it is another map for each token, so that reconstructions of the target cannot be brought
+            back to its units.
+    """
+    parts: list[Affine] = []
+    for scale, columns in zip(scales, (slice(d_in), slice(d_in, None)), strict=True):
+        part = normalization_of(name, scale, lambda columns=columns: (x[:, columns] for x in shards()))
+        if not isinstance(part, Affine):
+            raise ConfigError(
+                f"`normalize_activations` must be the same map for every token where pairs of activations are read (transcoders), but got "
+                f"{name!r}. Set `train.normalize_activations` to 'expected_norm', 'whitening' or 'none'."
+            )
+        parts.append(part)
+    return PairNormalization(name, parts[0], parts[1], d_in)
 
 
 def layer_norm(x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_in"], Float[Tensor, "B 1"], Float[Tensor, "B 1"]]:

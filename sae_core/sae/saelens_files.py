@@ -29,6 +29,15 @@ SAELENS_FIELDS: dict[str, tuple[str, ...]] = {"standard": (), "gated": (), "jump
 """Architectures that SAELens and we know -> fields of their configs that inference needs, beside `d_sae`."""
 RESCALED = ("topk", "abstopk")
 """Those of them that may multiply pre-activations by decoder norms."""
+TRANSCODERS = {
+    "transcoder": ("standard", False),
+    "skip_transcoder": ("standard", True),
+    "jumprelu_transcoder": ("jumprelu", False),
+    "jumprelu_skip_transcoder": ("jumprelu", True),
+}
+"""SAELens' names of transcoders -> name of the architecture here, and whether there is a skip connection."""
+DEFAULT_D_OUT = 768
+"""What SAELens takes for the width of a transcoder's output where the file does not say."""
 
 _VALUES: dict[str, tuple[Any, ...]] = {
     "normalize_activations": ("none", "layer_norm", None, False),
@@ -72,22 +81,41 @@ _short.maxlevel, _short.maxstring, _short.maxother = 3, 100, 100
 
 @dataclass(frozen=True, slots=True)
 class StoredSAE:
-    """An SAE in inference form as its files describe it, in terms of our architectures: it subtracts b_dec and scales nothing."""
+    """An SAE or transcoder in inference form as its files describe it, in terms of our architectures: an SAE subtracts b_dec; neither
+    scales anything."""
 
     architecture: str
     fields: dict[str, Any]
     """Of the architecture's config, not validated."""
     d_in: int
+    d_out: int | None
+    """Width of a transcoder's output; None for an SAE."""
     layer_norm: bool
     tensors: dict[str, Tensor]
     """Float32; names and shapes are not validated."""
+
+
+def cfg_of(architecture: str, fields: Mapping[str, Any], d_in: int, d_out: int | None, *, d_sae: int, skips: bool) -> dict[str, Any]:
+    """What cfg.json says of an SAE or transcoder, beside what is the same for all of them.
+
+    Args:
+        architecture: name here of the inference form. SAELens has names of its own for transcoders.
+        fields: beyond the common ones, that inference needs.
+    """
+    sizes = {"d_in": d_in, "d_sae": d_sae}
+    if d_out is None:
+        return {"architecture": architecture, **sizes, **fields}
+    names = {ours: name for name, ours in TRANSCODERS.items()}
+    theirs = names.get((architecture, skips))
+    skip = {"skip_connection": True} if skips and not theirs else {}
+    return {"architecture": theirs or architecture, **sizes, "d_out": d_out, "apply_b_dec_to_input": False, **skip, **fields}
 
 
 def write(directory: Path, cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write an SAE in inference form, float32.
 
     Args:
-        cfg: `architecture`, `d_in`, `d_sae`, `normalize_activations` and the fields of the architecture.
+        cfg: what `cfg_of` returns, and `normalize_activations`.
         metadata: `model_name`, `hook_name`, `context_size`, ... and anything else worth keeping; SAELens accepts any key.
     """
     common = {
@@ -95,7 +123,7 @@ def write(directory: Path, cfg: Mapping[str, Any], tensors: Mapping[str, Tensor]
         "device": "cpu",
         "apply_b_dec_to_input": True,
         # SAELens flattens (heads, d_head) itself, when told to; our activations are flat already.
-        "reshape_activations": "hook_z" if str(metadata.get("hook_name", "")).endswith("hook_z") else "none",
+        "reshape_activations": "hook_z" if str(metadata.get("hook_name", "")).endswith("hook_z") and "d_out" not in cfg else "none",
     }
     directory.mkdir(parents=True, exist_ok=True)
     save_tensors(directory / WEIGHTS, {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()})
@@ -114,8 +142,10 @@ def read(directory: Path, ours: Mapping[str, Collection[str]]) -> StoredSAE:
     """
     cfg, tensors = read_json(directory / CFG), load_tensors(directory / WEIGHTS)[0]
     value = {key: cfg.get(key, values[0]) for key, values in _VALUES.items()}
-    architecture, fields = _architecture(cfg, {**SAELENS_FIELDS, **ours})
-    problems = _problems(cfg, architecture, fields)
+    stored_name = cfg.get("architecture")
+    is_transcoder = stored_name in TRANSCODERS or (stored_name in ours and "d_out" in cfg)
+    architecture, fields = _architecture(cfg, {**SAELENS_FIELDS, **dict.fromkeys(TRANSCODERS, ()), **ours})
+    problems = _problems(cfg, architecture, fields, is_transcoder=is_transcoder)
     if broken := [name for name, tensor in tensors.items() if not (tensor.is_floating_point() and bool(tensor.float().isfinite().all()))]:
         problems.append(f"tensors of an SAE must be finite floating-point numbers, in float32 too, but got others in {broken}")
     scales = bool(value["finetuning_scaling_factor"])
@@ -127,10 +157,13 @@ def read(directory: Path, ours: Mapping[str, Collection[str]]) -> StoredSAE:
     tensors_as_ours = folded(
         {name: tensor.float() for name, tensor in tensors.items()},
         factor=factors[0].float() if factors else None,
-        add_b_dec=not value["apply_b_dec_to_input"],
+        add_b_dec=not (value["apply_b_dec_to_input"] or is_transcoder),
         rescale=architecture in RESCALED and value["rescale_acts_by_decoder_norm"],
     )
-    return StoredSAE(architecture, fields, cfg["d_in"], value["normalize_activations"] == "layer_norm", tensors_as_ours)
+    architecture, skips = TRANSCODERS.get(architecture, (architecture, False))
+    fields |= {"skip_connection": True} if skips else {}
+    d_out = cfg.get("d_out", DEFAULT_D_OUT) if is_transcoder else None
+    return StoredSAE(architecture, fields, cfg["d_in"], d_out, value["normalize_activations"] == "layer_norm", tensors_as_ours)
 
 
 def plugins_needed(directory: Path, known: Collection[str]) -> list[str]:
@@ -141,7 +174,7 @@ def plugins_needed(directory: Path, known: Collection[str]) -> list[str]:
     """
     cfg = read_json(directory / CFG)
     metadata = cfg.get("metadata")
-    if cfg.get("architecture") in {*known, *SAELENS_FIELDS} or not isinstance(metadata, dict):
+    if cfg.get("architecture") in {*known, *SAELENS_FIELDS, *TRANSCODERS} or not isinstance(metadata, dict):
         return []
     needed = [location for location in metadata.get("plugins") or () if isinstance(location, str)]
     for location in needed:
@@ -173,14 +206,14 @@ def _architecture(cfg: Mapping[str, Any], known: Mapping[str, Collection[str]]) 
             "`architecture` of an SAE's cfg.json",
             str(architecture),
             known,
-            "Export the inference form; transcoders and others are not read.",
+            "Export the inference form; others are not read.",
         )
     content = {**kwargs, **cfg}
     fields = {key: content[key] for key in known[architecture] if key in content} | {"d_sae": cfg["d_sae"]}
     return architecture, fields | ({"rescale_acts_by_decoder_norm": False} if architecture in RESCALED else {})
 
 
-def _problems(cfg: Mapping[str, Any], architecture: str, fields: Collection[str]) -> list[str]:
+def _problems(cfg: Mapping[str, Any], architecture: str, fields: Collection[str], *, is_transcoder: bool) -> list[str]:
     """What is said that is not read."""
     problems = [
         f"`{key}` of an SAE's cfg.json must be one of {list(values)}, but got {key}={shown(cfg[key])}"
@@ -188,7 +221,7 @@ def _problems(cfg: Mapping[str, Any], architecture: str, fields: Collection[str]
         if key in cfg and not any(type(cfg[key]) is type(value) and cfg[key] == value for value in values)
     ]
     of_others = {"rescale_acts_by_decoder_norm"} - set(fields)
-    known = {*_VALUES, *_OTHER_KEYS.split(), *fields} - of_others
+    known = {*_VALUES, *_OTHER_KEYS.split(), *fields, *(["d_out"] if is_transcoder else [])} - of_others
     problems += [
         f"keys of an SAE's cfg.json must be known or be in `metadata`, but got {shown(key)}: {shown(cfg[key])}"
         for key in cfg
@@ -197,12 +230,30 @@ def _problems(cfg: Mapping[str, Any], architecture: str, fields: Collection[str]
     may_scale = architecture in SAELENS_FIELDS and not cfg.get("rescale_acts_by_decoder_norm")
     if cfg.get("finetuning_scaling_factor") and not may_scale:
         problems.append(f"`finetuning_scaling_factor` must be false for the architecture {architecture!r}, or where latents are rescaled")
+    if is_transcoder:
+        return problems + _problems_of_transcoder(cfg, architecture)
     if cfg.get("apply_b_dec_to_input") is False and architecture not in SAELENS_FIELDS:
         problems.append(f"`apply_b_dec_to_input` must be true for the architecture {architecture!r}, but got False")
     content = {**(cfg.get("metadata") or {}), **cfg}
     read_at = [content.get(key) for key in ("hook_name", "hook_point")]
     if (out := content.get("hook_name_out")) is not None and out not in read_at:  # else it is a transcoder
         problems.append(f"`hook_name_out` must be the hook that the SAE reads, but got {shown(out)} beside {shown(read_at)}")
+    return problems
+
+
+def _problems_of_transcoder(cfg: Mapping[str, Any], architecture: str) -> list[str]:
+    """What is said that SAELens refuses, or that would make another output: b_dec is the output's alone, and nothing is un-normalized."""
+    wanted: dict[str, tuple[Any, ...]] = {"apply_b_dec_to_input": (False,), "normalize_activations": ("none", None, False)}
+    wanted |= {"reshape_activations": ("none",), "finetuning_scaling_factor": (False, None)}
+    given = {key: cfg.get(key, _VALUES[key][0]) for key in wanted}
+    problems = [
+        f"`{key}` of a transcoder's cfg.json must be {wanted[key][0]!r}, but got {key}={shown(value)} for architecture={architecture!r}"
+        for key, value in given.items()
+        if value not in wanted[key]
+    ]
+    d_out = cfg.get("d_out", DEFAULT_D_OUT)
+    if type(d_out) is not int or d_out < 1:
+        problems.append(f"`d_out` of a transcoder's cfg.json must be a whole number above 0, but got d_out={shown(d_out)}")
     return problems
 
 

@@ -38,7 +38,7 @@ def read(directory: Path) -> StoredSAE:
     check_shapes(tensors, wanted, directory)
     ours = {"W_enc": tensors["encoder.weight"].T, "b_enc": tensors["encoder.bias"], "W_dec": tensors["W_dec"], "b_dec": tensors["b_dec"]}
     fields = {"d_sae": d_sae, "k": cfg["k"], "rescale_acts_by_decoder_norm": False}
-    return StoredSAE("topk", fields, d_in, False, as_float(ours))
+    return StoredSAE("topk", fields, d_in, None, False, as_float(ours))
 
 
 def _count(value: object) -> bool:

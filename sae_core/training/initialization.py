@@ -1,8 +1,10 @@
 """Initial values that come from the activations: b_dec, decoder rows, and the norm of both matrices.
 
+b_dec and the rows are of what is reconstructed: of x itself, in an SAE. The encoder of a transcoder cannot be the transpose of its decoder;
+in its place, where decoder rows point at the targets of tokens, the columns of the encoder point at the inputs of the same tokens.
 What needs no activations is drawn in the constructor of `SparseAutoencoder`. The sample is read once for a group of runs, and only if
 one of them asks for it; what a run gets depends on its config and on the stream alone.
-Shape letters: N tokens of the sample, d_in width of the activations.
+Shape letters: N tokens of the sample, d_in width of the activations, d_out of what is reconstructed from them (d_in, for an SAE).
 """
 
 import copy
@@ -10,13 +12,15 @@ from functools import cached_property
 from itertools import islice
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from sae_core.activations.stream import ActivationStream
+from sae_core.activations.stream import ActivationStream, split_pairs
 from sae_core.config.run import ArchitectureConfig, RunConfig
 from sae_core.errors import ConfigError
-from sae_core.sae.base import SEARCH_START_NORM, LossContext, SparseAutoencoder
+from sae_core.sae.base import SEARCH_START_NORM, SparseAutoencoder
+from sae_core.sae.loss import LossContext
 from sae_core.seeds import seed_of
 
 SAMPLE_TOKENS = 32_768
@@ -38,19 +42,38 @@ class Sample:
     def __init__(self, stream: ActivationStream) -> None:
         self._stream = stream
 
-    @cached_property
+    @property
     def x(self) -> Float[Tensor, "N d_in"]:
-        batches = self._stream.batches(0)
-        first = next(batches)
-        return torch.cat([first, *islice(batches, SAMPLE_TOKENS // len(first) - 1 if len(first) <= SAMPLE_TOKENS else 0)])
+        """What is read."""
+        return self._parts[0]
+
+    @property
+    def y(self) -> Float[Tensor, "N d_out"]:
+        """What is reconstructed: x itself, of pairs the target."""
+        x, target = self._parts
+        return x if target is None else target
 
     @cached_property
-    def mean(self) -> Float[Tensor, " d_in"]:
+    def _parts(self) -> tuple[Tensor, Tensor | None]:
+        batches = self._stream.batches(0)
+        first = next(batches)
+        rows = torch.cat([first, *islice(batches, SAMPLE_TOKENS // len(first) - 1 if len(first) <= SAMPLE_TOKENS else 0)])
+        return split_pairs(rows, self._stream)
+
+    @cached_property
+    def x_mean(self) -> Float[Tensor, " d_in"]:
+        """Mean of what is read."""
         return self.x.mean(dim=0, dtype=torch.float64).float()
 
     @cached_property
-    def geometric_median(self) -> Float[Tensor, " d_in"]:
-        return geometric_median(self.x)
+    def mean(self) -> Float[Tensor, " d_out"]:
+        """Mean of what is reconstructed."""
+        return self.y.mean(dim=0, dtype=torch.float64).float()
+
+    @cached_property
+    def geometric_median(self) -> Float[Tensor, " d_out"]:
+        """Geometric median of what is reconstructed."""
+        return geometric_median(self.y)
 
 
 def needs_sample(config: ArchitectureConfig) -> bool:
@@ -65,41 +88,46 @@ def initialize(sae: SparseAutoencoder, sample: Sample, run: RunConfig) -> None:
     if config.b_dec_init != "zeros":
         sae.b_dec.copy_(sample.mean if config.b_dec_init == "mean" else sample.geometric_median)
     if config.decoder_init == "data":
-        directions = _data_directions(sample.x - sae.b_dec, sae.d_sae, seed=seed_of("decoder rows", run.seed))
-        sae.W_dec.copy_(directions * sae.W_dec.norm(dim=1, keepdim=True))
-        if config.encoder_init == "transpose":
+        y = sample.y - sae.b_dec
+        tokens = _chosen_tokens(y, sae.d_sae, seed=seed_of("decoder rows", run.seed))
+        sae.W_dec.copy_(normalize(y[tokens]) * sae.W_dec.norm(dim=1, keepdim=True))
+        if config.encoder_init == "transpose" and sae.d_out is None:
             sae.W_enc.copy_(sae.W_dec.T)
+        elif config.encoder_init == "transpose":
+            sae.W_enc.copy_((normalize(sample.x[tokens] - sample.x_mean) * sae.W_enc.norm(dim=0)[:, None]).T)
     if config.decoder_init_norm == "search":
-        factor = best_norm(sae, sample.x, batch_size=run.train.batch_size) / SEARCH_START_NORM
+        factor = best_norm(sae, sample, batch_size=run.train.batch_size) / SEARCH_START_NORM
         sae.W_enc *= factor
         sae.W_dec *= factor
 
 
-def _data_directions(x: Float[Tensor, "N d_in"], n: int, *, seed: int) -> Float[Tensor, "n d_in"]:
-    """Unit vectors towards `n` rows chosen at random, each at most once where there are enough. Rows that are 0 have no direction."""
-    x = x[x.any(dim=1)]
-    if not len(x):
+def _chosen_tokens(y: Float[Tensor, "N d_out"], n: int, *, seed: int) -> Int[Tensor, " n"]:
+    """Numbers of `n` rows chosen at random, each at most once where there are enough. Rows that are 0 have no direction."""
+    rows = y.any(dim=1).nonzero().squeeze(1)
+    if not len(rows):
         raise ConfigError(
             f"`decoder_init: data` needs tokens that differ from b_dec, but got none to choose n={n} rows from. Set `decoder_init: random`."
         )
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(x), generator=generator)[:n] if n <= len(x) else torch.randint(len(x), (n,), generator=generator)
-    return torch.nn.functional.normalize(x[chosen.to(x.device)])
+    n_rows = len(rows)
+    chosen = torch.randperm(n_rows, generator=generator)[:n] if n <= n_rows else torch.randint(n_rows, (n,), generator=generator)
+    return rows[chosen.to(rows.device)]
 
 
 @torch.no_grad()
-def best_norm(sae: SparseAutoencoder, x: Float[Tensor, "N d_in"], *, batch_size: int) -> float:
-    """The one of `NORMS` with which a new SAE reconstructs x best, in its training form: W_enc and W_dec are scaled together.
+def best_norm(sae: SparseAutoencoder, sample: Sample, *, batch_size: int) -> float:
+    """The one of `NORMS` with which a new SAE reconstructs best, in its training form: W_enc and W_dec are scaled together.
 
     Language-Model-SAEs searches for it in the same way.
     """
     trial = copy.deepcopy(sae)
-    batches = x[: max(SEARCH_TOKENS // batch_size, 1) * batch_size].split(batch_size)
+    n_tokens = max(SEARCH_TOKENS // batch_size, 1) * batch_size
+    batches = list(zip(sample.x[:n_tokens].split(batch_size), sample.y[:n_tokens].split(batch_size), strict=True))
 
     def error(norm: float) -> float:
         for name in ("W_enc", "W_dec"):
             getattr(trial, name).copy_(getattr(sae, name) * (norm / SEARCH_START_NORM))
-        return sum(float(trial.loss(batch, LossContext()).terms["mse_loss"]) * len(batch) for batch in batches)
+        return sum(float(trial.loss(x, LossContext(target=y)).terms["mse_loss"]) * len(x) for x, y in batches)
 
     return min(NORMS, key=error)
 

@@ -17,12 +17,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_core.activations.stream import ActivationStream
+from sae_core.activations.stream import ActivationStream, split_pairs
 from sae_core.config.run import ARCHITECTURES, RunConfig
 from sae_core.errors import ConfigError, facts_of, is_out_of_memory
 from sae_core.layout import RunPaths
 from sae_core.orders import NO_ORDERS, OrdersFile
-from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.sae.loss import LossContext, LossTerms
 from sae_core.sae.normalization import Normalization
 from sae_core.seeds import seed_of
 from sae_core.training.checkpoint import read_checkpoint, write_checkpoint
@@ -30,6 +31,7 @@ from sae_core.training.initialization import Sample, initialize, needs_sample
 from sae_core.training.optim import Adam, lr_factor
 from sae_core.training.resampling import resample
 from sae_core.training.sparsity import L0Controller, sparsity_scale
+from sae_core.training.transcoders import check_kind
 from sae_core.watchdog import beat
 
 HISTORY_ROWS = 100
@@ -60,6 +62,8 @@ class TrainResult:
     """The sparsity parameter, as adjusted in training where a target L0 was asked for."""
     error: dict[str, str] | None = None
     """For failed runs: `type`, `message`, `traceback`."""
+    d_out: int | None = None
+    """Of a transcoder: width of what it reconstructs."""
 
     def exported(self) -> SparseAutoencoder:
         """The SAE to measure and save: in inference form, for activations that are not normalized. A copy.
@@ -100,10 +104,11 @@ class Learner:
     """By an order, after a checkpoint."""
 
     @classmethod
-    def start(cls, run: RunConfig, d_in: int, device: torch.device) -> "Learner":
-        """A run at step 0. The seed decides the initial weights, the same on every device."""
+    def start(cls, run: RunConfig, d_in: int, device: torch.device, d_out: int | None = None) -> "Learner":
+        """A run at step 0; with `d_out` a transcoder. The seed decides the initial weights, the same on every device."""
         generator = torch.Generator().manual_seed(run.seed)
-        sae = ARCHITECTURES[run.sae.architecture](run.sae, d_in, generator=generator).to(device).train()
+        sizes = (d_in,) if d_out is None else (d_in, d_out)
+        sae = ARCHITECTURES[run.sae.architecture](run.sae, *sizes, generator=generator).to(device).train()
         optimizer = Adam(sae, run.train)
         tokens = torch.zeros(run.sae.d_sae, dtype=torch.int64, device=device)
         sum_of_norms, target = torch.zeros((), device=device), run.sae.target_l0
@@ -135,8 +140,11 @@ class Learner:
     def _autocasts(self) -> bool:
         return self.run.train.autocast == "bfloat16"
 
-    def train_step(self, x: Float[Tensor, "B d_in"]) -> None:
+    def train_step(self, x: Float[Tensor, "B d_in"], target: Float[Tensor, "B d_out"] | None = None) -> None:
         """One optimizer step on a batch.
+
+        Args:
+            target: what a transcoder is to make of x.
 
         Raises:
             DivergedError: seen at history rows, so up to n_steps / HISTORY_ROWS steps late.
@@ -147,7 +155,7 @@ class Learner:
         scale = sparsity_scale(self.step, n_steps, config) * (self.controller.factor if self.controller else 1.0)
         dead = self.tokens_since_active >= config.dead_after_tokens
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self._autocasts):
-            loss = self.sae.loss(x, LossContext(scale, dead if self._any_dead() else None, self.step / n_steps))
+            loss = self.sae.loss(x, LossContext(scale, dead if self._any_dead() else None, self.step / n_steps, target))
         loss.total.backward()
         self.sum_of_norms += self.optimizer.step(lr, config.max_grad_norm)
         self.tokens_since_active += x.shape[0]
@@ -222,7 +230,7 @@ class Learner:
     def result(self, normalization: Normalization) -> TrainResult:
         sae = None if self.error else self.sae.eval()
         sparsity = self.run.sae.sparsity_value * (float(self.controller.factor) if self.controller else 1.0)
-        return TrainResult(self.run, self.sae.d_in, sae, normalization, self.history, self.seconds, sparsity, self.error)
+        return TrainResult(self.run, self.sae.d_in, sae, normalization, self.history, self.seconds, sparsity, self.error, self.sae.d_out)
 
 
 def train_group(
@@ -230,9 +238,10 @@ def train_group(
     stream: ActivationStream,
     *,
     device: str | torch.device = "cpu",
-    directory: Path | None = None,
+    directory: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
     on_step: Callable[[Sequence[Learner]], Any] | None = None,
+    on_checkpoint: Callable[[Learner, Path], Any] | None = None,
     orders: OrdersFile = NO_ORDERS,
 ) -> list[TrainResult]:
     """Train SAEs on one stream of activations.
@@ -243,32 +252,36 @@ def train_group(
         directory: where `<run_id>/checkpoint.safetensors` is kept, so that the same call goes on where an interrupted one stopped, bit for
             bit on CPU. None: nothing is written.
         checkpoint_seconds: least time between two checkpoints.
-        on_step: called with the learners after every batch.
+        on_step: called with the learners after every batch: `learner.step`, `learner.history`, `learner.sae`, which are not to be changed.
+        on_checkpoint: called with each learner and its file after a checkpoint of it was written, from which it can be resumed.
         orders: that stop runs, or let them wait.
 
     Returns:
         One result a run, in the order of `runs`, but none of a stopped one; a diverged run has an `error` and no SAE.
 
     Raises:
-        ConfigError: a run asks for another normalisation than the stream's.
+        ConfigError: a run asks for another normalisation than the stream's, or cannot be trained on what the stream is of.
         MemoryError: there is no memory for all of them together; or another exception for which `is_out_of_memory` is true.
     """
     device = torch.device(device)
+    folder = Path(directory) if directory else None
     _check_normalisation(runs, stream)
-    learners = [Learner.start(run, stream.d_in, device) for run in runs]
+    for run in runs:
+        check_kind(run, stream.d_out)
+    learners = [Learner.start(run, stream.d_in, device, stream.d_out) for run in runs]
     for learner in learners:
-        if directory and (found := read_checkpoint(RunPaths(directory / learner.run.run_id).checkpoint, like=learner.state()[0])):
+        if folder and (found := read_checkpoint(RunPaths(folder / learner.run.run_id).checkpoint, like=learner.state()[0])):
             learner.restore(*found)
     sample = Sample(stream)
     for learner in learners:
         if learner.step == 0 and needs_sample(learner.run.sae):  # runs that resume from a checkpoint have their initial values
             initialize(learner.sae, sample, learner.run)
-    _train(learners, stream, directory, checkpoint_seconds, on_step, orders)
+    _train(learners, stream, folder, checkpoint_seconds, on_step, on_checkpoint, orders)
     ended = [learner for learner in learners if not learner.is_stopped]
     for learner in ended:
         beat()
         if learner.error is None:
-            learner.calibrate(stream.batches(0))
+            learner.calibrate(split_pairs(batch, stream)[0] for batch in stream.batches(0))
     return [learner.result(stream.normalization) for learner in ended]
 
 
@@ -293,6 +306,7 @@ def _train(
     directory: Path | None,
     checkpoint_seconds: float,
     on_step: Callable[[Sequence[Learner]], Any] | None,
+    on_checkpoint: Callable[[Learner, Path], Any] | None,
     orders: OrdersFile,
 ) -> None:
     """Step every learner through its batches. After a resume learners may stand at different steps: each waits for its own."""
@@ -301,11 +315,12 @@ def _train(
     last_checkpoint = time.monotonic()
     while active := [learner for learner in learners if not learner.done]:
         beat()
-        step, x = next(batches)
+        step, batch = next(batches)
+        x, target = split_pairs(batch, stream)
         for learner in active:
             if learner.step == step:
                 try:
-                    learner.train_step(x)
+                    learner.train_step(x, target)
                 except Exception as error:  # the boundary of a run: whatever broke it is its own record
                     if len(learners) > 1 and is_out_of_memory(type(error).__name__, str(error)):
                         raise  # of all of them together
@@ -317,7 +332,10 @@ def _train(
         if directory and (is_ordered or time.monotonic() - last_checkpoint >= checkpoint_seconds):
             for learner in active:
                 if learner.error is None:  # else a resumed run could take its broken weights for a result
-                    write_checkpoint(RunPaths(directory / learner.run.run_id).checkpoint, *learner.state())
+                    file = RunPaths(directory / learner.run.run_id).checkpoint
+                    write_checkpoint(file, *learner.state())
+                    if on_checkpoint:
+                        on_checkpoint(learner, file)
             last_checkpoint = time.monotonic()
         if on_step:
             on_step(learners)

@@ -8,12 +8,25 @@ import logging
 
 import typer
 
-from sweeps.cli import answers, caches, clusters, comparing, features, launching, looking, steering
+from sweeps.cli import answers, caches, clusters, comparing, exporting, features, harvesting, launching, looking, steering
 from sweeps.cli.app import INTERRUPTED, app
 from sweeps.execution import signals
 from sweeps.terminal import lost_output, outlast_terminal
 
-__all__ = ["answers", "app", "caches", "clusters", "comparing", "features", "launching", "looking", "main", "steering"]
+__all__ = [
+    "answers",
+    "app",
+    "caches",
+    "clusters",
+    "comparing",
+    "exporting",
+    "features",
+    "harvesting",
+    "launching",
+    "looking",
+    "main",
+    "steering",
+]
 
 
 def main() -> None:

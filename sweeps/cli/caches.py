@@ -41,7 +41,8 @@ def _answer(key: str, caches: "Sequence[Cache]", prefix: str = "") -> Answer:
 
 
 def _line(cache: "Cache") -> str:
-    what = " ".join(part for part in (cache.model or cache.source, cache.hook_point) if part) or "of unknown activations"
+    where = f"{cache.hook_point} and {cache.hook_out}" if cache.hook_out else cache.hook_point
+    what = " ".join(part for part in (cache.model or cache.source, where) if part) or "of unknown activations"
     tokens = f"{cache.tokens:,} tokens" if cache.tokens else "tokens unknown"
     is_part = cache.all_shards is not None and cache.n_shards < cache.all_shards
     state = f", {cache.n_shards} of {cache.all_shards} shards stored" if is_part else "" if cache.complete else ", not complete"

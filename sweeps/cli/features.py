@@ -119,10 +119,16 @@ def _other(run: "LearnedRun", results: Path, name: str) -> "LearnedRun":
         other = open_run(results, name)
         # The same language model need not be loaded twice.
         other = dataclasses.replace(other, source=run.source if other.cache == run.cache else other.source, progress=run.progress)
-    if other.sae.d_in != run.sae.d_in:
+    theirs, ours = ((sae.d_in, sae.W_dec.shape[1]) for sae in (other.sae, run.sae))
+    if theirs != ours:
+        written = (
+            f" (d_in, d_out)={theirs} of {name!r} and {ours}"
+            if theirs[0] == ours[0]
+            else f" d_in={theirs[0]} of {name!r} and d_in={ours[0]}"
+        )
         raise ConfigError(
-            f"`--compare` must be an SAE for activations of the same width, but got d_in={other.sae.d_in} of {name!r} and "
-            f"d_in={run.sae.d_in} of run {run.run_id!r}. Choose one of the same hook point."
+            f"`--compare` must be an SAE for activations of the same width, but got{written} of run {run.run_id!r}. Choose one of the same "
+            "hook point."
         )
     return other
 

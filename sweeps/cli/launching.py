@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -14,13 +14,20 @@ from sweeps.cli.app import Answer, CacheLimit, CpusPerTrial, Definition, GpusPer
 if TYPE_CHECKING:
     from sweeps.execution.launcher import LaunchResult
 
+Address = Annotated[str | None, typer.Option(metavar="ADDR", help="Of a running Ray cluster. Default: start Ray here.")]
+ShipCode = Annotated[bool, typer.Option("--ship-code", help="Run this code, with plugins, on the nodes of --address.")]
+StallSeconds = Annotated[
+    float,
+    typer.Option(metavar="S", min=0, help="End and repeat a process that completes no step, or is stopped, for S seconds. 0: never."),
+]
+
 
 @command()
 def run(
     definition: Definition,
     settings: Settings = None,
     results: Results = Path("results"),
-    address: Annotated[str | None, typer.Option(metavar="ADDR", help="Of a running Ray cluster. Default: start Ray here.")] = None,
+    address: Address = None,
     cpus_per_trial: CpusPerTrial = 1,
     gpus_per_trial: GpusPerTrial = 0.0,
     kernels: Annotated[
@@ -39,14 +46,11 @@ def run(
     mirror: Annotated[
         str | None, typer.Option(metavar="URL", help="Copy results there as they appear, and start from it. E.g. s3://bucket/prefix.")
     ] = None,
-    ship_code: Annotated[bool, typer.Option("--ship-code", help="Run this code, with plugins, on the nodes of --address.")] = False,
+    ship_code: ShipCode = False,
     local_cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Directory on each node's own disk, to copy activations to once per node.")
     ] = None,
-    stall_seconds: Annotated[
-        float,
-        typer.Option(metavar="S", min=0, help="End and repeat a process that completes no step, or is stopped, for S seconds. 0: never."),
-    ] = 600.0,
+    stall_seconds: StallSeconds = 600.0,
 ) -> Answer:
     """Train and evaluate the missing runs of a sweep, then write its table and report."""
     options = dict(locals())
@@ -56,7 +60,7 @@ def run(
 
     sweep = Sweep.from_yaml(definition, settings or [])
     if address and address.startswith(SCHEME):
-        _run_remotely(sweep.to_yaml(), options)
+        run_on_cluster(run, sweep.to_yaml(), options)
     of_the_launch = {name: value for name, value in options.items() if name not in ("definition", "settings", "reference_kernels")}
     done = launch(sweep, **of_the_launch | ({"kernels": "reference"} if reference_kernels else {}))
     if done.interrupted:
@@ -111,22 +115,22 @@ def plan(
     return Answer(planned.data(), planned.lines())
 
 
-def _run_remotely(definition: str, options: Mapping[str, Any]) -> NoReturn:
-    """Run this very command on the cluster, with the arguments of `run`, and end with its exit code."""
+def run_on_cluster(function: Callable[..., Answer], definition: str, options: Mapping[str, Any]) -> NoReturn:
+    """Run this very command on the cluster, with the same arguments, and end with its exit code."""
     from sweeps.execution.remote import run_remotely
 
     if not options["results"].is_absolute():
         path = str(options["results"])
         raise ConfigError(f"`--results` must be an absolute path on the cluster's shared storage, but got {path!r}. Correct it.")
     arguments = [] if "--json" not in sys.argv else ["--json"]
-    for name, parameter in inspect.signature(run).parameters.items():
+    for name, parameter in inspect.signature(function).parameters.items():
         if name not in ("definition", "settings", "address") and (value := options[name]) != parameter.default:
             arguments += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
 
     def say(line: str, is_error: bool) -> None:
         typer.echo(line, err=is_error)
 
-    code = run_remotely(options["address"], definition, arguments, say, ship_code=options["ship_code"])
+    code = run_remotely(options["address"], function.__name__, definition, arguments, say, ship_code=options["ship_code"])
     raise typer.Exit(code)
 
 

@@ -6,7 +6,6 @@ combination; then the parts are combined.
 """
 
 import dataclasses
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,11 +14,19 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from sae_core.config.run import ARCHITECTURES, NORMALIZATIONS, SOURCES, ArchitectureConfig, RunConfig, TrainConfig
+from sae_core.config.run import (
+    ARCHITECTURES,
+    NORMALIZATIONS,
+    SOURCES,
+    ArchitectureConfig,
+    RunConfig,
+    TrainConfig,
+    TranscoderConfig,
+)
 from sae_core.config.spans import fraction_of_run
 from sae_core.errors import ConfigError, UnknownNameError, border, reason_of
 from sae_core.plugins import checksums_of
-from sweeps.definition.grid import Axis, FieldPath, Grid, fields_of, points, read_axis, read_section
+from sweeps.definition.grid import Axis, FieldPath, Grid, fields_of, n_points, points, read_axis, read_section
 from sweeps.definition.local_data import absolute, located_model
 from sweeps.definition.problems import Problems, collect, model_in, shown
 from sweeps.definition.sections import Definition
@@ -65,7 +72,7 @@ class Axes:
     @property
     def n_runs(self) -> int:
         """Runs of the grids together."""
-        return self.n_repeats * sum(math.prod(len(axis.values) for axis in grid.values()) for grid in self.architectures.values())
+        return self.n_repeats * sum(map(n_points, self.architectures.values()))
 
 
 def expand(definition: Definition) -> list[RunConfig]:
@@ -99,7 +106,8 @@ def read_axes(definition: Definition, problems: Problems) -> Axes:
     grids = {}
     for name, own in definition.architectures.items():
         if name in ARCHITECTURES:
-            grids[name] = common | _architecture_axes(definition, name, own or {}, problems)
+            start = _transcoder_start(name) if _is_of_pairs(source, common) else {}
+            grids[name] = common | start | _architecture_axes(definition, name, own or {}, problems)
         else:
             problems.add("architectures", str(UnknownNameError.of("architecture", name, ARCHITECTURES)))
     return Axes(source, common, grids, seeds, data_seeds)
@@ -209,7 +217,7 @@ def _activation_axes(definition: Definition, problems: Problems) -> tuple[str, G
         if (axis := grid.get(("activations", *field))) is not None:
             values = tuple(_absolute(value, axis.place, problems) for value in axis.values)
             grid["activations", *field] = dataclasses.replace(axis, values=values)
-    return name, grid | _expanded(source, grid, problems)
+    return name, _paired(source, grid | _expanded(source, grid, problems), problems)
 
 
 def _expanded(source: "type[ActivationSource]", grid: Grid, problems: Problems) -> Grid:
@@ -218,9 +226,28 @@ def _expanded(source: "type[ActivationSource]", grid: Grid, problems: Problems) 
     try:
         found = {("activations", *field): tuple(values) for field, values in source.expanded(axes).items()}
     except ConfigError as error:
-        problems.add("model.hook_point", str(error))
+        problems.add("model", str(error))
         return {}
     return {path: dataclasses.replace(grid[path], values=values) for path, values in found.items()}
+
+
+def _paired(source: "type[ActivationSource]", grid: Grid, problems: Problems) -> Grid:
+    """The same with the axes paired that belong together: where transcoders read, and where they write."""
+    followers = {("activations", *field): ("activations", *other) for field, other in source.paired_fields.items()}
+    for path, other in followers.items():
+        axis, leader = grid.get(path), grid.get(other)
+        if axis is None:
+            if leader is not None and leader.place.rpartition(".")[2] != other[-1]:
+                rule = f"`{leader.place.rpartition('.')[2]}` must come with `{path[-1]}`, but got none"
+                problems.add(leader.place, f"{rule}. Add it, or write `{other[-1]}`.")
+        elif leader is None or len(axis.values) == len(leader.values):
+            grid = {**grid, path: dataclasses.replace(axis, follows=None if leader is None else other)}
+        else:
+            there, here = shown(list(leader.values)), shown(list(axis.values))
+            rule = f"`{path[-1]}` must have as many values as `{leader.place.rpartition('.')[2]}`, since they are paired"
+            problems.add(axis.place, f"{rule}, but got {here} for {there}. Add or remove some.")
+            grid = {**grid, path: dataclasses.replace(axis, values=axis.values[:1])}
+    return grid
 
 
 def _absolute(value: Any, place: str, problems: Problems) -> Any:
@@ -251,6 +278,19 @@ def _architecture_axes(definition: Definition, name: str, own: Mapping[str, Any]
         rule = f"`{config.sparsity_parameter}` must be left out where `target_l0` is given, but got both"
         problems.add(parameter.place, f"{rule}. Remove one of them.")
     return grid
+
+
+def _is_of_pairs(source: str, activations: Grid) -> bool:
+    field = SOURCES[source].target_field if source else ()
+    axis = activations.get(("activations", *field)) if field else None
+    return axis is not None and any(value is not None for value in axis.values)
+
+
+def _transcoder_start(name: str) -> Grid:
+    """Initial values of transcoders, where the definition does not say."""
+    config, place = ARCHITECTURES[name].Config, f"architectures.{name}"
+    start = config.transcoder_start if issubclass(config, TranscoderConfig) else {}
+    return {("sae", field): Axis(place, (value,)) for field, value in start.items()}
 
 
 def _configs(grid: Grid, part: str, config: type[C], problems: Problems, architecture: str, most: int | None) -> list[C]:

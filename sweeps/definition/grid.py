@@ -100,6 +100,8 @@ class Axis:
     range: Range | None = None
     whole: bool = False
     """Whether the range stands for whole numbers only."""
+    follows: FieldPath | None = None
+    """Path of the axis that this one is paired with: its first value comes with the first of that, and so on."""
 
     @property
     def is_searched(self) -> bool:
@@ -113,8 +115,15 @@ Fields = dict[str, tuple[FieldPath, Any]]
 
 
 def fields_of(model: type[BaseModel], path: FieldPath) -> Fields:
-    """The fields of a config class that is at `path` in `RunConfig`."""
-    return {name: ((*path, name), field.annotation) for name, field in model.model_fields.items()}
+    """The fields of a config class that is at `path` in `RunConfig`; those that a definition has another name for, under both."""
+    fields = {name: ((*path, name), field.annotation) for name, field in model.model_fields.items()}
+    others = model.other_names if issubclass(model, Config) else {}
+    return fields | {other: fields[name] for other, name in others.items()}
+
+
+def n_points(grid: Grid) -> int:
+    """Number of points of a grid."""
+    return math.prod(len(axis.values) for axis in grid.values() if axis.follows is None)
 
 
 def read_section(section: Mapping[str, Any], fields: Fields, place: str, problems: Problems, hint: str = "") -> Grid:
@@ -137,6 +146,9 @@ def read_section(section: Mapping[str, Any], fields: Fields, place: str, problem
         inner = model_in(annotation)
         if inner is not None and isinstance(value, Mapping) and not _is_range(value):
             grid |= read_section(value, fields_of(inner, path), here, problems)
+        elif path in grid:
+            names = f"`{grid[path].place.rpartition('.')[2]}` and `{key}`"
+            problems.add(here, f"a field must be given once, but got {names}, which are two names of it. Remove one.")
         else:
             grid[path] = read_axis(value, annotation, here, problems)
     return grid
@@ -162,15 +174,21 @@ def read_axis(value: Any, annotation: Any, place: str, problems: Problems) -> Ax
 
 
 def points(grid: Grid, part: str) -> Iterator[dict[str, Any]]:
-    """Every combination of the axes under `part`, e.g. "train", as the nested mapping its config class takes; last axis fastest."""
-    axes = {path[1:]: axis for path, axis in grid.items() if path[0] == part}
-    for values in itertools.product(*(axis.values for axis in axes.values())):
+    """Every combination of the axes under `part`, e.g. "train", as the nested mapping its config class takes; last axis fastest.
+
+    An axis that is paired with another one takes the value of the same number.
+    """
+    axes = {path: axis for path, axis in grid.items() if path[0] == part}
+    leading = [path for path, axis in axes.items() if axis.follows is None]
+    for numbers in itertools.product(*(range(len(axes[path].values)) for path in leading)):
+        number = dict(zip(leading, numbers, strict=True))
         nested: dict[str, Any] = {}
-        for (*sections, name), value in zip(axes, values, strict=True):
+        for path, axis in axes.items():
+            _, *sections, name = path
             node = nested
             for section in sections:
                 node = node.setdefault(section, {})
-            node[name] = value
+            node[name] = axis.values[number[path if axis.follows is None else axis.follows]]
         yield nested
 
 

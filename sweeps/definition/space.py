@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sae_core.config.run import SOURCES, ActivationsConfig, RunConfig
 from sae_core.errors import UnknownNameError
 from sae_core.metrics import METRICS
+from sae_core.metrics.evaluators import column_specs
 from sweeps.definition.expansion import MOST_RUNS, Axes, check_number, check_read, check_rungs, read_axes, runs_of
 from sweeps.definition.grid import Axis
 from sweeps.definition.problems import Problems, shown, unknown_key
@@ -175,16 +176,16 @@ def _check_points(space: Space, search: SearchConfig, problems: Problems) -> Non
 
 
 def _check_objectives(objectives: Sequence[str], source: str, problems: Problems) -> None:
-    place = "search.objectives"
+    place, specs = "search.objectives", column_specs()
     if len(set(objectives)) < len(objectives):
         problems.add(place, f"`objectives` must be listed once each, but got {list(objectives)}. Remove one.")
     for name in objectives:
-        if name not in METRICS:
-            problems.add(place, str(UnknownNameError.of("metric", name, METRICS)))
-        elif METRICS[name].spec.direction == "none":
-            ranked = [other for other in METRICS if METRICS[other].spec.direction != "none"]
+        if name not in specs:
+            problems.add(place, str(UnknownNameError.of("metric", name, specs)))
+        elif specs[name].direction == "none":
+            ranked = sorted(other for other, spec in specs.items() if spec.direction != "none")
             problems.add(place, f"an objective must have a direction (min or max), but got {name!r}. Choose among {ranked}.")
-        elif source and (needs := METRICS[name].needs) is not None and needs not in SOURCES[source].offers:
+        elif source and name in METRICS and (needs := METRICS[name].needs) is not None and needs not in SOURCES[source].offers:
             rule = "an objective must be a metric of the source of activations"
             problems.add(place, f"{rule}, but got {name!r} for {source!r}. Choose another.")
 

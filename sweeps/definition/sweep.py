@@ -48,6 +48,7 @@ class Sweep(Definition):
         apply_overrides(given, overrides)
         if given.get("target_l0") is not None:
             _remove_sparsity(content)
+        _remove_other_names(content, given)
         apply_overrides(content, overrides)
         return cls(**content)
 
@@ -120,10 +121,13 @@ class Sweep(Definition):
 
     @property
     def _activations(self) -> str:
-        named = (
-            [(self.model or {}).get(field) for field in ("name", "hook_point")] if self.model else [(self.activations or {}).get("source")]
-        )
-        return " at ".join(name if isinstance(name, str) else shown(name) for name in named if name)
+        if not self.model:
+            named = [(self.activations or {}).get("source")]
+        else:
+            named = [self.model.get("name"), self.model.get("hook_point", self.model.get("hook_in"))]
+        text = " at ".join(name if isinstance(name, str) else shown(name) for name in named if name)
+        hook_out = (self.model or {}).get("hook_out")
+        return f"{text} to {hook_out if isinstance(hook_out, str) else shown(hook_out)}" if hook_out else text
 
     def space(self) -> Space:
         """The space that `search` proposes runs from, validated.
@@ -154,6 +158,14 @@ def write_template(path: Path) -> None:
     template = text_of(_TEMPLATE).replace("name: my-sweep", f"name: {path.stem}", 1)
     with border(f"a definition must be written to a new file, but got {str(path)!r}", "Choose another."), path.open("x") as file:
         file.write(template)
+
+
+def _remove_other_names(content: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Remove the hook point that a definition reads at, where an override gives it by its other name."""
+    ours, theirs = content.get("model"), given.get("model")
+    for name, other in (("hook_point", "hook_in"), ("hook_in", "hook_point")):
+        if isinstance(ours, dict) and isinstance(theirs, dict) and name in theirs:
+            ours.pop(other, None)
 
 
 def _remove_sparsity(content: dict[str, Any]) -> None:

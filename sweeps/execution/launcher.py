@@ -6,7 +6,7 @@ from its own checkpoint.
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ from sae_core.activations.shards import remove_damaged
 from sae_core.config.run import ARCHITECTURES, NORMALIZATIONS, SOURCES, Config, Count, RunConfig
 from sae_core.errors import border
 from sae_core.layout import SweepPaths
+from sae_core.metrics.evaluators import EVALUATORS, column_specs
 from sae_core.metrics.metric import METRICS
 from sae_core.notebook import first_lines, table_of
 from sae_core.orders import StoppedError
@@ -34,7 +35,7 @@ from sweeps.execution.progress import SweepProgress
 from sweeps.execution.stages import run_stages, tell_hangs
 from sweeps.execution.work import Grid, Search, Work
 from sweeps.planning.caches import fit
-from sweeps.planning.inputs import SharedActivations
+from sweeps.planning.inputs import SharedActivations, check_kinds
 from sweeps.storage.cache_use import held
 from sweeps.storage.leftovers import remove_temporary
 from sweeps.storage.lock import locked
@@ -88,21 +89,21 @@ class LaunchResult:
         return table_of(f"Launch of {self.directory}", facts)
 
 
-class _Options(Config):
+class Options(Config):
     """Arguments of `launch`, checked as the command line would."""
 
     executor: ExecutorName
     address: str | None
     cpus_per_trial: Count
     gpus_per_trial: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    kernels: Choice
+    checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
+    kernels: Choice = "fast"
     cache_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
-    mirror: str | None
+    mirror: str | None = None
     ship_code: bool
-    local_cache: str | Path | None
-    max_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
-    max_tokens: Count | None
+    local_cache: str | Path | None = None
+    max_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    max_tokens: Count | None = None
     stall_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -152,15 +153,15 @@ def launch(
         LeaseLostError: the results directory could not be held, or another launch has taken it. What is finished is kept.
     """
     given = dict(locals())
-    options = _checked(sweep, {name: given[name] for name in _Options.model_fields})
+    options = checked_options(sweep, {name: given[name] for name in Options.model_fields})
     with signals.handled():
         return _launch(sweep, results, options, progress or SweepProgress())
 
 
-def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: SweepProgress) -> LaunchResult:
+def _launch(sweep: Sweep, results: str | Path, options: Options, progress: SweepProgress) -> LaunchResult:
     """`launch`, once its arguments were checked."""
-    store = _store(results, sweep.name)
-    work = _work(sweep, store)
+    store = results_store(results, sweep.name)
+    work = work_of(sweep, store)
     store.check_ours(work.examples)
     engine = EXECUTORS[options.executor](
         options.address, options.cpus_per_trial, options.gpus_per_trial, options.kernels, options.ship_code, options.stall_seconds
@@ -169,7 +170,7 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
     with locked(store.directory, signals.interrupt) as lease, progress as shown, Copying(copies, shown.note) as copying:
         if copies is not None:
             fetch(copies, work.examples, shown.note)
-            work = _work(sweep, store)
+            work = work_of(sweep, store)
         store.paths.orders.unlink(missing_ok=True)  # those of an earlier launch
         budget, loggers = Budget(store.paths.orders, options.max_hours, options.max_tokens), Loggers(sweep, store)
         inputs = work.to_do()
@@ -181,7 +182,7 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
             if inputs:
                 engine.needs = needs_of(store.directory, [shared.source for shared in inputs])
                 until_report.enter_context(engine)
-                _check(inputs, store, engine, shown)
+                check_inputs(inputs, store, engine, shown)
                 needs = [(shared, work.to_train(shared)) for shared in inputs]
                 slot_bytes, holds_model = engine.slot_bytes, work.evaluates_trials
                 fit(needs, store.directory, limit_gib=options.cache_limit, slot_bytes=slot_bytes, holds_model=holds_model)
@@ -192,9 +193,10 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
             _forget(work.runs(), store, shown)
             if inputs:
                 settings = _settings(sweep, store, number, options)
-                interrupted = not _finishes(
-                    lambda: run_stages(work, inputs, store, engine, shown, loggers, settings, budget), loggers, engine, shown, budget
-                )
+                with closing(loggers):
+                    interrupted = not finishes(
+                        lambda: run_stages(work, inputs, store, engine, shown, loggers, settings, budget), engine, shown, budget
+                    )
             else:
                 shown.note(_nothing_left(work.runs(), store))
             lease.check()
@@ -210,30 +212,34 @@ def _launch(sweep: Sweep, results: str | Path, options: _Options, progress: Swee
     return replace(_result(store, work.runs(), interrupted, not_copied), stopped=budget.stopped)
 
 
-def _work(sweep: Sweep, store: Store) -> Work:
+def work_of(sweep: Sweep, store: Store) -> Work:
     return Search(sweep, store) if sweep.search else Grid(sweep, store)
 
 
-def _checked(sweep: Any, options: Mapping[str, Any]) -> _Options:
+def checked_options(sweep: Any, options: Mapping[str, Any]) -> Options:
     """Make sure that a caller in Python gives what the command line would, or tell all problems together."""
+    from analysis.columns import NOT_METRICS
+
     problems = Problems()
     if not isinstance(sweep, Sweep):
         problems.add("", f"`sweep` must be a Sweep, but got {sweep!r}. Make one with `Sweep.from_yaml`.")
     checked = None
     try:
-        checked = _Options(**options)
+        checked = Options(**options)
     except ValidationError as error:
-        collect(error, problems, ".".join, _Options)
+        collect(error, problems, ".".join, Options)
     if checked and checked.ship_code and checked.address is None:
         problems.add("", "`--ship-code` must be given with `--address`, but got no address. Leave it out: this machine has the code.")
-    for entry in plugins.unnamed([ARCHITECTURES, SOURCES, NORMALIZATIONS, METRICS]):
+    for entry in plugins.unnamed([ARCHITECTURES, SOURCES, NORMALIZATIONS, METRICS, EVALUATORS]):
         problems.add("", f"{entry} is registered by no plugin, so no worker would know it. Name its file or module under `plugins`.")
+    if taken := sorted(column_specs().keys() & NOT_METRICS):
+        problems.add("", f"metrics and evaluators must have columns of their own, but got {taken}, which the table has. Rename them.")
     problems.raise_any()
     assert checked is not None, f"{options=}"
     return checked
 
 
-def _store(results: str | Path, name: str) -> Store:
+def results_store(results: str | Path, name: str) -> Store:
     """Where the results lie. What cannot be the path of a directory is refused."""
     with border(f"`--results` must be the path of a directory, but got {str(results)!r}", "Choose another."):
         directory = Path(results).expanduser().absolute()
@@ -243,7 +249,7 @@ def _store(results: str | Path, name: str) -> Store:
     return Store(directory / name)
 
 
-def _settings(sweep: Sweep, store: Store, number: int, options: _Options) -> TrialConfig:
+def _settings(sweep: Sweep, store: Store, number: int, options: Options) -> TrialConfig:
     """What all trials share, in the launch of this number."""
     return TrialConfig(
         runs=[],
@@ -261,7 +267,7 @@ def _settings(sweep: Sweep, store: Store, number: int, options: _Options) -> Tri
     )
 
 
-def _check(inputs: Sequence[SharedActivations], store: Store, executor: Executor, progress: SweepProgress) -> None:
+def check_inputs(inputs: Sequence[SharedActivations], store: Store, executor: Executor, progress: SweepProgress) -> None:
     """Remove damaged files from the caches, then check models and texts and tokenize: in a worker, which needs the libraries anyway.
 
     Raises:
@@ -277,11 +283,12 @@ def _check(inputs: Sequence[SharedActivations], store: Store, executor: Executor
         told = executor.pool.ask("prepare", [shared.arguments for shared in inputs])
     finally:
         tell_hangs(store, progress)
-    for shared, (facts, shared.d_in, shared.model_bytes) in zip(inputs, told, strict=True):
+    for shared, (facts, shared.d_in, shared.d_out, shared.model_bytes) in zip(inputs, told, strict=True):
         shared.facts |= facts
+    check_kinds(inputs)
 
 
-def _finishes(work: Callable[[], None], loggers: Loggers, executor: Executor, progress: SweepProgress, budget: Budget) -> bool:
+def finishes(work: Callable[[], None], executor: Executor, progress: SweepProgress, budget: Budget) -> bool:
     """Do the work. Whether it came to its end, or an order ended it; else it was interrupted, if only by the death of Ray."""
     try:
         work()
@@ -296,8 +303,6 @@ def _finishes(work: Callable[[], None], loggers: Loggers, executor: Executor, pr
         if not signals.was_interrupted() and not executor.died:
             raise
         return False
-    finally:
-        loggers.close()
     return True
 
 

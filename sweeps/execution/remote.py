@@ -29,17 +29,17 @@ Say = Callable[[str, bool], None]
 
 
 class _Command:
-    """`sae-sweep run` on a node of the cluster, as an actor."""
+    """`sae-sweep run` or `harvest` on a node of the cluster, as an actor."""
 
-    def __init__(self, definition: str, arguments: Sequence[str]) -> None:
+    def __init__(self, command: str, definition: str, arguments: Sequence[str]) -> None:
         import ray
 
         self._directory = tempfile.TemporaryDirectory(prefix="sae-sweep-")
         file = Path(self._directory.name) / "definition.yaml"
         file.write_text(definition)
         address = ray.get_runtime_context().gcs_address
-        command = [sys.executable, "-m", "sweeps.cli", "run", str(file), "--address", address, *arguments]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        line = [sys.executable, "-m", "sweeps.cli", command, str(file), "--address", address, *arguments]
+        self._process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self._lines: queue.Queue[tuple[str, bool]] = queue.Queue()
         self._readers = [
             threading.Thread(target=self._read, args=(stream, is_error), daemon=True)
@@ -72,12 +72,13 @@ class _Command:
         self._process.terminate()
 
 
-def run_remotely(address: str, definition: str, arguments: Sequence[str], say: Say, *, ship_code: bool) -> int:
-    """Run `sae-sweep run` on the cluster. Returns its exit code.
+def run_remotely(address: str, command: str, definition: str, arguments: Sequence[str], say: Say, *, ship_code: bool) -> int:
+    """Run a command that launches on the cluster. Returns its exit code.
 
     Args:
+        command: `run` or `harvest`.
         definition: as YAML.
-        arguments: of `run`, but for definition and address.
+        arguments: of the command, but for definition and address.
 
     Raises:
         ConfigError: no cluster can be used at this address.
@@ -94,7 +95,7 @@ def run_remotely(address: str, definition: str, arguments: Sequence[str], say: S
 
     try:
         actor = ray.remote(_Command).options(num_cpus=0, max_concurrency=2)
-        return _follow(actor.remote(definition, list(arguments)), say)
+        return _follow(actor.remote(command, definition, list(arguments)), say)
     finally:
         signals.disconnect()
 

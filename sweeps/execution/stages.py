@@ -9,6 +9,7 @@ from typing import Any
 from sae_core.activations.shards import Manifest, is_complete
 from sae_core.activations.shards import finish as finish_harvest
 from sae_core.evaluation import ChunkSums, measured, write_evaluated
+from sae_core.metrics.evaluators import EVALUATORS
 from sae_core.orders import Orders, OrdersFile
 from sae_core.trainable import TrialConfig
 from sweeps.execution import signals
@@ -51,7 +52,7 @@ def run_stages(
     progress.capacity = executor.capacity
     done = {run_id for run_id, record in store.records().items() if record.status != "trained"}
     for group in passes(inputs):
-        store.note_stage("harvest", _harvest(group, store, executor, progress, orders))
+        store.note_stage("harvest", harvest_stage(group, store, executor, progress, orders))
     executor.pool.close()  # trials need the slots
     work.begin(executor.n_slots, executor.slot_bytes)
     progress.stage(work.stage, work.n_tokens, "tokens")
@@ -88,7 +89,9 @@ def _train(training: Training, executor: Executor, store: Store) -> None:
         raise KeyboardInterrupt
 
 
-def _harvest(group: Sequence[SharedActivations], store: Store, executor: Executor, progress: SweepProgress, orders: OrdersFile) -> float:
+def harvest_stage(
+    group: Sequence[SharedActivations], store: Store, executor: Executor, progress: SweepProgress, orders: OrdersFile
+) -> float:
     """Make the shards that are missing, on all slots, each for all hook points at once. Returns seconds."""
     missing = [
         index for index in range(group[0].n_shards) if not all(is_complete(shared.cache, index, shared.n_stored) for shared in group)
@@ -107,9 +110,13 @@ def _harvest(group: Sequence[SharedActivations], store: Store, executor: Executo
         finally:
             tell_hangs(store, progress)
     manifests = [_finish_harvest(shared, progress) for shared in group]
-    n_tokens, widths = manifests[0].n_tokens, ", ".join(str(width) for width in dict.fromkeys(manifest.d_in for manifest in manifests))
+    n_tokens, widths = manifests[0].n_tokens, ", ".join(dict.fromkeys(map(_width, manifests)))
     where = f" at {len(group)} hook points" if len(group) > 1 else ""
     return progress.end_stage(f"{n_tokens:,} tokens of width {widths}{where}{'' if missing else ', all cached'}")
+
+
+def _width(manifest: Manifest) -> str:
+    return f"{manifest.d_in} and {manifest.d_out}" if manifest.d_out else str(manifest.d_in)
 
 
 def _finish_harvest(shared: SharedActivations, progress: SweepProgress) -> Manifest:
@@ -118,6 +125,8 @@ def _finish_harvest(shared: SharedActivations, progress: SweepProgress) -> Manif
     shared.facts |= {"outlier_rows": manifest.outlier_rows, "outlier_share": manifest.outlier_share}
     if manifest.outlier_share > LARGE_OUTLIER_SHARE:
         progress.note(_outliers(manifest))
+    if (asked := shared.source.config.train_tokens) > manifest.n_tokens:
+        progress.note(f"harvest: {manifest.n_tokens:,} of {asked:,} tokens are left, the others' norms are too large; they are repeated")
     if n_streamed := shared.n_streamed:
         progress.note(f"harvest: {n_streamed} of {shared.n_shards} shards are not stored: each group makes them again as it reads them")
     return manifest
@@ -126,7 +135,7 @@ def _finish_harvest(shared: SharedActivations, progress: SweepProgress) -> Manif
 def _outliers(manifest: Manifest) -> str:
     return (
         f"harvest: {manifest.outlier_rows:,} of {manifest.n_tokens:,} rows hold {manifest.outlier_share:.0%} of the variance, as "
-        "attention sinks do. FVU is then about these rows; remove them from the text, or choose another hook point"
+        "attention sinks do. FVU is then about these rows; leave them out with `data.exclude_high_norm`, or choose another hook point"
     )
 
 
@@ -144,8 +153,16 @@ def _evaluate(group: Sequence[SharedActivations], store: Store, executor: Execut
     if to_measure:
         sources = [shared.arguments for shared, _ in to_measure]
         saes = [{run_id: str(store.paths.run(run_id).sae) for run_id in records} for _, records in to_measure]
+        further: dict[str, Any] = {}
+        n_saes = sum(len(some) for some in saes) if EVALUATORS else 0
+
+        def done_further(result: tuple[str, Any]) -> None:
+            further[result[0]] = result[1]
+            progress.advance_to(n_chunks, f"{len(further)} of {n_saes} SAEs given to the evaluators", n_saes - len(further))
+
         try:
             executor.pool.map("evaluate", range(n_chunks), done, sources, saes, orders=orders)
+            executor.pool.map("evaluate_further", range(n_saes), done_further, sources, saes, orders=orders)
         finally:
             tell_hangs(store, progress)
         where = _joined([node for _, node in results])
@@ -153,7 +170,12 @@ def _evaluate(group: Sequence[SharedActivations], store: Store, executor: Execut
             found = measured(sums[number] for sums, _ in results)
             eval_hash = shared.source.eval_hash(shared.cache)
             for run_id, record in records.items():
-                write_evaluated(record, found[run_id], eval_hash, store.paths.run(run_id), where)
+                result = found[run_id].with_evaluators(further[run_id]) if run_id in further else found[run_id]
+                write_evaluated(record, result, eval_hash, store.paths.run(run_id), where)
+        for note in sorted(
+            {f"evaluate: evaluator {name!r} failed: {why}" for _, errors in further.values() for name, why in errors.items()}
+        ):
+            progress.note(note)
     return progress.end_stage(f"{sum(len(records) for _, records in to_measure)} SAEs on {n_chunks} chunks of held-out text")
 
 

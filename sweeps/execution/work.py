@@ -129,13 +129,16 @@ class Grid(Work):
     def begin(self, n_slots: int, slot_bytes: int | None) -> None:
         shared = {run.run_id: shared for shared in self.to_do() for run in shared.runs if self.store.read_record(run.run_id) is None}
         runs = [run for run in self.examples if run.run_id in shared]
-        widths = {run_id: read_manifest(found.cache).d_in for run_id, found in shared.items()}
-
+        for one in self.to_do():
+            manifest = read_manifest(one.cache)
+            one.d_in, one.d_out = manifest.d_in, manifest.d_out
         live = max((one.live_bytes for one in shared.values()), default=0)
         if self.sweep.early_stopping:
             groups = lone_runs(runs)
         else:
-            groups = group_runs(runs, n_slots=n_slots, d_in=lambda run: widths[run.run_id], slot_bytes=slot_bytes, live_bytes=live)
+            groups = group_runs(
+                runs, n_slots=n_slots, d_in=lambda run: shared[run.run_id].mean_width, slot_bytes=slot_bytes, live_bytes=live
+            )
         self._left = [(group, shared[group[0].run_id]) for group in groups]
         self.n_trials, self.n_runs = len(groups), len(runs)
         self.n_tokens = sum(run.n_tokens for run in runs)

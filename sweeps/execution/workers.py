@@ -49,14 +49,14 @@ class SourceWorker:
         use_kernels(kernels)
         self.device, self.n_gpus = device, n_gpus
 
-    def prepare(self, sources: Sequence[tuple[dict[str, Any], str]]) -> list[tuple[dict[str, float], int, int]]:
+    def prepare(self, sources: Sequence[tuple[dict[str, Any], str]]) -> list[tuple[dict[str, float], int, int | None, int]]:
         """Check all sources of a launch, then do once what their jobs need, e.g. tokenize.
 
         Args:
             sources: config and cache of each.
 
         Returns:
-            Of each, what `ActivationSource` says: `facts`, `d_in` and `model_bytes`.
+            Of each, what `ActivationSource` says: `facts`, `d_in`, `d_out` and `model_bytes`.
 
         Raises:
             ConfigError: with every problem, one per line.
@@ -80,7 +80,7 @@ class SourceWorker:
                 source.prepare(cache)
             else:
                 source.prepare_as(cache, first[1])
-        return [(source.facts(), source.d_in, source.model_bytes) for source, _ in loaded]
+        return [(source.facts(), source.d_in, source.d_out, source.model_bytes) for source, _ in loaded]
 
     def harvest(self, index: int, sources: Sequence[tuple[dict[str, Any], str, int | None]]) -> int:
         """Make one training shard of sources with one `pass_key`, where it does not exist. Returns its number of tokens, of all together.
@@ -93,6 +93,18 @@ class SourceWorker:
         loaded = self._sources([config for config, _, _ in sources])
         with expected():
             return sum(harvest_together([(source, Path(cache), n) for source, (_, cache, n) in zip(loaded, sources, strict=True)], index))
+
+    def compare(self, index: int, sources: Sequence[tuple[dict[str, Any], str]]) -> list[float]:
+        """Make a stored training shard of sources with one `pass_key` again: see `comparison.differences`.
+
+        Args:
+            sources: config and cache of each.
+        """
+        from sae_core.activations.comparison import differences
+
+        loaded = self._sources([config for config, _ in sources])
+        with expected():
+            return differences([(source, Path(cache)) for source, (_, cache) in zip(loaded, sources, strict=True)], index)
 
     def _sources(self, configs: Sequence[dict[str, Any]]) -> list[ActivationSource]:
         from sae_core.activations.source import kept_sources
@@ -118,7 +130,7 @@ class SourceWorker:
         from sae_core.evaluation import evaluate_chunk
 
         node = {**provenance.node(), "arithmetic": eval_arithmetic(self.device, sources[0][0])}
-        means = [torch.tensor(read_manifest(Path(cache)).mean) for _, cache in sources]
+        means = [torch.tensor(read_manifest(Path(cache)).target_mean) for _, cache in sources]
         loaded, to_measure = (
             self._sources([config for config, _ in sources]),
             _saes(tuple(tuple(some.items()) for some in saes), self.device),
@@ -127,6 +139,26 @@ class SourceWorker:
             chunks = loaded[0].eval_chunks(Path(sources[0][1]), index, loaded, means)
             found = [evaluate_chunk(chunk, some, index, mean) for chunk, some, mean in zip(chunks, to_measure, means, strict=True)]
         return found, node
+
+    def evaluate_further(
+        self, index: int, sources: Sequence[tuple[dict[str, Any], str]], saes: Sequence[Mapping[str, str]]
+    ) -> tuple[str, tuple[dict[str, float | None], dict[str, str]]]:
+        """What the evaluators say of one SAE, the one of this number among all of them. Returns its run id first.
+
+        Args:
+            sources: as `evaluate`.
+            saes: as `evaluate`.
+        """
+        from sae_core.metrics.evaluators import evaluate_further
+
+        loaded, to_measure = (
+            self._sources([config for config, _ in sources]),
+            _saes(tuple(tuple(some.items()) for some in saes), self.device),
+        )
+        each = [(number, run_id) for number, some in enumerate(saes) for run_id in some]
+        number, run_id = each[index]
+        with expected():
+            return run_id, evaluate_further(to_measure[number][run_id], loaded[number], Path(sources[number][1]))
 
 
 @lru_cache(maxsize=1)

@@ -37,7 +37,7 @@ def fit(
     """
     disk = next(path for path in (directory, *directory.parents) if path.exists()) if directory else None
     free = shutil.disk_usage(disk).free if disk else _MUCH
-    sizes = [weights_bytes(run, shared.d_in) for shared, runs in needs for run in runs]
+    sizes = [weights_bytes(run, shared.mean_width) for shared, runs in needs for run in runs]
     if free < sum(sizes):
         raise ConfigError(
             f"results must have room on their disk, but got {free / 2**30:.2f} GiB free in {str(disk)!r} for {len(sizes)} SAEs of "
@@ -48,7 +48,7 @@ def fit(
     for shared, runs in needs:
         if slot_bytes is not None:
             model_bytes = shared.model_bytes if holds_model else 0
-            check_fits([(run, shared.d_in) for run in runs], slot_bytes, max(shared.live_bytes, model_bytes))
+            check_fits([(run, shared.mean_width) for run in runs], slot_bytes, max(shared.live_bytes, model_bytes))
 
 
 def _share(inputs: Sequence[SharedActivations], room: int, limit_gib: float | None) -> None:

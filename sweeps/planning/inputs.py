@@ -10,9 +10,10 @@ import torch
 from sae_core.activations.shards import cache_directory, shard_path
 from sae_core.activations.source import ActivationSource
 from sae_core.config.run import SOURCES, ActivationsConfig, RunConfig
-from sae_core.errors import DamagedFileError
+from sae_core.errors import ConfigError, DamagedFileError
 from sae_core.evaluation import is_to_evaluate
 from sae_core.records import RunRecord
+from sae_core.training.transcoders import check_kind
 from sweeps.definition.local_data import locate
 from sweeps.storage.store import Store, may_recover
 
@@ -36,6 +37,8 @@ class SharedActivations:
     """For the records: `RunRecord.activation_facts`."""
     d_in: int = 0
     """Width, once the source was asked."""
+    d_out: int | None = None
+    """Width of what transcoders reconstruct, once the source was asked; None: the runs are SAEs."""
     model_bytes: int = 0
     """Memory of the source's model, once the source was asked."""
     n_stored: int | None = None
@@ -50,6 +53,16 @@ class SharedActivations:
     def arguments(self) -> tuple[dict[str, Any], str]:
         """What the jobs of `sweeps.execution.workers.SourceWorker` take: the source's config, in JSON, and its cache."""
         return self.source.config.model_dump(mode="json"), str(self.cache)
+
+    @property
+    def row_width(self) -> int:
+        """Numbers per token: those of both activations, where there are pairs."""
+        return self.d_in + (self.d_out or 0)
+
+    @property
+    def mean_width(self) -> int:
+        """Width that memory and time of training are computed with: the mean of what is read and what is written."""
+        return -(-(self.d_in + (self.d_out or self.d_in)) // 2)
 
     @property
     def n_shards(self) -> int:
@@ -68,7 +81,7 @@ class SharedActivations:
     @property
     def shard_bytes(self) -> int:
         """Disk for a training shard."""
-        return self.source.shard_tokens * self.d_in * getattr(torch, self.source.activations_dtype).itemsize
+        return self.source.shard_tokens * self.row_width * getattr(torch, self.source.activations_dtype).itemsize
 
     @property
     def live_bytes(self) -> int:
@@ -76,7 +89,7 @@ class SharedActivations:
 
         On a GPU the rows are not there, but what the model computes them from is, and it takes about as much.
         """
-        return self.model_bytes + _SHARDS_IN_MEMORY * self.source.shard_tokens * self.d_in * 4 if self.n_streamed else 0
+        return self.model_bytes + _SHARDS_IN_MEMORY * self.source.shard_tokens * self.row_width * 4 if self.n_streamed else 0
 
     @property
     def streamed_share(self) -> float:
@@ -129,13 +142,29 @@ def shared_activations(
     return list(shared.values())
 
 
+def check_kinds(inputs: Iterable[SharedActivations]) -> None:
+    """Make sure that all runs can train on what their sources make: activations, or pairs.
+
+    Raises:
+        ConfigError: with every problem, one per line.
+    """
+    problems: dict[str, None] = {}
+    for run, d_out in ((run, shared.d_out) for shared in inputs for run in shared.runs):
+        try:
+            check_kind(run, d_out)
+        except ConfigError as error:
+            problems[str(error)] = None
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
 def passes(inputs: Iterable[SharedActivations]) -> list[list[SharedActivations]]:
     """Activations that one pass over the text makes together: hook points of one model on one text. In the order of the first of each."""
     groups: dict[str, list[list[SharedActivations]]] = {}
     for shared in inputs:
         some = groups.setdefault(shared.source.pass_key or shared.activations_hash, [])
-        n_bytes = 4 * shared.source.shard_tokens * shared.d_in
-        if some and sum(4 * other.source.shard_tokens * other.d_in for other in some[-1]) + n_bytes <= PASS_BYTES:
+        n_bytes = 4 * shared.source.shard_tokens * shared.row_width
+        if some and sum(4 * other.source.shard_tokens * other.row_width for other in some[-1]) + n_bytes <= PASS_BYTES:
             some[-1].append(shared)
         else:
             some.append([shared])

@@ -13,7 +13,7 @@ from sae_core.errors import ConfigError
 from sae_core.training.initialization import SAMPLE_TOKENS, needs_sample
 
 Width = Callable[[RunConfig], int]
-"""Width of a run's activations: a sweep may have an axis over models."""
+"""Width of a run's activations: a sweep may have an axis over models. Of transcoders the mean of what they read and what they write."""
 
 _FLOAT_BYTES = 4
 _KEPT_COPIES = 3
@@ -33,8 +33,9 @@ _SLACK = 1.75
 
 
 def weights_bytes(run: RunConfig, d_in: int) -> int:
-    """Size of the SAE's parameters: two matrices and their biases; what an architecture adds is small."""
-    return (2 * d_in * run.sae.d_sae + run.sae.d_sae + d_in) * _FLOAT_BYTES
+    """Size of the SAE's parameters: two matrices and their biases, and a skip connection; what an architecture adds is small."""
+    skip = d_in * d_in if run.sae.skips else 0
+    return (2 * d_in * run.sae.d_sae + run.sae.d_sae + d_in + skip) * _FLOAT_BYTES
 
 
 def kept_bytes(run: RunConfig, d_in: int) -> int:

@@ -15,13 +15,14 @@ from typing import Any
 from sae_core import plugins
 from sae_core.activations.shards import was_finished
 from sae_core.config.run import RunConfig
-from sae_core.records import RunState, flat
+from sae_core.records import RunState, completed, flat
+from sae_core.validation import at
 from sweeps.definition.sweep import Sweep
 from sweeps.demo.corpus import demo_text_file
 from sweeps.planning import prediction
 from sweeps.planning.caches import fit
 from sweeps.planning.grouping import group_runs, lone_runs, training_flops
-from sweeps.planning.inputs import SharedActivations, passes, shared_activations
+from sweeps.planning.inputs import SharedActivations, check_kinds, passes, shared_activations
 from sweeps.planning.memory import group_bytes, weights_bytes
 from sweeps.planning.rented import RentedCluster, bill_lines
 from sweeps.storage.store import Store, may_recover
@@ -65,7 +66,8 @@ def plan(
         for shared in inputs:
             shared.source.check()
             shared.source.n_gpus = n_gpus
-            shared.d_in, shared.model_bytes = shared.source.d_in, shared.source.model_bytes
+            shared.d_in, shared.d_out, shared.model_bytes = shared.source.d_in, shared.source.d_out, shared.source.model_bytes
+        check_kinds(inputs)
         needs, directory = [(shared, shared.to_train(store)) for shared in inputs], None if cluster else store.directory
         fit(needs, directory, limit_gib=cache_limit, slot_bytes=slot_bytes, holds_model=sweep.search is not None)
         costs = cluster.costs(inputs) if cluster else None
@@ -231,12 +233,28 @@ class Plan(ABC):
             *self._head(),
             *([f"plugins     {', '.join(imported)}"] if imported else []),
             f"harvest     {self.harvest_tokens:,} training tokens in {self.n_shards} shards, {cached}",
+            *self._pairs(),
+            *self._text(),
             f"evaluation  {self.eval_tokens:,} held-out tokens",
             *self._work(),
             *self._streaming(),
             f"time        {time}",
             *(bill_lines(bill) if bill else []),
         ]
+
+    def _pairs(self) -> list[str]:
+        """Where transcoders read and write."""
+        pairs = []
+        for shared in self.inputs:
+            if shared.d_out is not None:
+                where = [at(shared.config, f"model.{field}") for field in ("hook_point", "hook_out")]
+                pairs.append(" to ".join(where) if all(where) else f"{shared.config['source']}, {shared.d_in} to {shared.d_out}")
+        return [f"transcoders {', '.join(pairs)}"] if pairs else []
+
+    def _text(self) -> list[str]:
+        """How text becomes windows, and which tokens count, where that is not the usual."""
+        said = dict.fromkeys(words for shared in self.inputs if (words := shared.source.text_in_words))
+        return [f"text        {'; '.join(said)}"] if said else []
 
     def _streaming(self) -> list[str]:
         if not self.n_streamed:
@@ -264,7 +282,7 @@ class GridPlan(Plan):
             self.groups = lone_runs(to_train)
         else:
             self.groups = group_runs(
-                to_train, n_slots=self.n_slots, d_in=self._d_in, slot_bytes=self.slot_bytes, live_bytes=self.live_bytes
+                to_train, n_slots=self.n_slots, d_in=self._width, slot_bytes=self.slot_bytes, live_bytes=self.live_bytes
             )
         self.trials = [(self._shared[group[0].run_id], max(run.n_tokens for run in group)) for group in self.groups]
         number = {run.run_id: index for index, group in enumerate(self.groups, start=1) for run in group}
@@ -274,17 +292,17 @@ class GridPlan(Plan):
                 setting=setting,
                 state=records[run.run_id].status if run.run_id in records else "missing",
                 tokens=run.n_tokens,
-                flops=training_flops(run, self._d_in(run)),
+                flops=training_flops(run, self._width(run)),
                 group=number.get(run.run_id),
             )
             for run, setting in zip(runs, _settings(runs), strict=True)
         ]
         self.flops = sum(run.flops for run in self.runs if run.group)
-        self.memory_bytes = max((group_bytes(group, self._d_in) for group in self.groups), default=0) + self.live_bytes
-        self.results_bytes = sum(weights_bytes(run, self._d_in(run)) for run in runs)
+        self.memory_bytes = max((group_bytes(group, self._width) for group in self.groups), default=0) + self.live_bytes
+        self.results_bytes = sum(weights_bytes(run, self._width(run)) for run in runs)
 
-    def _d_in(self, run: RunConfig) -> int:
-        return self._shared[run.run_id].d_in
+    def _width(self, run: RunConfig) -> int:
+        return self._shared[run.run_id].mean_width
 
     def _head(self) -> list[str]:
         id_width, setting_width = (max(len(getattr(run, name)) for run in self.runs) for name in ("run_id", "setting"))
@@ -308,7 +326,7 @@ class GridPlan(Plan):
         return [shared for shared in self.inputs if shared.n_todo(self.store)]
 
     def _train_seconds(self, costs: prediction.Costs) -> list[float]:
-        return [sum(costs.train(run, self._d_in(run)) for run in group) for group in self.groups]
+        return [sum(costs.train(run, self._width(run)) for run in group) for group in self.groups]
 
     def _evaluate_seconds(self, costs: prediction.Costs) -> float:
         return sum(costs.evaluate_seconds(shared, shared.n_todo(self.store)) for shared in self._used())
@@ -329,7 +347,7 @@ class SearchPlan(Plan):
         (self.shared,) = self.inputs
         self.n_trials, self.n_left, self.n_runs = self.search.trials, self.study.n_left(), self.space.axes.n_repeats
         self.trials = [(self.shared, self.harvest_tokens * self.n_runs)] * self.n_left
-        self.results_bytes = self.n_trials * self.n_runs * max(weights_bytes(run, self.shared.d_in) for run in self.shared.runs)
+        self.results_bytes = self.n_trials * self.n_runs * max(weights_bytes(run, self.shared.mean_width) for run in self.shared.runs)
 
     def _head(self) -> list[str]:
         pairs = zip(self.search.objectives, self.study.directions, strict=True)
@@ -350,7 +368,7 @@ class SearchPlan(Plan):
         return list(self.inputs) if self.n_left else []
 
     def _train_seconds(self, costs: prediction.Costs) -> list[float]:
-        mean = sum(costs.train(run, self.shared.d_in) for run in self.shared.runs) / len(self.shared.runs)
+        mean = sum(costs.train(run, self.shared.mean_width) for run in self.shared.runs) / len(self.shared.runs)
         return [mean * self.n_runs] * self.n_left
 
     def _evaluate_seconds(self, costs: prediction.Costs) -> float:
@@ -359,7 +377,7 @@ class SearchPlan(Plan):
 
 def _settings(runs: Sequence[RunConfig]) -> list[str]:
     """What each run is: its sparsity, and the fields in which runs of its architecture differ."""
-    fields = [flat(run.model_dump(mode="json")) for run in runs]
+    fields = completed([flat(run.model_dump(mode="json")) for run in runs])
     values: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for run, own in zip(runs, fields, strict=True):
         for name, value in own.items():

@@ -43,7 +43,7 @@ class Costs:
     origin: str
     """What they are taken from."""
     train: Callable[[RunConfig, int], float]
-    """Seconds of a run, with its d_in, in a slot."""
+    """Seconds of a run, with its `SharedActivations.mean_width`, in a slot."""
     harvest: dict[str, float] = field(default_factory=dict)
     """Model -> seconds per training token, on all slots."""
     evaluate: dict[str, float] = field(default_factory=dict)
@@ -81,7 +81,7 @@ def of_finished_runs(results: Path) -> Costs | None:
         results: a directory of sweeps.
     """
     runs: list[RunRecord] = []
-    costs, hardware, names = Costs("", lambda run, d_in: _train_seconds(run, d_in, runs)), provenance.hardware(), []
+    costs, hardware, names = Costs("", lambda run, width: _train_seconds(run, width, runs)), provenance.hardware(), []
     for directory in sorted(results.iterdir()) if results.is_dir() else []:
         if not SweepPaths(directory).facts.is_file():
             continue
@@ -120,13 +120,13 @@ def _add_stages(costs: Costs, facts: Mapping[str, Any], launch: int | None, reco
         costs.evaluate[key] = seconds["evaluate"] / config["eval_tokens"] / (len(records) + BASELINES)
 
 
-def _train_seconds(run: RunConfig, d_in: int, records: Sequence[RunRecord]) -> float:
+def _train_seconds(run: RunConfig, width: int, records: Sequence[RunRecord]) -> float:
     """From the finished runs of the same architecture that are nearest in size, scaled by floating-point operations."""
 
     def sizes(record: RunRecord) -> list[tuple[float, float]]:
         sae, train = record.config["sae"], record.config["train"]
-        ours = d_in, run.sae.d_sae, run.n_tokens, run.train.batch_size, run.sae.expected_l0
-        theirs = record.d_in, sae["d_sae"], record.train_tokens, train["batch_size"], record.metrics.get("l0")
+        ours = width, run.sae.d_sae, run.n_tokens, run.train.batch_size, run.sae.expected_l0
+        theirs = _mean_width(record.d_in, record.d_out), sae["d_sae"], record.train_tokens, train["batch_size"], record.metrics.get("l0")
         return [(one, float(other or one)) for one, other in zip(ours, theirs, strict=True)]
 
     same = [record for record in records if record.architecture == run.sae.architecture]
@@ -148,7 +148,7 @@ def measured(inputs: Sequence[SharedActivations], n_slots: int, device: str) -> 
 
     torch.set_num_threads(1)
     steps: dict[Hashable, float] = {}
-    costs = Costs("steps of each setting taken now", lambda run, d_in: run.n_steps * steps[_setting(run, d_in)])
+    costs = Costs("steps of each setting taken now", lambda run, width: run.n_steps * steps[_setting(run, width)])
     for shared in inputs:
         with tempfile.TemporaryDirectory() as cache:
             _measure(shared, Path(cache), device, n_slots, costs, steps)
@@ -167,31 +167,38 @@ def _measure(shared: SharedActivations, cache: Path, device: str, n_slots: int, 
     x = source.shard(cache, 0)  # loads what it needs, too
     settings: dict[Hashable, list[RunConfig]] = defaultdict(list)
     for run in shared.runs:
-        settings[_setting(run, source.d_in)].append(run)
+        settings[_setting(run, shared.mean_width)].append(run)
     began = _now(device)
     source.shard(cache, 0)
     costs.harvest[model_key(shared.config)] = (_now(device) - began) / len(x) / min(n_slots, n_shards)
     saes: dict[str, Any] = {}
     for setting, runs in settings.items():
-        steps[setting], sae = _step_seconds(sorted(runs, key=lambda run: run.sae.expected_l0)[len(runs) // 2], x, device)
+        steps[setting], sae = _step_seconds(sorted(runs, key=lambda run: run.sae.expected_l0)[len(runs) // 2], (x, source.d_in), device)
         saes |= {str(setting): sae} if sae else {}
     began = _now(device)
-    mean = x.mean(dim=0)
+    mean = x.mean(dim=0)[-(source.d_out or source.d_in) :]
     chunk = source.eval_chunk(cache, 0, mean)
     evaluate_chunk(chunk, saes, mean=mean)
     costs.evaluate[model_key(shared.config)] = (_now(device) - began) / len(chunk.x) / (len(saes) + BASELINES) / min(n_slots, n_chunks)
 
 
-def _step_seconds(run: RunConfig, x: Any, device: str) -> tuple[float, Any]:
-    """Seconds of a training step, and the SAE after some of them; None if it diverged."""
+def _step_seconds(run: RunConfig, rows: tuple[Any, int], device: str) -> tuple[float, Any]:
+    """Seconds of a training step, and the SAE after some of them; None if it diverged.
+
+    Args:
+        rows: of a shard, and their first values that are the input.
+    """
     from sae_core.activations.stream import TensorStream
     from sae_core.training.loop import train_run
 
+    (x, d_in), pairs = rows, {}
+    if x.shape[1] > d_in:
+        x, pairs = x[:, :d_in], {"target": x[:, d_in:]}
     train = run.train.model_copy(update=_SETTLING if run.sae.has_coefficient else {})
     per_step = training_flops(run.sae.architecture, x.shape[1], run.sae.d_sae, train.batch_size)
     n_steps = int(min(max(_FLOPS / per_step, _LEAST_STEPS), _MOST_STEPS))
     activations = run.activations.model_copy(update={"train_tokens": n_steps * train.batch_size})
-    stream = TensorStream(x, batch_size=train.batch_size, normalize_activations=train.normalize_activations, device=device)
+    stream = TensorStream(x, **pairs, batch_size=train.batch_size, normalize_activations=train.normalize_activations, device=device)
     times = [_now(device)]
     few = run.model_copy(update={"activations": activations, "train": train})
     result = train_run(few, stream, device=device, on_step=lambda _: times.append(_now(device)))
@@ -208,9 +215,14 @@ def _now(device: str) -> float:
     return time.perf_counter()
 
 
-def _setting(run: RunConfig, d_in: int) -> Hashable:
+def _mean_width(d_in: int | None, d_out: int | None) -> float:
+    """As `SharedActivations.mean_width`."""
+    return ((d_in or 0) + (d_out or d_in or 0)) / 2
+
+
+def _setting(run: RunConfig, width: int) -> Hashable:
     """What the time of a step depends on."""
-    return run.sae.architecture, d_in, run.sae.d_sae, run.train.batch_size, run.train.autocast
+    return run.sae.architecture, width, run.sae.d_sae, run.train.batch_size, run.train.autocast
 
 
 def model_key(activations: Mapping[str, Any]) -> str:

@@ -38,6 +38,7 @@ class Cache:
     source: str | None
     model: str | None
     hook_point: str | None
+    hook_out: str | None
     sweeps: list[str]
     """Sweeps of the results directory that used it, or have records of its activations."""
     running: list[str]
@@ -137,6 +138,7 @@ def _cache(path: Path, recorded: dict[str, dict[str, Any]]) -> Cache:
         source=source.get("source"),
         model=model.get("name"),
         hook_point=model.get("hook_point"),
+        hook_out=model.get("hook_out"),
         sweeps=sorted({*recorded, *(user.directory.name for user in used if user.directory.is_dir())}),
         running=[user.directory.name for user in used if user.holder()],
         last_used=max((datetime.fromtimestamp(user.used_at, UTC).isoformat(timespec="seconds") for user in used), default=None),

@@ -20,7 +20,7 @@ from sae_core.config.run import RunConfig
 from sae_core.errors import ConfigError, reason_of
 from sae_core.evaluation import metric_plugins
 from sae_core.files import read_json, write_json
-from sae_core.metrics import METRICS
+from sae_core.metrics.evaluators import column_specs
 from sae_core.records import RunRecord
 from sae_core.seeds import seed_of
 from sweeps.definition.grid import Axis
@@ -51,7 +51,8 @@ class Study:
         self.space, self.config, self.store = space, config, store
         measured = [*config.objectives, *(f"{name} {checksum}" for name, checksum in metric_plugins().items())]
         self.file = store.paths.search / f"{'-'.join(config.objectives)}-{space.identity(measured)}.json"
-        self.directions = [METRICS[name].spec.direction for name in config.objectives]
+        specs = column_specs()
+        self.directions = [specs[name].direction for name in config.objectives]
         self.trials, self._damage = self._read()
         self._study: optuna.Study | None = None
 

@@ -20,9 +20,9 @@ def main(directory: Path) -> None:
         sae = SAE.load_from_disk(str(folder))
         with torch.no_grad():
             latents = sae.encode(x)
-            outputs |= {f"{folder.name}/latents": latents.contiguous(), f"{folder.name}/x_hat": sae.decode(latents).contiguous()}
+            outputs |= {f"{folder.name}/latents": latents.contiguous(), f"{folder.name}/x_hat": sae(x).contiguous()}
     save_file(outputs, directory / "outputs.safetensors")
-    (directory / "versions.json").write_text(json.dumps({"sae_lens": sae_lens.__version__}))
+    (directory / "versions.json").write_text(json.dumps({"sae_lens": sae_lens.__version__, "torch": torch.__version__}))
 
 
 if __name__ == "__main__":

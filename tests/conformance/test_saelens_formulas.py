@@ -12,7 +12,7 @@ import torch
 from small_runs import random_sae
 from torch import Tensor
 
-from sae_core.sae.base import LossContext
+from sae_core.sae.loss import LossContext
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

@@ -14,7 +14,7 @@ import pytest
 import saelens_folders
 import torch
 from safetensors.torch import load_file, save_file
-from small_runs import run_of, stream_of, tokens
+from small_runs import D_IN, D_SAE, pairs_of, run_of, stream_of, tokens
 
 from sae_core.config.run import ARCHITECTURES, NORMALIZATIONS
 from sae_core.sae.base import SparseAutoencoder
@@ -33,6 +33,18 @@ def export(directory: Path, normalize_activations: str) -> list[str]:
     for name, result in zip(names, train_group(runs, stream_of(runs[0])), strict=True):
         inference = result.exported()
         inference.save_pretrained(directory / name, {"model_name": "synthetic", "hook_name": "x"})
+    return names
+
+
+def export_transcoders(directory: Path, normalize_activations: str) -> list[str]:
+    """The same of transcoders, each with and without a skip connection."""
+    known = [(name, skip) for name, cls in ARCHITECTURES.items() for skip in (False, True) if cls.transcodes]
+    examples = {name: ARCHITECTURES[name].Config.example(D_IN, D_SAE) for name, _ in known}
+    configs = [examples[name].model_copy(update={"skip_connection": skip, **examples[name].transcoder_start}) for name, skip in known]
+    runs = [run_of(config, n_steps=60, batch_size=128, normalize_activations=normalize_activations) for config in configs]
+    names = [f"{name}-transcoder{'-skip' * skip}-{normalize_activations}" for name, skip in known]
+    for name, result in zip(names, train_group(runs, pairs_of(runs[0])), strict=True):
+        result.exported().save_pretrained(directory / name, {"model_name": "synthetic", "hook_name": "x", "hook_name_out": "y"})
     return names
 
 
@@ -57,6 +69,19 @@ def test_saelens_computes_what_we_compute(tmp_path: Path) -> None:
             latents, x_hat = sae.reconstruct(x)
             torch.testing.assert_close(theirs[f"{name}/latents"], latents, rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(theirs[f"{name}/x_hat"], x_hat, rtol=1e-5, atol=1e-6)
+
+
+def test_saelens_computes_what_our_transcoders_compute_to_the_last_bit(tmp_path: Path) -> None:
+    names = [name for units in ("expected_norm", "whitening") for name in export_transcoders(tmp_path, units)]
+    x = tokens(512)
+    theirs = outputs_of_saelens(tmp_path, x)
+    same_torch = json.loads((tmp_path / "versions.json").read_text())["torch"] == torch.__version__
+    tolerance = {"rtol": 0.0, "atol": 0.0} if same_torch else {"rtol": 1e-5, "atol": 1e-6}
+    for name in names:
+        with torch.no_grad():
+            latents, y_hat = SparseAutoencoder.from_pretrained(tmp_path / name).reconstruct(x)
+        torch.testing.assert_close(theirs[f"{name}/latents"], latents, **tolerance)
+        torch.testing.assert_close(theirs[f"{name}/x_hat"], y_hat, **tolerance)
 
 
 def test_we_compute_what_saelens_computes_of_other_programs_files(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from torch.func import functional_call
 
 from sae_core.architectures.topk_family import TopKFamily
 from sae_core.config.run import ARCHITECTURES, NORMALIZATIONS, ArchitectureConfig, RunConfig
-from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.sae.loss import LossContext, LossTerms
 from sae_core.sae.normalization import Affine, Normalization, layer_norm
 from sae_core.sparse import pre_acts
 from sae_core.sparse.active import ActiveLatents

@@ -8,7 +8,8 @@ from small_runs import sae_with
 from torch import Tensor
 
 from sae_core.config.run import ARCHITECTURES
-from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.sae.loss import LossContext, LossTerms
 from sae_core.sparse.kernels.choice import Choice, using_kernels
 from sae_core.sparse.pre_acts import SPARSE_FRACTION, PreActs, SparsePreActs
 

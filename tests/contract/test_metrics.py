@@ -29,6 +29,7 @@ ORACLES: dict[str, Callable[[dict[str, Array]], float]] = {
     "explained_variance": lambda a: 1 - fvu(a["x"], a["x_hat"]),
     "cosine": lambda a: np.mean([np.dot(u, v) / np.linalg.norm(u) / np.linalg.norm(v) for u, v in zip(a["x"], a["x_hat"], strict=True)]),
     "reconstruction_bias": lambda a: (a["x_hat"] ** 2).sum() / (a["x"] * a["x_hat"]).sum(),
+    "fvu_without_latents": lambda a: fvu(a["x"], a["x_hat"] / 2),
     "l0": lambda a: (a["latents"] != 0).sum(axis=1).mean(),
     "dead_fraction": lambda a: 1 - (a["latents"] != 0).any(axis=0).mean(),
     "ce_loss_clean": lambda a: a["ce_clean"].mean(),

@@ -42,11 +42,13 @@ def test_they_train_on_two_workers(plugins, tmp_path):
     generator = np.random.default_rng(0)
     directions = generator.standard_normal((24, 16)).astype(np.float32)
     rows = (generator.random((70_000, 24)) > 0.9).astype(np.float32) @ directions
-    np.save(tmp_path / "activations.npy", rows)
+    (tmp_path / "activations").mkdir()
+    for number, part in enumerate(np.array_split(rows, 3)):
+        np.save(tmp_path / "activations" / f"{number}.npy", part)
     definition = {
         "name": "mine",
         "plugins": [str(file) for file in plugins.values()],
-        "activations": {"source": "array", "path": "./activations.npy", "train_tokens": 66_000, "eval_tokens": 4_000},
+        "activations": {"source": "array", "path": "./activations", "train_tokens": 66_000, "eval_tokens": 4_000},
         "sae": {"d_sae": 32},
         "train": {"lr": 4e-3, "batch_size": 256},
         "architectures": {"log_penalty": {"log_coefficient": [0.3, 1.0]}, "topk": {"k": 2, "normalize_activations": "centered"}},

@@ -10,6 +10,7 @@ import yaml
 from documents import ROOT
 from fake_results import realistic_records, write_sweep
 from small_sweep import DEFINITION, DIVERGING
+from tiny_model import write_text as write_text_of
 from typer.testing import CliRunner
 
 from sae_core.files import write_text
@@ -21,6 +22,7 @@ from sweeps.storage.progress_file import GroupProgress
 from sweeps.storage.store import Store
 
 TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", dict: "object"}
+TOKENS = ["--set", "data.train_tokens=3000", "--set", "data.eval_tokens=1000", "--set", "train.batch_size=256"]
 SAME_AS = {"pause": "stop", "resume": "stop"}
 
 
@@ -84,7 +86,10 @@ def test_every_command_prints_what_is_documented(launched, tmp_path, monkeypatch
     sweep, (failed,) = results / "small", ran["failed"]
     two = write_sweep(tmp_path / "two", realistic_records((0, 1))[:16], n_documents=12)
     finished = next(run.name for run in (sweep / "runs").glob("topk-*"))
+    text = write_text_of(tmp_path / "text.jsonl")
     arguments = {
+        "pretokenize": ["demo", "--to", tmp_path / "tokens", "--set", f"data.dataset={text}", *TOKENS],
+        "harvest": [definition, "--results", tmp_path / "harvested", "--executor", "inline"],
         "plan": [definition, "--results", results],
         "status": [sweep],
         "logs": [sweep, failed["run_id"]],
@@ -94,6 +99,7 @@ def test_every_command_prints_what_is_documented(launched, tmp_path, monkeypatch
         "report": [sweep],
         "compare": [two, "--l0", "16"],
         "best": [sweep, "--l0", "2"],
+        "export": [sweep, "--run", finished, "--to", tmp_path / "exported"],
         "figures": [sweep, "--out", tmp_path / "figures", "--format", "svg"],
         "features": [sweep, finished, "--top", "2"],
         "list": [],

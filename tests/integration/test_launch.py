@@ -227,9 +227,9 @@ def count_steps(monkeypatch):
     """A list that grows by the number of each training step taken."""
     steps, train_step = [], Learner.train_step
 
-    def counted(self, x):
+    def counted(self, *batch):
         steps.append(self.step)
-        train_step(self, x)
+        train_step(self, *batch)
 
     monkeypatch.setattr(Learner, "train_step", counted)
     return steps

@@ -26,6 +26,8 @@ def test_no_file_loads_what_may_run(path):
             assert not names & MODULES, f"line {node.lineno}: {names & MODULES}"
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
+            if name == "torch.load" and "weights_only=True" in [ast.unparse(keyword) for keyword in node.keywords]:
+                continue  # makes tensors and plain containers of them only
             assert name not in CALLS and not name.endswith("cloudpickle.loads"), f"line {node.lineno}: {name}"
             if name == "yaml.load":
                 loaders = [ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg == "Loader"]

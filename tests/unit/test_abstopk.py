@@ -4,7 +4,8 @@ import torch
 from hand_computed import WEIGHTS, X
 from small_runs import random_sae, with_weights
 
-from sae_core.sae.base import LossContext, SparseAutoencoder
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.sae.loss import LossContext
 
 
 def test_latents_are_chosen_by_size_and_keep_their_signs() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from sae_core.architectures.batchtopk import BatchTopK, BatchTopKConfig
 from sae_core.architectures.jumprelu import JumpReLU
 from sae_core.config.run import ARCHITECTURES
-from sae_core.sae.base import LossContext
+from sae_core.sae.loss import LossContext
 from sae_core.training.loop import train_run
 
 

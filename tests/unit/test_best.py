@@ -93,9 +93,9 @@ def test_the_terminal_shows_numbers_path_and_code(sweep: Path) -> None:
 
 
 def test_saelens_loads_what_it_knows() -> None:
-    from sae_core.sae.saelens_files import SAELENS_FIELDS
+    from sae_core.sae.saelens_files import SAELENS_FIELDS, TRANSCODERS
 
-    assert set(SAELENS_FIELDS) == IN_SAELENS
+    assert {*SAELENS_FIELDS, *TRANSCODERS} == IN_SAELENS
 
 
 @pytest.mark.slow

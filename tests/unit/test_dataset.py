@@ -8,7 +8,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from sae_core.activations.files import hash_files
-from sae_core.activations.language_model.dataset import DataConfig, Part, content_hash, documents, problems
+from sae_core.activations.language_model.data_config import DataConfig
+from sae_core.activations.language_model.dataset import Part, content_hash, documents, problems
 from sae_core.errors import ConfigError
 
 ROWS = [

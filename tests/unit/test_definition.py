@@ -150,6 +150,7 @@ def test_a_file_that_is_not_a_mapping(tmp_path, text):
             "at most 200,000 values (aliases count each time), 20 levels deep, but got more in 'g'. Shorten it.",
         ),
     ],
+    ids=["bom", "latin-1", "circle", "long", "bomb"],
 )
 @pytest.mark.slow
 def test_files_that_no_definition_can_be(tmp_path, content, message):

@@ -10,7 +10,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from sae_core.activations.language_model import dataset as module
-from sae_core.activations.language_model.dataset import DataConfig, Document, Part, documents, problems
+from sae_core.activations.language_model.data_config import DataConfig
+from sae_core.activations.language_model.dataset import Document, Part, documents, problems
 from sae_core.errors import ConfigError
 
 SHARED = {"train_split": "train", "eval_split": "train"}

@@ -117,7 +117,7 @@ def test_another_source():
             "sae: unknown key 'k'. A common field must belong to every architecture. The sparsity of 'gated' is set by `l1_coefficient`.",
         ),
         ({"train": {"lrr": 1}}, "train: unknown key 'lrr'. Did you mean 'lr'?"),
-        ({"model": {**BASE["model"], "hook": "a"}}, "model: unknown key 'hook'. Did you mean 'hook_point'?"),
+        ({"model": {**BASE["model"], "hook_pont": "a"}}, "model: unknown key 'hook_pont'. Did you mean 'hook_point'?"),
         (
             {"data": {**BASE["data"], "train_token": 1}},
             "data: unknown key 'train_token'. Did you mean 'train_tokens'?",
@@ -343,3 +343,25 @@ def test_rungs_lie_after_the_schedule_of_an_architecture():
     (line,) = problems(early_stopping={"rungs": [0.3, 0.6]}, architectures=architectures)
     assert "but got rungs=[0.3, 0.6] where the sparsity of 'topk' settles at 0.4 of the run." in line
     assert runs(early_stopping={"rungs": [0.01, 0.6]}, architectures={"topk": {"k": 8}}, data={**BASE["data"], "train_tokens": 1_000_000})
+
+
+PAIRS = {"name": "demo", "hook_point": "blocks.2.mlp.hook_in", "hook_out": "blocks.2.hook_mlp_out"}
+
+
+def starts(**changes):
+    found = runs(**changes)
+    return {(run.sae.architecture, run.sae.decoder_init, run.sae.b_dec_init) for run in found}
+
+
+def test_transcoders_start_from_pairs_of_tokens_where_the_definition_does_not_say():
+    assert starts() == {("topk", "random", "zeros")}
+    assert starts(model=PAIRS) == {("topk", "data", "mean")}
+    assert starts(model=PAIRS, sae={"d_sae": 64, "b_dec_init": "zeros"}) == {("topk", "data", "zeros")}
+    assert starts(model=PAIRS, architectures={"topk": {"k": 8, "decoder_init": "random"}}) == {("topk", "random", "mean")}
+
+
+def test_a_skip_connection_is_an_axis_of_every_architecture_that_transcodes():
+    names = [name for name, cls in ARCHITECTURES.items() if cls.transcodes]
+    found = runs(model=PAIRS, target_l0=8, sae={"d_sae": 64, "skip_connection": [False, True]}, architectures={name: {} for name in names})
+    assert [(run.sae.architecture, run.sae.skips) for run in found] == [(name, skips) for name in names for skips in (False, True)]
+    assert len({run.run_id for run in found}) == 2 * len(names)

@@ -51,6 +51,21 @@ def test_points_without_a_logarithm_are_named(tmp_path: Path) -> None:
     assert recovered.not_drawn == ("gated-9-0",)  # this axis is linear in y
 
 
+def test_a_front_without_a_logarithm_anywhere_has_no_band(tmp_path: Path) -> None:
+    values = {"topk": (0.3, 0.2, 0.1), "gated": (-0.1, -0.2, -0.3)}
+    records = [
+        record_of(name, k, metrics_at(k, 0.4, delta + seed / 100), seed=seed)
+        for name, deltas in values.items()
+        for k, delta in zip((8, 16, 32), deltas, strict=True)
+        for seed in (0, 1)
+    ]
+    info = L0DeltaCe.info(load_table(write_sweep(tmp_path / "demo", records)), {})
+    assert info is not None
+    assert info.series.keys() == {"topk"}
+    assert info.bands.keys() == {"topk"}
+    L0DeltaCe.figure(info)
+
+
 def test_recovered_is_maximised(tmp_path: Path) -> None:
     records = [record_of("topk", 8, metrics_at(8, 0.1, 0.2)), record_of("topk", 16, metrics_at(16, 0.05, 0.3))]
     info = L0CeLossRecovered.info(load_table(write_sweep(tmp_path / "demo", records)), {})

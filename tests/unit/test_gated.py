@@ -4,7 +4,7 @@ import torch
 from hand_computed import SHARED, X
 from small_runs import with_weights
 
-from sae_core.sae.base import LossContext
+from sae_core.sae.loss import LossContext
 
 # u = (x - b_dec) @ W_enc = [[3, 3, 6], [-1, 0, -1]].
 # Gate: u + b_gate = [[-1, 3, 6], [-5, 0, -1]]; magnitude: relu(u * (1, 2, 1) + b_mag) = [[3, 5, 0], [0, 0, 0]].

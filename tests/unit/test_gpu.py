@@ -23,7 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import sae_core.sparse.kernels
 from sae_core.config.run import ARCHITECTURES
-from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.sae.loss import LossContext, LossTerms
 from sae_core.sparse import pre_acts
 from sae_core.sparse.kernels import choice as kernels
 from sae_core.sparse.kernels import reference

@@ -5,7 +5,8 @@ from small_runs import random_sae
 from torch import Tensor
 
 from sae_core.architectures.hierarchical_topk import HierarchicalTopK, HierarchicalTopKConfig
-from sae_core.sae.base import LossContext, SparseAutoencoder
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.sae.loss import LossContext
 
 X = torch.randn(32, 12, generator=torch.Generator().manual_seed(0))
 

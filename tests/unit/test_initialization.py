@@ -12,7 +12,8 @@ from sae_core.architectures.standard import StandardConfig
 from sae_core.architectures.topk import TopKConfig
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, RunConfig
 from sae_core.errors import ConfigError
-from sae_core.sae.base import LossContext, SparseAutoencoder
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.sae.loss import LossContext
 from sae_core.training import initialization
 from sae_core.training.initialization import NORMS, Sample, best_norm, geometric_median, initialize, needs_sample
 
@@ -70,9 +71,11 @@ def test_rows_from_the_data_point_at_tokens(d_sae: int, monkeypatch: pytest.Monk
 
 
 def test_no_token_is_chosen_twice_where_there_are_enough() -> None:
-    tokens = torch.nn.functional.normalize(cloud(0, 40))
-    assert sorted((initialization._data_directions(tokens, 40, seed=0) @ tokens.T).argmax(dim=1).tolist()) == list(range(40))
-    assert len(initialization._data_directions(tokens, 41, seed=0)) == 41
+    tokens = cloud(0, 40)
+    assert sorted(initialization._chosen_tokens(tokens, 40, seed=0).tolist()) == list(range(40))
+    assert len(initialization._chosen_tokens(tokens, 41, seed=0)) == 41
+    tokens[7] = 0
+    assert 7 not in initialization._chosen_tokens(tokens, 500, seed=0)
 
 
 def test_the_seed_chooses_the_rows() -> None:
@@ -88,7 +91,7 @@ def test_an_independent_encoder_stays_so() -> None:
 
 def test_rows_need_tokens_away_from_b_dec() -> None:
     with pytest.raises(ConfigError, match="but got none to choose n=3 rows from"):
-        initialization._data_directions(torch.zeros(5, 2), 3, seed=0)
+        initialization._chosen_tokens(torch.zeros(5, 2), 3, seed=0)
 
 
 def test_norms_are_a_logarithmic_grid() -> None:
@@ -121,7 +124,7 @@ def test_the_search_finds_the_norm_of_least_error(name: str) -> None:
 def test_the_search_leaves_the_sae_alone() -> None:
     sae = fresh(TopKConfig(d_sae=64, k=4, decoder_init_norm="search"))
     before = {key: value.clone() for key, value in sae.state_dict().items()}
-    best_norm(sae, Sample(stream_of(run_of("topk"))).x, batch_size=5000)  # larger than what is searched with
+    best_norm(sae, Sample(stream_of(run_of("topk"))), batch_size=5000)  # larger than what is searched with
     assert all(torch.equal(value, before[key]) for key, value in sae.state_dict().items())
 
 

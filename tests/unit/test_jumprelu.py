@@ -9,7 +9,7 @@ from small_runs import with_weights
 from torch import Tensor
 
 from sae_core.architectures.jumprelu import JumpReLU, JumpReLUConfig
-from sae_core.sae.base import LossContext
+from sae_core.sae.loss import LossContext
 from sweeps import Sweep
 
 # Pre-activations [[3, 2, 6], [-1, -1, -1]]: latents 0 and 2 of the first token are above these thresholds.

@@ -133,7 +133,7 @@ def test_arguments_of_the_wrong_kind_are_told_together(tmp_path):
 
 
 def test_what_only_this_process_knows_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setitem(METRICS._entries, "answer", type("Answer", (), {"__module__": "__main__"}))
+    monkeypatch.setitem(METRICS._entries, "answer", type("Answer", (), {"__module__": "__main__", "spec": METRICS["l0"].spec}))
     with pytest.raises(ConfigError, match=r"metric 'answer' of '__main__' is registered by no plugin.*Name its file or module"):
         launch(tiny(), results=tmp_path)
 

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 from small_runs import random_sae, with_weights
 
 from sae_core.architectures.matryoshka_batchtopk import MatryoshkaBatchTopKConfig
-from sae_core.sae.base import LossContext
+from sae_core.sae.loss import LossContext
 
 
 def test_every_prefix_reconstructs() -> None:

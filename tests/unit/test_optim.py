@@ -7,7 +7,8 @@ from small_runs import D_IN, D_SAE, random_sae
 from torch.nn.utils import clip_grad_norm_
 
 from sae_core.config.run import ARCHITECTURES, TrainConfig
-from sae_core.sae.base import LossContext, SparseAutoencoder
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.sae.loss import LossContext
 from sae_core.training.optim import Adam, lr_factor
 
 
@@ -88,14 +89,15 @@ def test_given_factors_multiply_those_of_the_architecture() -> None:
 
 def test_every_parameter_may_have_a_factor() -> None:
     cls = ARCHITECTURES["standard"]
-    config = TrainConfig(lr_factors=dict.fromkeys(ARCHITECTURES["standard"].parameter_names(), 0.5))
-    assert moved(cls(cls.Config(d_sae=D_SAE), D_IN), config, 0.02) == dict.fromkeys(ARCHITECTURES["standard"].parameter_names(), 0.01)
+    config = TrainConfig(lr_factors=dict.fromkeys(cls.parameter_names(cls.Config(d_sae=D_SAE)), 0.5))
+    assert moved(cls(cls.Config(d_sae=D_SAE), D_IN), config, 0.02) == dict.fromkeys(("W_dec", "W_enc", "b_dec", "b_enc"), 0.01)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_parameter_names(name: str) -> None:
     cls = ARCHITECTURES[name]
-    assert ARCHITECTURES[name].parameter_names() == tuple(dict(cls(cls.Config.example(D_IN, D_SAE), D_IN).named_parameters()))
+    config = cls.Config.example(D_IN, D_SAE)
+    assert cls.parameter_names(config) == tuple(dict(cls(config, D_IN).named_parameters()))
 
 
 @pytest.mark.parametrize("max_norm", [None, 0.5, 1e6])

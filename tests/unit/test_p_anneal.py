@@ -3,7 +3,7 @@ import torch
 from small_runs import random_sae
 
 from sae_core.architectures.p_anneal import EPSILON, PAnnealConfig
-from sae_core.sae.base import LossContext
+from sae_core.sae.loss import LossContext
 
 X = torch.randn(32, 12, generator=torch.Generator().manual_seed(0))
 

@@ -70,7 +70,8 @@ def test_documents_drawn_several_times_are_a_text_that_repeats_them(weights: lis
     # The mean that variance is about stays that of the whole text.
     variance = float((rows.x.double() - data.x.double().mean(dim=0)).pow(2).sum())
     fvu = float((rows.x.double() - rows.x_hat.double()).pow(2).sum()) / variance
-    expected |= {"fvu": fvu, "explained_variance": 1 - fvu}
+    without_latents = float((rows.x.double() - (rows.x_hat / 2).double()).pow(2).sum()) / variance
+    expected |= {"fvu": fvu, "explained_variance": 1 - fvu, "fvu_without_latents": without_latents}
     drawn = {name: found.values(name, np.array([weights], dtype=float))[0, 0] for name in RATIOS}
     assert drawn == pytest.approx({name: expected[name] for name in RATIOS}, rel=1e-9)
 

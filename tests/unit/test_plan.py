@@ -45,6 +45,13 @@ def test_a_fresh_sweep(tmp_path):
     assert made.results_bytes == 5 * (2 * 32 * 64 + 64 + 32) * 4
 
 
+def test_runs_that_differ_in_a_field_which_configs_leave_out_are_told_apart(tmp_path):
+    data = {"dataset": "demo", "train_tokens": 2_000, "eval_tokens": 200, "exclude_high_norm": [None, 10]}
+    model = {"name": "demo", "hook_point": "blocks.0.hook_resid_post"}
+    made = plan(sweep(activations=None, model=model, data=data, architectures={"topk": {"k": 2}}), tmp_path, n_slots=1)
+    assert [run.setting for run in made.runs] == ["topk k=2 exclude_high_norm=None seed=0", "topk k=2 exclude_high_norm=10.0 seed=0"]
+
+
 def test_runs_are_told_apart(tmp_path):
     made = plan(
         sweep(

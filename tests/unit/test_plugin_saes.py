@@ -65,3 +65,40 @@ def test_a_plugin_that_is_gone_is_named(tmp_path: Path) -> None:
     (tmp_path / "cfg.json").write_text(json.dumps(cfg))
     with pytest.raises(ConfigError, match="a plugin must be importable, but got 'no_such_module'"):
         SparseAutoencoder.from_pretrained(tmp_path)
+
+
+TRANSCODING = PLUGIN.replace("ArchitectureConfig", "TranscoderConfig").replace(
+    "Config = PlainConfig", "Config = PlainConfig; transcodes = True"
+)
+TRANSCODING = TRANSCODING.replace("x - self.b_dec", "x - self.input_bias").replace(
+    "mse(self.decode(latents), x)", "mse(latents @ self.W_dec + self.output_offset(x), ctx.target_of(x))"
+)
+TRAIN = """
+import sys
+import torch
+from sae_core import plugins
+from sae_core.activations.stream import TensorStream
+from sae_core.activations.synthetic import SyntheticActivations
+from sae_core.config import ARCHITECTURES, RunConfig, TrainConfig
+from sae_core.sae import SparseAutoencoder
+from sae_core.training.loop import train_run
+plugins.load([sys.argv[1]])
+x = torch.randn(512, 4, generator=torch.Generator().manual_seed(0))
+config = ARCHITECTURES["plain"].Config(d_sae=8, skip_connection=True)
+activations = SyntheticActivations(train_tokens=640, eval_tokens=64, d_in=4, n_features=8, n_active=2.0)
+run = RunConfig(activations=activations, sae=config, train=TrainConfig(batch_size=64))
+exported = train_run(run, TensorStream(x, target=x[:, :3].abs(), batch_size=64)).exported()
+exported.save_pretrained(sys.argv[2])
+loaded = SparseAutoencoder.from_pretrained(sys.argv[2])
+assert torch.equal(loaded(x), exported(x)) and loaded.W_skip is not None
+sys.stdout.write(f"{type(loaded).__name__} {loaded.sizes}")
+"""
+
+
+@pytest.mark.slow
+def test_an_architecture_of_a_plugin_transcodes(tmp_path: Path) -> None:
+    plugin = tmp_path / "plain_sae.py"
+    plugin.write_text(TRANSCODING)
+    assert python(TRAIN, plugin, tmp_path / "sae") == "Plain (4, 3)"
+    cfg = json.loads((tmp_path / "sae" / "cfg.json").read_text())
+    assert cfg["architecture"] == "plain" and cfg["skip_connection"] is True and cfg["d_out"] == 3

@@ -135,3 +135,10 @@ def test_a_name_of_ours_cannot_be_taken(tmp_path: Path) -> None:
     text = "from sae_core.config import ARCHITECTURES\n@ARCHITECTURES.register('topk')\nclass TopK: pass"
     with pytest.raises(ConfigError, match=r"architecture names must be unique, but 'topk' is registered twice"):
         plugins.load([write(tmp_path / "mine.py", text)])
+
+
+def test_a_plugin_whose_import_fails_registers_nothing(tmp_path: Path) -> None:
+    lines = ["from sweeps.samplers import SAMPLERS", "@SAMPLERS.register('half')", "def half(*_): ...", "1 / 0"]
+    with pytest.raises(ConfigError, match="ZeroDivisionError"):
+        plugins.load([write(tmp_path / "half.py", "\n".join(lines))])
+    assert "half" not in SAMPLERS

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from sae_core.activations.language_model.data_config import DataConfig
+from sae_core.activations.language_model.loading import ModelConfig
+from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError, DamagedFileError
 from sae_core.files import finite_or_none, write_json, write_text
-from sae_core.records import SCHEMA_VERSION, RunRecord
+from sae_core.records import LEFT_OUT, SCHEMA_VERSION, RunRecord
 
 
 def record(**changes: object) -> RunRecord:
@@ -80,3 +83,18 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path, m
         write_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_configs_leave_out_is_listed() -> None:
+    configs = {
+        "sae": [cls.Config.example(8, 16) for cls in ARCHITECTURES.values()],
+        "activations.model": [ModelConfig(name="a", hook_point="b")],
+        "activations.data": [DataConfig(dataset="a")],
+    }
+    found = {
+        f"{section}.{name}": getattr(config, name)
+        for section, some in configs.items()
+        for config in some
+        for name in type(config).model_fields.keys() - config.model_dump().keys()
+    }
+    assert found == LEFT_OUT

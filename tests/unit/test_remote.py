@@ -39,7 +39,7 @@ def follow(monkeypatch):
 @pytest.mark.slow
 def test_a_command_runs_and_what_it_prints_arrives(monkeypatch, follow):
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:9"))
-    command = remote._Command(small_sweep().to_yaml(), ["--executor", "inline"])
+    command = remote._Command("run", small_sweep().to_yaml(), ["--executor", "inline"])
     message = "`--address` must be left out with `--executor inline`, but got '127.0.0.1:9'. Leave out one of them."
     assert follow(command) == (2, [(message, True)])
 
@@ -73,16 +73,17 @@ def test_a_command_that_is_lost(follow, error, kind, message):
         follow(SimpleNamespace(lines=lines, stop=None))
 
 
-def test_the_same_arguments_arrive(monkeypatch, tmp_path):
+@pytest.mark.parametrize("command", ["run", "harvest"])
+def test_the_same_arguments_arrive(monkeypatch, tmp_path, command):
     """But for those that are in the definition already, and the defaults."""
     calls = []
     monkeypatch.setattr(remote, "run_remotely", lambda *arguments, **options: calls.append((arguments, options)) or 1)
     (tmp_path / "small.yaml").write_text(small_sweep().to_yaml())
     options = ["--results", "/shared/results", "--set", "train.lr=1e-3", "--gpus-per-trial", "0.5", "--ship-code"]
-    done = CliRunner().invoke(app, ["run", str(tmp_path / "small.yaml"), "--address", "ray://head:10001", *options])
+    done = CliRunner().invoke(app, [command, str(tmp_path / "small.yaml"), "--address", "ray://head:10001", *options])
     assert done.exit_code == 1
-    (((address, definition, arguments, _), options),) = calls
-    assert address == "ray://head:10001"
+    (((*where, definition, arguments, _), options),) = calls
+    assert where == ["ray://head:10001", command]
     assert "lr: 0.001" in definition
     assert arguments == ["--results", "/shared/results", "--gpus-per-trial", "0.5", "--ship-code"]
     assert options == {"ship_code": True}
@@ -100,4 +101,4 @@ def test_ray_client_may_be_missing(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     message = r"but got 'ray://head:10001' where it is not. Install it: `pip install 'sae-sweep\[client\]'`"
     with pytest.raises(ConfigError, match=message):
-        remote.run_remotely("ray://head:10001", "", [], print, ship_code=False)
+        remote.run_remotely("ray://head:10001", "run", "", [], print, ship_code=False)

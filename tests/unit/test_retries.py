@@ -75,10 +75,10 @@ def test_a_step_without_memory_is_the_failure_of_its_group(tmp_path, monkeypatch
     """Unless the run is alone: then it fails, and its trial is not started again."""
     train_step = loop.Learner.train_step
 
-    def step(learner, x):
+    def step(learner, *batch):
         if learner.run.sae.k == 3:
             raise MemoryError("no room")
-        train_step(learner, x)
+        train_step(learner, *batch)
 
     monkeypatch.setattr(loop.Learner, "train_step", step)
     done = launch(small_sweep(**GRID), results=tmp_path)

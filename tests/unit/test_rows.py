@@ -81,6 +81,11 @@ def test_a_field_that_an_older_config_lacks_is_left_out_there(tmp_path: Path) ->
     assert variant_of(tmp_path, *runs) == {"old": "", "x": "tanh_scale=4", "y": "tanh_scale=2.5"}
 
 
+def test_a_field_that_configs_leave_out_at_its_default_is_told_where_it_varies(tmp_path: Path) -> None:
+    runs = [run("a"), run("b", sae={"skip_connection": True})]
+    assert variant_of(tmp_path, *runs) == {"a": "skip_connection=false", "b": "skip_connection=true"}
+
+
 def test_the_start_of_a_search_for_a_target_is_told_only_where_it_varies_at_that_target(tmp_path: Path) -> None:
     records = [target_record("standard", target, metrics_at(target, 0.1, 0.2)) for target in (16, 32)]
     assert set(variant_of(tmp_path, *records).values()) == {""}  # starts differ, but each target has one

@@ -9,8 +9,9 @@ from torch import Tensor
 from sae_core.architectures.standard import Standard, StandardConfig
 from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError
-from sae_core.sae.base import LossContext, LossTerms, SparseAutoencoder
+from sae_core.sae.base import SparseAutoencoder
 from sae_core.sae.functional import mse
+from sae_core.sae.loss import LossContext, LossTerms
 from sae_core.sae.normalization import Affine, LayerNorm, layer_norm
 
 

@@ -164,9 +164,9 @@ def test_keys_must_be_there(tmp_path: Path, key: str) -> None:
 def test_unknown_architectures_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UnknownNameError,
-        match=r"of an SAE's cfg.json must be one of .* but got 'transcoder'.*transcoders and others",
+        match=r"of an SAE's cfg.json must be one of .* but got 'temporal'.*",
     ):
-        load(changed_cfg(tmp_path, architecture="transcoder"))
+        load(changed_cfg(tmp_path, architecture="temporal"))
 
 
 @pytest.mark.parametrize("name", ["batchtopk", "matryoshka_batchtopk"])

@@ -1,15 +1,16 @@
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from saelens_folders import D_IN, D_SAE, V5, V6, foreign, weights, write
+from saelens_folders import D_IN, D_OUT, D_SAE, V5, V6, foreign, transcoder_cfg, weights, write
 from torch import Tensor
 
 from sae_core.errors import ConfigError
 from sae_core.sae.base import SparseAutoencoder
-from sae_core.sae.saelens_files import StoredSAE, read
+from sae_core.sae.saelens_files import StoredSAE, cfg_of, read
 
 
 def x() -> Tensor:
@@ -38,7 +39,8 @@ def by_hand(cfg: dict[str, Any], t: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     norms = t["W_dec"].norm(dim=1) if cfg.get("rescale_acts_by_decoder_norm") else torch.ones(D_SAE)
     k = cfg.get("k") or cfg.get("activation_fn_kwargs", {}).get("k")
     a = keep_largest(z * norms, k) if k else z.relu() * (z > t.get("threshold", torch.zeros(D_SAE)))
-    return a, (a / norms @ t["W_dec"] + t["b_dec"]) * std + mean
+    skip = x() @ t["W_skip"].T if "W_skip" in t else 0
+    return a, (a / norms @ t["W_dec"] + t["b_dec"]) * std + mean + skip
 
 
 @pytest.mark.parametrize("name", list(foreign()))
@@ -155,6 +157,60 @@ def test_what_cannot_be_interpreted_is_refused_by_name(tmp_path: Path, cfg: dict
         SparseAutoencoder.from_pretrained(write(tmp_path / "a", cfg, weights("standard")))
     assert str(caught.value).isascii()
     assert all(len(line) < 500 for line in str(caught.value).splitlines())
+
+
+TRANSCODERS = ["transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"]
+
+
+@pytest.mark.parametrize("name", TRANSCODERS)
+def test_a_transcoder_is_written_as_it_was_read(tmp_path: Path, name: str) -> None:
+    tensors = weights(name) | ({"threshold": weights(name)["threshold"].abs()} if "jumprelu" in name else {})
+    sae = SparseAutoencoder.from_pretrained(write(tmp_path / "theirs", transcoder_cfg(name), tensors))
+    assert (sae.d_in, sae.d_out, sae.W_skip is not None) == (D_IN, D_OUT, "skip" in name)
+    sae.save_pretrained(tmp_path / "ours", transcoder_cfg(name)["metadata"])
+    theirs, ours = (json.loads((tmp_path / folder / "cfg.json").read_text()) for folder in ("theirs", "ours"))
+    assert theirs.items() <= ours.items()
+    again = SparseAutoencoder.from_pretrained(tmp_path / "ours").state_dict()
+    assert again.keys() == tensors.keys() and all(torch.equal(again[key], value) for key, value in tensors.items())
+
+
+def test_the_width_of_an_output_is_768_where_the_file_does_not_say(tmp_path: Path) -> None:
+    cfg, tensors = transcoder_cfg("transcoder"), weights("transcoder")
+    del cfg["d_out"]
+    with pytest.raises(ConfigError, match=r"must have the shapes .*\[40, 768\].* but got .*\[40, 9\]"):
+        SparseAutoencoder.from_pretrained(write(tmp_path / "narrow", cfg, tensors))
+    wide = tensors | {"W_dec": torch.randn(D_SAE, 768), "b_dec": torch.randn(768)}
+    assert SparseAutoencoder.from_pretrained(write(tmp_path / "wide", cfg, wide)).d_out == 768
+
+
+@pytest.mark.parametrize(
+    ("cfg", "message"),
+    [
+        ({"apply_b_dec_to_input": True}, "`apply_b_dec_to_input` of a transcoder's cfg.json must be False, but got .*=True"),
+        ({"normalize_activations": "layer_norm"}, "`normalize_activations` of a transcoder's .* must be 'none', but got .*='layer_norm'"),
+        ({"reshape_activations": "hook_z"}, "`reshape_activations` of a transcoder's .* must be 'none', but got .*='hook_z'"),
+        ({"finetuning_scaling_factor": True}, "`finetuning_scaling_factor` of a transcoder's .* must be False, but got .*=True"),
+        *(({"d_out": value}, "`d_out` of a transcoder's .* must be a whole number above 0, but got d_out=") for value in (0, "9", 9.0)),
+        ({"k": 3}, "must be known or be in `metadata`, but got 'k': 3"),
+        ({"rescale_acts_by_decoder_norm": True}, "must be known or be in `metadata`, but got 'rescale_acts_by_decoder_norm'"),
+        ({"d_out": 12}, r"must have the shapes .*\[40, 12\]"),
+        ({"architecture": "skip_transcoder"}, "must have the shapes .*'W_skip'"),
+    ],
+)
+def test_a_transcoder_that_would_compute_something_else_is_refused(tmp_path: Path, cfg: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SparseAutoencoder.from_pretrained(write(tmp_path / "a", transcoder_cfg("transcoder") | cfg, weights("transcoder")))
+
+
+def test_a_transcoder_of_an_architecture_that_saelens_does_not_know(tmp_path: Path) -> None:
+    ours = {"log_penalty": ["architecture", "d_sae", "alpha", "skip_connection"]}
+    cfg = transcoder_cfg("log_penalty") | {"alpha": 2, "skip_connection": True}
+    found = stored(tmp_path, ours, **cfg)
+    assert found.fields == {"architecture": "log_penalty", "d_sae": 40, "alpha": 2, "skip_connection": True}
+    assert (found.d_in, found.d_out) == (D_IN, D_OUT)
+    assert (
+        cfg_of("log_penalty", {"alpha": 2}, D_IN, D_OUT, d_sae=D_SAE, skips=True).items() <= {**cfg, "d_in": D_IN, "d_sae": D_SAE}.items()
+    )
 
 
 @pytest.mark.parametrize(("key", "value"), [("apply_b_dec_to_input", False), ("finetuning_scaling_factor", True)])

@@ -1,6 +1,8 @@
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from sae_core.activations.language_model import text
 from sae_core.activations.language_model.text import WindowMaker
@@ -121,3 +123,28 @@ def test_without_a_tokenizer_there_is_no_bos() -> None:
     assert WindowMaker(None, 4, prepend_bos=False).windows([[1, 2, 3, 4, 5]], 4).tolist() == [[1, 2, 3, 4]]
     with pytest.raises(ConfigError, match="must be false where there is no tokenizer, but got True"):
         WindowMaker(None, 4)
+
+
+def masked(documents: list[str] | list[list[int]], **options: Any) -> list[list[int]]:
+    """Windows of 4 tokens, with -1 for each that does not count."""
+    cut = WindowMaker(Letters(), 4, **options).cut(documents, 100)
+    return torch.where(cut.counts, cut.windows, -1).tolist()
+
+
+def test_one_document_per_window_is_cut_or_filled_up_with_what_does_not_count() -> None:
+    assert masked(["abcde", "f", ""], packing="one_per_window") == [[0, 1, 2, 3], [0, 6, -1, -1], [0, -1, -1, -1]]
+    assert masked([[0, 1, 2, 3, 4], [5]], packing="one_per_window") == [[0, 1, 2, 3], [0, 5, -1, -1]]
+    assert masked(["ab"], packing="one_per_window", prepend_bos=False) == [[0, 1, 2, -1]]
+    cut = WindowMaker(Letters(), 4, packing="one_per_window").cut(["f", "abc"], 100)
+    assert cut.windows.tolist() == [[0, 6, 99, 99], [0, 1, 2, 3]] and cut.documents.tolist() == [[0] * 4, [1] * 4]
+
+
+def test_positions_that_do_not_count_are_made_up_for_by_more_windows() -> None:
+    assert masked(["abcdef"], positions=(1, 3)) == [[-1, 0, 1, -1], [-1, 3, 4, -1]]
+    maker = WindowMaker(Letters(), 4, special_ids=(0,), positions=(1, 2))
+    assert len(maker.windows(["abcdefghi"] * 3, 3)) == 4  # the first window's only position that counts is the BOS of a document
+
+
+def test_filling_up_needs_a_token_for_it() -> None:
+    with pytest.raises(ConfigError, match="needs a tokenizer with an EOS, BOS or padding token"):
+        WindowMaker(None, 4, prepend_bos=False, packing="one_per_window")

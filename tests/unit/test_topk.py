@@ -4,8 +4,9 @@ from hand_computed import WEIGHTS, X
 from pydantic import ValidationError
 from small_runs import random_sae, with_weights
 
+from sae_core.architectures.jumprelu import JumpReLU
 from sae_core.architectures.topk import TopKConfig
-from sae_core.sae.base import LossContext
+from sae_core.sae.loss import LossContext
 
 
 def test_latents_are_chosen_by_score_and_are_plain_pre_activations() -> None:
@@ -60,3 +61,21 @@ def test_k_is_between_1_and_d_sae(k: int) -> None:
     rule = "`k` must satisfy 0 < k <= d_sae, but got k=5 and d_sae=4" if k else "k\n.*input_value=0"
     with pytest.raises(ValidationError, match=rule):
         TopKConfig(d_sae=4, k=k)
+
+
+def test_the_inference_form_of_a_transcoder_has_the_mean_cut_of_its_batches_for_a_threshold() -> None:
+    sae, batches = random_sae("topk", d_out=9, k=3), torch.randn(4, 16, 12).unbind()
+    sae.calibrate(batches)
+    scores = [(x @ sae.W_enc + sae.b_enc) * sae.W_dec.norm(dim=1) for x in batches]
+    cuts = torch.stack([score.flatten().topk(16 * 3).values[-1] for score in scores])
+    inference = sae.to_inference()
+    assert isinstance(inference, JumpReLU)
+    torch.testing.assert_close(inference.threshold.detach(), cuts.mean().expand(40))
+    torch.testing.assert_close(inference.encode(batches[0]), scores[0] * (scores[0] > cuts.mean()))
+
+
+def test_an_sae_has_no_threshold() -> None:
+    sae = random_sae("topk")
+    assert "threshold" not in sae.state_dict() and "threshold" in random_sae("topk", d_out=9).state_dict()
+    sae.calibrate([torch.randn(16, 12)])
+    assert sae.inference_architecture == "topk" and sae.to_inference().config.architecture == "topk"

@@ -14,7 +14,7 @@ from sae_core.architectures.batchtopk import BatchTopKConfig
 from sae_core.architectures.topk import TopK, TopKConfig
 from sae_core.architectures.topk_family import TopKFamily
 from sae_core.config.run import ARCHITECTURES
-from sae_core.sae.base import LossContext
+from sae_core.sae.loss import LossContext
 from sae_core.training.loop import train_run
 
 FAMILY = ("topk", "batchtopk", "matryoshka_batchtopk")

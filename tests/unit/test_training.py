@@ -13,7 +13,7 @@ from sae_core.architectures.batchtopk import BatchTopK
 from sae_core.architectures.topk import TopKConfig
 from sae_core.config.run import ARCHITECTURES, RunConfig
 from sae_core.errors import ConfigError
-from sae_core.sae.base import LossContext, LossTerms
+from sae_core.sae.loss import LossContext, LossTerms
 from sae_core.sae.normalization import Affine
 from sae_core.sparse.kernels.choice import Choice, using_kernels
 from sae_core.training import loop as training

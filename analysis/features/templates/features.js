@@ -190,7 +190,7 @@ function show(latent, first = false) {
 // Overview.
 function overview() {
   const run = data.run, chip = (name, value) => value !== undefined && value !== null && el("span", {}, `${name}${value}`);
-  $("chips").append(...[chip("", run.architecture), chip("model ", run.model), chip("", run.hook_point), chip("text ", run.dataset), chip("", `${data.d_sae.toLocaleString("en")} latents`),
+  $("chips").append(...[chip("", run.architecture), chip("model ", run.model), chip("", run.hook_out ? `${run.hook_point} to ${run.hook_out}` : run.hook_point), chip("text ", run.dataset), chip("", `${data.d_sae.toLocaleString("en")} latents`),
     run.l0 !== undefined && chip("L0 ", number(run.l0)), run.fvu !== undefined && chip("FVU ", number(run.fvu)),
     run.delta_ce !== undefined && chip("CE loss added ", `${number(run.delta_ce)} nats`), chip("seed ", run.seed),
     data.other && chip("compared with ", data.other.run_id)].filter(Boolean));

@@ -11,14 +11,16 @@ import os
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, Self
-
-from pydantic import model_validator
+from typing import Any, Literal
 
 from sae_core.activations.files import hash_files, is_hub_name
+from sae_core.activations.language_model import mixture, pretokenized
+from sae_core.activations.language_model.chat import Conversation
+from sae_core.activations.language_model.data_config import DataConfig
 from sae_core.activations.language_model.rows import (
     COMPRESSIONS,
     FILE_FORMATS,
@@ -31,50 +33,31 @@ from sae_core.activations.language_model.rows import (
     is_saved_dataset,
     read_rows,
 )
-from sae_core.config.run import Config
 from sae_core.errors import ConfigError, UnknownNameError, border
 from sae_core.files import existing
 
-Document = str | list[int]
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A window that was made before, to be used as it is."""
+
+    ids: list[int]
+    """Its tokens."""
+    documents: list[int]
+    """Number of the document that each token is of."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+Text = str | list[int] | Conversation
+Document = Text | Window
 Part = Literal["train", "heldout"]
 
 HELD_OUT_ONE_IN = 10
 """One in this many documents is held out where one split serves both parts."""
 CHECKED_ROWS = 256
 """Rows of each split whose column is checked before anything starts."""
-
-
-class DataConfig(Config):
-    """Which text."""
-
-    dataset: str
-    """A local .parquet, .json, .jsonl or .txt file, a local directory, or the name of a dataset on the Hub."""
-    subset: str | None = None
-    """Name of the subset ("configuration") where the dataset has several."""
-    text_column: str = "text"
-    tokens_column: str | None = None
-    """Column of token ids, for text that is tokenized already; takes the place of `text_column`."""
-    train_split: str = "train"
-    eval_split: str = "heldout"
-    """May equal `train_split`: then a tenth of its documents is held out."""
-    streaming: bool = False
-    """Read a Hub dataset as it comes instead of downloading all of it first. Local files are always read as they come."""
-    activations_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
-    """Precision of the stored activations."""
-    exclude_special_tokens: bool = True
-    """Leave BOS, EOS, padding and other special tokens out of training and evaluation."""
-
-    @model_validator(mode="after")
-    def _text_or_tokens(self) -> Self:
-        if self.tokens_column is not None and self.changed("text_column"):
-            given = f"text_column={self.text_column!r} and tokens_column={self.tokens_column!r}"
-            raise ConfigError(f"`text_column` must be left out where `tokens_column` is given, but got {given}. Remove one of them.")
-        return self
-
-    @property
-    def column(self) -> str:
-        """The column that is read."""
-        return self.tokens_column or self.text_column
 
 
 def documents(config: DataConfig, part: Part) -> Iterator[Document]:
@@ -85,13 +68,26 @@ def documents(config: DataConfig, part: Part) -> Iterator[Document]:
     """
     if wrong := problems(config):
         raise ConfigError("\n".join(wrong))
-    rows = _open_splits(config, streaming=config.streaming)[config.train_split if part == "train" else config.eval_split]
-    if config.train_split != config.eval_split:
+    if mixed := mixture.parts_of(config):
+        yield from mixture.interleaved([documents(one.config, part) for one in mixed], [one.weight for one in mixed])
+        return
+    splits = _open_splits(config, streaming=config.streaming)
+    config = _with_column(config, splits)
+    rows = splits[config.train_split if part == "train" else config.eval_split]
+    if _is_ours(config):
+        with _reading(config):
+            yield from _windows(config, part, rows)
+    elif config.train_split != config.eval_split:
         yield from _documents(config, rows)
     elif _both_parts_have_some(_documents(config, rows)):
         yield from (document for document in _documents(config, rows) if _is_held_out(document) == (part == "heldout"))
     else:
         for document in _documents(config, rows):
+            if isinstance(document, Conversation):
+                raise ConfigError(
+                    f"`data.eval_split` must be another split where conversations cannot be parted, but got {config.eval_split!r} for both "
+                    "parts. Add conversations, or a split."
+                )
             n_train = len(document) * (HELD_OUT_ONE_IN - 1) // HELD_OUT_ONE_IN
             if piece := document[:n_train] if part == "train" else document[n_train:]:
                 yield piece
@@ -104,9 +100,22 @@ def problems(config: DataConfig, d_vocab: int | None = None) -> list[str]:
         d_vocab: size of the model's vocabulary, where it is known.
     """
     try:
+        if mixed := mixture.parts_of(config):
+            return [f"{problem} (in {config.dataset!r})" for problem in _problems_of_mixture([one.config for one in mixed], d_vocab)]
         splits = _open_splits(config, streaming=True)
+        config = _with_column(config, splits)
     except ConfigError as error:
         return [str(error)]
+    if _is_ours(config) and config.packing != "packed":
+        return [
+            f"`data.packing` must be packed in a pretokenized dataset, whose windows are used as they are, but got "
+            f"{config.packing!r}. Remove it."
+        ]
+    if _is_ours(config) and config.train_split == config.eval_split:
+        return [
+            f"`data.eval_split` must be another split than `data.train_split` in a pretokenized dataset, which has both parts, but got "
+            f"{config.eval_split!r} for both. Set it to 'heldout'."
+        ]
     wanted = {"`data.train_split`": config.train_split, "`data.eval_split`": config.eval_split}
     found = [str(_unknown_split(config, key, name, splits)) for key, name in wanted.items() if name not in splits]
     for name in [name for name in dict.fromkeys(wanted.values()) if name in splits] or list(splits)[:1]:
@@ -118,12 +127,45 @@ def problems(config: DataConfig, d_vocab: int | None = None) -> list[str]:
     return found
 
 
+def _problems_of_mixture(parts: Sequence[DataConfig], d_vocab: int | None) -> list[str]:
+    if found := [problem for part in parts for problem in problems(part, d_vocab)]:
+        return found
+    known = [resolved(part) for part in parts]
+    if any(_is_ours(part) for part in known):
+        return ["windows that `sae-sweep pretokenize` made must be read alone, but got them in a mixture. Give the text that they are of."]
+    if len({part.tokens_column is None for part in known}) > 1:
+        kinds = {part.dataset: "token ids" if part.tokens_column else "text" for part in known}
+        return [f"datasets of a mixture must all be of text, or all of token ids, but got {kinds}. Leave some out."]
+    return []
+
+
+def parts(config: DataConfig) -> list[DataConfig]:
+    """The datasets that are read: those of a mixture, or the one.
+
+    Raises:
+        ConfigError: the file of a mixture cannot be read.
+    """
+    return [one.config for one in mixture.parts_of(config)] or [config]
+
+
+def resolved(config: DataConfig) -> DataConfig:
+    """The config with the column of tokens, where the dataset is tokenized and no column is given; of a mixture, its first dataset's.
+
+    Raises:
+        ConfigError: there is no such dataset, or it cannot be read.
+    """
+    first = parts(config)[0]
+    return _with_column(first, _open_splits(first, streaming=True))
+
+
 def content_hash(config: DataConfig) -> str:
     """Hash of the files that a local dataset is read from; what identifies the version of a Hub dataset.
 
     Raises:
         ConfigError: there is no such dataset.
     """
+    if mixed := mixture.parts_of(config):
+        return hashlib.sha256(json.dumps([[content_hash(one.config), *one.identity] for one in mixed]).encode()).hexdigest()
     path = _local_path(config.dataset)
     with _reading(config):
         if path is not None:
@@ -145,7 +187,7 @@ def _local_path(name: str) -> Path | None:
     """The local file or directory of this name; None: a name on the Hub. A path where nothing is is refused."""
     if (path := existing(name)) is not None:
         return Path(os.path.normpath(path.absolute()))  # not resolved: what a link points to may be named after a hash
-    if name.lower().endswith((*FILE_FORMATS, *COMPRESSIONS)) or not is_hub_name(name):
+    if name.lower().endswith((*FILE_FORMATS, *COMPRESSIONS, *mixture.SUFFIXES)) or not is_hub_name(name):
         raise ConfigError(f"`data.dataset` must exist, but got {name!r}, where no file or directory is. Correct the path.")
     return None
 
@@ -220,6 +262,34 @@ def _rows_of_dataset(dataset: Any, columns: Sequence[str] | None) -> Iterator[Ro
         yield from (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
 
 
+def _with_column(config: DataConfig, splits: Mapping[str, Rows]) -> DataConfig:
+    """See `resolved`. Beside text, ids are taken only where the dataset says that it was tokenized on purpose."""
+    if config.tokens_column or config.chat_column or config.changed("text_column") or not splits:
+        return config
+    with _reading(config):
+        first = next(iter(splits.get(config.train_split, next(iter(splits.values())))(None)), {})
+    column = next((name for name in pretokenized.COLUMNS if _are_ids(first.get(name))), None)
+    if column is None or (config.text_column in first and pretokenized.described(config.dataset) is None):
+        return config
+    return config.model_copy(update={"tokens_column": column})
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(one) is int for one in value)
+
+
+def _is_ours(config: DataConfig) -> bool:
+    """Whether the rows are windows that `sae-sweep pretokenize` made."""
+    return config.tokens_column == pretokenized.IDS and pretokenized.is_ours(config.dataset)
+
+
+def _windows(config: DataConfig, part: Part, rows: Rows) -> Iterator[Window]:
+    names = [pretokenized.IDS, *([pretokenized.DOCUMENTS] if part == "heldout" else [])]
+    for number, row in enumerate(rows(names), start=1):
+        ids, *documents = (_checked_ids(config, row.get(name), number) for name in names)
+        yield Window(ids, documents[0] if documents else [number] * len(ids))
+
+
 def _unknown_split(config: DataConfig, key: str, name: str, splits: Iterable[str]) -> UnknownNameError:
     path, remedy = _local_path(config.dataset), ""
     if key == "`data.eval_split`":
@@ -236,7 +306,8 @@ def _check_column(config: DataConfig, name: str, rows: Rows, d_vocab: int | None
         raise ConfigError(f"splits of `data.dataset` must have rows, but got none in {name!r} of {config.dataset!r}. Choose another split.")
     head = list(islice(rows([config.column] if config.column in first else None), CHECKED_ROWS))
     if not any(config.column in row for row in head):
-        raise UnknownNameError.of("`data.tokens_column`" if config.tokens_column else "`data.text_column`", config.column, first)
+        kind = "tokens" if config.tokens_column else "chat" if config.chat_column else "text"
+        raise UnknownNameError.of(f"`data.{kind}_column`", config.column, first)
     try:
         found = [document for number, row in enumerate(head, start=1) for document in _documents_of(config, row, number)]
     except ConfigError as error:
@@ -246,18 +317,20 @@ def _check_column(config: DataConfig, name: str, rows: Rows, d_vocab: int | None
         raise too_large_id(config, largest, d_vocab)
 
 
-def _documents(config: DataConfig, rows: Rows) -> Iterator[Document]:
+def _documents(config: DataConfig, rows: Rows) -> Iterator[Text]:
     with _reading(config):
         for number, row in enumerate(rows([config.column]), start=1):
             yield from _documents_of(config, row, number)
 
 
-def _documents_of(config: DataConfig, row: Row, number: int) -> Iterator[Document]:
+def _documents_of(config: DataConfig, row: Row, number: int) -> Iterator[Text]:
     """The document of a row, or of each list in a row of lists; none where it is empty."""
     value = row.get(config.column)
     if value is None or (isinstance(value, str | list) and not value):
         return
-    if not config.tokens_column:
+    if config.chat_column:
+        yield _conversation(config, value, number)
+    elif not config.tokens_column:
         if not isinstance(value, str):
             got = f"{config.column!r} with {type(value).__name__} in row {number}"
             raise ConfigError(
@@ -272,6 +345,17 @@ def _documents_of(config: DataConfig, row: Row, number: int) -> Iterator[Documen
         yield _checked_ids(config, value, number)
 
 
+def _conversation(config: DataConfig, value: Any, number: int) -> Conversation:
+    messages = value if isinstance(value, list) else [value]
+    if wrong := [one for one in messages if not isinstance(one, dict) or not isinstance(one.get("role"), str)]:
+        raise ConfigError(
+            "`data.chat_column` must hold lists of messages, each with `role` and `content`, but got "
+            f"{config.column!r} with {reprlib.repr(wrong[0])} in row {number}. Choose another column, or rename the keys."
+        )
+    # Tables have all keys in all messages, with nothing in those that have none.
+    return Conversation(tuple({key: one for key, one in message.items() if one is not None} for message in messages))
+
+
 def _checked_ids(config: DataConfig, value: Any, number: int) -> list[int]:
     wrong = [one for one in value if type(one) is not int or not 0 <= one < 2**31] if isinstance(value, list) else [value]
     if wrong:
@@ -282,12 +366,12 @@ def _checked_ids(config: DataConfig, value: Any, number: int) -> list[int]:
     return list(value)
 
 
-def _both_parts_have_some(found: Iterator[Document]) -> bool:
+def _both_parts_have_some(found: Iterator[Text]) -> bool:
     """Whether the hash holds out some of these documents, and not all."""
     first = next(found, None)
     return first is None or any(_is_held_out(document) != _is_held_out(first) for document in found)
 
 
-def _is_held_out(document: Document) -> bool:
-    content = document if isinstance(document, str) else json.dumps(document)
+def _is_held_out(document: Text) -> bool:
+    content = document if isinstance(document, str) else json.dumps(document.messages if isinstance(document, Conversation) else document)
     return int(hashlib.sha256(content.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0

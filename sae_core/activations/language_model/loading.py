@@ -9,18 +9,18 @@ import copy
 import importlib.util
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, model_serializer
+from pydantic import Field, model_serializer, model_validator
 from torch import nn
 
 from sae_core.activations.files import hash_files, is_hub_name
 from sae_core.activations.language_model.rows import LFS_POINTER
-from sae_core.config.run import Config
+from sae_core.config.run import Config, require
 from sae_core.errors import ConfigError, border
 from sae_core.files import existing
 
@@ -37,10 +37,15 @@ NOT_WANTED = re.compile(r"(^|\.)((self_)?(attn|attention)\.(bias|masked_bias)|ro
 class ModelConfig(Config):
     """Which language model, and where in it."""
 
+    other_names: ClassVar[Mapping[str, str]] = {"hook_in": "hook_point"}
+
     name: str
     """A local directory in Hugging Face layout, or the name of a model on the Hub."""
     hook_point: str
     """TransformerLens name, e.g. `blocks.2.hook_resid_post`, or the path of a module, its output or input: `model.layers.3.mlp@input`."""
+    hook_out: str | None = None
+    """Of transcoders: where they write, e.g. `blocks.2.hook_mlp_out`; `hook_point` is where they read. None: an SAE, which writes where it
+    reads."""
     context_size: Annotated[int, Field(ge=2)] = 128
     """Tokens in a window, BOS included."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -56,7 +61,21 @@ class ModelConfig(Config):
     @model_serializer(mode="wrap")
     def _without_what_is_not_given(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         # Run ids and hashes of activations stay those of configs without these fields.
-        return {name: value for name, value in serialize(self).items() if value is not None or name not in ("device_map", "quantization")}
+        return {name: value for name, value in serialize(self).items() if value is not None}
+
+    @model_validator(mode="after")
+    def _writes_elsewhere(self) -> Self:
+        require(
+            self.hook_out != self.hook_point,
+            f"`hook_out` must be another hook point than the one that is read, but got {self.hook_out!r} for both. Leave `hook_out` out to "
+            "train SAEs.",
+        )
+        return self
+
+    @property
+    def hook_points(self) -> list[str]:
+        """Where activations are read: at `hook_point`, and at `hook_out` where there is one."""
+        return [self.hook_point, *([self.hook_out] if self.hook_out else [])]
 
     @property
     def bytes_per_weight(self) -> float:

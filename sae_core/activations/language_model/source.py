@@ -1,31 +1,34 @@
 """Activations of a language model on real text: the main source.
 
+With a `hook_out` it is a source of pairs, for transcoders: what is at the hook point, and what is at `hook_out` on the same tokens.
 `prepare` leaves the tokens of all windows (`TokenFile`), those for training in a fixed random order, so that each shard is a sample of the
 whole text. Everything else runs the model on a slice of them. Sources that differ in nothing but their hook point are read in one pass.
 Shape letters: W windows, T positions in a window, N tokens that are not special, d_in width of the hook point.
 """
 
-import functools
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_core.activations.language_model import dataset, loading
-from sae_core.activations.language_model.dataset import DataConfig, Part
+from sae_core.activations.language_model import dataset, loading, pretokenized
+from sae_core.activations.language_model.data_config import DataConfig
 from sae_core.activations.language_model.engine import HookedModel
+from sae_core.activations.language_model.high_norm import NormLimits
+from sae_core.activations.language_model.hook_points import expanded_hook_points, width_written
 from sae_core.activations.language_model.loading import ModelConfig
-from sae_core.activations.language_model.model_spec import ModelSpec, is_pattern, model_spec
+from sae_core.activations.language_model.model_spec import ModelSpec, model_spec
 from sae_core.activations.language_model.splice import CleanText
-from sae_core.activations.language_model.text import WindowMaker
-from sae_core.activations.language_model.token_file import TokenFile, kept, may_be_shorter
+from sae_core.activations.language_model.token_file import TokenFile, may_be_shorter
+from sae_core.activations.language_model.windows import Windows, make_windows, text_in_words, window_maker
 from sae_core.activations.source import ActivationSource, EvalChunk, HeldOut
 from sae_core.config.run import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError
@@ -60,6 +63,8 @@ class LanguageModelSource(ActivationSource):
     offers = frozenset({"splice", "clean", "zero_ablated", "mean_ablated", "documents", "predicted_documents"})
     path_fields = (("model", "name"), ("data", "dataset"))
     sections = ("model", "data")
+    target_field = ("model", "hook_out")
+    paired_fields: ClassVar[Mapping[tuple[str, ...], tuple[str, ...]]] = {("model", "hook_out"): ("model", "hook_point")}
     format_version = 2
     config: LanguageModelActivations
 
@@ -67,12 +72,16 @@ class LanguageModelSource(ActivationSource):
     """The source that has loaded the model, and checked all but the hook point."""
 
     @property
+    def text_in_words(self) -> str:
+        return text_in_words(self.config.data)
+
+    @property
     def activations_dtype(self) -> str:
         return self.config.data.activations_dtype
 
     @property
     def pass_key(self) -> str:
-        return _hash({**self.config.model_dump(mode="json"), "model": self.config.model.model_dump(exclude={"hook_point"})})
+        return _hash({**self.config.model_dump(mode="json"), "model": self.config.model.model_dump(exclude={"hook_point", "hook_out"})})
 
     def beside(self, first: ActivationSource) -> None:
         assert isinstance(first, LanguageModelSource), f"{first=}"
@@ -82,13 +91,18 @@ class LanguageModelSource(ActivationSource):
     def d_in(self) -> int:
         return self._spec.d_in(self.config.model.hook_point)
 
+    @cached_property
+    def d_out(self) -> int | None:
+        model = self.config.model
+        return None if model.hook_out is None else width_written(self._spec, model.hook_point, model.hook_out)
+
     @property
     def model_bytes(self) -> int:
         return int(self._spec.n_weights * self.config.model.bytes_per_weight) // max(1, self.n_gpus)
 
     @property
     def flops_per_token(self) -> float:
-        return self._spec.flops_below(self.config.model.hook_point)
+        return max(self._spec.flops_below(hook_point) for hook_point in self.config.model.hook_points)
 
     @property
     def shard_tokens(self) -> int:
@@ -101,25 +115,9 @@ class LanguageModelSource(ActivationSource):
 
     @classmethod
     def expanded(cls, axes: Mapping[tuple[str, ...], Sequence[Any]]) -> dict[tuple[str, ...], list[Any]]:
-        field, names = ("model", "hook_point"), axes.get(("model", "name"), ())
-        hook_points = axes.get(field, ())
-        if not any(map(is_pattern, hook_points)):
-            return {}
-        if len(names) != 1 or not isinstance(names[0], str):
-            raise ConfigError(
-                f"a pattern of hook points must come with one model, but got {list(hook_points)} and {list(names)}. List the hook "
-                "points, or use one sweep for each model."
-            )
-        found: list[Any] = []
-        for hook_point in hook_points:
-            some = _matching(names[0], hook_point) if is_pattern(hook_point) else [hook_point]
-            found += [one for one in some if one not in found]  # values need not be hashable yet
-        return {field: found}
+        return expanded_hook_points(axes)
 
     def check(self) -> None:
-        if self._first is not None:  # it has checked the rest
-            self.d_in  # noqa: B018 - it raises
-            return
         problems: list[str] = []
 
         def collect(*requirements: Callable[[], object]) -> None:
@@ -130,13 +128,26 @@ class LanguageModelSource(ActivationSource):
                     problems.append(str(error))
 
         collect(lambda: self._spec)
-        d_vocab = None
+        d_vocab, is_first = None, self._first is None  # else it has checked the rest
         if not problems:
             d_vocab = self._spec.d_vocab
-            collect(self._check_context, lambda: self.d_in, self._window_maker)
-            collect(lambda: loading.check_packages(self.config.model))
-            collect(lambda: loading.check_weights(self.config.model.name, self._spec.model))
-        problems += dataset.problems(self.config.data, d_vocab)
+            if is_first:
+                collect(self._check_context)
+            collect(lambda: self.d_in, lambda: self.d_out)
+            if is_first:
+                collect(lambda: window_maker(self.config.model, self.config.data), self._check_pretokenized)
+                collect(lambda: loading.check_packages(self.config.model))
+                collect(lambda: loading.check_weights(self.config.model.name, self._spec.model))
+        problems += dataset.problems(self.config.data, d_vocab) if self._first is None else []
+        if problems:
+            raise ConfigError("\n".join(dict.fromkeys(problems)))
+
+    def _check_pretokenized(self) -> None:
+        problems = []
+        for data in dataset.parts(self.config.data):
+            column = dataset.resolved(data).tokens_column
+            if column and not data.tokens_column:
+                problems += pretokenized.problems(data.dataset, column, self.config.model)
         if problems:
             raise ConfigError("\n".join(problems))
 
@@ -145,6 +156,11 @@ class LanguageModelSource(ActivationSource):
         if model.context_size > (n_ctx := self._spec.n_ctx):
             raise ConfigError(
                 f"`model.context_size` must be <= {n_ctx}, the positions of {model.name}, but got {model.context_size}. Lower it."
+            )
+        if (positions := self.config.data.positions) and positions[1] > model.context_size:
+            raise ConfigError(
+                f"`data.positions` must end at `model.context_size`, {model.context_size}, at the latest, but got "
+                f"{list(positions)}. Correct them."
             )
 
     def facts(self) -> dict[str, float]:
@@ -175,6 +191,12 @@ class LanguageModelSource(ActivationSource):
             "heldout": hashlib.sha256(heldout.numpy().tobytes()).hexdigest(),
             "special_ids": special_ids,
         }
+        if (counts := tokens.heldout_counts) is not None:
+            content["heldout_counts"] = hashlib.sha256(counts.numpy().tobytes()).hexdigest()
+        if self.config.data.exclude_high_norm is not None:
+            content["exclude_high_norm"] = self.config.data.exclude_high_norm
+        if model.hook_out is not None:
+            content["hook_out"] = model.hook_out
         if model.quantization is not None:
             content["quantization"] = model.quantization
         if not model.prepend_bos or may_be_shorter(heldout):  # else BOS at each start shows how long windows are
@@ -185,46 +207,25 @@ class LanguageModelSource(ActivationSource):
         tokens = TokenFile(directory)
         if tokens.path.exists():
             return
-        if self.config.data.exclude_special_tokens and loading.tokenizer_or_none(self.config.model.name) is None:
-            logger.warning("no token is special: `model.name` %r has no tokenizer that could say which are.", self.config.model.name)
-        data, maker = self.config.data, self._window_maker()
-        train = maker.windows(dataset.documents(data, "train"), self.config.train_tokens)
-        self._check_windows("train", train, maker.special_ids)
-        heldout, documents = maker.windows_and_documents(dataset.documents(data, "heldout"), self.config.eval_tokens)
-        self._check_windows("heldout", heldout, maker.special_ids)
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of("windows")))
+        made = self.windows()
+        order = torch.randperm(len(made.train.windows), generator=torch.Generator().manual_seed(seed_of("windows")))
         chunk_windows = self.chunk_tokens // self.config.model.context_size
-        special_ids = torch.tensor(maker.special_ids, dtype=torch.int32)
-        tokens.write(train[order], heldout, documents, special_ids, chunk_windows=chunk_windows)
+        special_ids = torch.tensor(made.special_ids, dtype=torch.int32)
+        counts = {"train_counts": made.train.counts[order], "heldout_counts": made.heldout.counts}
+        heldout = made.heldout
+        tokens.write(made.train.windows[order], heldout.windows, heldout.documents, special_ids, chunk_windows=chunk_windows, **counts)
+
+    def windows(self) -> Windows:
+        """The windows of both parts, in the order of the text, after `check`.
+
+        Raises:
+            ConfigError: there is too little text for the tokens requested, or a token that the model does not have.
+        """
+        n_tokens = {"train_tokens": self.config.train_tokens, "eval_tokens": self.config.eval_tokens}
+        return make_windows(self.config.model, self.config.data, **n_tokens, d_vocab=self._spec.d_vocab)
 
     def prepare_as(self, directory: Path, first: Path) -> None:
         TokenFile(directory).copy_from(TokenFile(first))
-
-    def _window_maker(self) -> WindowMaker:
-        """What makes the windows. Text is refused where there is no tokenizer, or no BOS token and one is needed."""
-        model, data = self.config.model, self.config.data
-        tokenizer = loading.tokenizer_or_none(model.name)
-        if tokenizer is None and not data.tokens_column:
-            raise ConfigError(
-                f"text needs a tokenizer, but got none in `model.name` {model.name!r}. Add its files, or give text that is tokenized: "
-                "`data.tokens_column`."
-            )
-        special = tuple(sorted(set(tokenizer.all_special_ids))) if tokenizer is not None and data.exclude_special_tokens else ()
-        return WindowMaker(tokenizer, model.context_size, model.prepend_bos, special)
-
-    def _check_windows(self, part: Part, windows: Int[Tensor, "W T"], special_ids: Sequence[int]) -> None:
-        """Refuse too little text, and tokens that the model does not have."""
-        data = self.config.data
-        key, split = ("train_tokens", data.train_split) if part == "train" else ("eval_tokens", data.eval_split)
-        asked = getattr(self.config, key)
-        there = int(kept(windows, torch.tensor(special_ids, dtype=torch.int32)).sum())
-        if there < asked:
-            raise ConfigError(
-                f"`data.{key}` must be at most the {there} tokens that split {split!r} of {data.dataset} has in whole windows of "
-                f"{self.config.model.context_size} (special tokens excluded), but got {asked}. Lower `data.{key}` or give more text."
-            )
-        if int(windows.max()) >= self._spec.d_vocab:
-            raise dataset.too_large_id(data, int(windows.max()), self._spec.d_vocab)
 
     def n_shards(self, directory: Path) -> int:
         return -(-TokenFile(directory).n_windows("train") // self._shard_windows)
@@ -243,17 +244,27 @@ class LanguageModelSource(ActivationSource):
         model = self._model_at(sources)
         rows = self._read(model, tokens, keep, on="cpu")
         where = f"training windows {start} to {start + len(tokens) - 1}"
-        for source, x in zip(sources, rows, strict=True):
-            self._check_finite("activations", x, where, source.config.model.hook_point)
+        for hook_point, x in zip((name for source in sources for name in source.config.model.hook_points), rows, strict=True):
+            self._check_finite("activations", x, where, hook_point)
         if index == 0:  # what is wrong above the hook points is found before anything is trained
             above = model.run(tokens[:1].to(self.device))[1][0]
             self._check_finite("logits", model.logits(above), "the first training window", self.config.model.hook_point)
         order = torch.randperm(len(rows[0]), generator=torch.Generator().manual_seed(seed_of("shard", index)))
-        return [torch.nn.functional.embedding(order, x) for x in rows]  # whole rows: twice as fast as x[order]
+        at_each = iter(rows)
+        found = []
+        for source in sources:
+            parts = [next(at_each) for _ in source.config.model.hook_points]
+            x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            if (limit := self._norms.of(source.config.model.hook_point, directory)) is not None:
+                low = order[(parts[0].norm(dim=1) <= limit)[order]]
+                found.append(torch.nn.functional.embedding(low, x))
+            else:
+                found.append(torch.nn.functional.embedding(order, x))  # whole rows: twice as fast as x[order]
+        return found
 
     def _model_at(self, sources: Sequence[ActivationSource]) -> HookedModel:
-        """The model, at the hook points of these sources."""
-        return self.model.at([self._spec.place(source.config.model.hook_point) for source in sources])
+        """The model, at the hook points of these sources; of a source of pairs at its input and then its output."""
+        return self.model.at([self._spec.place(name) for source in sources for name in source.config.model.hook_points])
 
     def _read(self, model: HookedModel, tokens: Int[Tensor, "W T"], keep: Bool[Tensor, "W T"], on: str) -> list[Float[Tensor, "N _"]]:
         """Activations at the positions kept, at each hook point, on a device."""
@@ -264,11 +275,18 @@ class LanguageModelSource(ActivationSource):
                 part.append(x[some_keep.to(self.device)].float().to(on))
         return [torch.cat(part) for part in parts]
 
+    @cached_property
+    def _norms(self) -> NormLimits:
+        def read(hook_point: str, tokens: Int[Tensor, "W T"], keep: Bool[Tensor, "W T"]) -> Float[Tensor, "N d_in"]:
+            return self._read(self.model.at([self._spec.place(hook_point)]), tokens, keep, on="cpu")[0]
+
+        return NormLimits(self.config.data.exclude_high_norm, read)
+
     def n_eval_chunks(self, directory: Path) -> int:
         tokens = TokenFile(directory)
         return -(-tokens.n_windows("heldout") // tokens.chunk_windows)
 
-    def eval_chunk(self, directory: Path, index: int, mean: Float[Tensor, " d_in"]) -> EvalChunk:
+    def eval_chunk(self, directory: Path, index: int, mean: Float[Tensor, " d_out"]) -> EvalChunk:
         return self.eval_chunks(directory, index, [self], [mean])[0]
 
     def eval_chunks(
@@ -277,23 +295,46 @@ class LanguageModelSource(ActivationSource):
         file = TokenFile(directory)
         start = index * file.chunk_windows
         tokens, keep = file.windows("heldout", start, file.chunk_windows)
+        where, documents = f"held-out windows {start} to {start + len(tokens) - 1}", file.documents(start, len(tokens))
+        if self.config.data.exclude_high_norm is None:
+            return self._chunks(tokens, keep, documents, where, sources, means)
+        # Each source leaves out other tokens, so the unchanged run is scored for each.
+        return [
+            self._chunks(
+                tokens, self._norms.low(source.config.model.hook_point, directory, tokens, keep), documents, where, [source], [mean]
+            )[0]
+            for source, mean in zip(sources, means, strict=True)
+        ]
+
+    def _chunks(
+        self,
+        tokens: Int[Tensor, "W T"],
+        keep: Bool[Tensor, "W T"],
+        documents: Int[Tensor, "W T"],
+        where: str,
+        sources: Sequence[ActivationSource],
+        means: Sequence[Float[Tensor, " _"]],
+    ) -> list[EvalChunk]:
+        """Chunks of these windows, at the positions kept, for each source."""
         clean = CleanText(self._model_at(sources), tokens.to(self.device), keep.to(self.device))
-        where = f"held-out windows {start} to {start + len(tokens) - 1}"
-        documents = file.documents(start, len(tokens))
-        chunks = []
-        for number, (source, mean) in enumerate(zip(sources, means, strict=True)):
-            text, hook_point = clean.at(number), source.config.model.hook_point
-            self._check_finite("activations", text.x, where, hook_point)
-            self._check_finite("cross-entropies", text.clean.ce, where, hook_point)
+        chunks, numbers = [], itertools.count()
+        for source, mean in zip(sources, means, strict=True):
+            hook_points = source.config.model.hook_points
+            texts = [clean.at(next(numbers)) for _ in hook_points]
+            for text, hook_point in zip(texts, hook_points, strict=True):
+                self._check_finite("activations", text.x, where, hook_point)
+            text = texts[-1]  # where reconstructions go
+            self._check_finite("cross-entropies", text.clean.ce, where, hook_points[-1])
             chunks.append(
                 EvalChunk(
-                    text.x,
+                    texts[0].x,
                     text.splice,
                     text.clean,
                     text.zero_ablated(),
                     text.mean_ablated(mean),
                     documents=documents[keep],
                     predicted_documents=documents[:, :-1][keep[:, :-1]],  # the last position of a window has no next token
+                    target=text.x if len(texts) > 1 else None,
                 )
             )
         return chunks
@@ -307,6 +348,7 @@ class LanguageModelSource(ActivationSource):
         file = TokenFile(directory)
         start = index * file.chunk_windows
         tokens, keep = file.windows("heldout", start, file.chunk_windows)
+        keep = self._norms.low(self.config.model.hook_point, directory, tokens, keep)
         return HeldOut(self._read(self.model, tokens, keep, on=self.device)[0], tokens, keep)
 
     def _check_finite(self, what: str, values: Tensor, where: str, hook_point: str) -> None:
@@ -326,6 +368,7 @@ class LanguageModelSource(ActivationSource):
         return {
             "model_name": model.name,
             "hook_name": model.hook_point,
+            **({"hook_name_out": model.hook_out} if model.hook_out else {}),
             "hook_head_index": None,
             "context_size": model.context_size,
             "prepend_bos": model.prepend_bos,
@@ -340,24 +383,16 @@ class LanguageModelSource(ActivationSource):
         return self._first._spec if self._first else model_spec(self.config.model.name)
 
     @cached_property
+    def model_out(self) -> HookedModel:
+        """The language model, cut where reconstructions are put in: at the hook point, or at `hook_out`."""
+        return self.model.at([self._spec.place(self.config.model.hook_points[-1])])
+
+    @cached_property
     def model(self) -> HookedModel:
         """The language model, cut at the hook point."""
         with expected(False):  # steps: large models take long
             model = loading.load_model(self.config.model, device=self.device, n_gpus=self.n_gpus)
         return HookedModel(model, self._spec.layout, self._spec.place(self.config.model.hook_point))
-
-
-@functools.lru_cache(maxsize=32)
-def _matching(name: str, pattern: str) -> list[str]:
-    """The hook points of a model that a pattern stands for."""
-    spec = model_spec(name)
-    if found := spec.matching(pattern):
-        return found
-    named, path = next(iter(spec.names), spec.paths[-1]), f"{spec.layout.blocks}.0"
-    raise ConfigError(
-        "`model.hook_point` must be a hook point of the model, or a pattern that matches some (`*` is one part of a name), but got "
-        f"{pattern!r}, which matches none of {name!r}. It has e.g. {named!r} and {path!r}."
-    )
 
 
 def _hash(content: dict[str, Any]) -> str:

@@ -18,6 +18,8 @@ from sae_core.files import written_whole
 
 _DOCUMENTS = "heldout_documents"
 """Name of the tensor beside `heldout`."""
+_COUNTS = "_counts"
+"""Behind the name of a part: the positions of its windows that count. Left out where all do, special tokens apart."""
 
 
 class TokenFile:
@@ -34,14 +36,20 @@ class TokenFile:
         special_ids: Int[Tensor, " S"],
         *,
         chunk_windows: int,
+        train_counts: Bool[Tensor, "W T"] | None = None,
+        heldout_counts: Bool[Tensor, "V T"] | None = None,
     ) -> None:
         """Write all of it.
 
         Args:
             documents: number of the document that each held-out token is of.
             chunk_windows: held-out windows in a chunk.
+            train_counts, heldout_counts: positions that count unless their token is special; None: all.
         """
         tensors = {"train": train, "heldout": heldout, _DOCUMENTS: documents, "special_ids": special_ids}
+        for part, counts in (("train", train_counts), ("heldout", heldout_counts)):
+            if counts is not None and not bool(counts.all()):
+                tensors[part + _COUNTS] = counts
         save_tensors(self.path, tensors, {"chunk_windows": str(chunk_windows)})
 
     def copy_from(self, other: "TokenFile") -> None:
@@ -82,11 +90,23 @@ class TokenFile:
             windows: Tensor = file.get_tensor("heldout").long()
         return windows
 
-    def windows(self, part: Part, start: int, n_windows: int) -> tuple[Int[Tensor, "W T"], Bool[Tensor, "W T"]]:
-        """Some windows, and which of their positions are not special tokens."""
+    @property
+    def heldout_counts(self) -> Bool[Tensor, "W T"] | None:
+        """Positions of held-out windows that count unless their token is special; None: all."""
         with open_tensors(self.path) as file:
-            windows: Tensor = file.get_slice(part)[start : start + n_windows].long()
-            return windows, kept(windows, file.get_tensor("special_ids"))
+            name = "heldout" + _COUNTS
+            counts: Tensor | None = file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118  not a dict
+        return counts
+
+    def windows(self, part: Part, start: int, n_windows: int) -> tuple[Int[Tensor, "W T"], Bool[Tensor, "W T"]]:
+        """Some windows, and which of their positions count: neither special tokens nor left out of the text's mask."""
+        with open_tensors(self.path) as file:
+            some = slice(start, start + n_windows)
+            windows: Tensor = file.get_slice(part)[some].long()
+            keep = kept(windows, file.get_tensor("special_ids"))
+            if part + _COUNTS in file.keys():  # noqa: SIM118  not a dict
+                keep &= file.get_slice(part + _COUNTS)[some]
+            return windows, keep
 
     def documents(self, start: int, n_windows: int) -> Int[Tensor, "W T"]:
         """Number of the document that each token of some held-out windows is of. Where an earlier version cut them, all are of one: windows
