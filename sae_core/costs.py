@@ -4,7 +4,8 @@ FLOPS_PER_WEIGHT = 6
 """Per token and matrix product: 2 for the forward pass, 4 for the backward pass."""
 _PRODUCTS = {"gated": 3}
 """Matrix products with d_in x d_sae weights, where there are more than encoder and decoder: Gated decodes its gate too."""
-_VECTORS = {"standard": 1, "gated": 3, "topk": 1, "batchtopk": 1, "matryoshka_batchtopk": 1, "jumprelu": 2}
+_TOPK = ("topk", "abstopk", "hierarchical_topk", "batchtopk", "matryoshka_batchtopk")
+_VECTORS = {"standard": 1, "p_anneal": 1, "gated": 3, "jumprelu": 2, **dict.fromkeys(_TOPK, 1)}
 """Parameters per latent beside encoder and decoder: biases, thresholds, scales."""
 
 
