@@ -94,7 +94,7 @@ def best(
     if len(texts := texts_of(runs)) > 1:
         raise ConfigError(
             f"runs must be measured on one held-out text to be ranked, but got {len(texts)}: {', '.join(map(words.shortened, texts))}. "
-            "Pass rows of one, e.g. table[table['eval_hash'] == ...]."
+            "Give one results directory; in Python, rows of one `eval_hash`."
         )
     candidates = [found for name, own in by_comparison(runs).items() for found in _candidates(name, own, metric, l0, sign)]
     if not candidates:
