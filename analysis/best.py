@@ -25,7 +25,7 @@ from analysis.statistics.choosing import CLOSE
 from analysis.statistics.matched import at_matched_l0, label_of, of_runs, settings_of
 from analysis.table import DIRECTORIES, by_comparison, check_columns, finished, load_table, orientation
 from sae_core.errors import ConfigError, UnknownNameError
-from sae_core.layout import RunPaths
+from sae_core.layout import CFG, RunPaths
 
 SHOWN = ("l0", "fvu", "delta_ce", "ce_loss_recovered", "kl", "dead_fraction")
 """Metrics that are shown beside the one that was asked for, where the run has them."""
@@ -94,7 +94,7 @@ def best(
     if len(texts := texts_of(runs)) > 1:
         raise ConfigError(
             f"runs must be measured on one held-out text to be ranked, but got {len(texts)}: {', '.join(map(words.shortened, texts))}. "
-            "Pass rows of one, e.g. table[table['eval_hash'] == ...]."
+            "Give one results directory; in Python, rows of one `eval_hash`."
         )
     candidates = [found for name, own in by_comparison(runs).items() for found in _candidates(name, own, metric, l0, sign)]
     if not candidates:
@@ -202,7 +202,7 @@ def _described(table: pd.DataFrame, runs: pd.DataFrame, first: _Candidate, metri
 def loading_of(sae: Path) -> str:
     """Python that loads an exported SAE."""
     try:
-        cfg: dict[str, Any] = json.loads((sae / "cfg.json").read_text(encoding="utf-8"))
+        cfg: dict[str, Any] = json.loads((sae / CFG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return ""
     ours = f'from sae_core import SparseAutoencoder\nsae = SparseAutoencoder.from_pretrained("{sae}")'

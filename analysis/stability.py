@@ -23,7 +23,7 @@ from analysis.results import StoredRun, StoredSweep
 from analysis.rows import setting_hash
 from sae_core.errors import ConfigError, DamagedFileError, reason_of
 from sae_core.files import check_tensors, checksum_in, checksum_of, read_json, write_json
-from sae_core.layout import RunPaths
+from sae_core.layout import WEIGHTS, RunPaths
 from sae_core.records import MetricSpec
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ RECURS = 0.7
 """|cos| of matched decoder rows from which on a latent counts as found again (arXiv:2501.16615 uses the same)."""
 VERSION = 1
 """Of how pairs are worked out: another one makes them anew."""
-WEIGHTS = "sae_weights.safetensors"
 SPECS = (
     MetricSpec("pw_mcc", "PW-MCC between seeds", "", "max"),
     MetricSpec("recurring_latents", "Latents that recur in another seed", "", "max"),

@@ -16,6 +16,9 @@ results/
 from dataclasses import dataclass
 from pathlib import Path
 
+CFG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+"""Names of the files of an exported SAE, which SAELens gives them."""
+
 
 class _Below:
     """A path below the directory of its owner."""

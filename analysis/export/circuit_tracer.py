@@ -19,9 +19,10 @@ import yaml
 from numpy.typing import NDArray
 
 from analysis.export.choice import Chosen
-from analysis.export.folders import CFG, WEIGHTS, new_directory
+from analysis.export.folders import new_directory
 from sae_core.errors import ConfigError, DamagedFileError
 from sae_core.files import CHECKSUM, NO_CHECKSUM_YET, check_tensors, read_json, seal_tensors
+from sae_core.layout import CFG, WEIGHTS
 
 TENSORS = {
     "transcoder": (),

@@ -9,8 +9,7 @@ from pathlib import Path
 from analysis.export.choice import Chosen
 from sae_core.errors import ConfigError
 from sae_core.files import check_tensors, read_json
-
-CFG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+from sae_core.layout import CFG, WEIGHTS
 
 
 @contextmanager

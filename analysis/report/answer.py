@@ -35,7 +35,7 @@ def answer(comparison: Comparison) -> list[str]:
     single = [pair for pair in comparison.pairs if pair.gap is not None and pair.reason]
     lines += _single_runs(comparison, single) if single else []
     apart = [pair for pair in comparison.pairs if pair.gap is None]
-    lines += [_not_compared(pair) for pair in apart[: words.LISTED]]
+    lines += [_not_compared(comparison, pair) for pair in apart[: words.LISTED]]
     if len(apart) > words.LISTED:
         lines.append(f"{len(apart) - words.LISTED} more pairs are not compared either.")
     return [*lines, *_choices(comparison), *([_method(comparison, tested)] if tested else [])]
@@ -170,8 +170,8 @@ def _others(tested: Sequence[Pair], own: Sequence[Pair]) -> list[str]:
     return [f"Of the other {len(rest)} pairs, {apart or 'none'} {'are' if apart > 1 else 'is'} told apart."]
 
 
-def _not_compared(pair: Pair) -> str:
-    return f"{words.arm(pair.a)} and {words.arm(pair.b)} are not compared: {pair.reason[0].lower()}{pair.reason[1:]}"
+def _not_compared(comparison: Comparison, pair: Pair) -> str:
+    return f"{words.arm(pair.a)} and {words.arm(pair.b)} are not compared in {comparison.label}: {pair.reason[0].lower()}{pair.reason[1:]}"
 
 
 def _details(comparison: Comparison, pair: Pair) -> str:

@@ -159,14 +159,12 @@ class ModuleSource(ActivationSource):
     def check(self) -> None:
         super().check()
         self.check_places()
-        assert all(self._widths), f"{self._widths=}"
-        batch = self._first
-        kept = self._kept(self._values(batch, self._places)[self._places[0]], batch)
+        _, n_positions = self._first_read
         asked: dict[Part, int] = {"train": self.config.train_tokens, "heldout": self.config.eval_tokens}
         for part, needed in asked.items():
             n_examples = len(self._examples(part))
-            if self.keep(batch) is None and n_examples * kept.shape[1] < needed:
-                raise ConfigError(self._too_few(part, n_examples * kept.shape[1], needed))
+            if n_positions is not None and n_examples * n_positions < needed:
+                raise ConfigError(self._too_few(part, n_examples * n_positions, needed))
 
     def shard(self, directory: Path, index: int) -> Float[Tensor, "N width"]:
         return self.shards(directory, index, [self])[0]
@@ -281,16 +279,18 @@ class ModuleSource(ActivationSource):
         return [Place(*path_and_side(name)) for name in names]
 
     @property
-    def _first(self) -> Any:
-        """The first training examples, as a batch."""
-        return next(self.batches("train"))
-
-    @cached_property
     def _widths(self) -> list[int]:
         """Width of the activations, and of the target."""
+        return self._first_read[0]
+
+    @cached_property
+    def _first_read(self) -> tuple[list[int], int | None]:
+        """Widths of the activations of the first training examples, and positions of each; None where not all of them need count."""
         with border(f"the model of {self.config.source!r} must read its examples", "Correct `collate` or `forward` of the source."):
-            values = self._values(self._first, self._places)
-        return [values[place].shape[-1] for place in self._places]
+            batch = next(self.batches("train"))
+            values = self._values(batch, self._places)
+        kept = self._kept(values[self._places[0]], batch)
+        return [values[place].shape[-1] for place in self._places], kept.shape[1] if self.keep(batch) is None else None
 
 
 def activations_of(

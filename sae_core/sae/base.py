@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
 from sae_core.errors import ConfigError, border
+from sae_core.layout import CFG, WEIGHTS
 from sae_core.notebook import table_of
 from sae_core.plugins import defining
 from sae_core.sae import formats, saelens_files
@@ -343,8 +344,7 @@ class SparseAutoencoder(nn.Module, ABC):
                 "Save what its `to_inference()` returns."
             )
         self.check_finite()
-        skips = self.config.skips
-        cfg = saelens_files.cfg_of(architecture, self.saelens_fields(), self.d_in, self.d_out, d_sae=self.d_sae, skips=skips)
+        cfg = saelens_files.cfg_of(architecture, self.saelens_fields(), self.d_in, self.d_out, d_sae=self.d_sae, skips=self.config.skips)
         cfg["normalize_activations"] = "layer_norm" if self.layer_norm else "none"
         plugins = [plugin.location for plugin in defining([type(self)])]
         metadata = {**(metadata or {}), **({"plugins": plugins} if plugins else {})}
@@ -362,8 +362,8 @@ class SparseAutoencoder(nn.Module, ABC):
             ConfigError: files are missing, damaged, or say something that is not known here. Nothing else is raised.
         """
         with border(
-            f"an SAE must be a directory with {saelens_files.CFG} and {saelens_files.WEIGHTS} as SAELens writes them, or with "
-            f"{', '.join(formats.READERS)} and what belongs to it, but got {saelens_files.shown(str(directory))}",
+            f"an SAE must be a directory with {CFG} and {WEIGHTS} as SAELens writes them, or with {', '.join(formats.READERS)} and what "
+            f"belongs to it, but got {saelens_files.shown(str(directory))}",
             "Correct the path, put back a copy (`git lfs pull`, where files are pointers of Git LFS), or export the SAE again.",
         ):
             stored = formats.read(Path(directory), plugins)

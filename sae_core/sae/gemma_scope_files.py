@@ -5,6 +5,7 @@ transcoder: version 2 says so in its config; version 1 has no config, so that on
 """
 
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -27,9 +28,8 @@ def read_first(directory: Path) -> StoredSAE:
         ConfigError: the tensors are others, or square, or the path says that it is a transcoder.
         Exception: whatever reading what is not such a file raises.
     """
-    # numpy leaves a damaged file open, if it opened it itself
-    with (directory / FIRST).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        tensors = {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
+    with ZipFile(directory / FIRST) as arrays:
+        tensors = {name.removesuffix(".npy"): _tensor(arrays, name) for name in arrays.namelist()}
     is_transcoder = any("transcoder" in part for part in directory.resolve().parts)
     refuse(
         [f"{FIRST} must be an SAE's, but its path says that it is a transcoder's"] if is_transcoder else [],
@@ -37,6 +37,11 @@ def read_first(directory: Path) -> StoredSAE:
         "Transcoders are not read; rename the folder if it is an SAE.",
     )
     return _stored(tensors, directory)
+
+
+def _tensor(arrays: ZipFile, name: str) -> Tensor:
+    with arrays.open(name) as file:
+        return torch.from_numpy(np.lib.format.read_array(file, allow_pickle=False))
 
 
 def read_second(directory: Path) -> StoredSAE:

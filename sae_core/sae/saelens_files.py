@@ -20,9 +20,8 @@ from sae_core import plugins
 from sae_core.activations.files import load_tensors, save_tensors
 from sae_core.errors import ConfigError, UnknownNameError
 from sae_core.files import read_json, write_json
+from sae_core.layout import CFG, WEIGHTS
 
-CFG = "cfg.json"
-WEIGHTS = "sae_weights.safetensors"
 FORMAT_VERSION = "6.54.12"
 """SAELens version whose format is written; below 6.0.0 its loader drops the metadata."""
 SAELENS_FIELDS: dict[str, tuple[str, ...]] = {"standard": (), "gated": (), "jumprelu": (), "topk": ("k",), "abstopk": ("k",)}

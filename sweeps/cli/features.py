@@ -109,10 +109,11 @@ def _export(run: "LearnedRun", layout: Layout, to: Path, latent: list[int] | Non
 
 def _other(run: "LearnedRun", results: Path, name: str) -> "LearnedRun":
     """Another run of the sweep; or this one with the SAE of a directory in place of its own."""
+    from sae_core.layout import CFG
     from sae_core.sae.base import SparseAutoencoder
     from sweeps.opening import open_run
 
-    if (Path(name) / "cfg.json").is_file():
+    if (Path(name) / CFG).is_file():
         sae = SparseAutoencoder.from_pretrained(name).to(run.sae.W_dec.device)
         other = dataclasses.replace(run, run_id=name, sae=sae, facts={})
     else:

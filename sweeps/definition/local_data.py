@@ -9,8 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sae_core.activations.language_model.mixture import SUFFIXES
-from sae_core.activations.language_model.rows import COMPRESSIONS, FILE_FORMATS
+from sae_core.activations.language_model.mixture import has_file_ending
 from sae_core.config.run import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError
 from sae_core.files import existing
@@ -32,8 +31,7 @@ def absolute(name: str) -> str:
         # A link to a file whose name does not say its format keeps the name that does.
         return str(resolved) if path.is_dir() or resolved.suffix == path.suffix else os.path.normpath(path.absolute())
     # A hub name is `name` or `owner/name`.
-    is_file = name.lower().endswith((*FILE_FORMATS, *COMPRESSIONS, *SUFFIXES))
-    if is_file or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.isprintable():
+    if has_file_ending(name) or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.isprintable():
         raise ConfigError(f"a local path must exist, but {name!r} is missing (in {str(Path.cwd())!r}). Correct it, or give a hub name.")
     return name
 

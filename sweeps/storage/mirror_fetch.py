@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sae_core.config.run import RunConfig
 from sae_core.errors import ConfigError, border
-from sae_core.layout import RunPaths
+from sae_core.layout import CFG, WEIGHTS, RunPaths
 from sweeps.storage.mirror import Mirror
 from sweeps.storage.store import Store
 from sweeps.storage.verify import verify
@@ -81,7 +81,7 @@ def _take(mirror: Mirror, staged: Store, names: Sequence[str], note: Callable[[s
         bad = [f"{path.name}: {reason}" for path, reason in damaged.items() if directory in path.parents]
         record = staged.read_record(directory.name) if there.record.exists() and not bad else None
         if record is not None and record.status in ("trained", "finished"):
-            files = [there.config, there.history, there.sae / "cfg.json", there.sae / "sae_weights.safetensors"]
+            files = [there.config, there.history, there.sae / CFG, there.sae / WEIGHTS]
             files += [there.documents, there.latents] if record.documents_checksum else []
             bad += [f"{file.name} is missing" for file in files if not file.exists()]
         if bad:

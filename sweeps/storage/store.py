@@ -15,7 +15,7 @@ from sae_core import provenance
 from sae_core.config.run import RunConfig
 from sae_core.errors import ConfigError, DamagedFileError, border, reason_of
 from sae_core.files import check_content, check_tensors, read_json, read_json_lines, state_of, write_json
-from sae_core.layout import SweepPaths
+from sae_core.layout import CFG, WEIGHTS, SweepPaths
 from sae_core.orders import Orders
 from sae_core.records import RunRecord, RunState, Status, flat, read_sweep_file, reason
 from sweeps.definition.sweep import Sweep
@@ -113,7 +113,7 @@ class Store:
     def has_sound_sae(self, run_id: str) -> bool:
         """Whether the exported SAE is there, as it was written."""
         folder = self.paths.run(run_id).sae
-        return _is_sound(lambda: (check_tensors(folder / "sae_weights.safetensors"), read_json(folder / "cfg.json")))
+        return _is_sound(lambda: (check_tensors(folder / WEIGHTS), read_json(folder / CFG)))
 
     def has_sound_measurements(self, record: RunRecord) -> bool:
         """Whether what was measured of a run lies beside its record, as it was written; beside one of an earlier version nothing lies."""

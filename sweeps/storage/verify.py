@@ -9,7 +9,7 @@ from sae_core.config.run import RunConfig
 from sae_core.documents import read_documents_file
 from sae_core.errors import ConfigError, border, reason_of
 from sae_core.files import check_content, check_tensors, read_json
-from sae_core.layout import RunPaths, SweepPaths
+from sae_core.layout import CFG, RunPaths, SweepPaths
 from sae_core.records import RunRecord, read_history
 from sweeps.storage.store import Store
 
@@ -90,7 +90,7 @@ def _verify_run(paths: RunPaths, verified: Verified) -> None:
     verified.read(paths.checkpoint, check_tensors, "The next launch starts this run again from its first step.")
     for weights in sorted(paths.sae.glob("*.safetensors")):
         verified.read(weights, check_tensors, RUN_REMEDY)
-    verified.read(paths.sae / "cfg.json", read_json, RUN_REMEDY)
+    verified.read(paths.sae / CFG, read_json, RUN_REMEDY)
 
 
 def _read_config(path: Path) -> None:

@@ -111,7 +111,7 @@ def test_fronts_apart_are_named() -> None:
     table, _ = draw(Truth({"topk": 0.08, "gated": 0.06}, n_documents=0), np.random.default_rng(0))
     table.loc[table["architecture"] == "gated", "l0"] *= 100
     (line,) = answer(compare(table))
-    assert line.endswith("are not compared: no range of L0 is spanned by both fronts in every repeat.")
+    assert line.endswith("are not compared in FVU: no range of L0 is spanned by both fronts in every repeat.")
 
 
 def test_other_names_than_architectures_stay_as_they_are() -> None:

@@ -24,7 +24,7 @@ def windows(
     documents: list[str] | list[list[int]], n_tokens: int, *, tokenizer: object = None, prepend_bos: bool = True
 ) -> list[list[int]]:
     maker = WindowMaker(tokenizer or Letters(), 4, prepend_bos, special_ids=(0, 99))
-    return maker.windows(documents, n_tokens).tolist()
+    return maker.cut(documents, n_tokens).windows.tolist()
 
 
 def test_bos_parts_documents_and_starts_every_window() -> None:
@@ -34,8 +34,9 @@ def test_bos_parts_documents_and_starts_every_window() -> None:
 
 def of_documents(documents: list[str] | list[list[int]], *, tokenizer: object = None, prepend_bos: bool = True) -> list[list[int]]:
     maker = WindowMaker(tokenizer or Letters(), 4, prepend_bos, special_ids=(0, 99))
-    cut, numbers = maker.windows_and_documents(documents, 100)
-    assert cut.tolist() == maker.windows(documents, 100).tolist() and cut.shape == numbers.shape
+    made = maker.cut(documents, 100)
+    cut, numbers = made.windows, made.documents
+    assert cut.tolist() == maker.cut(documents, 100).windows.tolist() and cut.shape == numbers.shape
     return numbers.tolist()
 
 
@@ -106,7 +107,7 @@ def test_reading_in_batches_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 def test_documents_beyond_the_need_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "LENGTH_AT_A_TIME", 1)
     read: list[str] = []
-    WindowMaker(Letters(), 4, special_ids=(0,)).windows((read.append(one) or one for one in ["abcdef"] * 100), 9)
+    WindowMaker(Letters(), 4, special_ids=(0,)).cut((read.append(one) or one for one in ["abcdef"] * 100), 9)
     assert len(read) == 2  # the stream is 0abcdef0abcdef; its four windows hold 2 + 3 + 2 + 3 tokens that count, those of one document 5
 
 
@@ -120,7 +121,7 @@ def test_text_that_the_tokenizer_does_not_take_is_one_message() -> None:
 
 
 def test_without_a_tokenizer_there_is_no_bos() -> None:
-    assert WindowMaker(None, 4, prepend_bos=False).windows([[1, 2, 3, 4, 5]], 4).tolist() == [[1, 2, 3, 4]]
+    assert WindowMaker(None, 4, prepend_bos=False).cut([[1, 2, 3, 4, 5]], 4).windows.tolist() == [[1, 2, 3, 4]]
     with pytest.raises(ConfigError, match="must be false where there is no tokenizer, but got True"):
         WindowMaker(None, 4)
 
@@ -142,7 +143,7 @@ def test_one_document_per_window_is_cut_or_filled_up_with_what_does_not_count() 
 def test_positions_that_do_not_count_are_made_up_for_by_more_windows() -> None:
     assert masked(["abcdef"], positions=(1, 3)) == [[-1, 0, 1, -1], [-1, 3, 4, -1]]
     maker = WindowMaker(Letters(), 4, special_ids=(0,), positions=(1, 2))
-    assert len(maker.windows(["abcdefghi"] * 3, 3)) == 4  # the first window's only position that counts is the BOS of a document
+    assert len(maker.cut(["abcdefghi"] * 3, 3).windows) == 4  # the first window's only position that counts is the BOS of a document
 
 
 def test_filling_up_needs_a_token_for_it() -> None:

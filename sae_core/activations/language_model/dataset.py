@@ -187,7 +187,7 @@ def _local_path(name: str) -> Path | None:
     """The local file or directory of this name; None: a name on the Hub. A path where nothing is is refused."""
     if (path := existing(name)) is not None:
         return Path(os.path.normpath(path.absolute()))  # not resolved: what a link points to may be named after a hash
-    if name.lower().endswith((*FILE_FORMATS, *COMPRESSIONS, *mixture.SUFFIXES)) or not is_hub_name(name):
+    if mixture.has_file_ending(name) or not is_hub_name(name):
         raise ConfigError(f"`data.dataset` must exist, but got {name!r}, where no file or directory is. Correct the path.")
     return None
 

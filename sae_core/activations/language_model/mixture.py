@@ -29,6 +29,11 @@ SUFFIXES = (".yaml", ".yml")
 """Of the files that name the datasets of a mixture."""
 
 
+def has_file_ending(name: str) -> bool:
+    """Whether a name ends as files of datasets do, so that it is none on the Hub."""
+    return name.lower().endswith((*FILE_FORMATS, *COMPRESSIONS, *SUFFIXES))
+
+
 class _Entry(Config):
     """A dataset of a mixture. What is not given is as in the section `data`."""
 
@@ -88,7 +93,7 @@ def parts_of(config: DataConfig) -> list[MixedDataset]:
 def _config_of(entry: _Entry, config: DataConfig, path: Path) -> DataConfig:
     changes = entry.model_dump(exclude={"weight", "column"}, exclude_none=True)
     beside = path.resolve().parent / Path(entry.dataset).expanduser()
-    is_path = beside.exists() or not is_hub_name(entry.dataset) or entry.dataset.lower().endswith((*FILE_FORMATS, *COMPRESSIONS, *SUFFIXES))
+    is_path = beside.exists() or not is_hub_name(entry.dataset) or has_file_ending(entry.dataset)
     changes["dataset"] = str(beside) if is_path else entry.dataset
     if beside == path.resolve():
         raise ConfigError(f"a mixture must be of other datasets, but got itself in {config.dataset!r}. Remove it.")

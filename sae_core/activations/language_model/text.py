@@ -75,21 +75,8 @@ class WindowMaker:
                 "Set it to packed."
             )
 
-    def windows(self, documents: Iterable[Document], n_tokens: int) -> Int[Tensor, "W T"]:
-        """The fewest windows, from the first document on, that hold `n_tokens` tokens which count.
-
-        Returns:
-            int32; all windows there are where the documents hold fewer tokens.
-        """
-        return self.cut(documents, n_tokens).windows
-
-    def windows_and_documents(self, documents: Iterable[Document], n_tokens: int) -> tuple[Int[Tensor, "W T"], Int[Tensor, "W T"]]:
-        """`windows`, and the number of the document that each of their tokens is of."""
-        cut = self.cut(documents, n_tokens)
-        return cut.windows, cut.documents
-
     def cut(self, documents: Iterable[Document], n_tokens: int) -> CutText:
-        """`windows`, with their documents and the tokens that count."""
+        """The fewest windows, from the first document on, that hold `n_tokens` tokens which count; all there are where these are fewer."""
         parts = [np.empty((3, 0, self.context_size), np.int32), *self._needed(documents, n_tokens)]
         windows, numbers, counts = (torch.from_numpy(np.concatenate([part[row] for part in parts])) for row in range(3))
         return CutText(windows, numbers, counts.bool())
