@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError
+from sae_core.layout import WEIGHTS
 from sae_core.plugins import load as load_plugins
 from sae_core.sae import dictionary_learning_files, gemma_scope_files, saelens_files, sparsify_files
 from sae_core.sae.saelens_files import StoredSAE
@@ -24,7 +25,7 @@ def foreign_reader(directory: Path) -> Callable[[Path], StoredSAE] | None:
     Raises:
         ConfigError: the folder has the weights of several formats.
     """
-    found = [name for name in (saelens_files.WEIGHTS, *READERS) if (directory / name).is_file()]
+    found = [name for name in (WEIGHTS, *READERS) if (directory / name).is_file()]
     if len(found) > 1:
         raise ConfigError(
             f"a folder must have one SAE, but {str(directory)!r} has the weights {found}, of several formats. "
