@@ -73,6 +73,7 @@ class PAnneal(ElementwiseSAE):
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
         self.register_buffer("p", torch.ones((), dtype=torch.float64))
         self.register_buffer("strength", torch.ones(()))
+        self._known_p: float | None = None  # what `p` holds: read once, since reading waits for the device
 
     @classmethod
     def step_memory(cls, config: ArchitectureConfig, d_in: int) -> StepMemory:
@@ -100,13 +101,14 @@ class PAnneal(ElementwiseSAE):
         def powers(p: float) -> Tensor:
             return pre_acts.per_token((sizes + EPSILON) ** p - EPSILON**p).mean()
 
-        p, before = self.config.p_at(progress), float(self.p)
+        p, before = self.config.p_at(progress), float(self.p) if self._known_p is None else self._known_p
         penalty = powers(p)
         if p != before:
             with torch.no_grad():
                 ratio = powers(before) / penalty
                 self.strength.mul_(torch.where(penalty > 0, ratio, torch.ones_like(ratio)))
                 self.p.fill_(p)
+        self._known_p = p
         return penalty
 
     def inference_weights(self) -> dict[str, Tensor]:

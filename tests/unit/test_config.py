@@ -72,7 +72,7 @@ def test_unknown_names_and_keys_are_refused() -> None:
         RunConfig.model_validate(RAW | {"sae": {"architecture": "tpok", "d_sae": 64}})
     with pytest.raises(ValidationError, match=r"activation source must be one of .* but got 'sintetic'"):
         RunConfig.model_validate(RAW | {"activations": {"source": "sintetic"}})
-    with pytest.raises(ValidationError, match=r"`architecture` must be a registered name, but got None\. Choose one of \['batchtopk'"):
+    with pytest.raises(ValidationError, match=r"`architecture` must be a registered name, but got None\. Choose one of \['abstopk'"):
         RunConfig.model_validate(RAW | {"sae": {"d_sae": 64}})
     with pytest.raises(ValidationError, match="learning_rate"):
         RunConfig.model_validate(RAW | {"train": {"learning_rate": 1e-3}})
