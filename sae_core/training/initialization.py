@@ -19,8 +19,9 @@ from torch.nn.functional import normalize
 from sae_core.activations.stream import ActivationStream, split_pairs
 from sae_core.config.run import ArchitectureConfig, RunConfig
 from sae_core.errors import ConfigError
-from sae_core.sae.base import SEARCH_START_NORM, SparseAutoencoder
+from sae_core.sae.base import SparseAutoencoder
 from sae_core.sae.loss import LossContext
+from sae_core.sae.weights import SEARCH_START_NORM
 from sae_core.seeds import seed_of
 
 SAMPLE_TOKENS = 32_768
