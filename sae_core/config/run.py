@@ -45,6 +45,19 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     other_names: ClassVar[Mapping[str, str]] = {}
     """Further names that definitions may use for fields, and the names of the fields."""
+    left_out: ClassVar[tuple[str, ...]] = ()
+    """Fields that JSON lacks where they have their defaults, beside those of base classes: run ids stay those of before there were such.
+    They are listed in `records.LEFT_OUT`."""
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        names = {name for cls in type(self).__mro__ for name in vars(cls).get("left_out", ())}
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in serialize(self).items()
+            if name not in names or getattr(self, name) != fields[name].get_default(call_default_factory=True)
+        }
 
     def changed(self, *fields: str) -> dict[str, Any]:
         """Those of `fields` that differ from their defaults: what a rule refuses where they have no effect. Defaults stay silent."""
@@ -134,16 +147,14 @@ class TranscoderConfig(ArchitectureConfig):
     transcoder_start: ClassVar[Mapping[str, str]] = MappingProxyType({"decoder_init": "data", "b_dec_init": "mean"})
     """Initial values of transcoders where a definition does not say: what trained best (docs/settings.md)."""
 
+    left_out: ClassVar[tuple[str, ...]] = ("skip_connection",)
+
     skip_connection: bool = False
     """Whether x @ W_skip.T is added to the output of a transcoder (Paulo et al. 2025, arXiv:2501.18823)."""
 
     @property
     def skips(self) -> bool:
         return self.skip_connection
-
-    @model_serializer(mode="wrap")
-    def _without_what_an_sae_lacks(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        return {name: value for name, value in serialize(self).items() if name != "skip_connection" or value}
 
 
 class ActivationsConfig(Config):
@@ -252,6 +263,8 @@ class TrainConfig(Config):
 class RunConfig(Config):
     """One SAE to train and evaluate."""
 
+    left_out: ClassVar[tuple[str, ...]] = ("plugins",)
+
     activations: Annotated[SerializeAsAny[ActivationsConfig], _by_name(SOURCES, "source")]
     sae: Annotated[SerializeAsAny[ArchitectureConfig], _by_name(ARCHITECTURES, "architecture")]
     train: TrainConfig = TrainConfig()
@@ -261,11 +274,6 @@ class RunConfig(Config):
     """Decides the order of the training tokens."""
     plugins: dict[str, str] = Field(default_factory=dict)
     """Name -> checksum of the plugins that the result depends on, so that an edited plugin makes new runs."""
-
-    @model_serializer(mode="wrap")
-    def _without_empty_plugins(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        content = serialize(self)
-        return {name: value for name, value in content.items() if name != "plugins" or value}
 
     @model_validator(mode="after")
     def _schedules_fit(self) -> Self:

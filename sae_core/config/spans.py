@@ -8,6 +8,7 @@ from pydantic import BeforeValidator
 
 from sae_core.errors import ConfigError
 
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?) ?%")
 _LENGTH = re.compile(r"(\d[\d_]*(?:\.\d+)?)([kMG]?) (step|token)s?")
 _LONGEST = 10**18
 """Steps or tokens: more than any run has."""
@@ -15,7 +16,9 @@ _SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 
 
 def _parse(value: Any) -> float | str:
-    """A fraction as it is; a length in its one spelling, so that "2M tokens" and "2_000_000 tokens" are the same run."""
+    """A fraction as a number; a length in its one spelling, so that "2M tokens" and "2_000_000 tokens" are the same run."""
+    if isinstance(value, str) and (percent := _PERCENT.fullmatch(value)):
+        value = float(Decimal(percent.group(1)) / 100)
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
         return float(value)
     if isinstance(value, str) and (found := _LENGTH.fullmatch(value)):
@@ -25,12 +28,12 @@ def _parse(value: Any) -> float | str:
             return f"{int(length)} {unit}s" if length else 0.0
     raise ConfigError(
         f"a span of the run must be a fraction of its steps from 0 to 1, or a whole number of steps or tokens, but got {value!r}. "
-        "Write e.g. 0.05, '500 steps', '2_000_000 tokens' or '2M tokens' (k, M, G)."
+        "Write e.g. 0.05, '5%', '500 steps', '2_000_000 tokens' or '2M tokens' (k, M, G)."
     )
 
 
 Span = Annotated[float | str, BeforeValidator(_parse)]
-"""A fraction of the run's steps (0 to 1), or a length such as "500 steps" or "2M tokens"."""
+"""A fraction of the run's steps (0 to 1, or "5%"), or a length such as "500 steps" or "2M tokens"."""
 
 
 def fraction_of_run(span: float | str, n_steps: int, batch_size: int) -> float:

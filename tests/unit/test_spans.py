@@ -22,6 +22,8 @@ def parsed(value: Any) -> float | str:
     [
         (0.05, 0.05),
         (1, 1.0),
+        ("5%", 0.05),
+        ("0.1 %", 0.001),
         ("500 steps", "500 steps"),
         ("1 step", "1 steps"),
         ("1.5k steps", "1500 steps"),
