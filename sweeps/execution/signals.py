@@ -33,15 +33,23 @@ _raised = threading.Event()
 
 _from_thread = threading.Event()
 """Set while `interrupt` was called and its interrupt has not been raised."""
+_AGAIN_SECONDS = 0.01
+"""Time after which an interrupt is raised again that came where Python ignores every exception: long enough to leave that place."""
+_ignoring_before = sys.unraisablehook
+"""What Python called about exceptions that it ignores, before `handle`."""
 
 
 def handle() -> None:
     """Let SIGTERM, SIGHUP and SIGUSR1 raise KeyboardInterrupt, as Ctrl-C does. In the main thread only; elsewhere it does nothing.
 
-    A signal that is ignored stays ignored: so that `nohup` works.
+    A signal that is ignored stays ignored: so that `nohup` works. An interrupt in a place where Python ignores exceptions (a `__del__`, a
+    callback of the garbage collector) is raised again after it.
     """
+    global _ignoring_before
     if threading.current_thread() is not threading.main_thread():
         return
+    if sys.unraisablehook is not _ignored:
+        _ignoring_before, sys.unraisablehook = sys.unraisablehook, _ignored
     for number in _ENDING:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _interrupt)
@@ -52,6 +60,7 @@ def handled() -> Iterator[None]:
     """`handle` for some time. An interrupt that was swallowed before is raised."""
     global _began_at
     before = {number: signal.getsignal(number) for number in _ENDING}
+    ignoring = sys.unraisablehook
     handle()
     try:
         check()
@@ -60,6 +69,7 @@ def handled() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             _raised.clear()
             _began_at = None
+            sys.unraisablehook = ignoring
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -139,10 +149,21 @@ def was_interrupted() -> bool:
 
 def interrupt() -> None:
     """Interrupt the main thread from another one, if one of the handlers is ours."""
-    ours = [number for number in _ENDING if signal.getsignal(number) is _interrupt]
-    if ours:
+    if ours := _ours():
         _from_thread.set()
         signal.pthread_kill(threading.main_thread().ident or 0, ours[0])
+
+
+def _ours() -> list[signal.Signals]:
+    return [number for number in _ENDING if signal.getsignal(number) is _interrupt]
+
+
+def _ignored(unraisable: Any) -> None:
+    """Send a signal again whose interrupt was just ignored; leave the rest to whom it was left before."""
+    if not (unraisable.exc_type is KeyboardInterrupt and _raised.is_set()):
+        _ignoring_before(unraisable)
+    elif ours := _ours():
+        threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (threading.main_thread().ident or 0, ours[0])).start()
 
 
 def _interrupt(*_: Any) -> None:

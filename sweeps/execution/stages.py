@@ -57,6 +57,7 @@ def run_stages(
     work.begin(executor.n_slots, executor.slot_bytes)
     progress.stage(work.stage, work.n_tokens, "tokens")
     training = Training(work, store, progress, loggers, settings, budget)
+    signals.check()
     if work.n_trials:
         _train(training, executor, store)
         orders.go_on()
@@ -93,6 +94,7 @@ def harvest_stage(
     group: Sequence[SharedActivations], store: Store, executor: Executor, progress: SweepProgress, orders: OrdersFile
 ) -> float:
     """Make the shards that are missing, on all slots, each for all hook points at once. Returns seconds."""
+    signals.check()
     missing = [
         index for index in range(group[0].n_shards) if not all(is_complete(shared.cache, index, shared.n_stored) for shared in group)
     ]
@@ -141,6 +143,7 @@ def _outliers(manifest: Manifest) -> str:
 
 def _evaluate(group: Sequence[SharedActivations], store: Store, executor: Executor, progress: SweepProgress, orders: OrdersFile) -> float:
     """Measure runs on held-out text, all in one pass, and finish their records. Returns seconds."""
+    signals.check()
     to_measure = [(shared, records) for shared in group if (records := shared.to_evaluate(store))]
     n_chunks = group[0].source.n_eval_chunks(group[0].cache)
     progress.stage("evaluate", n_chunks, "chunks", n_chunks if to_measure else 0)

@@ -44,6 +44,34 @@ def test_an_interrupt_that_a_library_swallowed_is_raised_again():
         assert not signals.was_interrupted()
 
 
+class _Interrupted:
+    """Python ignores what is raised while it is deleted."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.001)  # the handler runs here at the latest
+
+
+def test_an_interrupt_where_python_ignores_it_is_raised_after_it(capsys):
+    with signals.handled(), pytest.raises(KeyboardInterrupt):
+        thing = _Interrupted()
+        del thing
+        time.sleep(30)
+    assert capsys.readouterr().err == ""
+    time.sleep(0.1)  # no signal comes late, when nobody handles it
+
+
+def test_what_else_python_ignores_is_told_as_before(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
+    before = sys.unraisablehook
+    failing = type("Failing", (), {"__del__": lambda self: 1 / 0})
+    with signals.handled():
+        failing()
+    assert told == [ZeroDivisionError]
+    assert sys.unraisablehook is before
+
+
 def test_a_signal_that_is_ignored_stays_ignored():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with signals.handled():
