@@ -2,6 +2,7 @@
 
 `trainer.dict_class` says what the tensors mean: TopK and BatchTopK have the same names. Saved latents are in the model's units
 already, whatever `normalize_activations` was. `k` comes from the tensors: the config has the one that an annealed run began with.
+Before December 2024 the tensors of a TopK SAE had no threshold, and before that no k, which is then the config's.
 """
 
 from pathlib import Path
@@ -65,6 +66,8 @@ def read(directory: Path) -> StoredSAE:
         )
     tensors = {name: value if isinstance(value, Tensor) else torch.tensor(value) for name, value in loaded.items()}
     d_in, d_sae = (trainer.get(key) for key in ("activation_dim", "dict_size"))
+    if kind == "AutoEncoderTopK":
+        tensors = {"threshold": torch.tensor(-1.0), **({} if "k" in tensors else {"k": torch.tensor(trainer["k"])}), **tensors}
     problems = []
     if not isinstance(d_in, int) or not isinstance(d_sae, int):
         problems.append(f"`activation_dim` and `dict_size` of {CONFIG} must be whole numbers, but got {d_in!r} and {d_sae!r}")

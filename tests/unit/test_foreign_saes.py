@@ -214,11 +214,41 @@ def test_the_backup_of_a_running_training_is_refused(tmp_path: Path) -> None:
     assert "backup of a running one" in refused(write_dictionary_learning(tmp_path, "AutoEncoder", tensors))
 
 
-def test_transcoders_are_refused(tmp_path: Path) -> None:
+def test_transcoders_of_gemma_scope(tmp_path: Path) -> None:
+    t = jumprelu()
+    t |= {"W_dec": random(M, D + 1), "b_dec": random(D + 1), "affine_skip_connection": random(D, D + 1)}
+
+    def forward(x: Tensor, skip: float = 0.0) -> tuple[Tensor, Tensor]:
+        z = x @ t["W_enc"] + t["b_enc"]
+        latents = z * (z > t["threshold"])
+        return latents, latents @ t["W_dec"] + t["b_dec"] + skip * (x @ t["affine_skip_connection"])
+
+    out = {"hf_hook_point_out": "model.layers.9.mlp.output"}
+    plain = {name: tensor for name, tensor in t.items() if name != "affine_skip_connection"}
+    agrees(write_gemma_scope(tmp_path / "google--gemma-scope-2b-pt-transcoders" / "layer_3", 1, plain), forward)
+    agrees(write_gemma_scope(tmp_path / "a", 2, plain, **out), forward)
+    sae = agrees(write_gemma_scope(tmp_path / "b", 2, t, affine_connection=True, **out), lambda x: forward(x, 1.0))
+    assert sae.d_out == D + 1
+    sae.save_pretrained(tmp_path / "c")
+    agrees(tmp_path / "c", lambda x: forward(x, 1.0))
+
+
+def test_what_is_neither_an_sae_nor_a_transcoder_that_we_have_is_refused(tmp_path: Path) -> None:
     assert "transcode" in refused(write_sparsify(tmp_path / "a", transcode=True))
-    assert "transcoder" in refused(write_gemma_scope(tmp_path / "b", 2, jumprelu(), hf_hook_point_out="model.layers.9.mlp.output"))
-    assert "affine" in refused(write_gemma_scope(tmp_path / "c", 2, jumprelu() | {"affine_skip_connection": random(D, D)}))
-    assert "transcoder" in refused(write_gemma_scope(tmp_path / "gemma-transcoders" / "layer_3", 1, jumprelu()))
+    skip = {"affine_skip_connection": random(D, D)}
+    assert "affine" in refused(write_gemma_scope(tmp_path / "b", 2, jumprelu() | skip))
+    assert "affine" in refused(write_gemma_scope(tmp_path / "c", 2, jumprelu(), affine_connection=True, hf_hook_point_out="other"))
+    assert "one hook point" in refused(write_gemma_scope(tmp_path / "d", 2, jumprelu(), hf_hook_point_in=["a", "b"]))
+    assert "embeddings" in refused(write_gemma_scope(tmp_path / "embedding" / "width_4k", 1, jumprelu()))
+
+
+def test_topk_of_dictionary_learning_before_it_kept_k_and_threshold(tmp_path: Path) -> None:
+    tensors, forward = dictionary_learning("AutoEncoderTopK")
+    first = {name: tensor for name, tensor in tensors.items() if name not in ("k", "threshold")}
+    agrees(write_dictionary_learning(tmp_path / "a", "AutoEncoderTopK", first, k=K), forward)
+    assert "k" in refused(write_dictionary_learning(tmp_path / "b", "AutoEncoderTopK", first, k=None))
+    batch = {name: tensor for name, tensor in dictionary_learning("BatchTopKSAE")[0].items() if name not in ("k", "threshold")}
+    assert "names and shapes" in refused(write_dictionary_learning(tmp_path / "c", "BatchTopKSAE", batch))
 
 
 @pytest.mark.parametrize("changed", [{"activation": "groupmax"}, {"signed": True}, {"new_key": 1}, {"k": None}])
