@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sae_core.files import read_json
+from sae_core.layout import CFG
 from sae_core.sae import dictionary_learning_files, formats, gemma_scope_files, sparsify_files
-from sae_core.sae.saelens_files import CFG
 
 _GEMMA_SCOPE = re.compile(r"(?:google--)?gemma-scope-(?P<size>\d+b)-(?P<tuning>pt|it)-(?P<site>res|mlp|att|transcoders)")
 """Names of the repositories of Gemma Scope 1, in a path or in the cache of the Hub."""
