@@ -14,7 +14,7 @@ from sweeps.definition.plain import plain
 from sweeps.definition.problems import Problems, shown
 from sweeps.definition.sections import Definition, locate_plugins
 from sweeps.definition.space import Space, space_of
-from sweeps.definition.yaml_text import MOST_CHARACTERS, apply_overrides, dump_yaml, load_yaml
+from sweeps.definition.text import MOST_CHARACTERS, apply_overrides, dump_yaml, load_text
 
 _FILES = importlib.resources.files("sweeps").joinpath("definitions")
 _TEMPLATE = "template"
@@ -61,16 +61,16 @@ class Sweep(Definition):
         """
         name, shown_name = str(path_or_name), shown(str(path_or_name))
         if name in ready():
-            return cls.from_dict(load_yaml(_FILES.joinpath(f"{name}.yaml").read_text(encoding="utf-8"), name), overrides)
+            return cls.from_dict(load_text(_FILES.joinpath(f"{name}.yaml").read_text(encoding="utf-8"), name), overrides)
         with border(f"a definition must be a readable text file, but {shown_name} is not", "Correct the path, or save it as UTF-8."):
             path = Path(name).expanduser()
             if not path.exists():
                 if path.suffix in _ENDINGS or "/" in name:
                     raise ConfigError(f"a definition file must exist, but {shown_name} is missing. Correct it, or use one of {ready()}.")
-                raise UnknownNameError.of("definition", name, ready(), "Or give the path of a YAML file.")
-            with path.open("rb") as file:  # one byte more than there may be, so that `load_yaml` notices
+                raise UnknownNameError.of("definition", name, ready(), "Or give the path of a file.")
+            with path.open("rb") as file:  # one byte more than there may be, so that `load_text` notices
                 text = file.read(4 * MOST_CHARACTERS + 1).decode("utf-8-sig")
-        content = load_yaml(text, name)
+        content = load_text(text, name, path.suffix)
         if isinstance(content, dict):
             locate_plugins(content, path.parent)
         return cls.from_dict(content, overrides)

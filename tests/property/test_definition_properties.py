@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeps.definition.sweep import Sweep
-from sweeps.definition.yaml_text import dump_yaml, load_yaml
+from sweeps.definition.text import dump_yaml, load_text
 
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=8)
 SCALARS = (
@@ -52,7 +52,7 @@ def test_runs_are_the_product_all_different_and_survive_yaml(drawn):
     sweep = Sweep(**definition)
     ids = [run.run_id for run in sweep.runs()]
     assert len(ids) == len(set(ids)) == n_runs
-    assert [run.run_id for run in Sweep.from_dict(load_yaml(sweep.to_yaml(), "test")).runs()] == ids
+    assert [run.run_id for run in Sweep.from_dict(load_text(sweep.to_yaml(), "test")).runs()] == ids
 
 
 @settings(deadline=None, max_examples=30)
@@ -68,11 +68,11 @@ def test_the_order_of_axes_and_values_changes_no_run(drawn, random):
 
 @given(st.dictionaries(NAMES, VALUES, max_size=4))
 def test_yaml_round_trip(content):
-    assert load_yaml(dump_yaml(content), "test") == content
+    assert load_text(dump_yaml(content), "test") == content
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_floats_keep_their_value(value):
-    loaded = load_yaml(repr(value), "test")
+    loaded = load_text(repr(value), "test")
     assert math.isclose(loaded, value, rel_tol=0, abs_tol=0)
     assert not isinstance(loaded, str)

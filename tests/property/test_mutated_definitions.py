@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from sae_core.errors import ConfigError
 from sweeps.cli import app
 from sweeps.definition.sweep import Sweep
-from sweeps.definition.yaml_text import dump_yaml, load_yaml
+from sweeps.definition.text import dump_yaml, load_text
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def check(make):
         sweep = make()
         found = sweep.runs() if sweep.search is None else sweep.space().corners
         assert found
-        again = Sweep.from_dict(load_yaml(sweep.to_yaml(), "again"))
+        again = Sweep.from_dict(load_text(sweep.to_yaml(), "again"))
         assert sweep.search is not None or [run.run_id for run in again.runs()] == [run.run_id for run in found]
     except ConfigError as error:
         message = str(error)

@@ -1,12 +1,13 @@
-"""YAML as definitions use it, and `--set key=value`.
+"""Definitions as text (YAML, TOML or JSON, with the same content), and `--set key=value`.
 
 PyYAML reads YAML 1.1, where `1e-3` is a string, `off` is False and a repeated key silently wins. Here scalars follow YAML 1.2 (`1e-3` and
-`1_000_000` are numbers, `off` is a word), `1e6` is a whole number, and a repeated key is an error.
+`1_000_000` are numbers, `off` is a word). In all three, `1e6` is a whole number, and a repeated key is an error.
 """
 
+import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import yaml
@@ -55,10 +56,7 @@ class _Loader(yaml.SafeLoader):
         """Nothing: `<<` is merged by `plain`, which bounds what merges of merges come to."""
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        value = self.construct_yaml_float(node)
-        # `train_tokens: 1e6` means a count; fields that take fractions accept whole numbers as well.
-        whole = "e" in node.value.lower() and value.is_integer() and abs(value) <= _LARGEST_EXACT
-        return int(value) if whole else value
+        return _number(node.value, self.construct_yaml_float(node))
 
 
 class _Dumper(yaml.SafeDumper):
@@ -74,21 +72,58 @@ for _type, (_pattern, _starts) in _SCALARS.items():
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
 
 
-def load_yaml(text: str, source: str) -> Any:
-    """Read YAML, or TOML where `source` ends with ".toml", as dicts, lists and scalars.
+def _number(text: str, value: float) -> int | float:
+    """A number with a point or an exponent. `train_tokens: 1e6` is a count; fields that take fractions accept whole numbers as well."""
+    whole = "e" in text.lower() and value.is_integer() and abs(value) <= _LARGEST_EXACT
+    return int(value) if whole else value
+
+
+def _from_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
+
+
+def _from_toml(text: str) -> Any:
+    return tomllib.loads(text, parse_float=lambda number: _number(number, float(number)))
+
+
+def _from_json(text: str) -> Any:
+    def section(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            names = [name for name, _ in pairs]
+            repeated = shown(next(name for name in names if names.count(name) > 1))
+            raise ConfigError(f"a definition must be valid JSON, but got: {repeated} twice in one section. Correct it.")
+        return content
+
+    def no_number(name: str) -> float:
+        raise ConfigError(f"a definition must be valid JSON, but got: {name}, which is no number. Correct it.")
+
+    def number(text: str) -> int | float:
+        return _number(text, float(text))
+
+    return json.loads(text, object_pairs_hook=section, parse_float=number, parse_constant=no_number)
+
+
+_LANGUAGES: dict[str, tuple[str, Callable[[str], Any]]] = {".toml": ("TOML", _from_toml), ".json": ("JSON", _from_json)}
+"""Ending of a file -> its language and the reader of that."""
+
+
+def load_text(text: str, source: str, ending: str = "") -> Any:
+    """Read a definition as dicts, lists and scalars.
 
     Args:
         source: what is being read, for messages, e.g. a file name.
+        ending: ".toml" and ".json" mean these languages, any other ending YAML.
 
     Raises:
-        ConfigError: the text is not YAML, too long, or holds what no definition can: a key twice, other types, too many values.
+        ConfigError: the text is not of that language, too long, or holds what no definition can: a key twice, other types, too many values.
     """
     source = printable(source if len(source) <= _LONGEST_SOURCE else f"{source[:_LONGEST_SOURCE]}...")
     if len(text) > MOST_CHARACTERS:
         raise ConfigError(f"{source}: a definition must have at most {MOST_CHARACTERS:,} characters, but got more. Shorten it.")
-    language = "TOML" if source.endswith(".toml") else "YAML"
+    language, read = _LANGUAGES.get(ending, ("YAML", _from_yaml))
     try:
-        return plain(tomllib.loads(text) if language == "TOML" else yaml.load(text, Loader=_Loader))
+        return plain(read(text))
     except ConfigError as error:
         raise ConfigError("\n".join(f"{source}: {line}" for line in str(error).splitlines())) from None
     except RecursionError:
@@ -101,7 +136,7 @@ def load_yaml(text: str, source: str) -> Any:
 
 
 def dump_yaml(content: Any) -> str:
-    """Write YAML that `load_yaml` reads back as it was: keys in their order, short lists on one line."""
+    """Write YAML that `load_text` reads back as it was: keys in their order, short lists on one line."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
 
 
@@ -124,4 +159,4 @@ def apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> None:
             if not isinstance(node, dict):
                 rule = f"but got {shown(key)} where {shown(section)} is {shown(node)}"
                 raise ConfigError(f"`--set` must name a field of a section, {rule}. Set `{printable(section)}`.")
-        node[name] = load_yaml(value, f"--set {override}")
+        node[name] = load_text(value, f"--set {override}")

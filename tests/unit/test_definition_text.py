@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 
 from sae_core.errors import ConfigError
-from sweeps.definition.yaml_text import apply_overrides, dump_yaml, load_yaml
+from sweeps.definition.text import apply_overrides, dump_yaml, load_text
 
 
 @pytest.mark.parametrize(
@@ -28,36 +28,36 @@ from sweeps.definition.yaml_text import apply_overrides, dump_yaml, load_yaml
     ],
 )
 def test_scalars(text, value):
-    loaded = load_yaml(text, "test")
+    loaded = load_text(text, "test")
     assert loaded == value
     assert type(loaded) is type(value)
 
 
 @pytest.mark.parametrize("value", ["1e-3", "off", "12", "null", "", 1e-5, 3e20, 7, True, None, "a: b", [1, [2.0, "x"]], {"a": {"b": []}}])
 def test_what_is_written_is_read_back(value):
-    loaded = load_yaml(dump_yaml({"key": value}), "test")["key"]
+    loaded = load_text(dump_yaml({"key": value}), "test")["key"]
     assert loaded == value
     assert type(loaded) is type(value)
 
 
 def test_written_without_aliases():
     shared = [1, 2]
-    assert load_yaml(dump_yaml({"a": shared, "b": shared}), "test") == {"a": [1, 2], "b": [1, 2]}
+    assert load_text(dump_yaml({"a": shared, "b": shared}), "test") == {"a": [1, 2], "b": [1, 2]}
     assert "&" not in dump_yaml({"a": shared, "b": shared})
 
 
 def test_a_merge_key_may_be_overridden():
-    assert load_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}", "test")["b"] == {"x": 1, "y": 3}
+    assert load_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}", "test")["b"] == {"x": 1, "y": 3}
 
 
 def test_repeated_key():
     with pytest.raises(ConfigError, match=r"mine\.yaml: line 3: a definition must be valid YAML, but got: 'lr' twice in one section"):
-        load_yaml("train:\n  lr: 1\n  lr: 2\n", "mine.yaml")
+        load_text("train:\n  lr: 1\n  lr: 2\n", "mine.yaml")
 
 
 def test_not_yaml():
     with pytest.raises(ConfigError, match=r"mine\.yaml: line 2: a definition must be valid YAML, but got: expected ',' or ']'"):
-        load_yaml("k: [8\nlr: 1", "mine.yaml")
+        load_text("k: [8\nlr: 1", "mine.yaml")
 
 
 def test_overrides():
@@ -122,31 +122,66 @@ def test_override_with_a_value_that_is_not_yaml():
 @pytest.mark.slow
 def test_what_no_definition_needs(text, message):
     with pytest.raises(ConfigError) as error:
-        load_yaml(text, "mine.yaml")
+        load_text(text, "mine.yaml")
     assert str(error.value).startswith(f"mine.yaml: {message}")
     assert str(error.value).isprintable()
 
 
-def test_toml():
-    assert load_yaml('name = "a"\n[train]\nlr = [1e-3, 2]\n', "mine.toml") == {"name": "a", "train": {"lr": [1e-3, 2]}}
-    with pytest.raises(ConfigError, match=r"mine\.toml: a definition must be valid TOML, but got: TOMLDecodeError: "):
-        load_yaml("name: a", "mine.toml")
-    with pytest.raises(ConfigError, match=r"mine\.toml: a: `a` must be text, .* but got a=datetime\.date\(2024, 1, 1\)"):
-        load_yaml("a = 2024-01-01", "mine.toml")
+SAME = {
+    ".yaml": "name: a\ntrain: {lr: [1e-3, 2], batch_size: 1e3}\nsae: {d_sae: 1_024}\n",
+    ".toml": 'name = "a"\n[train]\nlr = [1e-3, 2]\nbatch_size = 1e3\n[sae]\nd_sae = 1_024\n',
+    ".json": '{\n\t"name": "a", "train": {"lr": [1e-3, 2], "batch_size": 1e3},\n\t"sae": {"d_sae": 1024}}\n',
+}
+
+
+@pytest.mark.parametrize("ending", SAME)
+def test_the_same_definition_in_every_language(ending):
+    content = load_text(SAME[ending], f"mine{ending}", ending)
+    assert content == {"name": "a", "train": {"lr": [0.001, 2], "batch_size": 1000}, "sae": {"d_sae": 1024}}
+    assert [type(number) for number in (*content["train"]["lr"], content["train"]["batch_size"])] == [float, int, int]
+
+
+@pytest.mark.parametrize(
+    ("text", "ending", "message"),
+    [
+        ("name: a", ".toml", "a definition must be valid TOML, but got: TOMLDecodeError: "),
+        ("a = 1\na = 2", ".toml", "a definition must be valid TOML, but got: TOMLDecodeError: Cannot overwrite a value"),
+        ("a = 2024-01-01", ".toml", "a: `a` must be text, a number, true, false, null, a list or a section, but got a=datetime.date("),
+        ("name: a", ".json", "a definition must be valid JSON, but got: JSONDecodeError: Expecting value: line 1 column 1"),
+        ('{"train": {"lr": 1, "lr": 2}}', ".json", "a definition must be valid JSON, but got: 'lr' twice in one section. Correct it."),
+        ('{"lr": NaN}', ".json", "a definition must be valid JSON, but got: NaN, which is no number. Correct it."),
+        ('{"lr": -Infinity}', ".json", "a definition must be valid JSON, but got: -Infinity, which is no number. Correct it."),
+        ("[" * 100_000, ".json", "a definition must be valid JSON, but got sections nested too deep. Correct it."),
+        ("[" * 30 + "]" * 30, ".json", "a definition must hold at most 200,000 values"),
+        ("1" + "0" * 5_000, ".json", "a definition must be valid JSON, but got: ValueError: Exceeds the limit (4300 digits)"),
+    ],
+)
+def test_what_no_toml_and_json_can_hold(text, ending, message):
+    with pytest.raises(ConfigError) as error:
+        load_text(text, f"mine{ending}", ending)
+    assert str(error.value).startswith(f"mine{ending}: {message}")
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", ["text.json", "text.toml"])
+def test_a_setting_is_yaml_whatever_it_ends_with(value):
+    content = {}
+    apply_overrides(content, [f"data.dataset={value}"])
+    assert content == {"data": {"dataset": value}}
 
 
 @pytest.mark.slow
 def test_merges_of_merges_are_bounded():
     lines = ["a: &a {x: 1}"] + [f"{key}: &{key} {{<<: [{', '.join([f'*{before}'] * 9)}]}}" for before, key in pairwise("abcdefghijk")]
     start = time.process_time()
-    assert load_yaml("\n".join(lines[:4]), "test")["d"] == {"x": 1}
+    assert load_text("\n".join(lines[:4]), "test")["d"] == {"x": 1}
     with pytest.raises(ConfigError, match="at most 200,000 values"):
-        load_yaml("\n".join(lines), "test")
+        load_text("\n".join(lines), "test")
     assert time.process_time() - start < 2
 
 
 def test_earlier_merges_and_own_keys_win():
-    content = load_yaml("a: &a {x: 1, y: 1}\nb: &b {x: 2, z: 2}\nc: {z: 3, <<: [*a, *b]}", "test")
+    content = load_text("a: &a {x: 1, y: 1}\nb: &b {x: 2, z: 2}\nc: {z: 3, <<: [*a, *b]}", "test")
     assert content["c"] == {"x": 1, "y": 1, "z": 3}
 
 
