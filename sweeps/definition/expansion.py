@@ -9,7 +9,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import chain, islice, product
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -26,8 +26,9 @@ from sae_core.config.run import (
 from sae_core.config.spans import fraction_of_run
 from sae_core.errors import ConfigError, UnknownNameError, border, reason_of
 from sae_core.plugins import checksums_of
-from sweeps.definition.grid import Axis, FieldPath, Grid, fields_of, n_points, points, read_axis, read_section
+from sweeps.definition.grid import Axis, FieldPath, Grid, Numbers, fields_of, n_points, points, read_axis, read_section
 from sweeps.definition.local_data import absolute, located_model
+from sweeps.definition.pairing import check_zip, paired_by_source, zipped
 from sweeps.definition.problems import Problems, collect, model_in, shown
 from sweeps.definition.sections import Definition
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from sae_core.activations.source import ActivationSource
 
 C = TypeVar("C", bound=BaseModel)
+Parts = list[tuple[Numbers, C]]
 
 MOST_RUNS = 100_000
 """Runs of a sweep: more are refused before any of them is made."""
@@ -110,7 +112,9 @@ def read_axes(definition: Definition, problems: Problems) -> Axes:
             grids[name] = common | start | _architecture_axes(definition, name, own or {}, problems)
         else:
             problems.add("architectures", str(UnknownNameError.of("architecture", name, ARCHITECTURES)))
-    return Axes(source, common, grids, seeds, data_seeds)
+    check_zip(definition, [common, *grids.values()], problems)
+    grids = {name: zipped(definition.zip, grid, problems) for name, grid in grids.items()}
+    return Axes(source, zipped(definition.zip, common, problems), grids, seeds, data_seeds)
 
 
 def runs_of(axes: Axes, problems: Problems, most: int | None = None) -> list[RunConfig]:
@@ -128,7 +132,7 @@ def runs_of(axes: Axes, problems: Problems, most: int | None = None) -> list[Run
         saes = _configs(grid, "sae", ARCHITECTURES[name].Config, problems, name, most)
         trains = _configs(grid, "train", TrainConfig, problems, name, most)
         place_of = _place_of(grid, "", name)
-        for activations, data_seed, sae, train, seed in islice(product(sources, axes.data_seeds, saes, trains, axes.seeds), most):
+        for activations, data_seed, sae, train, seed in islice(_together(sources, axes.data_seeds, saes, trains, axes.seeds), most):
             if problems.enough:
                 break
             plugins = checksums_of([source, ARCHITECTURES[name], NORMALIZATIONS[train.normalize_activations]])
@@ -150,16 +154,18 @@ def check_number(n_runs: int, place: str, problems: Problems) -> None:
 def check_read(axes: Axes, problems: Problems) -> None:
     """Note fields without an effect: whoever gives one expects one. A fixed field must have it on one run, an axis on all."""
     for field, other, is_unread, needs in _UNREAD:
-        places: dict[str, tuple[Axis, list[Any]]] = {}
+        default = TrainConfig.model_fields[field[-1]].default
+        places: dict[str, tuple[Axis, list[tuple[Any, Any]]]] = {}
         for grid in axes.architectures.values():
             if (axis := grid.get(field)) is not None:
-                values = grid[other].values if other in grid else (TrainConfig.model_fields[other[-1]].default,)
-                places.setdefault(axis.place, (axis, []))[1].extend(values)
-        for place, (axis, others) in places.items():
-            unread = [value for value in others if is_unread(value)]
-            is_default = axis.values == (TrainConfig.model_fields[field[-1]].default,)
-            if unread and not is_default and (axis.is_searched or len(unread) == len(others)):
-                given = f"{field[-1]}={shown(list(axis.values) if axis.is_searched else axis.values[0])} and {other[-1]}={shown(unread[0])}"
+                second = grid[other] if other in grid else Axis("", (TrainConfig.model_fields[other[-1]].default,))
+                are_paired = (axis.follows or field) == (second.follows or other)
+                pairs = zip(axis.values, second.values, strict=True) if are_paired else product(axis.values, second.values)
+                places.setdefault(axis.place, (axis, []))[1].extend(pairs)
+        for place, (axis, both) in places.items():
+            unread = [value for own, value in both if is_unread(value) and own != default]
+            if unread and (axis.varies or len(unread) == len(both)):
+                given = f"{field[-1]}={shown(list(axis.values) if axis.varies else axis.values[0])} and {other[-1]}={shown(unread[0])}"
                 problems.add(place, f"`{field[-1]}` must come with {needs}, or it has no effect, but got {given}. Remove it.")
 
 
@@ -200,7 +206,7 @@ def _activation_axes(definition: Definition, problems: Problems) -> tuple[str, G
         rule = f"a definition must have `model` and `data`, or else `activations`, but got {list(given)}"
         problems.add("", f"{rule}. Add what is missing, remove the rest.")
         return "", {}
-    source = SOURCES[name]
+    source, paired = SOURCES[name], set(chain(*definition.zip))
     fields = fields_of(source.Config, ("activations",))
     if is_short:
         grid: Grid = {("activations", "source"): Axis(source.sections[0], (name,))}
@@ -210,14 +216,14 @@ def _activation_axes(definition: Definition, problems: Problems) -> tuple[str, G
             # Fields outside of the source's sections (the token counts) are given in the last one.
             outside, model = fields if section == source.sections[-1] else {}, model_in(annotation)
             assert model is not None, f"{source=} {section=}"
-            grid |= read_section(getattr(definition, section), fields_of(model, path) | outside, section, problems)
+            grid |= read_section(getattr(definition, section), fields_of(model, path) | outside, section, problems, paired=paired)
     else:
-        grid = read_section(definition.activations or {}, fields, "activations", problems)
+        grid = read_section(definition.activations or {}, fields, "activations", problems, paired=paired)
     for field in source.path_fields:
         if (axis := grid.get(("activations", *field))) is not None:
             values = tuple(_absolute(value, axis.place, problems) for value in axis.values)
             grid["activations", *field] = dataclasses.replace(axis, values=values)
-    return name, _paired(source, grid | _expanded(source, grid, problems), problems)
+    return name, paired_by_source(source, grid | _expanded(source, grid, problems), problems)
 
 
 def _expanded(source: "type[ActivationSource]", grid: Grid, problems: Problems) -> Grid:
@@ -231,25 +237,6 @@ def _expanded(source: "type[ActivationSource]", grid: Grid, problems: Problems) 
     return {path: dataclasses.replace(grid[path], values=values) for path, values in found.items()}
 
 
-def _paired(source: "type[ActivationSource]", grid: Grid, problems: Problems) -> Grid:
-    """The same with the axes paired that belong together: where transcoders read, and where they write."""
-    followers = {("activations", *field): ("activations", *other) for field, other in source.paired_fields.items()}
-    for path, other in followers.items():
-        axis, leader = grid.get(path), grid.get(other)
-        if axis is None:
-            if leader is not None and leader.place.rpartition(".")[2] != other[-1]:
-                rule = f"`{leader.place.rpartition('.')[2]}` must come with `{path[-1]}`, but got none"
-                problems.add(leader.place, f"{rule}. Add it, or write `{other[-1]}`.")
-        elif leader is None or len(axis.values) == len(leader.values):
-            grid = {**grid, path: dataclasses.replace(axis, follows=None if leader is None else other)}
-        else:
-            there, here = shown(list(leader.values)), shown(list(axis.values))
-            rule = f"`{path[-1]}` must have as many values as `{leader.place.rpartition('.')[2]}`, since they are paired"
-            problems.add(axis.place, f"{rule}, but got {here} for {there}. Add or remove some.")
-            grid = {**grid, path: dataclasses.replace(axis, values=axis.values[:1])}
-    return grid
-
-
 def _absolute(value: Any, place: str, problems: Problems) -> Any:
     try:
         with border(f"a path must be readable, but got {shown(value)}", "Correct it."):
@@ -261,18 +248,18 @@ def _absolute(value: Any, place: str, problems: Problems) -> Any:
 
 def _architecture_axes(definition: Definition, name: str, own: Mapping[str, Any], problems: Problems) -> Grid:
     """Axes of `sae` and `train` for one architecture, with what it overrides."""
-    config, place = ARCHITECTURES[name].Config, f"architectures.{name}"
+    config, place, paired = ARCHITECTURES[name].Config, f"architectures.{name}", set(chain(*definition.zip))
     train, sae = fields_of(TrainConfig, ("train",)), fields_of(config, ("sae",))
     del sae["architecture"]
     hint = f"The sparsity of {name!r} is set by `{config.sparsity_parameter}`."
     grid: Grid = {("sae", "architecture"): Axis(place, (name,))}
-    grid |= read_section(definition.sae, sae, "sae", problems, f"A common field must belong to every architecture. {hint}")
-    grid |= read_section(definition.train, train, "train", problems)
+    grid |= read_section(definition.sae, sae, "sae", problems, f"A common field must belong to every architecture. {hint}", paired)
+    grid |= read_section(definition.train, train, "train", problems, paired=paired)
     path, annotation = sae["target_l0"]
     is_aimed = definition.target_l0 is not None and path[-1] not in own
     if is_aimed:
-        grid[path] = read_axis(definition.target_l0, annotation, "target_l0", problems)
-    grid |= read_section(own, train | sae, place, problems, hint)
+        grid[path] = read_axis(definition.target_l0, annotation, "target_l0", problems, paired)
+    grid |= read_section(own, train | sae, place, problems, hint, paired)
     parameter = grid.pop(("sae", config.sparsity_parameter), None) if is_aimed else None
     if parameter is not None and parameter.values != (None,):
         rule = f"`{config.sparsity_parameter}` must be left out where `target_l0` is given, but got both"
@@ -293,16 +280,33 @@ def _transcoder_start(name: str) -> Grid:
     return {("sae", field): Axis(place, (value,)) for field, value in start.items()}
 
 
-def _configs(grid: Grid, part: str, config: type[C], problems: Problems, architecture: str, most: int | None) -> list[C]:
-    """The valid configs among the points of the grid under `part`."""
+def _together(
+    sources: Parts[Any], data_seeds: Iterable[int], saes: Parts[Any], trains: Parts[Any], seeds: Iterable[int]
+) -> Iterator[tuple[Any, int, Any, Any, int]]:
+    """Every combination of the parts of runs, seeds fastest, but for those that would take different values of paired axes."""
+    for numbers, source in sources:
+        its_saes = [(numbers | more, sae) for more, sae in saes if _agree(numbers, more)]
+        for data_seed in data_seeds:
+            for both, sae in its_saes:
+                for more, train in trains:
+                    if _agree(both, more):
+                        yield from ((source, data_seed, sae, train, seed) for seed in seeds)
+
+
+def _agree(numbers: Numbers, others: Numbers) -> bool:
+    return all(numbers[path] == number for path, number in others.items() if path in numbers)
+
+
+def _configs(grid: Grid, part: str, config: type[C], problems: Problems, architecture: str, most: int | None) -> Parts[C]:
+    """The valid configs among the points of the grid under `part`, with the numbers of their points."""
     place_of = _place_of(grid, part, architecture)
-    valid: list[C] = []
-    for point in islice(points(grid, part), most):
+    valid: Parts[C] = []
+    for numbers, point in islice(points(grid, part), most):
         if problems.enough:
             break
         if issubclass(config, ArchitectureConfig):
             point = _aimed(config, point)
-        valid += _validated(config, point, problems, place_of)
+        valid += ((numbers, made) for made in _validated(config, point, problems, place_of))
     return valid
 
 

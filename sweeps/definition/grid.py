@@ -8,7 +8,7 @@ A `Grid` maps the path of a field in `RunConfig` (`("train", "lr")`) to its axis
 import itertools
 import math
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Self
@@ -104,9 +104,14 @@ class Axis:
     """Path of the axis that this one is paired with: its first value comes with the first of that, and so on."""
 
     @property
-    def is_searched(self) -> bool:
-        """Whether a search decides it."""
+    def varies(self) -> bool:
+        """Whether it takes more than one value."""
         return self.range is not None or len(self.values) > 1
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether a search decides it: not what comes with another axis."""
+        return self.varies and self.follows is None
 
 
 Grid = dict[FieldPath, Axis]
@@ -126,7 +131,9 @@ def n_points(grid: Grid) -> int:
     return math.prod(len(axis.values) for axis in grid.values() if axis.follows is None)
 
 
-def read_section(section: Mapping[str, Any], fields: Fields, place: str, problems: Problems, hint: str = "") -> Grid:
+def read_section(
+    section: Mapping[str, Any], fields: Fields, place: str, problems: Problems, hint: str = "", paired: Collection[str] = ()
+) -> Grid:
     """Axes of one section.
 
     Args:
@@ -134,6 +141,7 @@ def read_section(section: Mapping[str, Any], fields: Fields, place: str, problem
         place: path of the section in the definition, for messages.
         problems: gets what is wrong: unknown keys, empty axes, repeated values.
         hint: a sentence about unknown keys.
+        paired: places of fields that are paired with others, so that values may repeat.
     """
     grid: Grid = {}
     for key, value in section.items():
@@ -145,16 +153,16 @@ def read_section(section: Mapping[str, Any], fields: Fields, place: str, problem
         (path, annotation), here = fields[key], f"{place}.{key}"
         inner = model_in(annotation)
         if inner is not None and isinstance(value, Mapping) and not _is_range(value):
-            grid |= read_section(value, fields_of(inner, path), here, problems)
+            grid |= read_section(value, fields_of(inner, path), here, problems, paired=paired)
         elif path in grid:
             names = f"`{grid[path].place.rpartition('.')[2]}` and `{key}`"
             problems.add(here, f"a field must be given once, but got {names}, which are two names of it. Remove one.")
         else:
-            grid[path] = read_axis(value, annotation, here, problems)
+            grid[path] = read_axis(value, annotation, here, problems, paired)
     return grid
 
 
-def read_axis(value: Any, annotation: Any, place: str, problems: Problems) -> Axis:
+def read_axis(value: Any, annotation: Any, place: str, problems: Problems, paired: Collection[str] = ()) -> Axis:
     """The axis a field's value stands for; `annotation` is the field's own type."""
     if _is_range(value):
         return _range_axis(value, annotation, place, problems)
@@ -163,6 +171,8 @@ def read_axis(value: Any, annotation: Any, place: str, problems: Problems) -> Ax
         return Axis(place, (_as(sequence, value),))
     if not value:
         problems.add(place, f"an axis must list at least one value, but got {place.rpartition('.')[2]}=[]. Add one or leave the field out.")
+    if place in paired:
+        return Axis(place, tuple(_as(sequence, item) for item in value))
     values: dict[Any, Any] = {}
     for item in value:
         # Equal values are one, also 1 and 1.0.
@@ -173,23 +183,28 @@ def read_axis(value: Any, annotation: Any, place: str, problems: Problems) -> Ax
     return Axis(place, tuple(values.values()))
 
 
-def points(grid: Grid, part: str) -> Iterator[dict[str, Any]]:
+Numbers = dict[FieldPath, int]
+"""Path of an axis that follows no other -> the number of its value."""
+
+
+def points(grid: Grid, part: str) -> Iterator[tuple[Numbers, dict[str, Any]]]:
     """Every combination of the axes under `part`, e.g. "train", as the nested mapping its config class takes; last axis fastest.
 
-    An axis that is paired with another one takes the value of the same number.
+    An axis that is paired with another one takes the value of the same number. Where that is in another part, the numbers say which points
+    of the two belong together.
     """
     axes = {path: axis for path, axis in grid.items() if path[0] == part}
-    leading = [path for path, axis in axes.items() if axis.follows is None]
-    for numbers in itertools.product(*(range(len(axes[path].values)) for path in leading)):
-        number = dict(zip(leading, numbers, strict=True))
+    lengths = {axis.follows or path: len(axis.values) for path, axis in axes.items()}
+    for chosen in itertools.product(*map(range, lengths.values())):
+        numbers = dict(zip(lengths, chosen, strict=True))
         nested: dict[str, Any] = {}
         for path, axis in axes.items():
             _, *sections, name = path
             node = nested
             for section in sections:
                 node = node.setdefault(section, {})
-            node[name] = axis.values[number[path if axis.follows is None else axis.follows]]
-        yield nested
+            node[name] = axis.values[numbers[axis.follows or path]]
+        yield numbers, nested
 
 
 def _is_range(value: Any) -> bool:

@@ -11,22 +11,26 @@ from typing import TYPE_CHECKING
 
 from sweeps.definition.grid import Grid
 from sweeps.definition.problems import Problems, shown, unknown_key
+from sweeps.definition.sections import Definition
 
 if TYPE_CHECKING:
     from sae_core.activations.source import ActivationSource
 
 
-def check_zip(groups: Sequence[Sequence[str]], grids: Iterable[Grid], problems: Problems) -> None:
+def check_zip(definition: Definition, grids: Iterable[Grid], problems: Problems) -> None:
     """Note what is wrong with `zip` as such: places that are no field of the definition, or are named twice."""
-    known = {axis.place for grid in grids for axis in grid.values()}
-    for place, number in Counter(chain(*groups)).items():
+    known = {
+        axis.place for grid in grids for path, axis in grid.items() if path not in (("sae", "architecture"), ("activations", "source"))
+    }
+    known |= {f"sae.{field}" for field in definition.sae} | {f"train.{field}" for field in definition.train}  # also where all replace them
+    for place, number in Counter(chain(*definition.zip)).items():
         if place not in known:
             problems.add("zip", unknown_key(place, known, "`zip` names fields that the definition gives, as `--set` does."))
         elif number > 1:
             problems.add("zip", f"a field must be paired once, but got {place!r} {number} times. Put all that belongs to it in one list.")
-    for group in groups:
+    for group in definition.zip:
         if len(group) < 2:
-            problems.add("zip", f"at least two fields must be paired, but got {shown(list(group))}. Add one, or remove the list.")
+            problems.add("zip", f"at least two fields must be paired, but got {shown(group)}. Add one, or remove the list.")
 
 
 def zipped(groups: Sequence[Sequence[str]], grid: Grid, problems: Problems) -> Grid:

@@ -87,6 +87,8 @@ class Definition(Config):
     """L0 that every architecture is to reach, or a list of them, instead of the sparsity coefficients below."""
     architectures: dict[str, dict[str, Any] | None]
     """Architecture name -> its own fields, and those of `sae` and `train` that differ for it."""
+    zip: list[list[str]] = Field(default_factory=list)
+    """Fields whose values come together, first with first, e.g. [[sae.d_sae, train.lr]], instead of in every combination."""
     seeds: list[int] = Field(default_factory=lambda: [0])
     """Each run is made once per seed."""
     data_seed: Any = 0

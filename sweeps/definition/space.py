@@ -86,10 +86,8 @@ class Space:
             KeyError: a parameter is missing.
         """
         architecture = point.get(ARCHITECTURES, next(iter(self.axes.architectures)))
-        grid = {
-            path: Axis(axis.place, (_value(axis, point[axis.place]),)) if axis.is_searched else axis
-            for path, axis in self.axes.architectures[architecture].items()
-        }
+        axes = self.axes.architectures[architecture]
+        grid = {path: Axis(axis.place, (_value(axis, axes[axis.follows or path], point),)) for path, axis in axes.items()}
         problems = Problems()
         runs = runs_of(dataclasses.replace(self.axes, architectures={architecture: grid}), problems)
         problems.raise_any()
@@ -148,6 +146,10 @@ def space_of(definition: Definition) -> Space:
     for axis in axes.activations.values():
         if axis.is_searched:
             problems.add(axis.place, f"a search must have one stream of activations, but got {shown(axis.values)}. Choose one value.")
+    for axis in (axis for grid in axes.architectures.values() for axis in grid.values() if axis.is_searched and axis.range is None):
+        if len({repr(value) for value in axis.values}) < len(axis.values):
+            rule = "a search must have each value once in the first field of a list in `zip`"
+            problems.add(axis.place, f"{rule}, but got {shown(list(axis.values))}. Name the fields in another order there.")
     check_read(axes, problems)
     check_number(search.trials * axes.n_repeats, "search", problems)
     corners = runs_of(axes, problems, MOST_CHECKED) if axes.n_repeats <= MOST_RUNS else []
@@ -195,9 +197,16 @@ def _label(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
 
 
-def _value(axis: Axis, label: Any) -> Any:
-    """The value that a proposed one stands for."""
-    return label if axis.range is not None else next(value for value in axis.values if _same(_label(value), label))
+def _value(axis: Axis, leader: Axis, point: Mapping[str, Any]) -> Any:
+    """The value of an axis at a point, which has that of the axis that it is paired with, or its own."""
+    if not leader.is_searched:
+        return axis.values[0]
+    label = point[leader.place]
+    return (
+        label
+        if axis.range is not None
+        else next(value for value, other in zip(axis.values, leader.values, strict=True) if _same(_label(other), label))
+    )
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -33,6 +33,7 @@ GRID = {
         "matryoshka_batchtopk": {"k": 8, "matryoshka_widths": [[16], [16, 32]]},
         "standard": None,
     },
+    "zip": [["sae.d_sae", "train.lr"]],
     "seeds": [0, 1],
     "data_seed": [0, 1],
     "early_stopping": {"rungs": [0.3, 0.6], "l0_band": 2.0},
@@ -49,6 +50,7 @@ SEARCH = {
     "search": {"trials": 10, "objectives": ["l0", "fvu"], "points_to_evaluate": [{"architectures": "topk", "sae.d_sae": 64}]},
 }
 PLACES = ["name", "train.lr", "train.lr_warm_up", "architectures.topk.k", "sae.d_sae", "target_l0", "seeds", "data_seed", "search.trials"]
+PLACES += ["zip"]
 PLACES += ["search", "early_stopping.rungs", "model.name", "data.dataset", "activations", "architectures", "train", "a.b.c", "seeds.0", ""]
 MOST_SECONDS = 1.0
 

@@ -45,13 +45,13 @@ def test_a_list_of_lists_is_an_axis_of_a_sequence_field():
 
 def test_points_are_the_product_nested_as_the_config_class_wants():
     grid, _ = axes({"k": [8, 16], "inner": {"dtype": ["a", "b"]}})
-    assert list(points(grid, "sae")) == [
+    assert [point for _, point in points(grid, "sae")] == [
         {"k": 8, "inner": {"dtype": "a"}},
         {"k": 8, "inner": {"dtype": "b"}},
         {"k": 16, "inner": {"dtype": "a"}},
         {"k": 16, "inner": {"dtype": "b"}},
     ]
-    assert list(points(grid, "train")) == [{}]
+    assert list(points(grid, "train")) == [({}, {})]
 
 
 def test_an_empty_axis():
