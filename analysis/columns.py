@@ -30,6 +30,8 @@ COLUMNS = (
 """The columns every table starts with, in this order."""
 OF_TRANSCODERS = {"hook_out": "activations.model.hook_out"}
 """Columns that are fields of the config, where some run has them: where a transcoder writes; `hook_point` is where it reads."""
+VARIANT_OF = "variant_of"
+"""Run that a row is a variant of, of tables with variants; their `status` is their kind: `records.VARIANTS`."""
 WIDTH_OUT = "d_out"
 """Width of what a transcoder writes, of such tables too."""
 PROVENANCE = ("activations_hash", "eval_hash")
@@ -46,9 +48,9 @@ INTEGERS = {
 }
 TEXTS = {
     *("run_id", "architecture", "status", "sparsity_parameter", "model", "hook_point", "dataset", "normalize_activations"),
-    *({*PROVENANCE, *ARITHMETIC, *ENDING, *OF_TRANSCODERS} - {"launch"}),
+    *({*PROVENANCE, *ARITHMETIC, *ENDING, *OF_TRANSCODERS, VARIANT_OF} - {"launch"}),
 }
-ALL = {*COLUMNS, *OF_TRANSCODERS, WIDTH_OUT, *PROVENANCE, *ENDING, *ARITHMETIC}
+ALL = {*COLUMNS, *OF_TRANSCODERS, WIDTH_OUT, VARIANT_OF, *PROVENANCE, *ENDING, *ARITHMETIC}
 """Every column but those of versions and of further metrics."""
 STABILITY = ("pw_mcc", "recurring_latents", "recurring_explained")
 """Columns about pairs of runs, of tables in which some are known: `analysis.stability`."""

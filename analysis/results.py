@@ -18,7 +18,7 @@ import yaml
 from analysis.columns import NOT_METRICS
 from sae_core.errors import ConfigError, DamagedFileError, border
 from sae_core.files import check_content
-from sae_core.layout import RunPaths, SweepPaths
+from sae_core.layout import OF_RUN, RunPaths, SweepPaths
 from sae_core.records import RunRecord, read_sweep_file
 from sae_core.validation import at, printable
 
@@ -43,6 +43,8 @@ class StoredRun:
     """None where the run left no record, or a damaged one."""
     damage: str = ""
     """Message about its damaged record."""
+    variant_of: str = ""
+    """Run that this is a variant of; empty for a run."""
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -85,6 +87,8 @@ class StoredSweep:
     """Every definition that was kept."""
     runs: tuple[StoredRun, ...]
     """Every run with a record or named in `sweep.json`, sorted by run id."""
+    variants: tuple[StoredRun, ...] = ()
+    """What was measured beside these runs: snapshots, and other forms of their SAEs."""
     damages: tuple[str, ...] = ()
     """One message per damaged file."""
 
@@ -122,10 +126,12 @@ def _told_apart(sweeps: list[StoredSweep]) -> list[StoredSweep]:
     several = {run_id for run_id, own in texts.items() if len(own) > 1}
 
     def named(run: StoredRun) -> StoredRun:
-        text = run.record.eval_hash if run.record and run.run_id in several else None
-        return replace(run, run_id=f"{run.run_id}@{text}") if text else run
+        text = run.record.eval_hash if run.record and (run.variant_of or run.run_id) in several else None
+        return replace(run, run_id=f"{run.run_id}@{text}", variant_of=run.variant_of and f"{run.variant_of}@{text}") if text else run
 
-    return [replace(sweep, runs=tuple(map(named, sweep.runs))) for sweep in sweeps] if several else sweeps
+    if not several:
+        return sweeps
+    return [replace(sweep, runs=tuple(map(named, sweep.runs)), variants=tuple(map(named, sweep.variants))) for sweep in sweeps]
 
 
 def requested_rates(definitions: Iterable[Definition]) -> dict[str, dict[str, Any]]:
@@ -162,10 +168,15 @@ def _read_sweep(directory: Path) -> StoredSweep:
     planned = {entry["run_id"]: entry for entry in facts.pop("runs", None) or []}
     sweep = paths.directory.resolve().name
     runs = tuple(_read_run(paths.run(run_id), run_id, sweep, planned.get(run_id, {})) for run_id in sorted({*run_ids, *planned}))
-    damages += [run.damage for run in runs if run.damage]
+    variants = tuple(
+        replace(_read_run(paths.run(variant_id), variant_id, sweep, {}), variant_of=run.run_id)
+        for run in runs
+        for variant_id in paths.variant_ids(run.run_id)
+    )
+    damages += [run.damage for run in (*runs, *variants) if run.damage]
     for damage in damages:
         _warn_once(damage)
-    return StoredSweep(paths, facts, definitions, runs, tuple(damages))
+    return StoredSweep(paths, facts, definitions, runs, variants, tuple(damages))
 
 
 def _read_facts(file: Path, damages: list[str]) -> dict[str, Any]:
@@ -206,6 +217,8 @@ def _read_run(files: RunPaths, run_id: str, sweep: str, planned: Mapping[str, An
     try:
         record = RunRecord.read(files.record)
         problem = "" if record.run_id == run_id else f"it is the record of {record.run_id!r}"
+        if (OF_RUN in run_id) != (record.variant_kind is not None):
+            problem = f"its `variant_kind` is {record.variant_kind!r}"
         if taken := [name for name in record.metrics if name in NOT_METRICS or name.startswith("version_")]:
             problem = f"`metrics` holds {taken[0]!r}, which is no metric"
         if problem:

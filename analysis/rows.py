@@ -41,16 +41,19 @@ def row_of(run: StoredRun) -> dict[str, Any]:
         row |= {f"version_{name}": version for name, version in record.versions.items()}
         row |= {name: _words(getattr(record, name, None)) for name in ARITHMETIC}
         row["error"] = reason(record.error) if record.error else None
+        if run.variant_of:
+            row |= {"status": record.variant_kind, "variant_of": run.variant_of}
     row["setting_hash"] = setting_hash(run)
     return row
 
 
 def setting_hash(run: StoredRun) -> str:
-    """What the repeats of a setting have in common: all of the config but `seed` and `data_seed`."""
+    """What the repeats of a setting have in common: all of the config but `seed` and `data_seed`; of a variant its name, too."""
     content = {key: 0 if key == "data_seed" else value for key, value in run.config.items() if key != "seed"}
     requested = run.requested
     # An entry of sweep.json may lack its config: then its sparsity tells settings apart.
-    return _hash([requested.get("architecture"), content or [requested.get("sparsity_parameter"), requested.get("sparsity_value")]])
+    setting = [requested.get("architecture"), content or [requested.get("sparsity_parameter"), requested.get("sparsity_value")]]
+    return _hash([*setting, run.paths.directory.name] if run.variant_of else setting)
 
 
 def comparison_hashes(runs: Sequence[StoredRun]) -> list[str]:

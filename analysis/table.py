@@ -1,4 +1,4 @@
-"""Records -> one pandas table with a row per run: the only input of fronts, plots and reports.
+"""Records -> one pandas table with a row per run, and per variant measured beside one: the only input of fronts, plots and reports.
 
 Choices worth knowing:
 - A metric that a run does not have is NaN in the table and empty in the CSV. Counts are nullable integers.
@@ -9,6 +9,7 @@ Choices worth knowing:
   coefficient that was adjusted in training differs by seed.
 - `sparsity_value` is the coefficient at the end of training. Where an L0 was requested, that one was found for the run, and `l0_error`
   is held-out `l0` / `target_l0` - 1; both are NaN where none was requested.
+- The `status` of a variant is its kind, `snapshot` or `form`, so that whatever is worked out from finished runs leaves it out.
 """
 
 import dataclasses
@@ -21,7 +22,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis import stability
-from analysis.columns import ARITHMETIC, COLUMNS, ENDING, INTEGERS, OF_A_REPEAT, OF_A_SETTING, OF_TRANSCODERS, PROVENANCE, TEXTS, WIDTH_OUT
+from analysis.columns import (
+    ARITHMETIC,
+    COLUMNS,
+    ENDING,
+    INTEGERS,
+    OF_A_REPEAT,
+    OF_A_SETTING,
+    OF_TRANSCODERS,
+    PROVENANCE,
+    TEXTS,
+    VARIANT_OF,
+    WIDTH_OUT,
+)
 from analysis.possible import impossible
 from analysis.probes import probe_columns
 from analysis.results import StoredRun, StoredSweep, read_sweeps, requested_rates
@@ -29,7 +42,7 @@ from analysis.rows import comparison_hashes, row_of, variants
 from sae_core.errors import ConfigError, UnknownNameError, border
 from sae_core.files import write_text, written_whole
 from sae_core.layout import SweepPaths
-from sae_core.records import STATES, MetricSpec
+from sae_core.records import STATES, VARIANTS, MetricSpec, VariantKind
 from sae_core.validation import at
 
 METRICS, COMPARISONS, LEARNING_RATES, DIRECTORIES, IMPOSSIBLE = "metrics", "comparisons", "learning_rates", "directories", "impossible"
@@ -45,7 +58,8 @@ NEEDED = (
 
 
 def load_table(results: Path | Sequence[Path]) -> pd.DataFrame:
-    """One row per run of one sweep directory or several, sorted by architecture, target L0 or else sparsity value, seed and run id.
+    """One row per run of one sweep directory or several, and per measured variant of a run, sorted by architecture, target L0 or else
+    sparsity value, seed, run id and tokens.
 
     A run that `sweep.json` names and that left no record has status "missing". A run that several sweeps share is one row: the finished
     one, or else that of the first sweep given; one per held-out text where they measured it on different ones (`read_sweeps`).
@@ -61,11 +75,12 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     runs = [run for sweep in sweeps for run in sweep.runs]
     if not runs:
         raise ConfigError(f"results must hold at least one run, but got {[str(s.paths.directory) for s in sweeps]}. Run the sweep first.")
+    runs += [variant for sweep in sweeps for variant in sweep.variants if variant.finished]
     comparisons = comparison_hashes(runs)
     probes, probe_specs = probe_columns(runs)
     rows = [row_of(run) | scores for run, scores in zip(runs, probes, strict=True)]
     table = pd.DataFrame(rows).assign(comparison_hash=comparisons, variant=variants(runs, comparisons))
-    best = table["status"].map(STATES.index).sort_values(kind="stable").index
+    best = table["status"].map((*STATES, *VARIANTS).index).sort_values(kind="stable").index
     table = table.loc[best].drop_duplicates("run_id")
     directories = Shared({runs[index].run_id: str(runs[index].paths.directory) for index in table.index})
     columns = _column_order(table, runs, probe_specs)
@@ -74,8 +89,10 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     table["l0_error"] = table["l0"] / table["target_l0"] - 1
     table, between_seeds = _with_stability(table, sweeps)
     level = table["target_l0"].fillna(table["sparsity_value"])  # a coefficient that was found differs by seed
-    table = table.assign(_level=level).sort_values(["architecture", "_level", "seed", "run_id"], kind="stable", ignore_index=True)
-    table = table.drop(columns="_level")
+    run = table[VARIANT_OF].fillna(table["run_id"]) if VARIANT_OF in table else table["run_id"]
+    order = ["architecture", "_level", "seed", "_run", "train_tokens", "run_id"]
+    table = table.assign(_level=level, _run=run).sort_values(order, kind="stable", ignore_index=True)
+    table = table.drop(columns=["_level", "_run"])
     specs = {**_merge_specs(runs), **between_seeds, **probe_specs}
     table.attrs[METRICS] = Shared({name: dataclasses.asdict(spec) for name, spec in specs.items()})
     table.attrs[DIRECTORIES] = directories
@@ -246,6 +263,20 @@ def finished(table: pd.DataFrame) -> NDArray[np.bool_]:
     return (table["status"] == "finished").fillna(False).to_numpy(dtype=bool)
 
 
+def of_runs(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of runs, without those of their variants."""
+    return table[~table["status"].isin(VARIANTS)]
+
+
+def variants_as_runs(table: pd.DataFrame, kind: VariantKind) -> pd.DataFrame:
+    """The rows of finished runs and of their variants of one kind, these as if they were finished runs, too.
+
+    So that an SAE in several forms can be compared as separate SAEs are: `compare(variants_as_runs(table, "form"))`.
+    """
+    rows = table[table["status"].isin(["finished", kind])]
+    return rows.assign(status="finished")
+
+
 def as_loaded(table: pd.DataFrame) -> pd.DataFrame:
     """A copy of a table that a user read from CSV, joined or filtered, with the types of `load_table`, numbered from 0.
 
@@ -262,8 +293,8 @@ def _column_order(table: pd.DataFrame, runs: Sequence[StoredRun], probes: Iterab
     further = sorted({*probes, *(name for run in runs if run.record for name in run.record.metrics)} - set(COLUMNS))
     versions = sorted(name for name in table.columns if name.startswith("version_"))
     arithmetic = [name for name in ARITHMETIC if name in table and table[name].notna().any()]
-    transcoders = [name for name in (*OF_TRANSCODERS, WIDTH_OUT) if _has(table, name)]
-    return [*COLUMNS, *transcoders, *further, *PROVENANCE, *versions, *ENDING, *arithmetic]
+    of_some = [name for name in (*OF_TRANSCODERS, WIDTH_OUT, VARIANT_OF) if _has(table, name)]
+    return [*COLUMNS, *of_some, *further, *PROVENANCE, *versions, *ENDING, *arithmetic]
 
 
 def typed(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:

@@ -11,6 +11,7 @@ results/
     search/                   the Optuna study of a search
     runs/<run_id>/            config.json  record.json  history.jsonl  documents.parquet  latents.safetensors
                               checkpoint.safetensors  sae/
+      variants/<name>/        record.json  documents.parquet  latents.safetensors  sae/
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from pathlib import Path
 
 CFG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 """Names of the files of an exported SAE, which SAELens gives them."""
+OF_RUN = "@"
+"""Between the id of a run and the name of one of its variants, in the id of the variant."""
 
 
 class _Below:
@@ -56,6 +59,16 @@ class RunPaths:
     """Scores of probes, of `sae-sweep probe`."""
     features = _Below("features.html")
     """The page of `sae-sweep features`."""
+    variants = _Below("variants")
+    """Directory of the run's variants, which are measured beside it: a snapshot of its training, or another form of its SAE."""
+
+    def variant(self, name: str) -> "RunPaths":
+        """Files of a variant."""
+        return RunPaths(self.variants / name)
+
+    def recorded_variants(self) -> "list[RunPaths]":
+        """Files of each variant that has a record, sorted by name."""
+        return [RunPaths(file.parent) for file in sorted(self.variants.glob("*/record.json"))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +109,15 @@ class SweepPaths:
         return self.directory.parent / ".activations"
 
     def run(self, run_id: str) -> RunPaths:
-        """Files of a run."""
-        return RunPaths(self.runs / run_id)
+        """Files of a run, or of a variant of one, `<run id>@<name>`."""
+        run_id, _, name = run_id.partition(OF_RUN)
+        paths = RunPaths(self.runs / run_id)
+        return paths.variant(name) if name else paths
 
     def run_ids(self) -> list[str]:
         """Runs that have a record, sorted."""
         return sorted(file.parent.name for file in self.runs.glob("*/record.json"))
+
+    def variant_ids(self, run_id: str) -> list[str]:
+        """Variants of a run that have a record, sorted: `<run id>@<name>`."""
+        return [f"{run_id}{OF_RUN}{variant.directory.name}" for variant in self.run(run_id).recorded_variants()]

@@ -30,6 +30,10 @@ Status = Literal["trained", "finished", "pruned", "failed"]
 RunState = Literal["finished", "trained", "pruned", "failed", "missing"]
 """What became of a run, best first: the status of its record, or `missing` where there is none."""
 STATES: tuple[RunState, ...] = get_args(RunState)
+VariantKind = Literal["snapshot", "form"]
+VARIANTS: tuple[VariantKind, ...] = get_args(VariantKind)
+"""What is measured beside a run: `snapshot`, its SAE at an earlier step; `form`, its SAE in another form, as with a smaller k. In the table
+this is their status, so that they never count as finished runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,10 @@ class RunRecord:
     latent_densities: _Densities | None = None
     """How many latents are active on which share of the held-out tokens: first those that are active on none, then one number per bin of
     `DENSITY_EDGES`. Together d_sae."""
+    variant_of: str | None = None
+    """Run that this is a variant of; None: it is a run."""
+    variant_kind: VariantKind | None = None
+    """What kind of variant. `train_tokens` are those seen by then; `sparsity_value` is that of the form."""
     schema_version: Whole = SCHEMA_VERSION
 
     def write(self, path: Path) -> None:

@@ -34,6 +34,7 @@ from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.kernels.choice import Choice, use_kernels
 from sae_core.training.export import write_result
 from sae_core.training.loop import Learner, train_group
+from sae_core.training.snapshots import Snapshots
 from sae_core.watchdog import beat, expected
 
 REPORT_SECONDS = 5.0
@@ -65,6 +66,8 @@ class TrialConfig:
     """For the records; see `training.export`."""
     rungs: list[float] = field(default_factory=list)
     """Fractions of the steps at which to ask whether to go on."""
+    snapshots: list[float | str] = field(default_factory=list)
+    """Points of training at which each run's SAE is exported; see `config.snapshots`."""
     plugins: dict[str, str] = field(default_factory=dict)
     """Plugins to import first: location -> checksum."""
     source: dict[str, Any] | None = None
@@ -150,6 +153,7 @@ def _train(
         directory=directory,
         checkpoint_seconds=trial.checkpoint_seconds,
         on_step=_Reporter(directory, trial.rungs, report, made_by),
+        after_step=Snapshots(trial.snapshots, stream, directory, trial.metadata, {**trial.facts, **made_by}),
         orders=orders,
     )
     for result in results:
@@ -159,10 +163,12 @@ def _train(
 
 
 def _evaluate(trial: TrialConfig, config: dict[str, Any], runs: Sequence[RunConfig], device: str) -> None:
-    """Measure exported SAEs on the held-out text of a source, by its config in JSON, where that is to do; finish their records."""
-    cache, paths = Path(trial.cache), {run.run_id: RunPaths(Path(trial.directory) / run.run_id) for run in runs}
-    records = {run_id: RunRecord.read(of.record) for run_id, of in paths.items()}
-    trained = {run_id: record for run_id, record in records.items() if is_to_evaluate(record)}
+    """Measure exported SAEs, variants too, on the held-out text of a source, by its config in JSON, where that is to do; finish their
+    records."""
+    cache, own = Path(trial.cache), [RunPaths(Path(trial.directory) / run.run_id) for run in runs]
+    read = [(RunRecord.read(of.record), of) for run in own for of in (run, *run.recorded_variants())]
+    paths = {record.run_id: of for record, of in read}
+    trained = {record.run_id: record for record, _ in read if is_to_evaluate(record)}
     if not trained:
         return
     source = kept_source(config, device, int(trial.gpus))

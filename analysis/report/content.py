@@ -21,7 +21,7 @@ from analysis.report.summary import hypervolumes, left_out
 from analysis.results import StoredSweep
 from analysis.statistics.comparison import compare
 from analysis.statistics.matched import at_matched_l0, compared_metrics, matched_l0s
-from analysis.table import by_comparison, specs_of
+from analysis.table import by_comparison, of_runs, specs_of
 from sae_core.records import STATES
 
 SHOWN = {
@@ -52,13 +52,13 @@ _NO_REASON = {
 
 def content_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame, plots: Path) -> dict[str, Any]:
     """Everything the templates show; plots are drawn into the directory `plots`."""
-    names, findings = words.titles(table), findings_of(table)
-    unfinished = table[table["status"] != "finished"]
+    names, findings, runs = words.titles(table), findings_of(table), of_runs(table)
+    unfinished = runs[runs["status"] != "finished"]
     stages = stages_of(sweeps)
     return {
         "title": " and ".join(dict.fromkeys(sweep.name for sweep in sweeps)),
-        "statuses": {name: int((table["status"] == name).sum()) for name in STATES},
-        "n_runs": len(table),
+        "statuses": {name: int((runs["status"] == name).sum()) for name in STATES},
+        "n_runs": len(runs),
         "several_sweeps": len(sweeps) > 1,
         "comparisons": _comparisons(sweeps, table, names, plots),
         "figures_of_all": draw_plots(table, {}, plots, of_all=True),
@@ -68,8 +68,8 @@ def content_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame, plots: Path) 
         "checks": [check.title[0].lower() + check.title[1:] for check in CHECKS.values()],
         "unfinished": [_unfinished_row(row) for row in unfinished.head(MOST_UNFINISHED).to_dict("records")],
         "n_more_unfinished": max(len(unfinished) - MOST_UNFINISHED, 0),
-        "facts": facts_of(sweeps, table),
-        "reproduce": to_reproduce(sweeps, table),
+        "facts": facts_of(sweeps, runs),
+        "reproduce": to_reproduce(sweeps, runs),
         "stages": [(name, stage, words.duration(seconds)) for name, stage, seconds in stages],
         "total_time": words.duration(sum(seconds for *_, seconds in stages)) if stages else "",
         "specs": {name: spec for name, spec in specs_of(table).items() if name in table.columns},
@@ -79,9 +79,9 @@ def content_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame, plots: Path) 
         "repeats": words.counted_repeats(table),
         "extrapolated": words.EXTRAPOLATED,
         "repeat": words.noun(table),
-        "data": script(explorer_data(table, names, SHOWN)),
+        "data": script(explorer_data(runs, names, SHOWN)),
         "shown": SHOWN,
-        "looks": style.looks(table["architecture"].dropna()),
+        "looks": style.looks(runs["architecture"].dropna()),
     }
 
 

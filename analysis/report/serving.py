@@ -121,7 +121,8 @@ def _state(results: Sequence[Path]) -> dict[Path, tuple[int, int, int]]:
     """What changes when a record, or `sweep.json`, is written."""
     states = {}
     for paths in map(SweepPaths, results):
-        for file in (paths.facts, *(paths.run(run_id).record for run_id in paths.run_ids())):
+        run_ids = [name for run_id in paths.run_ids() for name in (run_id, *paths.variant_ids(run_id))]
+        for file in (paths.facts, *(paths.run(run_id).record for run_id in run_ids)):
             try:
                 states[file] = state_of(file)
             except OSError:  # not written yet

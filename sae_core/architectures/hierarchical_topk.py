@@ -82,6 +82,9 @@ class HierarchicalTopK(TopKFamily):
     def to_inference(self) -> SparseAutoencoder:
         return self.frontier([self.config.k])[self.config.k]
 
+    def forms(self) -> dict[str, SparseAutoencoder]:
+        return {f"k-{k}": sae for k, sae in self.frontier(self.config.levels[:-1]).items()}
+
     def frontier(self, ks: Sequence[int] | None = None) -> dict[int, TopK]:
         """The inference forms with fewer active latents: k -> TopK SAE with the weights of this one.
 
@@ -89,7 +92,7 @@ class HierarchicalTopK(TopKFamily):
             ks: at most `k`; None: those that the SAE was trained for.
         """
         weights, saes = self.folded_weights(), {}
-        for k in ks or self.config.levels:
+        for k in self.config.levels if ks is None else ks:
             saes[k] = TopK(TopKConfig(d_sae=self.d_sae, k=k, rescale_acts_by_decoder_norm=False), self.d_in)
             saes[k].load_state_dict(weights)
             saes[k].to(self.W_dec.device).eval()

@@ -169,6 +169,11 @@ class SparseAutoencoder(SAEWeights):
         sae.load_state_dict(self.inference_weights())
         return sae.to(self.W_dec.device).eval()
 
+    def forms(self) -> "dict[str, SparseAutoencoder]":
+        """Further inference forms of a trained SAE, as with a smaller k, which are measured beside that of `to_inference`: their names, of
+        letters, digits and "-", and copies. Most architectures have none."""
+        return {}
+
     def inference_weights(self) -> dict[str, Tensor]:
         """Weights of the inference form, where that is of another architecture."""
         return self.state_dict()

@@ -77,6 +77,13 @@ class TrainResult:
         sae.fold(self.normalization)
         return sae
 
+    def forms(self) -> dict[str, SparseAutoencoder]:
+        """As `exported`: the further forms of the SAE that are measured beside it, by name."""
+        forms = self.sae.forms() if self.sae else {}
+        for sae in forms.values():
+            sae.fold(self.normalization)
+        return forms
+
 
 class DivergedError(RuntimeError):
     """A loss or gradient of a run is no longer finite."""
@@ -241,6 +248,7 @@ def train_group(
     directory: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
     on_step: Callable[[Sequence[Learner]], Any] | None = None,
+    after_step: Callable[[Learner], Any] | None = None,
     on_checkpoint: Callable[[Learner, Path], Any] | None = None,
     orders: OrdersFile = NO_ORDERS,
 ) -> list[TrainResult]:
@@ -253,6 +261,7 @@ def train_group(
             bit on CPU. None: nothing is written.
         checkpoint_seconds: least time between two checkpoints.
         on_step: called with the learners after every batch: `learner.step`, `learner.history`, `learner.sae`, which are not to be changed.
+        after_step: called with each learner that has taken a step, before a checkpoint of it: a run that resumes has been there.
         on_checkpoint: called with each learner and its file after a checkpoint of it was written, from which it can be resumed.
         orders: that stop runs, or let them wait.
 
@@ -276,7 +285,7 @@ def train_group(
     for learner in learners:
         if learner.step == 0 and needs_sample(learner.run.sae):  # runs that resume from a checkpoint have their initial values
             initialize(learner.sae, sample, learner.run)
-    _train(learners, stream, folder, checkpoint_seconds, on_step, on_checkpoint, orders)
+    _train(learners, stream, folder, checkpoint_seconds, on_step, after_step, on_checkpoint, orders)
     ended = [learner for learner in learners if not learner.is_stopped]
     for learner in ended:
         beat()
@@ -306,6 +315,7 @@ def _train(
     directory: Path | None,
     checkpoint_seconds: float,
     on_step: Callable[[Sequence[Learner]], Any] | None,
+    after_step: Callable[[Learner], Any] | None,
     on_checkpoint: Callable[[Learner, Path], Any] | None,
     orders: OrdersFile,
 ) -> None:
@@ -325,6 +335,8 @@ def _train(
                     if len(learners) > 1 and is_out_of_memory(type(error).__name__, str(error)):
                         raise  # of all of them together
                     learner.fail(error)
+                if after_step and learner.error is None:
+                    after_step(learner)
         told = orders.now()
         for learner in active:
             learner.is_stopped = not learner.done and told.stop(learner.run.run_id)

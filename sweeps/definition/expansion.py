@@ -23,6 +23,7 @@ from sae_core.config.run import (
     TrainConfig,
     TranscoderConfig,
 )
+from sae_core.config.snapshots import snapshot_steps
 from sae_core.config.spans import fraction_of_run
 from sae_core.errors import ConfigError, UnknownNameError, border, reason_of
 from sae_core.plugins import checksums_of
@@ -90,7 +91,7 @@ def expand(definition: Definition) -> list[RunConfig]:
     check_read(axes, problems)
     check_number(axes.n_runs, "", problems)
     runs = runs_of(axes, problems) if axes.n_runs <= MOST_RUNS else []
-    check_rungs(definition, runs, problems)
+    check_points(definition, runs, problems)
     problems.raise_any()
     return runs
 
@@ -169,8 +170,13 @@ def check_read(axes: Axes, problems: Problems) -> None:
                 problems.add(place, f"`{field[-1]}` must come with {needs}, or it has no effect, but got {given}. Remove it.")
 
 
-def check_rungs(definition: Definition, runs: Iterable[RunConfig], problems: Problems) -> None:
-    """Early stopping may compare runs only once their sparsity is that asked for."""
+def check_points(definition: Definition, runs: Iterable[RunConfig], problems: Problems) -> None:
+    """Snapshots are taken before the end of a run; early stopping may compare runs only once their sparsity is that asked for."""
+    for run in runs if definition.snapshots else ():
+        last = snapshot_steps(definition.snapshots, run.n_steps, run.train.batch_size)[-1:]
+        if last and last[0] >= run.n_steps:
+            rule = f"but got snapshots={shown(definition.snapshots)}, the last of them at step {last[0]} of {run.n_steps}"
+            problems.add("snapshots", f"snapshots must be taken before the last step, {rule}. Remove those that are too late.")
     if definition.early_stopping is None:
         return
     rungs, place = definition.early_stopping.rungs, "early_stopping.rungs"

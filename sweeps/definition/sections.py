@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from sae_core import plugins
 from sae_core.config.run import Config, Count
+from sae_core.config.snapshots import Point
 from sae_core.errors import ConfigError, UnknownNameError, border
 from sweeps.definition.plain import plain
 from sweeps.definition.problems import Problems, collect, shown
@@ -97,6 +98,8 @@ class Definition(Config):
     """Search the space that the fields span instead of training all of their combinations."""
     early_stopping: EarlyStoppingConfig | None = None
     """Stop runs that others of their sparsity dominate."""
+    snapshots: list[Point] = Field(default_factory=list)
+    """Points of training at which each run's SAE is exported and evaluated as well, e.g. [10%, 30%, log 5]."""
     wandb: WandbConfig | None = None
     """Log runs to Weights & Biases."""
     loggers: dict[str, dict[str, Any]] = Field(default_factory=dict)

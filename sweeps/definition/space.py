@@ -16,7 +16,7 @@ from sae_core.config.run import SOURCES, ActivationsConfig, RunConfig
 from sae_core.errors import UnknownNameError
 from sae_core.metrics import METRICS
 from sae_core.metrics.evaluators import column_specs
-from sweeps.definition.expansion import MOST_RUNS, Axes, check_number, check_read, check_rungs, read_axes, runs_of
+from sweeps.definition.expansion import MOST_RUNS, Axes, check_number, check_points, check_read, read_axes, runs_of
 from sweeps.definition.grid import Axis
 from sweeps.definition.problems import Problems, shown, unknown_key
 from sweeps.definition.sections import Definition, SearchConfig
@@ -153,7 +153,7 @@ def space_of(definition: Definition) -> Space:
     check_read(axes, problems)
     check_number(search.trials * axes.n_repeats, "search", problems)
     corners = runs_of(axes, problems, MOST_CHECKED) if axes.n_repeats <= MOST_RUNS else []
-    check_rungs(definition, corners, problems)
+    check_points(definition, corners, problems)
     _check_objectives(search.objectives, axes.source, problems)
     problems.raise_any()
     space = Space(axes, tuple(corners))

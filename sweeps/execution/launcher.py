@@ -264,6 +264,7 @@ def _settings(sweep: Sweep, store: Store, number: int, options: Options) -> Tria
         local_cache=str(Path(options.local_cache).expanduser().absolute()) if options.local_cache else "",
         facts={"launch": number},
         rungs=sweep.early_stopping.rungs if sweep.early_stopping else [],
+        snapshots=sweep.snapshots,
     )
 
 

@@ -107,14 +107,17 @@ class SharedActivations:
 
     def to_evaluate(self, store: Store) -> dict[str, RunRecord]:
         """Records of the runs that are to be evaluated, or again because a plugin's metric was added or edited, or what was measured is
-        damaged."""
-        records = {run.run_id: store.read_record(run.run_id) for run in self.runs}
-        return {run_id: record for run_id, record in records.items() if record is not None and _is_to_evaluate(record, store)}
+        damaged; each with its variants for which the same holds."""
+        records: dict[str, RunRecord] = {}
+        for run in self.runs:
+            if (record := store.read_record(run.run_id)) is not None:
+                records |= {run.run_id: record, **store.variants(run.run_id)}
+        return {run_id: record for run_id, record in records.items() if _is_to_evaluate(record, store)}
 
 
 def _is_to_evaluate(record: RunRecord, store: Store) -> bool:
     if record.status == "trained":
-        return True
+        return record.variant_kind is None or store.has_sound_sae(record.run_id)  # a launch trains a run again, but no variant
     has_sae = store.paths.run(record.run_id).sae.is_dir()
     return record.status == "finished" and has_sae and (is_to_evaluate(record) or not store.has_sound_measurements(record))
 

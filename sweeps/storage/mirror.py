@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from sae_core.errors import ConfigError, border
 from sae_core.files import state_of
+from sae_core.layout import RunPaths
 from sweeps.storage.store import Store
 
 ANSWER_SECONDS = 8.0
@@ -100,17 +101,23 @@ class Mirror:
         for file in (paths.facts, paths.definition, *_files(paths.definitions), *_files(paths.search)):
             yield from self._pending(file, [])
         for run_id in paths.run_ids():
-            run = paths.run(run_id)
-            yield from self._pending(
-                run.record, [run.config, run.history, run.documents, run.latents, *_files(run.sae)], name=self._name(run.directory)
-            )
+            yield from self._pending_run(paths.run(run_id))
         for file in (paths.table_csv, paths.table_parquet, paths.stability, *_files(paths.report)):
             yield from self._pending(file, [])
 
     def pending_checkpoints(self) -> Iterator[Copy]:
         """Checkpoints that are not there as they are here."""
         for file in sorted(self.paths.runs.glob(f"*/{self.paths.run('').checkpoint.name}")):
+            for variant in RunPaths(file.parent).recorded_variants():  # what resumes from the checkpoint does not make them again
+                yield from self._pending_run(variant)
             yield from self._pending(file, [])
+
+    def _pending_run(self, run: RunPaths) -> Iterator[Copy]:
+        """The files of a run with a record, after those of its variants."""
+        for variant in run.recorded_variants():
+            yield from self._pending_run(variant)
+        files = [run.config, run.history, run.documents, run.latents, *_files(run.sae)]
+        yield from self._pending(run.record, files, name=self._name(run.directory))
 
     def copy(self, job: Copy) -> None:
         """Copy files there. Raises whatever fsspec does."""

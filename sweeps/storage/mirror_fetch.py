@@ -64,7 +64,9 @@ def _is_missing(file: Path, mirror: Mirror, names: set[str]) -> bool:
     if run.record.exists() or file == run.directory:
         return False
     has_record = run.record.relative_to(paths.directory).as_posix() in names
-    return has_record != (file == run.checkpoint) and not (file == run.checkpoint and file.exists())
+    if has_record:
+        return file != run.checkpoint
+    return (file == run.checkpoint or run.variants in file.parents) and not file.exists()
 
 
 def _take(mirror: Mirror, staged: Store, names: Sequence[str], note: Callable[[str], None]) -> None:
@@ -88,8 +90,11 @@ def _take(mirror: Mirror, staged: Store, names: Sequence[str], note: Callable[[s
             what = "run" if there.record.exists() else "checkpoint of"
             note(f"mirror: {what} {directory.name} is damaged at {mirror.url} and not used: {'; '.join(bad)}")
         elif record is None:
-            _move(there.checkpoint, here.checkpoint)
-            n_checkpoints += 1
+            for file in sorted(path for path in there.variants.rglob("*") if path.is_file()):
+                _move(file, here.directory / file.relative_to(there.directory))
+            if there.checkpoint.exists():
+                _move(there.checkpoint, here.checkpoint)
+                n_checkpoints += 1
         else:
             _take_run(there, here)
             n_runs += 1

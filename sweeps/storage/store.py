@@ -142,6 +142,7 @@ class Store:
             make_room(paths.directory, directory=True)
             if paths.directory.is_dir():
                 make_room(paths.sae, directory=True)
+                make_room(paths.variants, directory=True)
                 for file in (paths.config, paths.history, paths.documents, paths.latents, paths.record, paths.checkpoint):
                     make_room(file)
                 if paths.record.is_file() and self.read_record(run.run_id) is None:
@@ -223,6 +224,11 @@ class Store:
         except DamagedFileError as error:
             self._report(file, f"the history of run {run_id} is left out: {error}")
             return []
+
+    def variants(self, run_id: str) -> dict[str, RunRecord]:
+        """Records of the variants of a run, by id."""
+        records = ((name, self.read_record(name)) for name in self.paths.variant_ids(run_id))
+        return {name: record for name, record in records if record is not None}
 
     def write_record(self, record: RunRecord) -> None:
         """Write a record, over an earlier one."""

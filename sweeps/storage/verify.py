@@ -76,7 +76,8 @@ def _verify_sweep(paths: SweepPaths, verified: Verified) -> None:
     for study in sorted(paths.search.glob("*.json")):
         verified.read(study, read_json, "The next launch writes it again from the records.")
     for directory in sorted(path for path in paths.runs.glob("*") if path.is_dir()):
-        _verify_run(paths.run(directory.name), verified)
+        for run_id in (directory.name, *paths.variant_ids(directory.name)):
+            _verify_run(paths.run(run_id), verified)
 
 
 def _verify_run(paths: RunPaths, verified: Verified) -> None:
