@@ -10,7 +10,7 @@ from typing import Any
 from analysis.columns import ACTIVATION_FACTS, ALL, ARITHMETIC, CONFIG_FIELDS, OF_TRANSCODERS
 from analysis.results import REQUESTED, StoredRun
 from sae_core.costs import n_parameters, training_flops
-from sae_core.records import RunRecord, completed, flat, reason
+from sae_core.records import RunRecord, completed, flat, reason, tokens_asked
 from sae_core.validation import at
 
 _FROM_CONFIG = {**CONFIG_FIELDS, **OF_TRANSCODERS, "lr": "train.lr", "d_sae": "sae.d_sae", "target_l0": "sae.target_l0"}
@@ -63,7 +63,7 @@ def comparison_hashes(runs: Sequence[StoredRun]) -> list[str]:
     texts = {key: text for key, text in reversed(list(zip(keys, own, strict=True))) if text}
     # Tokens as requested, not as trained: batch sizes round them down differently.
     return [
-        _hash([text or texts.get(key) or key[1], at(run.config, "sae.d_sae"), at(run.config, "activations.train_tokens")])
+        _hash([text or texts.get(key) or key[1], at(run.config, "sae.d_sae"), tokens_asked(run.config)])
         for run, key, text in zip(runs, keys, own, strict=True)
     ]
 

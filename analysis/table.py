@@ -42,7 +42,7 @@ from analysis.rows import comparison_hashes, row_of, variants
 from sae_core.errors import ConfigError, UnknownNameError, border
 from sae_core.files import write_text, written_whole
 from sae_core.layout import SweepPaths
-from sae_core.records import STATES, VARIANTS, MetricSpec, VariantKind
+from sae_core.records import STATES, VARIANTS, MetricSpec, VariantKind, tokens_asked
 from sae_core.validation import at
 
 METRICS, COMPARISONS, LEARNING_RATES, DIRECTORIES, IMPOSSIBLE = "metrics", "comparisons", "learning_rates", "directories", "impossible"
@@ -99,7 +99,11 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     table.attrs[IMPOSSIBLE] = Shared(wrong)
     table.attrs[COMPARISONS] = Shared(
         {
-            comparison: {"sweep": run.sweep, "d_sae": at(run.config, "sae.d_sae"), "activations": run.config.get("activations") or {}}
+            comparison: {
+                "sweep": run.sweep,
+                "d_sae": at(run.config, "sae.d_sae"),
+                "activations": {**(run.config.get("activations") or {}), "train_tokens": tokens_asked(run.config)},
+            }
             for comparison, run in reversed(list(zip(comparisons, runs, strict=True)))
         }
     )

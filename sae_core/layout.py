@@ -10,7 +10,7 @@ results/
     table.csv  table.parquet  stability.json  report/
     search/                   the Optuna study of a search
     runs/<run_id>/            config.json  record.json  history.jsonl  documents.parquet  latents.safetensors
-                              checkpoint.safetensors  sae/
+                              checkpoint.safetensors  state.safetensors  sae/
       variants/<name>/        record.json  documents.parquet  latents.safetensors  sae/
 """
 
@@ -51,6 +51,8 @@ class RunPaths:
     """How often each latent is active on the held-out tokens, and what it explains of them."""
     checkpoint = _Below("checkpoint.safetensors")
     """State of a run in training."""
+    state = _Below("state.safetensors")
+    """State in training from which a longer run continues; see `training.continuing`."""
     hang = _Below(".hang.tmp")
     """Says why a process in which the run hung was ended, until the launch has told it. Named as a temporary file."""
     sae = _Below("sae")

@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter
 from sae_core.errors import ConfigError, DamagedFileError
 from sae_core.files import read_json, read_json_lines, write_json
 from sae_core.layout import RunPaths
-from sae_core.validation import ConfigDump, Number, Whole, first_problem, printable, tabular, wrong_in_sweep
+from sae_core.validation import ConfigDump, Number, Whole, at, first_problem, printable, tabular, wrong_in_sweep
 
 SCHEMA_VERSION = 1
 DENSITY_EDGES = tuple(10 ** (quarter / 4 - 8) for quarter in range(33))
@@ -199,6 +199,7 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 LEFT_OUT: Mapping[str, Any] = {
     "sae.skip_connection": False,
+    "train.tokens": None,
     "activations.model.hook_out": None,
     "activations.model.device_map": None,
     "activations.model.quantization": None,
@@ -210,6 +211,12 @@ LEFT_OUT: Mapping[str, Any] = {
     "activations.data.exclude_high_norm": None,
 }
 """Fields that the JSON of a RunConfig lacks where they have these values, so that a run keeps the id that it had before there were such."""
+
+
+def tokens_asked(config: Mapping[str, Any]) -> int | None:
+    """Training tokens that the config of a run, as JSON, asks for; None where it does not say."""
+    own = at(config, "train.tokens")
+    return at(config, "activations.train_tokens") if own is None else own
 
 
 def completed(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ from sae_core.orders import OrdersFile
 from sae_core.records import RunRecord
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.kernels.choice import Choice, use_kernels
+from sae_core.training.continuing import keep_state
 from sae_core.training.export import write_result
 from sae_core.training.loop import Learner, train_group
 from sae_core.training.snapshots import Snapshots
@@ -76,6 +77,8 @@ class TrialConfig:
     """GPUs of its slot. Of a part of one, it may take no more memory; a language model is spread over several."""
     live: dict[str, Any] | None = None
     """ActivationsConfig, as JSON, to make the shards with that are not stored; None: all are."""
+    keep_states: bool = False
+    """Whether runs leave a state in training from which longer ones continue; see `training.continuing`."""
     local_cache: str = ""
     """Absolute path on each node's own disk for copies of the activations; empty: they are read where they lie."""
 
@@ -146,6 +149,13 @@ def _train(
         local=local,
     )
     made_by = {**provenance.node(), "kernels": trial.kernels, "arithmetic": arithmetic(device, autocast=train.autocast)}
+    snapshots = Snapshots(trial.snapshots, stream, directory, trial.metadata, {**trial.facts, **made_by})
+
+    def after_step(learner: Learner) -> None:
+        snapshots(learner)
+        if trial.keep_states:
+            keep_state(learner, directory)
+
     results = train_group(
         runs,
         stream,
@@ -153,7 +163,7 @@ def _train(
         directory=directory,
         checkpoint_seconds=trial.checkpoint_seconds,
         on_step=_Reporter(directory, trial.rungs, report, made_by),
-        after_step=Snapshots(trial.snapshots, stream, directory, trial.metadata, {**trial.facts, **made_by}),
+        after_step=after_step,
         orders=orders,
     )
     for result in results:

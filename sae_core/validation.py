@@ -28,7 +28,7 @@ _FIELDS: list[tuple[Any, tuple[str, ...]]] = [
     (dict, ("activations", "sae", "train")),
     (Annotated[Finite, Field(gt=0)], ("train.lr", "sae.target_l0")),
     (Annotated[Whole, Field(gt=0)], ("sae.d_sae", "train.batch_size")),
-    (Whole, ("activations.model.context_size", "activations.train_tokens", "seed", "data_seed")),
+    (Whole, ("activations.model.context_size", "activations.train_tokens", "train.tokens", "seed", "data_seed")),
     (
         str,
         (

@@ -7,6 +7,7 @@ import pandas as pd
 
 from analysis import words
 from analysis.results import Definition, StoredSweep
+from sae_core.records import tokens_asked
 from sae_core.validation import at
 
 MOST_RATES = 8
@@ -58,7 +59,7 @@ def facts_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame) -> list[tuple[s
     def column(name: str, form: str = "") -> str:
         return ", ".join(format(value, form) for value in table[name].dropna().unique())
 
-    tokens = [at(run.config, "activations.train_tokens") for sweep in sweeps for run in sweep.runs]
+    tokens = [tokens_asked(run.config) for sweep in sweeps for run in sweep.runs]
     versions = {name: column(name).replace(", ", " / ") for name in table.columns if name.startswith("version_")}
     evaluated = _evaluated_with(sweeps)
     hardware = dict.fromkeys(str(sweep.facts["hardware"]) for sweep in sweeps if sweep.facts.get("hardware"))
@@ -103,7 +104,7 @@ def _spent(sweeps: Sequence[StoredSweep]) -> str:
     """How much of what its runs were asked for was trained; empty where no run was stopped early."""
     records = {run.run_id: run.record for sweep in sweeps for run in sweep.runs if run.record and run.record.status != "failed"}.values()
     n_pruned = sum(record.status == "pruned" for record in records)
-    sizes = [(at(record.config, "activations.train_tokens") or 0, at(record.config, "train.batch_size") or 1) for record in records]
+    sizes = [(tokens_asked(record.config) or 0, at(record.config, "train.batch_size") or 1) for record in records]
     requested, spent = sum(tokens // batch * batch for tokens, batch in sizes), sum(record.train_tokens or 0 for record in records)
     if not n_pruned or not requested:
         return ""

@@ -204,6 +204,11 @@ def _registered(name: str) -> str:
 class TrainConfig(Config):
     """How a run is trained: optimizer, schedules, precision."""
 
+    left_out: ClassVar[tuple[str, ...]] = ("tokens",)
+
+    tokens: Tokens | None = None
+    """Tokens trained on, in whole batches; None: the `train_tokens` of the activations, each once. Of more they are repeated, in another
+    order each time; fewer are the first of the same order, so that a shorter run is the beginning of a longer one."""
     lr: Positive = 1e-3
     """Peak learning rate of Adam."""
     lr_factors: dict[str, Positive] = {}
@@ -278,10 +283,11 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _schedules_fit(self) -> Self:
         train, n_steps = self.train, self.n_steps
+        name, place = ("train_tokens", "data.train_tokens") if train.tokens is None else ("tokens", "train.tokens")
         require(
             n_steps >= 1,
-            f"`train_tokens` must be >= `batch_size`, but got train_tokens={self.activations.train_tokens} and "
-            f"batch_size={train.batch_size}. Raise `data.train_tokens` or lower `train.batch_size`.",
+            f"`{name}` must be >= `batch_size`, but got {name}={train.tokens or self.activations.train_tokens} and "
+            f"batch_size={train.batch_size}. Raise `{place}` or lower `train.batch_size`.",
         )
         for names in (("lr_warm_up", "lr_decay"), ("sparsity_warm_up", "sparsity_decay")):
             first, second = (getattr(train, name) for name in names)
@@ -330,7 +336,7 @@ class RunConfig(Config):
     @property
     def n_steps(self) -> int:
         """Training steps: whole batches in the token budget."""
-        return self.activations.train_tokens // self.train.batch_size
+        return (self.train.tokens or self.activations.train_tokens) // self.train.batch_size
 
     @property
     def n_tokens(self) -> int:

@@ -40,6 +40,11 @@ def sparsity_scale(step: int, n_steps: int, config: TrainConfig) -> float:
     return min(rise, config.sparsity_decay_to + (1 - config.sparsity_decay_to) * left)
 
 
+def gain(n_steps: int) -> float:
+    """How much the controller of a run of `n_steps` steps moves its log-factor in a step, per unit of its error."""
+    return min(GAIN / n_steps, MAX_GAIN_PER_STEP)
+
+
 @dataclass(slots=True)
 class L0Controller:
     """Adjusts a sparsity coefficient while the SAE trains, so that its L0 ends at a target.
@@ -65,9 +70,14 @@ class L0Controller:
     @classmethod
     def start(cls, target_l0: float, n_steps: int, config: TrainConfig, device: torch.device) -> Self:
         """A controller at step 0."""
-        gain = min(GAIN / n_steps, MAX_GAIN_PER_STEP)
         zero, target = torch.zeros((), device=device), math.log(target_l0)
-        return cls(target, gain, steps_of(config.sparsity_warm_up, n_steps, config.batch_size), zero, torch.full((), target, device=device))
+        return cls(
+            target,
+            gain(n_steps),
+            steps_of(config.sparsity_warm_up, n_steps, config.batch_size),
+            zero,
+            torch.full((), target, device=device),
+        )
 
     def update(self, l0: Float[Tensor, ""], step: int, lr_factor: float) -> None:
         """Take the L0 of the batch of `step` into account, a step made at `lr_factor` of the peak learning rate."""

@@ -7,7 +7,7 @@ combination; then the parts are combined.
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, product
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -27,6 +27,7 @@ from sae_core.config.snapshots import snapshot_steps
 from sae_core.config.spans import fraction_of_run
 from sae_core.errors import ConfigError, UnknownNameError, border, reason_of
 from sae_core.plugins import checksums_of
+from sae_core.training.continuing import common_steps
 from sweeps.definition.grid import Axis, FieldPath, Grid, Numbers, fields_of, n_points, points, read_axis, read_section
 from sweeps.definition.local_data import absolute, located_model
 from sweeps.definition.pairing import check_zip, paired_by_source, zipped
@@ -170,8 +171,13 @@ def check_read(axes: Axes, problems: Problems) -> None:
                 problems.add(place, f"`{field[-1]}` must come with {needs}, or it has no effect, but got {given}. Remove it.")
 
 
-def check_points(definition: Definition, runs: Iterable[RunConfig], problems: Problems) -> None:
-    """Snapshots are taken before the end of a run; early stopping may compare runs only once their sparsity is that asked for."""
+def check_points(definition: Definition, runs: Sequence[RunConfig], problems: Problems) -> None:
+    """Snapshots are taken before the end of a run; states are kept where a run can continue from one; early stopping may compare runs only
+    once their sparsity is that asked for."""
+    if definition.keep_states and runs and not any(common_steps(run) for run in runs):
+        rule = "`keep_states` must come with runs whose first steps do not depend on their length"
+        given = f"lr_schedule={runs[0].train.lr_schedule!r} for {runs[0].sae.architecture!r}"
+        problems.add("keep_states", f"{rule}, but got {given}. Set `train.lr_schedule: constant`, or leave `keep_states` out.")
     for run in runs if definition.snapshots else ():
         last = snapshot_steps(definition.snapshots, run.n_steps, run.train.batch_size)[-1:]
         if last and last[0] >= run.n_steps:

@@ -100,6 +100,8 @@ class Definition(Config):
     """Stop runs that others of their sparsity dominate."""
     snapshots: list[Point] = Field(default_factory=list)
     """Points of training at which each run's SAE is exported and evaluated as well, e.g. [10%, 30%, log 5]."""
+    keep_states: bool = False
+    """Keep each run's state in training before its decay, so that a run of more tokens continues from it."""
     wandb: WandbConfig | None = None
     """Log runs to Weights & Biases."""
     loggers: dict[str, dict[str, Any]] = Field(default_factory=dict)

@@ -50,6 +50,11 @@ class Space:
         return self.corners[0].activations
 
     @property
+    def most_tokens(self) -> int:
+        """Training tokens of the longest run."""
+        return max(run.train.tokens or run.activations.train_tokens for run in self.corners)
+
+    @property
     def target_l0(self) -> Axis | None:
         """The searched L0 that all architectures are asked for; None where there is none."""
         axes = [self.parameters(name).get(TARGET_L0) for name in self.axes.architectures]

@@ -263,6 +263,7 @@ def _settings(sweep: Sweep, store: Store, number: int, options: Options) -> Tria
         gpus=options.gpus_per_trial,
         local_cache=str(Path(options.local_cache).expanduser().absolute()) if options.local_cache else "",
         facts={"launch": number},
+        keep_states=sweep.keep_states,
         rungs=sweep.early_stopping.rungs if sweep.early_stopping else [],
         snapshots=sweep.snapshots,
     )

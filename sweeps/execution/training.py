@@ -1,17 +1,20 @@
 """The trials of a launch, as an executor sees them: what to train next, what it reports, and what became of it."""
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sae_core.config.run import RunConfig
+from sae_core.config.snapshots import snapshot_steps
 from sae_core.errors import is_out_of_memory
 from sae_core.orders import OrdersFile
 from sae_core.records import reason
 from sae_core.trainable import TrialConfig
 from sae_core.training.checkpoint import steps_done
+from sae_core.training.continuing import KeptStates
 from sweeps.execution.budget import Budget
 from sweeps.execution.early_stopping import EarlyStopping
 from sweeps.execution.failures import PROCESS_DIED
@@ -40,6 +43,7 @@ class Training:
         early_stopping = work.sweep.early_stopping
         self.stopping = EarlyStopping(early_stopping, store, work.groups()) if early_stopping else None
         self.orders = OrdersFile(settings.orders)
+        self.states = KeptStates(store.paths.runs)
         self.budget = budget
         self.runs: dict[str, RunConfig] = {}
         self.n_running = 0
@@ -76,10 +80,20 @@ class Training:
         number = self._groups[key].number if (key := trial.runs[0].run_id) in self._groups else len(self._groups) + 1
         self._show(GroupProgress(number, [run.run_id for run in trial.runs]))
         new = [run for run in trial.runs if run.run_id not in self._attempts]
+        self._continue(new, trial.config.facts.get("activations_hash"))
         self._resumed += sum(steps_done(self.store.paths.run(run.run_id).checkpoint) * run.train.batch_size for run in new)
         self._attempts.update(run.run_id for run in trial.runs)
         facts = {**trial.config.facts, "attempts": max(self._attempts[run.run_id] for run in trial.runs)}
         return dataclasses.replace(trial, config=dataclasses.replace(trial.config, facts=facts))
+
+    def _continue(self, runs: Sequence[RunConfig], activations_hash: str | None) -> None:
+        """Start runs from the states that shorter ones kept. With early stopping none: their first steps are compared, too."""
+        for run in runs if self.stopping is None else ():
+            if self.store.paths.run(run.run_id).checkpoint.exists():
+                continue
+            snapshots = snapshot_steps(self.work.sweep.snapshots, run.n_steps, run.train.batch_size)
+            if said := self.states.start(run, activations_hash, before=min(snapshots, default=math.inf)):
+                self.progress.note(f"{self.work.stage}: {said}")
 
     def end(self, trial: Trial, error: Mapping[str, str] | None = None) -> None:
         """A trial has ended; the records of its runs say how. One that failed is started again, or split, or its runs failed.

@@ -177,7 +177,7 @@ class Search(Work):
         self.study.open()
         self.n_trials = self.study.n_left()
         self.n_runs = self.n_trials * self.study.space.axes.n_repeats
-        self.n_tokens = self.n_runs * self.study.space.activations.train_tokens
+        self.n_tokens = self.n_runs * self.study.space.most_tokens
 
     def next_trial(self, settings: TrialConfig) -> Trial | None:
         if self._n_proposed == self.n_trials:

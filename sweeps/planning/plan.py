@@ -346,7 +346,7 @@ class SearchPlan(Plan):
         self.study = Study(self.space, self.search, self.store)
         (self.shared,) = self.inputs
         self.n_trials, self.n_left, self.n_runs = self.search.trials, self.study.n_left(), self.space.axes.n_repeats
-        self.trials = [(self.shared, self.harvest_tokens * self.n_runs)] * self.n_left
+        self.trials = [(self.shared, self.space.most_tokens * self.n_runs)] * self.n_left
         self.results_bytes = self.n_trials * self.n_runs * max(weights_bytes(run, self.shared.mean_width) for run in self.shared.runs)
 
     def _head(self) -> list[str]:
@@ -358,7 +358,7 @@ class SearchPlan(Plan):
         ]
 
     def _work(self) -> list[str]:
-        tokens = self.harvest_tokens
+        tokens = self.space.most_tokens
         return [
             f"training    {self.n_runs} x {tokens:,} tokens per trial (seeds x tokens), {self.n_left * self.n_runs * tokens:,} tokens left",
             f"disk        {_size(self.activations_bytes)} for activations",

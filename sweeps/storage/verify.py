@@ -88,6 +88,7 @@ def _verify_run(paths: RunPaths, verified: Verified) -> None:
     verified.read(paths.documents, read_documents_file, MEASURED_REMEDY)
     verified.read(paths.latents, check_tensors, MEASURED_REMEDY)
     verified.read(paths.probes, read_json, "Delete it, and repeat `sae-sweep probe`.")
+    verified.read(paths.state, check_tensors, "Delete it: longer runs start from their first step.")
     verified.read(paths.checkpoint, check_tensors, "The next launch starts this run again from its first step.")
     for weights in sorted(paths.sae.glob("*.safetensors")):
         verified.read(weights, check_tensors, RUN_REMEDY)

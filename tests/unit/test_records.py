@@ -9,7 +9,7 @@ import pytest
 
 from sae_core.activations.language_model.data_config import DataConfig
 from sae_core.activations.language_model.loading import ModelConfig
-from sae_core.config.run import ARCHITECTURES
+from sae_core.config.run import ARCHITECTURES, TrainConfig
 from sae_core.errors import ConfigError, DamagedFileError
 from sae_core.files import finite_or_none, write_json, write_text
 from sae_core.records import LEFT_OUT, SCHEMA_VERSION, RunRecord
@@ -90,6 +90,7 @@ def test_what_configs_leave_out_is_listed() -> None:
         "sae": [cls.Config.example(8, 16) for cls in ARCHITECTURES.values()],
         "activations.model": [ModelConfig(name="a", hook_point="b")],
         "activations.data": [DataConfig(dataset="a")],
+        "train": [TrainConfig()],
     }
     found = {
         f"{section}.{name}": getattr(config, name)
