@@ -28,6 +28,7 @@ from sae_core.metrics.per_document import ChunkDocuments, stored_documents, term
 from sae_core.records import RunRecord
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.active import ActiveLatents, joined
+from sae_core.sparsity_file import write_sparsity
 from sae_core.watchdog import beat
 
 ROWS = {"cpu": 2**9, "cuda": 2**15}
@@ -255,6 +256,7 @@ def write_evaluated(record: RunRecord, found: Measured, eval_hash: str, paths: R
     specs = column_specs()
     checksum = write_documents(paths.documents, found.documents)
     write_latents(paths.latents, found.latents)
+    write_sparsity(paths.sae, found.latents[TIMES_ACTIVE].numpy(), found.n_tokens)
     finished = dataclasses.replace(
         record,
         status="finished",

@@ -17,8 +17,8 @@ results/
 from dataclasses import dataclass
 from pathlib import Path
 
-CFG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
-"""Names of the files of an exported SAE, which SAELens gives them."""
+CFG, WEIGHTS, SPARSITY = "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"
+"""Names of the files of an exported SAE, which SAELens gives them; the last is there once it was evaluated."""
 OF_RUN = "@"
 """Between the id of a run and the name of one of its variants, in the id of the variant."""
 
@@ -56,7 +56,7 @@ class RunPaths:
     hang = _Below(".hang.tmp")
     """Says why a process in which the run hung was ended, until the launch has told it. Named as a temporary file."""
     sae = _Below("sae")
-    """Directory of the exported SAE: cfg.json and sae_weights.safetensors."""
+    """Directory of the exported SAE: cfg.json, sae_weights.safetensors, and once it was evaluated sparsity.safetensors."""
     probes = _Below("probes.json")
     """Scores of probes, of `sae-sweep probe`."""
     features = _Below("features.html")

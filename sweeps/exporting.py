@@ -1,5 +1,6 @@
-"""SAEs of a sweep for other programs: in folders that SAELens loads, or as sets that circuit-tracer loads."""
+"""SAEs of a sweep for other programs: in folders that SAELens loads, or as sets that circuit-tracer loads; on disk or on the Hub."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -7,7 +8,10 @@ from typing import TYPE_CHECKING, Literal
 from sae_core.errors import ConfigError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from analysis.export.choice import Chosen
+    from analysis.results import StoredSweep
     from sae_core.activations.language_model.model_spec import ModelSpec
 
 Form = Literal["saelens", "circuit-tracer"]
@@ -22,40 +26,93 @@ def export(
     *,
     form: Form = "saelens",
     l0: float | None = None,
+    front: bool = False,
     run_ids: Sequence[str] = (),
     architecture: str | None = None,
-) -> "tuple[list[Chosen], list[Path]]":
+) -> "tuple[list[Chosen], list[str]]":
     """Write SAEs for another program.
 
     Args:
         results: directory of a sweep, or several: layers may come from sweeps of their own.
-        to: a new or empty directory.
-        form: `saelens` writes a folder per run, `circuit-tracer` one set of transcoders, a run per layer of the model.
+        to: a new or empty directory, or `hub:user/repo`, a new or empty repository on the Hub.
+        form: `saelens` writes a folder per run and a model card, `circuit-tracer` one set of transcoders, a run per layer of the model.
         l0: take the best run at this L0 of each place in the model.
+        front: take the runs on the fronts of each place.
         run_ids: take these runs.
-        architecture: with `l0`: take only runs of this one.
+        architecture: with `l0` or `front`: take only runs of this one.
 
     Returns:
-        The runs, and what was written of each; of a set its files, config.yaml first.
+        The runs, and where each was written, as paths or `hub:user/repo/...`; of a set its files, config.yaml first.
 
     Raises:
         ConfigError: what was asked for cannot be chosen or written.
     """
-    from analysis.export.choice import best_of_each_place, named
+    from analysis.results import read_sweeps
+    from analysis.table import table_of
+    from sweeps.publishing import PREFIX, check_repository, publish, repository_of
+
+    _check_choice(l0, front, run_ids, architecture, form)
+    repo = repository_of(str(to))
+    sweeps = read_sweeps(results)
+    table = table_of(sweeps)
+    runs = _chosen(sweeps, table, l0, front, run_ids, architecture, only_transcoders=form == "circuit-tracer")
+    if repo is None:
+        return _write(runs, sweeps, table, Path(to).expanduser(), form, None)
+    check_repository(repo)
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(temporary) / "repository"
+        runs, files = _write(runs, sweeps, table, directory, form, repo)
+        publish(directory, repo)
+    return runs, [f"{PREFIX}{repo}/{Path(file).relative_to(directory).as_posix()}" for file in files]
+
+
+def _check_choice(l0: float | None, front: bool, run_ids: Sequence[str], architecture: str | None, form: Form) -> None:
+    if (l0 is not None) + front + bool(run_ids) != 1:
+        raise ConfigError(
+            f"either an L0, the fronts or runs must be asked for, but got l0={l0}, front={front} and runs {list(run_ids)}. Give one of "
+            "`--l0`, `--front` and `--run`."
+        )
+    if architecture is not None and run_ids:
+        raise ConfigError(
+            f"`--architecture` chooses among runs at an L0 or on fronts, but got {architecture!r} beside `--run`. Leave it out."
+        )
+    if front and form == "circuit-tracer":
+        raise ConfigError(
+            "a set for circuit-tracer must have one transcoder per layer, but got `--front`, which takes several. Give `--l0`."
+        )
+
+
+def _chosen(
+    sweeps: "Sequence[StoredSweep]",
+    table: "pd.DataFrame",
+    l0: float | None,
+    front: bool,
+    run_ids: Sequence[str],
+    architecture: str | None,
+    *,
+    only_transcoders: bool,
+) -> "list[Chosen]":
+    from analysis.export.choice import best_of_each_place, named, on_fronts
+
+    if front:
+        return on_fronts(sweeps, table, architecture=architecture)
+    if l0 is not None:
+        return best_of_each_place(sweeps, table, l0, architecture=architecture, only_transcoders=only_transcoders)
+    return named(sweeps, run_ids)
+
+
+def _write(
+    runs: "list[Chosen]", sweeps: "Sequence[StoredSweep]", table: "pd.DataFrame", to: Path, form: Form, repo: str | None
+) -> "tuple[list[Chosen], list[str]]":
+    """Write to a directory; `repo` is where it will lie on the Hub."""
+    from analysis.export.card import card_of
     from analysis.export.circuit_tracer import Hooks, write_set
     from analysis.export.folders import write_folders
 
-    if (l0 is None) == (not run_ids):
-        raise ConfigError(f"either an L0 or runs must be given, but got l0={l0} and runs {list(run_ids)}. Give `--l0` or `--run`.")
-    if architecture is not None and l0 is None:
-        raise ConfigError(f"`--architecture` chooses among runs at an L0, but got {architecture!r} beside `--run`. Leave it out.")
-    to = Path(to).expanduser()
-    is_set = form == "circuit-tracer"
-    runs = named(results, run_ids) if l0 is None else best_of_each_place(results, l0, architecture=architecture, only_transcoders=is_set)
-    if not is_set:
-        return runs, write_folders(runs, to)
+    if form == "saelens":
+        return runs, list(map(str, write_folders(runs, to, card_of(runs, sweeps, table, repo=repo))))
     layers, hooks, model = _layers(runs)
-    return layers, write_set(layers, to, Hooks(*hooks), model)
+    return layers, list(map(str, write_set(layers, to, Hooks(*hooks), model if repo is None else str(runs[0].place.model), repo=repo)))
 
 
 def _layers(runs: "Sequence[Chosen]") -> "tuple[list[Chosen], tuple[str, str], str]":

@@ -1,6 +1,7 @@
-"""The runs to export: those that are named, or the best one of each place in the model at an L0.
+"""The runs to export: those that are named, those on the fronts, or the best one of each place in the model at an L0.
 
 A place is a model and the hook points that are read and written there. Whoever asks for an L0 gets one run per place, as `best` ranks them.
+A front is of one place, width and number of training tokens, over all architectures: of each setting on it the best repeat is taken.
 """
 
 import re
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.results import StoredRun, StoredSweep, read_sweeps
+from analysis.results import StoredRun, StoredSweep
 from sae_core.errors import ConfigError, UnknownNameError
 from sae_core.validation import at
 
@@ -47,34 +48,84 @@ class Place:
 class Chosen:
     """A run to export."""
 
-    run_id: str
+    run: StoredRun
     place: Place
-    directory: Path
-    """Its exported SAE: cfg.json and sae_weights.safetensors."""
-    architecture: str
-    """That was trained."""
-    metrics: Mapping[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run, with its held-out text where it was measured on several."""
+        return self.run.run_id
+
+    @property
+    def directory(self) -> Path:
+        """Its exported SAE: cfg.json and sae_weights.safetensors."""
+        return self.run.paths.sae
+
+    @property
+    def architecture(self) -> str:
+        """That was trained."""
+        return str(self.run.requested.get("architecture"))
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """On held-out text; none of a run that was not evaluated."""
+        return self.run.record.metrics if self.run.record else {}
 
 
-def named(results: str | Path | Sequence[str | Path], run_ids: Sequence[str]) -> list[Chosen]:
+def named(sweeps: Sequence[StoredSweep], run_ids: Sequence[str]) -> list[Chosen]:
     """The runs with these ids, each once, in this order.
 
     Raises:
         ConfigError: there is no such run, or it has no exported SAE; all of them in one message.
     """
-    sweeps = read_sweeps(results)
     runs = {run.run_id: run for sweep in sweeps for run in sweep.runs}
     if unknown := [run_id for run_id in run_ids if run_id not in runs]:
         raise UnknownNameError.of("run id", unknown[0], runs, "`sae-sweep status` lists them.")
     return _with_saes([runs[run_id] for run_id in dict.fromkeys(run_ids)])
 
 
+def on_fronts(sweeps: Sequence[StoredSweep], table: "pd.DataFrame", *, architecture: str | None = None) -> list[Chosen]:
+    """Of each front of L0 and FVU the best repeat of every setting on it, place by place, from sparse to dense.
+
+    Args:
+        table: of the sweeps.
+        architecture: take only runs of this one.
+
+    Raises:
+        ConfigError: no run is finished, or one has no exported SAE; all of them in one message.
+    """
+    from analysis.pareto import pareto_front
+    from analysis.table import by_comparison, finished, over_seeds
+
+    known = finished(table) & table["fvu"].notna().to_numpy() & (table["l0"] > 0).fillna(False).to_numpy()
+    if architecture is not None and architecture not in set(table.loc[known, "architecture"]):
+        raise UnknownNameError.of("an architecture with finished runs", architecture, map(str, set(table.loc[known, "architecture"])))
+    rows = table[known & (True if architecture is None else (table["architecture"] == architecture).to_numpy())]
+    if rows.empty:
+        raise ConfigError(f"results must have finished runs to have a front, but got none in {_names(sweeps)}. Run the sweep first.")
+    found = []
+    for comparable in by_comparison(rows).values():
+        settings = over_seeds(comparable)
+        on_front = settings[pareto_front(settings, "l0", "fvu").to_numpy()].sort_values(["l0", "setting_hash"])
+        for setting_hash in on_front["setting_hash"]:
+            repeats = comparable[comparable["setting_hash"] == setting_hash]
+            found.append(str(repeats["run_id"].iloc[int(repeats["fvu"].to_numpy(dtype=float).argmin())]))
+    runs = {run.run_id: run for sweep in sweeps for run in sweep.runs}
+    return sorted(_with_saes([runs[run_id] for run_id in found]), key=lambda chosen: chosen.place.order)
+
+
 def best_of_each_place(
-    results: str | Path | Sequence[str | Path], l0: float, *, architecture: str | None = None, only_transcoders: bool = False
+    sweeps: Sequence[StoredSweep],
+    table: "pd.DataFrame",
+    l0: float,
+    *,
+    architecture: str | None = None,
+    only_transcoders: bool = False,
 ) -> list[Chosen]:
     """Of each place in a model, the run that `analysis.best` names at an L0.
 
     Args:
+        table: of the sweeps.
         l0: active latents per token.
         architecture: take only runs of this one.
         only_transcoders: leave out runs that write where they read.
@@ -83,10 +134,7 @@ def best_of_each_place(
         ConfigError: some place has no run near the L0, or one without its SAE; all of them in one message.
     """
     from analysis.best import best
-    from analysis.table import table_of
 
-    sweeps = read_sweeps(results)
-    table = table_of(sweeps)
     runs = {run.run_id: run for sweep in sweeps for run in sweep.runs}
     places: dict[Place, list[str]] = {}
     for run_id, run in runs.items():
@@ -119,16 +167,7 @@ def _with_saes(runs: Sequence[StoredRun]) -> list[Chosen]:
             f"runs must have their SAEs to be exported, but got none of {', '.join(without)}. Choose finished runs, or train them again: "
             "delete their records and repeat `sae-sweep run`."
         )
-    return [
-        Chosen(
-            run.run_id,
-            Place.of(run),
-            run.paths.sae,
-            str(run.requested.get("architecture")),
-            run.record.metrics if run.record else {},
-        )
-        for run in runs
-    ]
+    return [Chosen(run, Place.of(run)) for run in runs]
 
 
 def _names(sweeps: Sequence[StoredSweep]) -> str:

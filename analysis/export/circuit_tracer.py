@@ -43,13 +43,14 @@ class Hooks:
     output: str
 
 
-def write_set(layers: Sequence[Chosen], to: Path, hooks: Hooks, model: str) -> list[Path]:
+def write_set(layers: Sequence[Chosen], to: Path, hooks: Hooks, model: str, *, repo: str | None = None) -> list[Path]:
     """Write a set.
 
     Args:
         layers: the transcoder of each layer, from layer 0 on.
         hooks: of all layers.
         model: name of the model, for readers.
+        repo: repository on the Hub that the directory will be, where the set's own files are then named; None: it stays on disk.
 
     Returns:
         The files.
@@ -63,7 +64,7 @@ def write_set(layers: Sequence[Chosen], to: Path, hooks: Hooks, model: str) -> l
     with new_directory(to) as temporary:
         for number, run in enumerate(layers):
             _write_layer(run, temporary / f"layer_{number}.safetensors")
-        (temporary / "config.yaml").write_text(_config(layers, hooks, model), encoding="utf-8")
+        (temporary / "config.yaml").write_text(_config(layers, hooks, model, repo), encoding="utf-8")
     return [to / "config.yaml", *(to / f"layer_{number}.safetensors" for number in range(len(layers)))]
 
 
@@ -140,12 +141,14 @@ def _renamed(tensors: Mapping[str, NDArray[Any]], run: Chosen) -> dict[str, NDAr
     return new
 
 
-def _config(layers: Sequence[Chosen], hooks: Hooks, model: str) -> str:
+def _config(layers: Sequence[Chosen], hooks: Hooks, model: str, repo: str | None) -> str:
+    files = [f"hf://{repo}/layer_{number}.safetensors" for number in range(len(layers))]
     content = {
         "model_kind": "transcoder_set",
         "model_name": model,
         "feature_input_hook": hooks.input,
         "feature_output_hook": hooks.output,
+        **({"scan": repo, "transcoders": files} if repo else {}),
         "runs": [
             {
                 "layer": number,
