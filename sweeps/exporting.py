@@ -29,7 +29,7 @@ def export(
     front: bool = False,
     run_ids: Sequence[str] = (),
     architecture: str | None = None,
-) -> "tuple[list[Chosen], list[str]]":
+) -> "tuple[list[Chosen], list[Path] | list[str]]":
     """Write SAEs for another program.
 
     Args:
@@ -42,14 +42,15 @@ def export(
         architecture: with `l0` or `front`: take only runs of this one.
 
     Returns:
-        The runs, and where each was written, as paths or `hub:user/repo/...`; of a set its files, config.yaml first.
+        The runs, and where each was written: paths, or names `hub:user/repo/...`; of a set its files, config.yaml first.
 
     Raises:
         ConfigError: what was asked for cannot be chosen or written.
     """
     from analysis.results import read_sweeps
     from analysis.table import table_of
-    from sweeps.publishing import PREFIX, check_repository, publish, repository_of
+    from sae_core.sae.hub import PREFIX
+    from sweeps.publishing import check_repository, publish, repository_of
 
     _check_choice(l0, front, run_ids, architecture, form)
     repo = repository_of(str(to))
@@ -63,7 +64,7 @@ def export(
         directory = Path(temporary) / "repository"
         runs, files = _write(runs, sweeps, table, directory, form, repo)
         publish(directory, repo)
-    return runs, [f"{PREFIX}{repo}/{Path(file).relative_to(directory).as_posix()}" for file in files]
+    return runs, [f"{PREFIX}{repo}/{file.relative_to(directory).as_posix()}" for file in files]
 
 
 def _check_choice(l0: float | None, front: bool, run_ids: Sequence[str], architecture: str | None, form: Form) -> None:
@@ -103,16 +104,16 @@ def _chosen(
 
 def _write(
     runs: "list[Chosen]", sweeps: "Sequence[StoredSweep]", table: "pd.DataFrame", to: Path, form: Form, repo: str | None
-) -> "tuple[list[Chosen], list[str]]":
+) -> "tuple[list[Chosen], list[Path]]":
     """Write to a directory; `repo` is where it will lie on the Hub."""
     from analysis.export.card import card_of
     from analysis.export.circuit_tracer import Hooks, write_set
     from analysis.export.folders import write_folders
 
     if form == "saelens":
-        return runs, list(map(str, write_folders(runs, to, card_of(runs, sweeps, table, repo=repo))))
+        return runs, write_folders(runs, to, card_of(runs, sweeps, table, repo=repo))
     layers, hooks, model = _layers(runs)
-    return layers, list(map(str, write_set(layers, to, Hooks(*hooks), model if repo is None else str(runs[0].place.model), repo=repo)))
+    return layers, write_set(layers, to, Hooks(*hooks), model if repo is None else str(runs[0].place.model), repo=repo)
 
 
 def _layers(runs: "Sequence[Chosen]") -> "tuple[list[Chosen], tuple[str, str], str]":

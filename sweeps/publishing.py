@@ -1,12 +1,11 @@
 """A directory as a repository on the Hugging Face Hub. Needs an account there: a token of `hf auth login`, or in HF_TOKEN."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from sae_core.activations.files import is_hub_name
 from sae_core.errors import ConfigError, border
+from sae_core.sae.hub import PREFIX, HubName
 
-PREFIX = "hub:"
-"""Before names of repositories, where a directory could be named too."""
 _OF_EVERY_REPOSITORY = {".gitattributes"}
 
 
@@ -18,10 +17,10 @@ def repository_of(to: str) -> str | None:
     """
     if not to.startswith(PREFIX):
         return None
-    repo = to.removeprefix(PREFIX)
-    if repo.count("/") != 1 or not is_hub_name(repo):
-        raise ConfigError(f"a repository must be named as `hub:user/repo`, but got {to!r}. Correct `--to`.")
-    return repo
+    name = HubName.of(to)
+    if name.folder or name.revision:
+        raise ConfigError(f"what is published must be a whole repository, hub:user/repo, but got {to!r}. Leave out what follows it.")
+    return name.repo
 
 
 def check_repository(repo: str) -> None:
@@ -34,27 +33,21 @@ def check_repository(repo: str) -> None:
     from huggingface_hub.errors import RepositoryNotFoundError
 
     api = HfApi()
-    with border(
-        f"somebody must be logged in to write to {PREFIX}{repo}, but nobody is",
-        "Run `hf auth login`, or set HF_TOKEN to a token that may write.",
-    ):
+    with _asking(repo):
         api.whoami()
-    with border(
-        f"a repository must be one that can be read and written, but got '{PREFIX}{repo}'", "Correct its name, or log in as its owner."
-    ):
         try:
             files = set(api.list_repo_files(repo)) - _OF_EVERY_REPOSITORY
         except RepositoryNotFoundError:
             return  # made when all is written
     if files:
         raise ConfigError(
-            f"a repository must be new or empty to be written to, but got '{PREFIX}{repo}', which holds {len(files)} files, among them "
+            f"a repository must be new or empty to be published to, but got '{PREFIX}{repo}', which holds {len(files)} files, among them "
             f"{min(files)!r}. Choose another name, or delete them."
         )
 
 
 def publish(directory: Path, repo: str) -> None:
-    """Upload a directory as one commit; the repository is made where there is none, public unless its owner's settings say otherwise.
+    """Upload a directory as one commit; the repository is made where there is none, as public as its owner's settings say.
 
     Raises:
         ConfigError: it cannot be written to.
@@ -62,8 +55,13 @@ def publish(directory: Path, repo: str) -> None:
     from huggingface_hub import HfApi
 
     api = HfApi()
-    with border(
-        f"a repository must be one that can be written to, but got '{PREFIX}{repo}'", "Log in as its owner, and repeat the command."
-    ):
+    with _asking(repo):
         api.create_repo(repo, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=directory, commit_message="SAEs exported by sae-sweep")
+
+
+def _asking(repo: str) -> AbstractContextManager[None]:
+    return border(
+        f"a repository must be one that can be written to, but got '{PREFIX}{repo}'",
+        "Check the name and the network, and log in with `hf auth login` or set HF_TOKEN.",
+    )

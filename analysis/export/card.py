@@ -26,11 +26,12 @@ MEANINGS = {
     "l0": "latents that are not 0, mean over tokens.",
     "fvu": "fraction of variance unexplained, summed over all held-out tokens; 0 is perfect, 1 is the mean activation.",
     "delta_ce": "rise of the model's next-token cross-entropy with the reconstruction in place of the activation, nats per token.",
-    "ce_loss_recovered": "the same between zeros in place of the activation (0) and the untouched model (1).",
+    "ce_loss_recovered": "share of the loss between zeros in place of the activation (0) and the untouched model (1) that is recovered.",
     "kl": "KL divergence of the model's predictions with the reconstruction from those without, nats per token.",
-    "dead_fraction": "latents that are active on no held-out token.",
+    "dead_fraction": "share of the latents that are active on no held-out token.",
 }
 """Metrics that a card shows, where runs have them."""
+_HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b")
 _SHARED_SECTIONS = ("sae", "train")
 _NO_SETTINGS = ("sae.architecture", "sae.d_sae")
 
@@ -69,7 +70,8 @@ def card_of(runs: Sequence[Chosen], sweeps: Sequence[StoredSweep], table: "pd.Da
         "intervals": _about_intervals(rows, values),
         "inputs": _inputs(cfgs),
         "uses": uses_of([name_of(run) for run in runs], cfgs, repo),
-        "facts": facts_of(own, _without_paths(rows)),
+        "places": len({run.place for run in runs}) > 1,
+        "facts": [(name, _HASH.sub(r"\1", value)) for name, value in facts_of(own, _without_paths(rows))],
         "settings": _settings(runs),
     }
     return environment.get_template("README.md.jinja").render(content)
@@ -130,7 +132,7 @@ def _title(runs: Sequence[Chosen]) -> str:
 def _introduction(runs: Sequence[Chosen]) -> str:
     what = words.counted(len(runs), "SAE")
     places = dict.fromkeys(str(run.place) for run in runs)
-    where = f"`{next(iter(places))}`" if len(places) == 1 else f"{len(places)} places in the model, which their `cfg.json` names"
+    where = f"`{next(iter(places))}`" if len(places) == 1 else f"{len(places)} places in the model"
     if all(run.place.hook_out for run in runs):
         what = words.counted(len(runs), "transcoder")
     return f"{what} for {where}, trained with sae-sweep and measured on held-out text."
@@ -150,6 +152,7 @@ def _cells(rows: "pd.DataFrame", runs: Sequence[Chosen], values: Mapping[str, Ma
     return [
         {
             "folder": name_of(run),
+            "place": str(run.place),
             "architecture": words.label(run.architecture),
             "setting": words.setting(row, with_lr=several_rates),
             "seed": run.run.requested.get("seed"),

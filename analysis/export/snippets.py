@@ -9,8 +9,8 @@ TOPK = "latents = torch.zeros_like(pre_acts).scatter(1, top.indices, {values})"
 ENCODERS = {
     "standard": (PRE_ACTS, "latents = pre_acts.relu()"),
     "jumprelu": (PRE_ACTS, 'latents = pre_acts.relu() * (pre_acts > w["threshold"])'),
-    "topk": (PRE_ACTS, "top = pre_acts.topk({k})", TOPK.format(values="top.values.relu()")),
-    "abstopk": (PRE_ACTS, "top = pre_acts.abs().topk({k})", TOPK.format(values="pre_acts.gather(1, top.indices)")),
+    "topk": (PRE_ACTS, "top = pre_acts.topk({k})  # k of its cfg.json", TOPK.format(values="top.values.relu()")),
+    "abstopk": (PRE_ACTS, "top = pre_acts.abs().topk({k})  # k of its cfg.json", TOPK.format(values="pre_acts.gather(1, top.indices)")),
     "gated": (
         'products = (x - w["b_dec"]) @ w["W_enc"]',
         'latents = (products + w["b_gate"] > 0) * (products * w["r_mag"].exp() + w["b_mag"]).relu()',

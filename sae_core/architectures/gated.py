@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
+from sae_core.sae.base import SparseAutoencoder
 from sae_core.sae.elementwise import ElementwiseSAE
 from sae_core.sae.functional import mse, row_norms
 from sae_core.sae.loss import LossContext, LossTerms, StepMemory
@@ -61,6 +62,16 @@ class Gated(ElementwiseSAE):
 
     def activate(self, pre_acts: PreActs) -> Float[Tensor, "*E"]:
         return self._gate_and_latents(pre_acts)[1]
+
+    def to_inference(self) -> SparseAutoencoder:
+        """With exp(r_mag) in W_enc and b_gate, which opens the same gates: SAELens, which multiplies twice, then rounds as we do."""
+        folded = super().to_inference()
+        with torch.no_grad():
+            factors = self.r_mag.exp()
+            folded.W_enc *= factors
+            folded.get_parameter("b_gate").mul_(factors)
+            folded.get_parameter("r_mag").zero_()
+        return folded
 
     def _gate_and_latents(self, pre_acts: PreActs) -> tuple[Float[Tensor, "*E"], Float[Tensor, "*E"]]:
         u = pre_acts.values

@@ -21,7 +21,7 @@ from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
 from sae_core.errors import ConfigError, border
 from sae_core.layout import CFG, WEIGHTS
 from sae_core.plugins import defining
-from sae_core.sae import formats, saelens_files
+from sae_core.sae import formats, hub, saelens_files
 from sae_core.sae.loss import LossContext, LossTerms, StepMemory
 from sae_core.sae.normalization import layer_norm
 from sae_core.sae.weights import SAEWeights
@@ -206,10 +206,11 @@ class SparseAutoencoder(SAEWeights):
 
     @staticmethod
     def from_pretrained(directory: str | Path, plugins: Iterable[str] = ()) -> "SparseAutoencoder":
-        """Load an SAE in inference form from a directory written by `save_pretrained`, by SAELens of any version, by
-        dictionary_learning or sparsify, or of Gemma Scope 1 or 2.
+        """Load an SAE in inference form, written by `save_pretrained`, by SAELens of any version, by dictionary_learning or sparsify, or
+        of Gemma Scope 1 or 2.
 
         Args:
+            directory: its directory, or `hub:user/repo[/folder][@revision]` on the Hugging Face Hub.
             plugins: modules or files to import first. Those that cfg.json names are imported where its architecture is unknown.
 
         Raises:
@@ -220,7 +221,8 @@ class SparseAutoencoder(SAEWeights):
             f"belongs to it, but got {saelens_files.shown(str(directory))}",
             "Correct the path, put back a copy (`git lfs pull`, where files are pointers of Git LFS), or export the SAE again.",
         ):
-            stored = formats.read(Path(directory), plugins)
+            directory = hub.located(str(directory)) if str(directory).startswith(hub.PREFIX) else Path(directory)
+            stored = formats.read(directory, plugins)
             cls = ARCHITECTURES[stored.architecture]
             try:
                 config = cls.Config.model_validate(stored.fields)

@@ -32,7 +32,8 @@ def export(
     """Write SAEs as folders that SAELens loads, or transcoders of all layers as a set that circuit-tracer loads; or publish them."""
     from sweeps.exporting import export as export_runs
 
-    runs, files = export_runs(results, to, form=form.value, l0=l0, front=front, run_ids=run or [], architecture=architecture)
+    runs, written = export_runs(results, to, form=form.value, l0=l0, front=front, run_ids=run or [], architecture=architecture)
+    files = list(map(str, written))
     is_set = form is Format.CIRCUIT_TRACER
     saes = files[1:] if is_set else files
     exported = [
@@ -65,7 +66,7 @@ def _loading_folder(run: "Chosen", path: str) -> str:
     from analysis.export.snippets import uses_of
     from sae_core.files import read_json
     from sae_core.layout import CFG
-    from sweeps.publishing import PREFIX
+    from sae_core.sae.hub import PREFIX
 
     if not path.startswith(PREFIX):
         return loading_of(Path(path))
@@ -77,7 +78,7 @@ def _loading_set(run: "Chosen", config: str) -> str:
     """Python that loads a set: by its full path, because others are looked for on the Hub."""
     import yaml
 
-    from sweeps.publishing import PREFIX
+    from sae_core.sae.hub import PREFIX
 
     if config.startswith(PREFIX):
         model, place = run.place.model, config.removeprefix(PREFIX).rpartition("/")[0]

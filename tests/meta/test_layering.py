@@ -18,7 +18,8 @@ TESTS = [path.relative_to(ROOT) for path in sorted((ROOT / "tests").rglob("*.py"
 HEAVY = {"transformer_lens", "transformers", "datasets", "wandb"}
 """Slow to import and not needed by a training worker."""
 ANALYSIS_MAY_IMPORT = {
-    f"sae_core.{name}" for name in ("records", "documents", "sparsity_file", "costs", "registry", "errors", "files", "validation", "layout", "plugins")
+    f"sae_core.{name}"
+    for name in ("records", "documents", "sparsity_file", "costs", "registry", "errors", "files", "validation", "layout", "plugins")
 }
 PRIVATE = {"torch._subclasses.fake_tensor": "tensors without memory for a model's shapes: PyTorch has no public name for their mode"}
 """Private modules of libraries, and why there is no public way."""
