@@ -256,7 +256,8 @@ def write_evaluated(record: RunRecord, found: Measured, eval_hash: str, paths: R
     specs = column_specs()
     checksum = write_documents(paths.documents, found.documents)
     write_latents(paths.latents, found.latents)
-    write_sparsity(paths.sae, found.latents[TIMES_ACTIVE].numpy(), found.n_tokens)
+    if paths.sae.is_dir():  # a published SAE that is measured here lies elsewhere
+        write_sparsity(paths.sae, found.latents[TIMES_ACTIVE].numpy(), found.n_tokens)
     finished = dataclasses.replace(
         record,
         status="finished",

@@ -7,9 +7,12 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from analysis import words
+from analysis.estimates import Estimate
 from analysis.export.choice import Chosen
 from analysis.export.folders import name_of
 from analysis.export.snippets import uses_of
@@ -18,9 +21,6 @@ from sae_core.files import read_json
 from sae_core.layout import CFG
 from sae_core.records import flat
 from sae_core.validation import at
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MEANINGS = {
     "l0": "latents that are not 0, mean over tokens.",
@@ -36,7 +36,7 @@ _SHARED_SECTIONS = ("sae", "train")
 _NO_SETTINGS = ("sae.architecture", "sae.d_sae")
 
 
-def card_of(runs: Sequence[Chosen], sweeps: Sequence[StoredSweep], table: "pd.DataFrame", *, repo: str | None) -> str:
+def card_of(runs: Sequence[Chosen], sweeps: Sequence[StoredSweep], table: pd.DataFrame, *, repo: str | None) -> str:
     """The card, in Markdown.
 
     Args:
@@ -59,7 +59,10 @@ def card_of(runs: Sequence[Chosen], sweeps: Sequence[StoredSweep], table: "pd.Da
     rows = _rows(table, runs)
     cfgs = [read_json(run.directory / CFG) for run in runs]
     ids = {run.run_id for run in runs}
-    own = [dataclasses.replace(sweep, runs=tuple(run for run in sweep.runs if run.run_id in ids)) for sweep in sweeps]
+    own = [
+        dataclasses.replace(sweep, runs=tuple(run for run in (*sweep.runs, *sweep.variants) if run.run_id in ids), variants=())
+        for sweep in sweeps
+    ]
     metrics, values = _metrics(rows, runs)
     content = {
         "front_matter": _front_matter(runs, cfgs),
@@ -77,7 +80,7 @@ def card_of(runs: Sequence[Chosen], sweeps: Sequence[StoredSweep], table: "pd.Da
     return environment.get_template("README.md.jinja").render(content)
 
 
-def _rows(table: "pd.DataFrame", runs: Sequence[Chosen]) -> "pd.DataFrame":
+def _rows(table: pd.DataFrame, runs: Sequence[Chosen]) -> pd.DataFrame:
     """The rows of the runs, in their order."""
     by_id = {run_id: place for place, run_id in enumerate(table["run_id"])}
     rows = table.iloc[[by_id[run.run_id] for run in runs]].reset_index(drop=True)
@@ -85,7 +88,7 @@ def _rows(table: "pd.DataFrame", runs: Sequence[Chosen]) -> "pd.DataFrame":
     return rows
 
 
-def _without_paths(rows: "pd.DataFrame") -> "pd.DataFrame":
+def _without_paths(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with names of directories and files in place of their paths on this machine."""
     named = {
         column: rows[column].map(lambda name: Path(name).name if isinstance(name, str) and Path(name).is_absolute() else name)
@@ -138,7 +141,7 @@ def _introduction(runs: Sequence[Chosen]) -> str:
     return f"{what} for {where}, trained with sae-sweep and measured on held-out text."
 
 
-def _metrics(rows: "pd.DataFrame", runs: Sequence[Chosen]) -> tuple[list[dict[str, str]], dict[str, dict[str, Any]]]:
+def _metrics(rows: pd.DataFrame, runs: Sequence[Chosen]) -> tuple[list[dict[str, str]], dict[str, dict[str, Any]]]:
     """The metrics that are shown, and metric -> run id -> its estimate."""
     from analysis.statistics.matched import label_of, of_runs
 
@@ -147,7 +150,7 @@ def _metrics(rows: "pd.DataFrame", runs: Sequence[Chosen]) -> tuple[list[dict[st
     return [{"label": label_of(rows, name), "meaning": MEANINGS[name]} for name in shown], values
 
 
-def _cells(rows: "pd.DataFrame", runs: Sequence[Chosen], values: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _cells(rows: pd.DataFrame, runs: Sequence[Chosen], values: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     several_rates = rows["lr"].nunique() > 1
     return [
         {
@@ -157,13 +160,18 @@ def _cells(rows: "pd.DataFrame", runs: Sequence[Chosen], values: Mapping[str, Ma
             "setting": words.setting(row, with_lr=several_rates),
             "seed": run.run.requested.get("seed"),
             "d_sae": f"{row['d_sae']:,}",
-            "numbers": [words.interval(own.get(run.run_id)) for own in values.values()],
+            "numbers": [words.interval(own.get(run.run_id) or _plain(row[name])) for name, own in values.items()],
         }
         for run, (_, row) in zip(runs, rows.iterrows(), strict=True)
     ]
 
 
-def _about_intervals(rows: "pd.DataFrame", values: Mapping[str, Mapping[str, Any]]) -> str:
+def _plain(value: float) -> Estimate | None:
+    """A value without an interval, as of what was measured beside a run."""
+    return None if pd.isna(value) else Estimate(float(value))
+
+
+def _about_intervals(rows: pd.DataFrame, values: Mapping[str, Mapping[str, Any]]) -> str:
     known = [own for estimates in values.values() for own in estimates.values() if own.low is not None]
     if not known:
         return ""

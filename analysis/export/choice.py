@@ -73,12 +73,12 @@ class Chosen:
 
 
 def named(sweeps: Sequence[StoredSweep], run_ids: Sequence[str]) -> list[Chosen]:
-    """The runs with these ids, each once, in this order.
+    """The runs with these ids, or what was measured beside one, each once, in this order.
 
     Raises:
         ConfigError: there is no such run, or it has no exported SAE; all of them in one message.
     """
-    runs = {run.run_id: run for sweep in sweeps for run in sweep.runs}
+    runs = {run.run_id: run for sweep in sweeps for run in (*sweep.runs, *sweep.variants)}
     if unknown := [run_id for run_id in run_ids if run_id not in runs]:
         raise UnknownNameError.of("run id", unknown[0], runs, "`sae-sweep status` lists them.")
     return _with_saes([runs[run_id] for run_id in dict.fromkeys(run_ids)])
