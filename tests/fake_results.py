@@ -12,6 +12,7 @@ import numpy as np
 
 from sae_core.documents import Ratio, StoredDocuments, write_documents
 from sae_core.files import write_json, write_text
+from sae_core.layout import SweepPaths
 from sae_core.records import MetricSpec, RunRecord
 
 SPECS = [
@@ -129,6 +130,14 @@ def target_record(architecture: str, target: float, metrics: dict[str, float | N
     return record_of(architecture, start, metrics, seed, config, run_id=run_id, sparsity_value=found)
 
 
+def variant_record(record: RunRecord, name: str, l0: float, fvu: float, **changes: Any) -> RunRecord:
+    """The record of a variant of a run, on its L0 and FVU."""
+    kind = "snapshot" if name.startswith("tokens-") else "form"
+    metrics = {**record.metrics, **metrics_at(l0, fvu, 2 * fvu)}
+    of = {"run_id": f"{record.run_id}@{name}", "variant_of": record.run_id, "variant_kind": kind}
+    return dataclasses.replace(record, metrics=metrics, **{**of, **changes})
+
+
 def failed(architecture: str, level: float, seed: int = 0) -> RunRecord:
     """The record of a run that diverged."""
     error = {
@@ -198,10 +207,12 @@ def documents_of(record: RunRecord, n_documents: int, *, spread: float = 0.3, no
 
 def write_run(sweep: Path, record: RunRecord, *, steps: int = 60, documents: StoredDocuments | None = None) -> None:
     """Write a run's record and history, and its sums per document where given."""
-    directory = sweep / "runs" / record.run_id
+    directory = SweepPaths(sweep).run(record.run_id).directory
     if documents is not None:
         record = dataclasses.replace(record, documents_checksum=write_documents(directory / "documents.parquet", documents))
     record.write(directory / "record.json")
+    if record.variant_kind:
+        return
     final = record.metrics.get("l0") or 20.0
     noise = random.Random(record.run_id)
     lines = []
@@ -240,10 +251,12 @@ def write_sweep(
     for record in records:
         has_documents = n_documents > 0 and record.status == "finished"
         write_run(directory, record, documents=documents_of(record, n_documents) if has_documents else None)
-    planned = [
-        {key: getattr(record, key) for key in ("run_id", "architecture", "sparsity_parameter", "sparsity_value", "seed", "config")}
-        for record in [*records, *(record_of(name, level, {}, seed) for name, level, seed in missing)]
+    runs = [
+        *(record for record in records if not record.variant_kind),
+        *(record_of(name, level, {}, seed) for name, level, seed in missing),
     ]
+    names = ("run_id", "architecture", "sparsity_parameter", "sparsity_value", "seed", "config")
+    planned = [{name: getattr(record, name) for name in names} for record in runs]
     write_json(directory / "sweep.json", {"name": directory.name, "runs": planned, **facts})
     write_text(directory / "definition.yaml", f"name: {directory.name}\nmodel: {{name: demo, hook_point: blocks.2.hook_resid_post}}\n")
     return directory

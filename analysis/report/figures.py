@@ -17,7 +17,6 @@ import pandas as pd
 from analysis import words
 from analysis.plots import PLOTS, style
 from sae_core.files import write_text, written_whole
-from sae_core.records import VARIANTS
 
 PAGE_COLORS = {
     style.INK: "var(--ink)",
@@ -106,5 +105,5 @@ def _tooltips(table: pd.DataFrame) -> dict[str, str]:
     return {
         row["run_id"]: f"{words.label(row['architecture'])}, {words.setting(row)}: "
         f"L0 {row['l0']:.1f}, FVU {words.number(row['fvu'])}, delta CE {words.number(row['delta_ce'])}"
-        for row in table[table["status"].isin(["finished", *VARIANTS])].to_dict("records")
+        for row in table[table["status"] == "finished"].to_dict("records")
     }

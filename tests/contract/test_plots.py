@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import failed, metrics_at, realistic_records, record_of, write_sweep
+from fake_results import failed, metrics_at, realistic_records, record_of, variant_record, write_sweep
 from fake_saes import write_sae
 from fake_search import write_search
 from fake_sizes import sized_records
@@ -33,6 +33,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
         record_of("new_idea", 16, metrics_at(16, 0.05, -0.01)),  # better than the language model itself: no logarithm
     ]
     records += [record_of("topk", 16, metrics_at(16, 0.082, 0.14), seed=seed) for seed in (1, 2)]
+    records += [variant_record(record, name, 16, fvu) for record in records[-2:] for name, fvu in (("tokens-2048", 0.9), ("k-8", 0.2))]
     records = [
         dataclasses.replace(one, metrics={**one.metrics, "decoder_cosine": 0.2, "decoder_projection": 0.1}) if one.metrics else one
         for one in records
