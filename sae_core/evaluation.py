@@ -22,7 +22,8 @@ from sae_core.errors import ConfigError
 from sae_core.latents import EXPLAINED, TIMES_ACTIVE, densities, explained, write_latents
 from sae_core.layout import RunPaths
 from sae_core.metrics import METRICS, Observation
-from sae_core.metrics.evaluators import EVALUATORS, column_specs, evaluate_further
+from sae_core.metrics.at_hook_points import fvu_sums, metric_of, specs_of
+from sae_core.metrics.evaluators import EVALUATORS, evaluate_further
 from sae_core.metrics.metric import Sums
 from sae_core.metrics.per_document import ChunkDocuments, stored_documents, terms_of
 from sae_core.records import RunRecord
@@ -44,7 +45,7 @@ class SaeSums:
     """What one chunk contributes to the numbers of one SAE."""
 
     metrics: dict[str, Sums]
-    """Metric name -> sums."""
+    """Metric name -> sums; of crosscoders `at_hook_points.fvu_sums`, too."""
     documents: Sums
     """Sums per document of `ChunkSums.documents`, [D] each, of what the SAE alone decides."""
     latents: Sums
@@ -86,7 +87,8 @@ def evaluate_chunk(
             beat()
             b_dec = None if sae.layer_norm else sae.b_dec
             seen = Observation(chunk, active, x_hat, scores, sae.W_dec, index, b_dec, _without_latents(sae, chunk.x))
-            sums = {name: {key: value.cpu() for key, value in metric.sums(seen).items()} for name, metric in metrics.items()}
+            every = {name: metric.sums(seen) for name, metric in metrics.items()} | fvu_sums(seen)
+            sums = {name: {key: value.cpu() for key, value in of_metric.items()} for name, of_metric in every.items()}
             latents |= {TIMES_ACTIVE: seen.times_active.cpu()}
             by_sae[run_id] = SaeSums(sums, documents.sums(terms_of(seen)), latents)
     return ChunkSums(index, chunk.x.shape[0], documents, by_sae)
@@ -163,9 +165,9 @@ def combine(chunks: Iterable[ChunkSums]) -> tuple[dict[str, dict[str, float | No
     values: dict[str, dict[str, float | None]] = {}
     for run_id in ordered[0].by_sae:
         values[run_id] = {}
-        for name in METRICS:
+        for name in ordered[0].by_sae[run_id].metrics:
             if total := _added(chunk.by_sae[run_id].metrics[name] for chunk in ordered):
-                value = METRICS[name]().value(total, n_tokens)
+                value = metric_of(name).value(total, n_tokens)
                 values[run_id][name] = value if value is not None and math.isfinite(value) else None
     return values, n_tokens
 
@@ -199,7 +201,7 @@ def measured(chunks: Iterable[ChunkSums]) -> dict[str, Measured]:
     """Add chunks up, in order of their index, as `combine` does. Returns everything that is kept, by SAE name."""
     ordered = sorted(chunks, key=lambda chunk: chunk.index)
     values, n_tokens = combine(ordered)
-    with_value = {run_id: [name for name, value in of_sae.items() if value is not None] for run_id, of_sae in values.items()}
+    with_value = {run_id: [name for name in METRICS if of_sae.get(name) is not None] for run_id, of_sae in values.items()}
     by_document = {run_id: [chunk.by_sae[run_id].documents for chunk in ordered] for run_id in values}
     stored = stored_documents([chunk.documents for chunk in ordered], by_document, with_value)
     latents = {run_id: _added(chunk.by_sae[run_id].latents for chunk in ordered) for run_id in values}
@@ -253,7 +255,6 @@ def write_evaluated(record: RunRecord, found: Measured, eval_hash: str, paths: R
         eval_hash: `ActivationSource.eval_hash`.
         where: fields of the record that say where and how it was evaluated.
     """
-    specs = column_specs()
     checksum = write_documents(paths.documents, found.documents)
     write_latents(paths.latents, found.latents)
     if paths.sae.is_dir():  # a published SAE that is measured here lies elsewhere
@@ -262,7 +263,7 @@ def write_evaluated(record: RunRecord, found: Measured, eval_hash: str, paths: R
         record,
         status="finished",
         metrics=found.metrics,
-        metric_specs=[specs[name] for name in found.metrics],
+        metric_specs=specs_of(found.metrics),
         evaluator_errors=found.errors,
         eval_tokens=found.n_tokens,
         eval_hash=eval_hash,

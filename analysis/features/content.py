@@ -51,8 +51,8 @@ def page_content(run: LearnedRun, latents: Sequence[int], other: LearnedRun | No
     activations, shares, norms = run.activations, written_shares(run), _norms(run)
     examples = {latent: top_activating_examples(run, latent, N_TOP) for latent in latents}
     effects, reason = _logit_effects(run, latents)
-    lost = ablated(run, {latent: some[:N_ABLATED] for latent, some in examples.items()}) if run.has_model else {}
-    unchanged, written = steered(run, [latent for latent in latents if examples[latent]]) if run.has_model else ((), {})
+    lost = ablated(run, {latent: some[:N_ABLATED] for latent, some in examples.items()}) if run.can_intervene else {}
+    unchanged, written = steered(run, [latent for latent in latents if examples[latent]]) if run.can_intervene else ((), {})
     neighbors = _neighbors(run, latents)
     matches = match_latents(run, other, latents) if other else None
     shown = [
@@ -89,7 +89,7 @@ def page_content(run: LearnedRun, latents: Sequence[int], other: LearnedRun | No
         "n_dead": int((activations.counts == 0).sum()),
         "densities": _densities(activations.density),
         "no_logits": reason,
-        "prompt": list(prompt(run)) if run.has_model else [],
+        "prompt": list(prompt(run)) if run.can_intervene else [],
         "unchanged": list(unchanged),
         "other": _other(other, matches),
         "latents": shown,

@@ -42,12 +42,22 @@ class LearnedRun:
         return hasattr(type(self.source), "model")
 
     @property
+    def can_intervene(self) -> bool:
+        """Whether the language model can be run with a latent changed: there is one, and one hook point."""
+        return self.has_model and not self.sae.parts
+
+    @property
     def model(self) -> HookedModel:
         """The language model, cut at the hook point: of a transcoder where it writes.
 
         Raises:
-            ConfigError: the source has none, or it cannot be loaded.
+            ConfigError: the source has none, it cannot be loaded, or the SAE is a crosscoder.
         """
+        if self.sae.parts:
+            raise ConfigError(
+                "logit effects, steering, ablation, probes and exports of latents need an SAE of one hook point, but got a crosscoder of "
+                f"{list(self.sae.parts)}. Densities, examples and matching work with it."
+            )
         if not self.has_model:
             raise ConfigError(
                 "logit effects, steering and ablation need a language model, but got activations of source "

@@ -13,7 +13,7 @@ Where the disk is too small, shards from some number on leave their statistics o
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,6 +55,8 @@ class ShardStats:
     """Sum of the squared distances of all rows."""
     target_norm_sum: float | None = None
     """Of pairs: sum of the Euclidean norms of the targets."""
+    part_norm_sums: list[float] | None = None
+    """Of several hook points side by side: sum of the Euclidean norms at each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,10 @@ class Manifest:
     """Width of what is reconstructed, in a cache of pairs: rows are [d_in + d_out]."""
     target_scale: float | None = None
     """Of pairs: factor that makes E||y|| = sqrt(d_out), y the last d_out values of a row."""
+    parts: dict[str, int] | None = None
+    """Hook point -> width, where rows are the activations of several side by side."""
+    part_scales: list[float] | None = None
+    """Of those: factor at each hook point that makes E||x|| there the square root of its width."""
 
     @property
     def target_mean(self) -> list[float]:
@@ -119,13 +125,21 @@ def _stats_path(directory: Path, index: int) -> Path:
 
 
 def write_shard(
-    directory: Path, index: int, x: Float[Tensor, "N width"], dtype: str, *, stored: bool = True, d_out: int | None = None
+    directory: Path,
+    index: int,
+    x: Float[Tensor, "N width"],
+    dtype: str,
+    *,
+    stored: bool = True,
+    d_out: int | None = None,
+    widths: Collection[int] = (),
 ) -> ShardStats:
     """Store the rows of one shard, and their statistics as stored.
 
     Args:
         dtype: float32, float16 or bfloat16.
         d_out: width of the targets, the last values of each row of pairs.
+        widths: of several hook points side by side.
         stored: False for the statistics alone.
 
     Raises:
@@ -148,6 +162,7 @@ def write_shard(
         outlier_variance=float(outliers.sum()),
         variance=float(distances.sum()),
         target_norm_sum=_norm_sum(rows[:, -d_out:]) if d_out else None,
+        part_norm_sums=[_norm_sum(part) for part in rows.split(list(widths), dim=1)] if widths else None,
     )
     if stored:
         save_tensors(shard_path(directory, index), {"x": in_dtype.contiguous()})
@@ -263,7 +278,7 @@ def harvest(
             stats = _read(_stats_path(directory, index), ShardStats)
         else:
             x, stored = source.shard(directory, index), _is_stored(index, n_stored)
-            stats = write_shard(directory, index, x, source.activations_dtype, stored=stored, d_out=source.d_out)
+            stats = _write(source, directory, index, x, stored=stored)
         if on_shard:
             on_shard(index, stats.n_tokens)
 
@@ -283,8 +298,13 @@ def harvest_together(sources: Sequence[tuple[ActivationSource, Path, int | None]
         rows = first.shards(directory, index, [source for source, _, _ in missing])
         for (source, directory, n_stored), x in zip(missing, rows, strict=True):
             stored = _is_stored(index, n_stored)
-            write_shard(directory, index, x, source.activations_dtype, stored=stored, d_out=source.d_out)
+            _write(source, directory, index, x, stored=stored)
     return [_read(_stats_path(directory, index), ShardStats).n_tokens for _, directory, _ in sources]
+
+
+def _write(source: ActivationSource, directory: Path, index: int, x: Float[Tensor, "N width"], *, stored: bool) -> ShardStats:
+    widths = source.parts.values()
+    return write_shard(directory, index, x, source.activations_dtype, stored=stored, d_out=source.d_out, widths=widths)
 
 
 def finish(source: ActivationSource, directory: Path, n_stored: int | None = None) -> Manifest:
@@ -306,8 +326,9 @@ def finish(source: ActivationSource, directory: Path, n_stored: int | None = Non
     mean_norm = sum(shard.norm_sum for shard in stats) / n_tokens
     target_norm = sum(shard.target_norm_sum or 0.0 for shard in stats) / n_tokens
     variance = sum(shard.variance for shard in stats)
-    d_out = source.d_out
-    if not mean_norm or (d_out and not target_norm):
+    d_out, parts = source.d_out, source.parts
+    part_norms = [sum(sums) / n_tokens for sums in zip(*(shard.part_norm_sums or [] for shard in stats), strict=True)]
+    if not mean_norm or (d_out and not target_norm) or not all(part_norms):
         raise ConfigError(
             f"activations must not all be 0, but got {n_tokens} rows of zeros. Choose another hook point, or check the model's weights."
         )
@@ -325,6 +346,8 @@ def finish(source: ActivationSource, directory: Path, n_stored: int | None = Non
         outlier_share=sum(shard.outlier_variance for shard in stats) / variance if variance else 0.0,
         d_out=d_out,
         target_scale=math.sqrt(d_out) / target_norm if d_out else None,
+        parts=parts or None,
+        part_scales=[math.sqrt(width) / norm for width, norm in zip(parts.values(), part_norms, strict=True)] if parts else None,
     )
     write_json(_manifest_path(directory), _given(manifest))
     return manifest

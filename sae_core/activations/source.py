@@ -67,6 +67,8 @@ class EvalChunk:
     """The same of each position that predicts a next token; None: as `documents` where every token does."""
     target: Float[Tensor, "N d_out"] | None = None
     """What transcoders reconstruct from `x`: activations at another hook point, as `x` otherwise. None: `x` itself."""
+    parts: Mapping[str, int] | None = None
+    """Hook point -> width, where `x` is the activations of several side by side, for crosscoders."""
 
     @property
     def y(self) -> Float[Tensor, "N d_out"]:
@@ -155,6 +157,12 @@ class ActivationSource(ABC):
     def d_out(self) -> int | None:
         """Width of what is reconstructed, in a source of pairs: transcoders are trained on them. None: the activations themselves."""
         return None
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Hook point -> width, of a source whose activations are those of several side by side: crosscoders are trained on them. Empty: of
+        one."""
+        return {}
 
     @abstractmethod
     def shard(self, directory: Path, index: int) -> Float[Tensor, "N width"]:

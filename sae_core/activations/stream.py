@@ -10,9 +10,10 @@ them; the width of a row is d_in, of a pair d_in + d_out.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -24,7 +25,7 @@ from sae_core.activations.local import LocalCopies
 from sae_core.activations.shards import make_again, read_manifest, shard_path
 from sae_core.activations.source import ActivationSource
 from sae_core.errors import ConfigError
-from sae_core.sae.normalization import Normalization, normalization_of, pair_normalization
+from sae_core.sae.normalization import Normalization, normalization_of, pair_normalization, side_by_side
 from sae_core.seeds import seed_of
 
 
@@ -78,6 +79,8 @@ class BatchStream(ABC):
         mean: mean activation, unscaled; of pairs that of the input, then that of the target.
         scale: factor that makes E||x|| = sqrt(d_in).
         target_scale: of pairs, the same of the target; else None.
+        parts: hook point -> width, where activations are those of several side by side; else empty.
+        part_scales: the same at each hook point.
     """
 
     normalization: Normalization
@@ -92,6 +95,8 @@ class BatchStream(ABC):
         batch_size: int,
         normalize_activations: str,
         device: str | torch.device,
+        parts: Mapping[str, int] = MappingProxyType({}),
+        part_scales: Sequence[float] = (),
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"a stream needs batches of at least one row, but got {batch_size=}.")
@@ -101,8 +106,10 @@ class BatchStream(ABC):
         self.mean = mean
         """Mean activation, unscaled, [d_in]; of pairs [d_in + d_out]."""
         self._device = torch.device(device)
-        if target_scale is None:
-            normalization: Normalization = normalization_of(normalize_activations, scale, self._first_rows)
+        if parts:
+            normalization: Normalization = side_by_side(normalize_activations, part_scales, self._first_rows, parts)
+        elif target_scale is None:
+            normalization = normalization_of(normalize_activations, scale, self._first_rows)
         else:
             normalization = pair_normalization(normalize_activations, (scale, target_scale), self._first_rows, d_in)
         self.normalization = normalization.to(self._device)
@@ -159,6 +166,8 @@ class _ShuffledStream(BatchStream):
         data_seed: int,
         normalize_activations: str,
         device: str | torch.device,
+        parts: Mapping[str, int] = MappingProxyType({}),
+        part_scales: Sequence[float] = (),
     ) -> None:
         self.n_tokens = sum(shard_tokens)
         """Tokens in an epoch."""
@@ -167,7 +176,15 @@ class _ShuffledStream(BatchStream):
         self._shard_tokens = tuple(shard_tokens)
         self._data_seed = data_seed
         super().__init__(
-            mean, scale, target_scale, d_in=d_in, batch_size=batch_size, normalize_activations=normalize_activations, device=device
+            mean,
+            scale,
+            target_scale,
+            d_in=d_in,
+            batch_size=batch_size,
+            normalize_activations=normalize_activations,
+            device=device,
+            parts=parts,
+            part_scales=part_scales,
         )
 
     def _first_rows(self) -> Iterator[Float[Tensor, "N width"]]:
@@ -226,6 +243,8 @@ class Stream(_ShuffledStream):
             data_seed=data_seed,
             normalize_activations=normalize_activations,
             device=device,
+            parts=manifest.parts or {},
+            part_scales=manifest.part_scales or (),
         )
 
     def _shard(self, index: int) -> Float[Tensor, "N width"]:
@@ -243,12 +262,13 @@ class TensorStream(_ShuffledStream):
     Args:
         x: on the CPU, unscaled, in any precision; batches are float32.
         target: what transcoders reconstruct from x, row by row, likewise; None: the stream is of x alone.
+        parts: for crosscoders: name of each hook point whose activations are in x side by side -> its width.
         normalize_activations: as in the `TrainConfig` of the runs that read this stream.
         device: where batches go.
 
     Raises:
         ConfigError: there is no row, the shape is another, a value is not finite in float32, all are 0, whitening is impossible, or
-            `target` has another number of rows.
+            `target` has another number of rows; or widths do not add up to that of x, or there are targets beside them.
     """
 
     def __init__(
@@ -256,18 +276,24 @@ class TensorStream(_ShuffledStream):
         x: Float[Tensor, "N d_in"],
         *,
         target: Float[Tensor, "M d_out"] | None = None,
+        parts: Mapping[str, int] | None = None,
         batch_size: int,
         data_seed: int = 0,
         normalize_activations: str = "expected_norm",
         device: str | torch.device = "cpu",
     ) -> None:
-        parts = [readable(x, "activations")] + ([] if target is None else [readable(target, "targets")])
-        if len({len(part) for part in parts}) > 1:
+        read = [readable(x, "activations")] + ([] if target is None else [readable(target, "targets")])
+        if len({len(part) for part in read}) > 1:
             raise ConfigError(
-                f"every row of activations must have its target, but got {len(parts[0])} rows and {len(parts[1])} targets. Pair them."
+                f"every row of activations must have its target, but got {len(read[0])} rows and {len(read[1])} targets. Pair them."
             )
-        scales = [scale_of(part) for part in parts]
-        self._x = parts[0] if target is None else torch.cat(parts, dim=1)
+        if parts and (target is not None or min(parts.values()) < 1 or sum(parts.values()) != x.shape[1]):
+            raise ConfigError(
+                f"`parts` must be widths that add up to that of the activations, without targets, but got {dict(parts)} for {x.shape[1]} "
+                f"{'columns' if target is None else 'columns and targets'}. Correct them."
+            )
+        scales = [scale_of(part) for part in read]
+        self._x = read[0] if target is None else torch.cat(read, dim=1)
         super().__init__(
             [len(x)],
             self._x.mean(dim=0, dtype=torch.float32),
@@ -278,6 +304,8 @@ class TensorStream(_ShuffledStream):
             data_seed=data_seed,
             normalize_activations=normalize_activations,
             device=device,
+            parts=parts or {},
+            part_scales=[scale_of(readable(part)) for part in read[0].split(list(parts.values()), dim=1)] if parts else (),
         )
 
     def _shard(self, index: int) -> Float[Tensor, "N width"]:

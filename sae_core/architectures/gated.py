@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sae.elementwise import ElementwiseSAE
-from sae_core.sae.functional import mse, row_norms
+from sae_core.sae.functional import mse
 from sae_core.sae.loss import LossContext, LossTerms, StepMemory
 from sae_core.sparse.pre_acts import PreActs
 
@@ -84,7 +84,7 @@ class Gated(ElementwiseSAE):
         gate, latents = self._gate_and_latents(pre_acts)
         terms = {
             "mse_loss": mse(pre_acts.decode(latents, self.W_dec) + self.b_dec, x),
-            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * pre_acts.weighted_mean(gate, row_norms(self.W_dec)),
+            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * pre_acts.weighted_mean(gate, self.decoder_norms()),
             "auxiliary_reconstruction_loss": mse(pre_acts.decode(gate, self.W_dec) + self.b_dec, x),
         }
         return LossTerms.of(terms, latents, pre_acts)

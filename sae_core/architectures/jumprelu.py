@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, TranscoderConfig, require
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sae.elementwise import ElementwiseSAE
-from sae_core.sae.functional import mse, row_norms
+from sae_core.sae.functional import mse
 from sae_core.sae.loss import LossContext, LossTerms, StepMemory
 from sae_core.sparse.pre_acts import PreActs
 
@@ -136,7 +136,7 @@ class JumpReLU(ElementwiseSAE):
 
     def _sparsity(self, pre_acts: PreActs, latents: Tensor, active: Tensor) -> Tensor:
         if self.config.sparsity_loss == "tanh":
-            norms = pre_acts.gather(row_norms(self.W_dec))
+            norms = pre_acts.gather(self.decoder_norms())
             return pre_acts.per_token(torch.tanh(self.config.tanh_scale * latents * norms)).mean()
         l0 = pre_acts.per_token(active)
         if self.config.sparsity_loss == "step":
@@ -149,7 +149,7 @@ class JumpReLU(ElementwiseSAE):
         if dead is None:
             return pre_acts.values.new_zeros(())
         below = (pre_acts.gather(self.threshold) - pre_acts.values).relu()
-        return pre_acts.weighted_mean(below, dead * row_norms(self.W_dec))
+        return pre_acts.weighted_mean(below, dead * self.decoder_norms())
 
 
 class _JumpReLU(torch.autograd.Function):

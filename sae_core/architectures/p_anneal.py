@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, Fraction
 from sae_core.sae.elementwise import ElementwiseSAE
-from sae_core.sae.functional import mse, row_norms
+from sae_core.sae.functional import mse
 from sae_core.sae.loss import LossContext, LossTerms, StepMemory
 from sae_core.sparse.pre_acts import PreActs
 
@@ -96,7 +96,7 @@ class PAnneal(ElementwiseSAE):
         return LossTerms.of(terms, latents, pre_acts)
 
     def _penalty(self, pre_acts: PreActs, latents: Float[Tensor, "*E"], progress: float) -> Float[Tensor, ""]:
-        sizes = latents * pre_acts.gather(row_norms(self.W_dec))
+        sizes = latents * pre_acts.gather(self.decoder_norms())
 
         def powers(p: float) -> Tensor:
             return pre_acts.per_token((sizes + EPSILON) ** p - EPSILON**p).mean()

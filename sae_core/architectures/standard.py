@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, TranscoderConfig
 from sae_core.sae.elementwise import ElementwiseSAE
-from sae_core.sae.functional import mse, row_norms
+from sae_core.sae.functional import mse
 from sae_core.sae.loss import LossContext, LossTerms, StepMemory
 from sae_core.sparse.pre_acts import PreActs
 
@@ -61,6 +61,6 @@ class Standard(ElementwiseSAE):
         latents = self.activate(pre_acts)
         terms = {
             "mse_loss": mse(pre_acts.decode(latents, self.W_dec) + self.output_offset(x), ctx.target_of(x)),
-            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * pre_acts.weighted_mean(latents, row_norms(self.W_dec)),
+            "l1_loss": self.config.l1_coefficient * ctx.sparsity_scale * pre_acts.weighted_mean(latents, self.decoder_norms()),
         }
         return LossTerms.of(terms, latents, pre_acts)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sae_core.config.run import ArchitectureConfig, Fraction, require
 from sae_core.sae.base import SparseAutoencoder
-from sae_core.sae.functional import error_of_few, mse, row_norms
+from sae_core.sae.functional import error_of_few, mse
 from sae_core.sae.loss import LossContext, LossTerms, StepMemory
 from sae_core.sparse.active import ActiveLatents, topk_per_batch, topk_per_token
 from sae_core.sparse.kernels.choice import sparse_is_faster
@@ -148,7 +148,7 @@ class TopKFamily(SparseAutoencoder):
 
     def score_factors(self) -> Float[Tensor, " d_sae"]:
         """Score / pre-activation of each latent. Without gradient."""
-        return self.W_dec.detach().norm(dim=1) if self.config.rescale_acts_by_decoder_norm else torch.ones_like(self.b_enc)
+        return self.decoder_norms().detach() if self.config.rescale_acts_by_decoder_norm else torch.ones_like(self.b_enc)
 
     def reconstruction_terms(
         self, pre_acts: SparsePreActs, latents: Float[Tensor, " N"], offset: Float[Tensor, "*B d_out"], target: Float[Tensor, "B d_out"]
@@ -217,7 +217,7 @@ class TopKFamily(SparseAutoencoder):
     @torch.no_grad()
     def folded_weights(self) -> dict[str, Tensor]:
         """Weights of the equivalent SAE whose latents are `scores`: decoder norms moved into the encoder."""
-        norms = row_norms(self.W_dec) if self.config.rescale_acts_by_decoder_norm else torch.ones(self.d_sae, device=self.W_dec.device)
+        norms = self.decoder_norms() if self.config.rescale_acts_by_decoder_norm else torch.ones(self.d_sae, device=self.W_dec.device)
         # A row that shrank to nothing decodes to nothing: any positive norm gives the same SAE.
         norms = torch.where(norms > 0, norms, torch.ones_like(norms))
         kept = {name: value.clone() for name, value in self.named_parameters() if name in ("b_dec", "W_skip")}

@@ -201,7 +201,8 @@ class SparseAutoencoder(SAEWeights):
         cfg = saelens_files.cfg_of(architecture, self.saelens_fields(), self.d_in, self.d_out, d_sae=self.d_sae, skips=self.config.skips)
         cfg["normalize_activations"] = "layer_norm" if self.layer_norm else "none"
         plugins = [plugin.location for plugin in defining([type(self)])]
-        metadata = {**(metadata or {}), **({"plugins": plugins} if plugins else {})}
+        own = {"plugins": plugins, saelens_files.PARTS: dict(self.parts)}
+        metadata = {**(metadata or {}), **{name: value for name, value in own.items() if value}}
         saelens_files.write(Path(directory), cfg, self.state_dict(), metadata)
 
     @staticmethod
@@ -237,6 +238,6 @@ class SparseAutoencoder(SAEWeights):
                     f"{str(directory)!r}. Put back a copy, or export the SAE again."
                 )
             sae.load_state_dict(stored.tensors, assign=True)
-            sae.layer_norm = stored.layer_norm
+            sae.layer_norm, sae.parts = stored.layer_norm, stored.parts
             sae.float().eval().check_finite()
             return sae

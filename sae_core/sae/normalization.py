@@ -8,12 +8,16 @@ One function per name of `train.normalize_activations` makes it from the scale t
     layer_norm      y = (x - m) / (std + 1e-5), m and std those of the token's own x      not affine
 
 Of pairs of activations each part is normalized by its own statistics (`PairNormalization`): what a transcoder reads and what it writes.
+So is each hook point of a crosscoder (`side_by_side`), which makes one affine map of the width of all.
 `SparseAutoencoder.fold` makes an SAE for x out of one trained on y: an affine map goes into its weights, layer norm stays at run time.
 Shape letters: B tokens in a batch, N rows, d_in width of the activations.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -33,36 +37,48 @@ _CHUNK_TOKENS = 8_192
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Affine:
-    """y = (x - mean) @ matrix, the same for every token. A number for `matrix` stands for that multiple of the identity."""
+    """y = (x - mean) @ matrix, the same for every token. For `matrix` a number stands for that multiple of the identity, and a vector for
+    the matrix with that diagonal."""
 
     name: str
-    matrix: float | Float[Tensor, "d_in d_in"]
+    matrix: float | Float[Tensor, " d_in"] | Float[Tensor, "d_in d_in"]
     """Symmetric."""
-    inverse: float | Float[Tensor, "d_in d_in"]
+    inverse: float | Float[Tensor, " d_in"] | Float[Tensor, "d_in d_in"]
     mean: Float[Tensor, " d_in"] | None = None
     """None: nothing is subtracted."""
+    parts: Mapping[str, int] = field(default_factory=dict)
+    """Hook point -> width, where x is the activations of several side by side, each normalized by itself; see `side_by_side`."""
 
     def __call__(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_in"]:
-        centred = x if self.mean is None else x - self.mean
-        return centred @ self.matrix if isinstance(self.matrix, Tensor) else centred * self.matrix
+        return _times(x if self.mean is None else x - self.mean, self.matrix)
 
     def to(self, device: torch.device) -> "Affine":
         matrix, inverse = (t.to(device) if isinstance(t, Tensor) else t for t in (self.matrix, self.inverse))
-        return Affine(self.name, matrix, inverse, None if self.mean is None else self.mean.to(device))
+        return replace(self, matrix=matrix, inverse=inverse, mean=None if self.mean is None else self.mean.to(device))
 
     def map_encoder(self, W_enc: Float[Tensor, "d_in d_sae"]) -> Float[Tensor, "d_in d_sae"]:
         """matrix @ W_enc: encoder weights for activations that are not normalized."""
-        return (self.matrix.double() @ W_enc.double()).float() if isinstance(self.matrix, Tensor) else self.matrix * W_enc
+        if isinstance(self.matrix, Tensor) and self.matrix.ndim == 2:
+            return (self.matrix.double() @ W_enc.double()).float()
+        return _times(W_enc.T, self.matrix).T
 
     def map_decoder(self, rows: Float[Tensor, "N d_in"]) -> Float[Tensor, "N d_in"]:
         """rows @ inverse: decoder rows in the units of the model."""
-        return (rows.double() @ self.inverse.double()).float() if isinstance(self.inverse, Tensor) else rows * self.inverse
+        if isinstance(self.inverse, Tensor) and self.inverse.ndim == 2:
+            return (rows.double() @ self.inverse.double()).float()
+        return _times(rows, self.inverse)
+
+
+def _times(rows: Float[Tensor, "B d_in"], matrix: float | Tensor) -> Float[Tensor, "B d_in"]:
+    """rows @ matrix, which may stand for a diagonal one."""
+    return rows @ matrix if isinstance(matrix, Tensor) and matrix.ndim == 2 else rows * matrix
 
 
 class LayerNorm:
     """Each token by itself, as SAELens' `layer_norm`."""
 
     name: str = "layer_norm"
+    parts: ClassVar[Mapping[str, int]] = MappingProxyType({})
 
     def __call__(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_in"]:
         return layer_norm(x)[0]
@@ -80,6 +96,7 @@ class PairNormalization:
     target: Affine
     d_in: int
     """Width of the input."""
+    parts: ClassVar[Mapping[str, int]] = MappingProxyType({})
 
     def __call__(self, pairs: Float[Tensor, "B width"]) -> Float[Tensor, "B width"]:
         return torch.cat([self.input(pairs[:, : self.d_in]), self.target(pairs[:, self.d_in :])], dim=1)
@@ -117,16 +134,46 @@ def pair_normalization(name: str, scales: tuple[float, float], shards: Callable[
         ConfigError: as `normalization_of`; or it is another map for each token, so that reconstructions of the target cannot be brought
             back to its units.
     """
-    parts: list[Affine] = []
-    for scale, columns in zip(scales, (slice(d_in), slice(d_in, None)), strict=True):
-        part = normalization_of(name, scale, lambda columns=columns: (x[:, columns] for x in shards()))
-        if not isinstance(part, Affine):
+    read, written = _of_columns(name, scales, shards, (slice(d_in), slice(d_in, None)))
+    return PairNormalization(name, read, written, d_in)
+
+
+def side_by_side(name: str, scales: Sequence[float], shards: Callable[[], Shards], parts: Mapping[str, int]) -> Affine:
+    """The normalization with this name of the activations of several hook points, each by its own statistics.
+
+    Args:
+        scales: of each hook point, as `normalization_of` takes one.
+        parts: hook point -> width.
+
+    Raises:
+        ConfigError: as `pair_normalization`.
+    """
+    ends = list(itertools.accumulate(parts.values()))
+    maps = _of_columns(name, scales, shards, [slice(end - width, end) for end, width in zip(ends, parts.values(), strict=True)])
+    matrix, inverse = (_joined([getattr(one, side) for one in maps], list(parts.values())) for side in ("matrix", "inverse"))
+    means = [one.mean for one in maps if one.mean is not None]
+    return Affine(name, matrix, inverse, torch.cat(means) if means else None, parts)
+
+
+def _joined(blocks: Sequence[float | Tensor], widths: Sequence[int]) -> Tensor:
+    """The matrix with these blocks on its diagonal; as a vector, where all are numbers."""
+    if any(isinstance(block, Tensor) for block in blocks):
+        return torch.block_diag(*blocks)  # then all are matrices
+    return torch.cat([torch.full((width,), float(block)) for block, width in zip(blocks, widths, strict=True)])
+
+
+def _of_columns(name: str, scales: Sequence[float], shards: Callable[[], Shards], columns: Sequence[slice]) -> list[Affine]:
+    """The normalization with this name of some columns of the shards at a time."""
+    maps: list[Affine] = []
+    for scale, some in zip(scales, columns, strict=True):
+        one = normalization_of(name, scale, lambda some=some: (x[:, some] for x in shards()))
+        if not isinstance(one, Affine):
             raise ConfigError(
-                f"`normalize_activations` must be the same map for every token where pairs of activations are read (transcoders), but got "
+                f"`normalize_activations` must be the same map for every token where transcoders or crosscoders are trained, but got "
                 f"{name!r}. Set `train.normalize_activations` to 'expected_norm', 'whitening' or 'none'."
             )
-        parts.append(part)
-    return PairNormalization(name, parts[0], parts[1], d_in)
+        maps.append(one)
+    return maps
 
 
 def layer_norm(x: Float[Tensor, "B d_in"]) -> tuple[Float[Tensor, "B d_in"], Float[Tensor, "B 1"], Float[Tensor, "B 1"]]:

@@ -9,7 +9,7 @@ tensor names exactly; it ignores the checksums that both files carry.
 
 import reprlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ TRANSCODERS = {
 DEFAULT_D_OUT = 768
 """What SAELens takes for the width of a transcoder's output where the file does not say."""
 
+PARTS = "crosscoder_parts"
+"""Key of the metadata that only we read: hook point -> width, of an SAE of the activations of several hook points side by side."""
 _VALUES: dict[str, tuple[Any, ...]] = {
     "normalize_activations": ("none", "layer_norm", None, False),
     "reshape_activations": ("none", "hook_z"),  # our activations are flat already
@@ -92,6 +94,8 @@ class StoredSAE:
     layer_norm: bool
     tensors: dict[str, Tensor]
     """Float32; names and shapes are not validated."""
+    parts: Mapping[str, int] = field(default_factory=dict)
+    """Of a crosscoder: hook point -> width."""
 
 
 def cfg_of(architecture: str, fields: Mapping[str, Any], d_in: int, d_out: int | None, *, d_sae: int, skips: bool) -> dict[str, Any]:
@@ -117,12 +121,13 @@ def write(directory: Path, cfg: Mapping[str, Any], tensors: Mapping[str, Tensor]
         cfg: what `cfg_of` returns, and `normalize_activations`.
         metadata: `model_name`, `hook_name`, `context_size`, ... and anything else worth keeping; SAELens accepts any key.
     """
+    is_z = str(metadata.get("hook_name", "")).endswith("hook_z")
     common = {
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": True,
         # SAELens flattens (heads, d_head) itself, when told to; our activations are flat already.
-        "reshape_activations": "hook_z" if str(metadata.get("hook_name", "")).endswith("hook_z") and "d_out" not in cfg else "none",
+        "reshape_activations": "hook_z" if is_z and "d_out" not in cfg and PARTS not in metadata else "none",
     }
     directory.mkdir(parents=True, exist_ok=True)
     save_tensors(directory / WEIGHTS, {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()})
@@ -151,6 +156,9 @@ def read(directory: Path, ours: Mapping[str, Collection[str]]) -> StoredSAE:
     factors = [tensors.pop(name) for name in ("scaling_factor", "finetuning_scaling_factor") if name in tensors][:1]
     if scales != bool(factors) and not (factors and bool((factors[0] == 1).all())):
         problems.append(f"`finetuning_scaling_factor` must say whether there is a scaling factor other than 1, but got {scales}")
+    parts, widths_fit = _parts(cfg)
+    if not widths_fit:
+        problems.append(f"`{PARTS}` of an SAE's cfg.json must be widths that add up to d_in={shown(cfg['d_in'])}, but got {shown(parts)}")
     if problems:
         raise ConfigError("\n".join(f"{problem}, in {str(directory)!r}. Put back a copy, or export the SAE again." for problem in problems))
     tensors_as_ours = folded(
@@ -162,7 +170,15 @@ def read(directory: Path, ours: Mapping[str, Collection[str]]) -> StoredSAE:
     architecture, skips = TRANSCODERS.get(architecture, (architecture, False))
     fields |= {"skip_connection": True} if skips else {}
     d_out = cfg.get("d_out", DEFAULT_D_OUT) if is_transcoder else None
-    return StoredSAE(architecture, fields, cfg["d_in"], d_out, value["normalize_activations"] == "layer_norm", tensors_as_ours)
+    return StoredSAE(architecture, fields, cfg["d_in"], d_out, value["normalize_activations"] == "layer_norm", tensors_as_ours, parts)
+
+
+def _parts(cfg: Mapping[str, Any]) -> tuple[Any, bool]:
+    """Hook points of a crosscoder and their widths, and whether they are such."""
+    parts = (cfg.get("metadata") or {}).get(PARTS, {})
+    widths: list[Any] = list(parts.values()) if isinstance(parts, dict) else [None]
+    are_counts = all(type(width) is int and width > 0 for width in widths)
+    return parts, are_counts and (not widths or sum(widths) == cfg["d_in"])
 
 
 def plugins_needed(directory: Path, known: Collection[str]) -> list[str]:

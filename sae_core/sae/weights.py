@@ -5,6 +5,8 @@ Shape letters: B tokens in the batch, d_in width of the activations, d_out of wh
 
 import math
 from abc import ABC
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar, final
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
 from sae_core.errors import ConfigError
 from sae_core.notebook import table_of
+from sae_core.sae.functional import row_norms
 from sae_core.sae.normalization import Affine, Normalization, PairNormalization
 
 SEARCH_START_NORM = 0.1
@@ -44,6 +47,8 @@ class SAEWeights(nn.Module, ABC):
     layer_norm: bool = False
     """Whether activations are layer-normed before `encode` and reconstructions brought back after `decode`. Not while training: there
     the stream has done it."""
+    parts: Mapping[str, int] = MappingProxyType({})
+    """Of a crosscoder: hook point -> width, in the order in which their activations are side by side in x. Empty: x is of one."""
 
     def __init__(
         self, config: ArchitectureConfig, d_in: int, d_out: int | None = None, *, generator: torch.Generator | None = None
@@ -93,6 +98,16 @@ class SAEWeights(nn.Module, ABC):
         """What is reconstructed of x without any latent: b_dec, and x @ W_skip.T where there is a skip connection."""
         return self.b_dec if self.W_skip is None else x @ self.W_skip.T + self.b_dec
 
+    def decoder_norms(self) -> Float[Tensor, " d_sae"]:
+        """||W_dec_i|| of each latent: what sparsity terms and selections weigh it by.
+
+        Of a crosscoder sum_l ||W_dec_i^l||, with a summand for each hook point (Lindsey et al. 2024, "Sparse Crosscoders for Cross-Layer
+        Features and Model Diffing"): a latent that writes at few hook points is cheaper than one of the same norm that writes at many.
+        """
+        if not self.parts:
+            return row_norms(self.W_dec)
+        return torch.stack([row_norms(rows) for rows in self.W_dec.split(list(self.parts.values()), dim=1)]).sum(dim=0)
+
     def extra_repr(self) -> str:
         """Sizes, and the fields of the config that are not its defaults: what `repr` shows."""
         sizes = dict(zip(("d_in", "d_out"), self.sizes, strict=False))
@@ -102,6 +117,7 @@ class SAEWeights(nn.Module, ABC):
     def _repr_html_(self) -> str:
         facts = {
             "d_in": f"{self.d_in:,}",
+            "hook points": ", ".join(f"{name} ({width:,})" for name, width in self.parts.items()),
             "d_out": "" if self.d_out is None else f"{self.d_out:,}",
             "d_sae": f"{self.d_sae:,}",
             "parameters": f"{sum(parameter.numel() for parameter in self.parameters()):,}",
@@ -109,7 +125,7 @@ class SAEWeights(nn.Module, ABC):
             "activations": "layer-normed first" if self.layer_norm else "",
             **self.config.model_dump(exclude_defaults=True, exclude={"architecture", "d_sae"}),
         }
-        kind = "SAE" if self.d_out is None else "transcoder"
+        kind = "transcoder" if self.d_out is not None else "crosscoder" if self.parts else "SAE"
         return table_of(f"{type(self).__name__} {kind} ({self.config.architecture})", facts)
 
     @final
@@ -158,6 +174,7 @@ class SAEWeights(nn.Module, ABC):
             read, written = normalization.input, normalization.target
         elif isinstance(normalization, Affine):
             read = written = normalization
+            self.parts = normalization.parts
         else:
             self.layer_norm = True
             return

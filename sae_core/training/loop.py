@@ -111,11 +111,15 @@ class Learner:
     """By an order, after a checkpoint."""
 
     @classmethod
-    def start(cls, run: RunConfig, d_in: int, device: torch.device, d_out: int | None = None) -> "Learner":
-        """A run at step 0; with `d_out` a transcoder. The seed decides the initial weights, the same on every device."""
+    def start(
+        cls, run: RunConfig, d_in: int, device: torch.device, d_out: int | None = None, parts: Mapping[str, int] | None = None
+    ) -> "Learner":
+        """A run at step 0; with `d_out` a transcoder, with `parts` a crosscoder. The seed decides the initial weights, the same on every
+        device."""
         generator = torch.Generator().manual_seed(run.seed)
         sizes = (d_in,) if d_out is None else (d_in, d_out)
         sae = ARCHITECTURES[run.sae.architecture](run.sae, *sizes, generator=generator).to(device).train()
+        sae.parts = dict(parts or {})
         optimizer = Adam(sae, run.train)
         tokens = torch.zeros(run.sae.d_sae, dtype=torch.int64, device=device)
         sum_of_norms, target = torch.zeros((), device=device), run.sae.target_l0
@@ -276,8 +280,8 @@ def train_group(
     folder = Path(directory) if directory else None
     _check_normalisation(runs, stream)
     for run in runs:
-        check_kind(run, stream.d_out)
-    learners = [Learner.start(run, stream.d_in, device, stream.d_out) for run in runs]
+        check_kind(run, stream.d_out, stream.normalization.parts)
+    learners = [Learner.start(run, stream.d_in, device, stream.d_out, stream.normalization.parts) for run in runs]
     for learner in learners:
         if folder and (found := read_checkpoint(RunPaths(folder / learner.run.run_id).checkpoint, like=learner.state()[0])):
             learner.restore(*found)

@@ -285,7 +285,7 @@ def check_inputs(inputs: Sequence[SharedActivations], store: Store, executor: Ex
         told = executor.pool.ask("prepare", [shared.arguments for shared in inputs])
     finally:
         tell_hangs(store, progress)
-    for shared, (facts, shared.d_in, shared.d_out, shared.model_bytes) in zip(inputs, told, strict=True):
+    for shared, (facts, shared.d_in, shared.d_out, shared.parts, shared.model_bytes) in zip(inputs, told, strict=True):
         shared.facts |= facts
     check_kinds(inputs)
 

@@ -49,14 +49,14 @@ class SourceWorker:
         use_kernels(kernels)
         self.device, self.n_gpus = device, n_gpus
 
-    def prepare(self, sources: Sequence[tuple[dict[str, Any], str]]) -> list[tuple[dict[str, float], int, int | None, int]]:
+    def prepare(self, sources: Sequence[tuple[dict[str, Any], str]]) -> list[tuple[dict[str, float], int, int | None, dict[str, int], int]]:
         """Check all sources of a launch, then do once what their jobs need, e.g. tokenize.
 
         Args:
             sources: config and cache of each.
 
         Returns:
-            Of each, what `ActivationSource` says: `facts`, `d_in`, `d_out` and `model_bytes`.
+            Of each, what `ActivationSource` says: `facts`, `d_in`, `d_out`, `parts` and `model_bytes`.
 
         Raises:
             ConfigError: with every problem, one per line.
@@ -80,7 +80,7 @@ class SourceWorker:
                 source.prepare(cache)
             else:
                 source.prepare_as(cache, first[1])
-        return [(source.facts(), source.d_in, source.d_out, source.model_bytes) for source, _ in loaded]
+        return [(source.facts(), source.d_in, source.d_out, source.parts, source.model_bytes) for source, _ in loaded]
 
     def harvest(self, index: int, sources: Sequence[tuple[dict[str, Any], str, int | None]]) -> int:
         """Make one training shard of sources with one `pass_key`, where it does not exist. Returns its number of tokens, of all together.

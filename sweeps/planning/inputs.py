@@ -14,6 +14,7 @@ from sae_core.errors import ConfigError, DamagedFileError
 from sae_core.evaluation import is_to_evaluate
 from sae_core.records import RunRecord
 from sae_core.training.transcoders import check_kind
+from sae_core.validation import at
 from sweeps.definition.local_data import locate
 from sweeps.storage.store import Store, may_recover
 
@@ -39,6 +40,8 @@ class SharedActivations:
     """Width, once the source was asked."""
     d_out: int | None = None
     """Width of what transcoders reconstruct, once the source was asked; None: the runs are SAEs."""
+    parts: dict[str, int] = field(default_factory=dict)
+    """Hook point -> width, once the source was asked, where the runs are crosscoders."""
     model_bytes: int = 0
     """Memory of the source's model, once the source was asked."""
     n_stored: int | None = None
@@ -152,13 +155,26 @@ def check_kinds(inputs: Iterable[SharedActivations]) -> None:
         ConfigError: with every problem, one per line.
     """
     problems: dict[str, None] = {}
-    for run, d_out in ((run, shared.d_out) for shared in inputs for run in shared.runs):
+    for run, shared in ((run, each) for each in inputs for run in each.runs):
         try:
-            check_kind(run, d_out)
+            check_kind(run, shared.d_out, shared.parts)
         except ConfigError as error:
             problems[str(error)] = None
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def kinds_in_words(inputs: Iterable[SharedActivations]) -> list[str]:
+    """Where transcoders read and write, and what crosscoders read: lines of a plan, none where all runs are SAEs."""
+    pairs, together = [], []
+    for shared in inputs:
+        if shared.d_out is not None:
+            where = [at(shared.config, f"model.{field}") for field in ("hook_point", "hook_out")]
+            pairs.append(" to ".join(where) if all(where) else f"{shared.config['source']}, {shared.d_in} to {shared.d_out}")
+        if shared.parts:
+            together.append(" + ".join(shared.parts))
+    lines = {"transcoders": ", ".join(pairs), "crosscoders": "; ".join(together)}
+    return [f"{kind} {what}" for kind, what in lines.items() if what]
 
 
 def passes(inputs: Iterable[SharedActivations]) -> list[list[SharedActivations]]:

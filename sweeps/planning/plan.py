@@ -16,13 +16,12 @@ from sae_core import plugins
 from sae_core.activations.shards import was_finished
 from sae_core.config.run import RunConfig
 from sae_core.records import RunState, completed, flat
-from sae_core.validation import at
 from sweeps.definition.sweep import Sweep
 from sweeps.demo.corpus import demo_text_file
 from sweeps.planning import prediction
 from sweeps.planning.caches import fit
 from sweeps.planning.grouping import group_runs, lone_runs, training_flops
-from sweeps.planning.inputs import SharedActivations, check_kinds, passes, shared_activations
+from sweeps.planning.inputs import SharedActivations, check_kinds, kinds_in_words, passes, shared_activations
 from sweeps.planning.memory import group_bytes, weights_bytes
 from sweeps.planning.rented import RentedCluster, bill_lines
 from sweeps.storage.store import Store, may_recover
@@ -66,7 +65,8 @@ def plan(
         for shared in inputs:
             shared.source.check()
             shared.source.n_gpus = n_gpus
-            shared.d_in, shared.d_out, shared.model_bytes = shared.source.d_in, shared.source.d_out, shared.source.model_bytes
+            shared.d_in, shared.d_out, shared.parts = shared.source.d_in, shared.source.d_out, shared.source.parts
+            shared.model_bytes = shared.source.model_bytes
         check_kinds(inputs)
         needs, directory = [(shared, shared.to_train(store)) for shared in inputs], None if cluster else store.directory
         fit(needs, directory, limit_gib=cache_limit, slot_bytes=slot_bytes, holds_model=sweep.search is not None)
@@ -233,7 +233,7 @@ class Plan(ABC):
             *self._head(),
             *([f"plugins     {', '.join(imported)}"] if imported else []),
             f"harvest     {self.harvest_tokens:,} training tokens in {self.n_shards} shards, {cached}",
-            *self._pairs(),
+            *kinds_in_words(self.inputs),
             *self._text(),
             f"evaluation  {self.eval_tokens:,} held-out tokens",
             *self._work(),
@@ -241,15 +241,6 @@ class Plan(ABC):
             f"time        {time}",
             *(bill_lines(bill) if bill else []),
         ]
-
-    def _pairs(self) -> list[str]:
-        """Where transcoders read and write."""
-        pairs = []
-        for shared in self.inputs:
-            if shared.d_out is not None:
-                where = [at(shared.config, f"model.{field}") for field in ("hook_point", "hook_out")]
-                pairs.append(" to ".join(where) if all(where) else f"{shared.config['source']}, {shared.d_in} to {shared.d_out}")
-        return [f"transcoders {', '.join(pairs)}"] if pairs else []
 
     def _text(self) -> list[str]:
         """How text becomes windows, and which tokens count, where that is not the usual."""

@@ -118,7 +118,12 @@ class HookedModel:
 
     def run_from(self, clean: CleanRun, x: Float[Tensor, "W T d_in"]) -> Float[Tensor, "W T d_model"]:
         """What enters the unembedding with `x` at the place of `clean`. Only blocks that `x` reaches are run."""
-        return self._run_from(clean, x, self._n_skipped(clean.place))
+        return self.run_from_all([clean], [x])
+
+    def run_from_all(self, cleans: Sequence[CleanRun], xs: Sequence[Float[Tensor, "W T _"]]) -> Float[Tensor, "W T d_model"]:
+        """What enters the unembedding with each of `xs` at the place of one of `cleans`, all at once."""
+        lowest = min(cleans, key=lambda clean: (clean.place.n_before, not clean.place.is_stream))
+        return self._run_from(cleans, xs, lowest, self._n_skipped(lowest.place))
 
     def run_changed(
         self, tokens: Int[Tensor, "W T"], change: Callable[[Float[Tensor, "W T d_in"]], Float[Tensor, "W T d_in"]]
@@ -181,7 +186,8 @@ class HookedModel:
     def _may_resume(self, place: Place) -> bool:
         clean = self.at([place]).run(self._probe)[0][0]
         x = clean.x * 0.5 + 0.1
-        if _agree(self._run_from(clean, x, place.n_before), self._run_from(clean, x, 0), RESUME_TOLERANCE):
+        resumed, whole = (self._run_from([clean], [x], clean, n_skipped) for n_skipped in (place.n_before, 0))
+        if _agree(resumed, whole, RESUME_TOLERANCE):
             return True
         logger.warning("resuming at %s differs from running the full model: full runs are used, which is slower.", place)
         return False
@@ -237,17 +243,21 @@ class HookedModel:
             h: Tensor = self._model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
         return h.to(tokens.device)
 
-    def _run_from(self, clean: CleanRun, x: Tensor, n_skipped: int) -> Tensor:
-        x = x.to(clean.x.dtype)
-        put_in: Mapping[Place, Change] = {clean.place: lambda value: x.view(value.shape).to(value.device)}
+    def _run_from(self, cleans: Sequence[CleanRun], xs: Sequence[Tensor], lowest: CleanRun, n_skipped: int) -> Tensor:
+        values = {clean.place: x.to(clean.x.dtype) for clean, x in zip(cleans, xs, strict=True)}
+        # Hooks run in this order: what a block adds to the stream within it is seen changed, and what it returns is changed last.
+        places = sorted(values, key=lambda place: (place.adds is not None) + 2 * place.is_stream)
+        put_in: dict[Place, Change] = {place: lambda value, x=values[place]: x.view(value.shape).to(value.device) for place in places}
         if not n_skipped:
-            return self._trunk(clean.tokens, put_in)
-        stream = x if clean.below is None else clean.below
+            return self._trunk(lowest.tokens, put_in)
+        stream = values[lowest.place] if lowest.below is None else lowest.below
         output = (stream, None) if self._blocks_return_tuples else stream
+        if len(values) == 1 and lowest.place.is_stream:  # it is in the output already
+            put_in = {}
         with ExitStack() as stack:
             for block in self._model.get_submodule(self._layout.blocks)[:n_skipped]:
                 stack.enter_context(_forward_is(block, lambda *args, **kwargs: output))
-            return self._trunk(clean.tokens, {} if clean.place.is_stream else put_in)
+            return self._trunk(lowest.tokens, put_in)
 
 
 def _each(places: Sequence[Place] | set[Place], save: Callable[[Place, Tensor], None]) -> dict[Place, Change]:

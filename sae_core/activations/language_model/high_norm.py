@@ -4,9 +4,10 @@ The limit is a multiple of the median norm of the first held-out tokens, so it i
 tokens are trained on. Shape letters: W windows, T positions in a window, N tokens that count.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -31,14 +32,13 @@ class NormLimits:
         self.factor, self._read = factor, read
         self._limits: dict[str, float] = {}
 
-    def of(self, hook_point: str, directory: Path) -> float | None:
-        """The limit at a hook point; None: there is none.
+    def of(self, hook_point: str, directory: Path) -> float:
+        """The limit at a hook point, where there is a factor.
 
         Args:
             directory: of the file of tokens, always of the same text.
         """
-        if self.factor is None:
-            return None
+        assert self.factor is not None, "no factor, no limit"
         if hook_point not in self._limits:
             file = TokenFile(directory)
             length = file.windows("heldout", 0, 1)[0].shape[1]
@@ -51,8 +51,23 @@ class NormLimits:
             self._limits[hook_point] = self.factor * float(rows.norm(dim=1).median())
         return self._limits[hook_point]
 
-    def low(self, hook_point: str, directory: Path, tokens: Int[Tensor, "W T"], keep: Bool[Tensor, "W T"]) -> Bool[Tensor, "W T"]:
-        """Those of the positions that count whose norm is not above the limit."""
-        if (limit := self.of(hook_point, directory)) is None:
+    def low_rows(self, hook_points: Sequence[str], directory: Path, rows: Sequence[Float[Tensor, "N _"]]) -> Bool[Tensor, " N"] | None:
+        """Which tokens have norms that are not above the limit, at each of these hook points; None: there is no limit.
+
+        Args:
+            rows: activations at each hook point; what follows is not looked at.
+        """
+        if self.factor is None:
+            return None
+        limits = [self.of(hook_point, directory) for hook_point in hook_points]
+        return torch.stack([x.norm(dim=1) <= limit for x, limit in zip(rows, limits, strict=False)]).all(dim=0)
+
+    def low(
+        self, hook_points: Sequence[str], directory: Path, tokens: Int[Tensor, "W T"], keep: Bool[Tensor, "W T"]
+    ) -> Bool[Tensor, "W T"]:
+        """Those of the positions that count whose norm is not above the limit, at each of these hook points."""
+        if self.factor is None:
             return keep
-        return keep.masked_scatter(keep, self._read(hook_point, tokens, keep).norm(dim=1) <= limit)
+        low = self.low_rows(hook_points, directory, [self._read(hook_point, tokens, keep) for hook_point in hook_points])
+        assert low is not None, "there is a limit"
+        return keep.masked_scatter(keep, low)

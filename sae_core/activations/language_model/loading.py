@@ -33,6 +33,9 @@ NOT_WEIGHTS = frozenset({"training_args.bin", "optimizer.bin", "scheduler.bin"})
 NOT_WANTED = re.compile(r"(^|\.)((self_)?(attn|attention)\.(bias|masked_bias)|rotary_emb\.[^.]+|inv_freq|position_ids)$")
 """Buffers that older versions of transformers saved beside the weights: masks and tables that are computed now."""
 
+BESIDE = " + "
+"""What joins the hook points of a crosscoder."""
+
 
 class ModelConfig(Config):
     """Which language model, and where in it."""
@@ -42,7 +45,8 @@ class ModelConfig(Config):
     name: str
     """A local directory in Hugging Face layout, or the name of a model on the Hub."""
     hook_point: str
-    """TransformerLens name, e.g. `blocks.2.hook_resid_post`, or the path of a module, its output or input: `model.layers.3.mlp@input`."""
+    """TransformerLens name, e.g. `blocks.2.hook_resid_post`, or the path of a module, its output or input: `model.layers.3.mlp@input`.
+    Several, joined by " + ", are read and reconstructed together, by a crosscoder."""
     hook_out: str | None = None
     """Of transcoders: where they write, e.g. `blocks.2.hook_mlp_out`; `hook_point` is where they read. None: an SAE, which writes where it
     reads."""
@@ -64,7 +68,17 @@ class ModelConfig(Config):
         return {name: value for name, value in serialize(self).items() if value is not None}
 
     @model_validator(mode="after")
-    def _writes_elsewhere(self) -> Self:
+    def _hook_points_differ(self) -> Self:
+        names = self.read_at
+        require(
+            all(names) and len(set(names)) == len(names),
+            f"`hook_point` must name each hook point of a crosscoder once, joined by {BESIDE!r}, but got {self.hook_point!r}. Correct it.",
+        )
+        require(
+            len(names) == 1 or self.hook_out is None,
+            f"`hook_out` must be left out of crosscoders, which reconstruct what they read, but got {self.hook_out!r} beside "
+            f"{self.hook_point!r}. Leave it out, or read one hook point.",
+        )
         require(
             self.hook_out != self.hook_point,
             f"`hook_out` must be another hook point than the one that is read, but got {self.hook_out!r} for both. Leave `hook_out` out to "
@@ -73,9 +87,14 @@ class ModelConfig(Config):
         return self
 
     @property
+    def read_at(self) -> list[str]:
+        """The hook points that the SAE reads: one, of a crosscoder several."""
+        return self.hook_point.split(BESIDE)
+
+    @property
     def hook_points(self) -> list[str]:
-        """Where activations are read: at `hook_point`, and at `hook_out` where there is one."""
-        return [self.hook_point, *([self.hook_out] if self.hook_out else [])]
+        """Where activations are read: at `read_at`, and at `hook_out` where there is one."""
+        return [*self.read_at, *([self.hook_out] if self.hook_out else [])]
 
     @property
     def bytes_per_weight(self) -> float:

@@ -1,14 +1,13 @@
 """Activations of a language model on real text: the main source.
 
-With a `hook_out` it is a source of pairs, for transcoders: what is at the hook point, and what is at `hook_out` on the same tokens.
+With a `hook_out` it is a source of pairs, for transcoders: what is at the hook point, and what is at `hook_out` on the same tokens. With
+several hook points together, activations are those of each side by side, for crosscoders.
 `prepare` leaves the tokens of all windows (`TokenFile`), those for training in a fixed random order, so that each shard is a sample of the
 whole text. Everything else runs the model on a slice of them. Sources that differ in nothing but their hook point are read in one pass.
 Shape letters: W windows, T positions in a window, N tokens that are not special, d_in width of the hook point.
 """
 
-import hashlib
 import itertools
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -19,15 +18,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_core.activations.language_model import dataset, loading, pretokenized
+from sae_core.activations.language_model import dataset, fingerprints, loading, pretokenized
 from sae_core.activations.language_model.data_config import DataConfig
 from sae_core.activations.language_model.engine import HookedModel
 from sae_core.activations.language_model.high_norm import NormLimits
-from sae_core.activations.language_model.hook_points import expanded_hook_points, width_written
+from sae_core.activations.language_model.hook_points import expanded_hook_points, width_written, widths_read
 from sae_core.activations.language_model.loading import ModelConfig
 from sae_core.activations.language_model.model_spec import ModelSpec, model_spec
 from sae_core.activations.language_model.splice import CleanText
-from sae_core.activations.language_model.token_file import TokenFile, may_be_shorter
+from sae_core.activations.language_model.token_file import TokenFile
 from sae_core.activations.language_model.windows import Windows, make_windows, text_in_words, window_maker
 from sae_core.activations.source import ActivationSource, EvalChunk, HeldOut
 from sae_core.config.run import SOURCES, ActivationsConfig
@@ -81,15 +80,24 @@ class LanguageModelSource(ActivationSource):
 
     @property
     def pass_key(self) -> str:
-        return _hash({**self.config.model_dump(mode="json"), "model": self.config.model.model_dump(exclude={"hook_point", "hook_out"})})
+        model = self.config.model.model_dump(exclude={"hook_point", "hook_out"})
+        return fingerprints.hash_of({**self.config.model_dump(mode="json"), "model": model})
 
     def beside(self, first: ActivationSource) -> None:
         assert isinstance(first, LanguageModelSource), f"{first=}"
         self._first = first
 
-    @cached_property
+    @property
     def d_in(self) -> int:
-        return self._spec.d_in(self.config.model.hook_point)
+        return sum(self._widths.values())
+
+    @property
+    def parts(self) -> dict[str, int]:
+        return self._widths if len(self._widths) > 1 else {}
+
+    @cached_property
+    def _widths(self) -> dict[str, int]:
+        return widths_read(self._spec, self.config.model.read_at)
 
     @cached_property
     def d_out(self) -> int | None:
@@ -167,41 +175,12 @@ class LanguageModelSource(ActivationSource):
         return {"d_vocab": float(self._spec.d_vocab)}
 
     def fingerprint(self) -> str:
-        config = self.config
-        # Content stands for the names of model and dataset, so that the hash does not depend on where they lie.
-        content = {
-            "format": self.format_version,
-            "model": loading.content_hash(config.model.name),
-            "data": dataset.content_hash(config.data),
-            "tokens": [config.train_tokens, config.eval_tokens],
-            "model_fields": config.model.model_dump(exclude={"name", "device_map"}),
-            "data_fields": config.data.model_dump(exclude={"dataset", "streaming"}),
-        }
-        return _hash(content)
+        return fingerprints.of_activations(
+            self.config.model, self.config.data, (self.config.train_tokens, self.config.eval_tokens), self.format_version
+        )
 
     def eval_fingerprint(self, directory: Path) -> str:
-        model = self.config.model
-        tokens = TokenFile(directory)
-        heldout, special_ids = tokens.heldout, tokens.special_ids
-        content = {
-            "format": self.format_version,
-            "model": loading.content_hash(model.name),
-            "hook_point": model.hook_point,
-            "dtype": model.dtype,
-            "heldout": hashlib.sha256(heldout.numpy().tobytes()).hexdigest(),
-            "special_ids": special_ids,
-        }
-        if (counts := tokens.heldout_counts) is not None:
-            content["heldout_counts"] = hashlib.sha256(counts.numpy().tobytes()).hexdigest()
-        if self.config.data.exclude_high_norm is not None:
-            content["exclude_high_norm"] = self.config.data.exclude_high_norm
-        if model.hook_out is not None:
-            content["hook_out"] = model.hook_out
-        if model.quantization is not None:
-            content["quantization"] = model.quantization
-        if not model.prepend_bos or may_be_shorter(heldout):  # else BOS at each start shows how long windows are
-            content["shape"] = list(heldout.shape)
-        return _hash(content)
+        return fingerprints.of_held_out(self.config.model, self.config.data, TokenFile(directory), self.format_version)
 
     def prepare(self, directory: Path) -> None:
         tokens = TokenFile(directory)
@@ -255,11 +234,9 @@ class LanguageModelSource(ActivationSource):
         for source in sources:
             parts = [next(at_each) for _ in source.config.model.hook_points]
             x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-            if (limit := self._norms.of(source.config.model.hook_point, directory)) is not None:
-                low = order[(parts[0].norm(dim=1) <= limit)[order]]
-                found.append(torch.nn.functional.embedding(low, x))
-            else:
-                found.append(torch.nn.functional.embedding(order, x))  # whole rows: twice as fast as x[order]
+            low = self._norms.low_rows(source.config.model.read_at, directory, parts)
+            chosen = order if low is None else order[low[order]]
+            found.append(torch.nn.functional.embedding(chosen, x))  # whole rows: twice as fast as x[chosen]
         return found
 
     def _model_at(self, sources: Sequence[ActivationSource]) -> HookedModel:
@@ -300,9 +277,9 @@ class LanguageModelSource(ActivationSource):
             return self._chunks(tokens, keep, documents, where, sources, means)
         # Each source leaves out other tokens, so the unchanged run is scored for each.
         return [
-            self._chunks(
-                tokens, self._norms.low(source.config.model.hook_point, directory, tokens, keep), documents, where, [source], [mean]
-            )[0]
+            self._chunks(tokens, self._norms.low(source.config.model.read_at, directory, tokens, keep), documents, where, [source], [mean])[
+                0
+            ]
             for source, mean in zip(sources, means, strict=True)
         ]
 
@@ -319,22 +296,23 @@ class LanguageModelSource(ActivationSource):
         clean = CleanText(self._model_at(sources), tokens.to(self.device), keep.to(self.device))
         chunks, numbers = [], itertools.count()
         for source, mean in zip(sources, means, strict=True):
-            hook_points = source.config.model.hook_points
-            texts = [clean.at(next(numbers)) for _ in hook_points]
-            for text, hook_point in zip(texts, hook_points, strict=True):
-                self._check_finite("activations", text.x, where, hook_point)
-            text = texts[-1]  # where reconstructions go
-            self._check_finite("cross-entropies", text.clean.ce, where, hook_points[-1])
+            model = source.config.model
+            read = clean.at(*(next(numbers) for _ in model.read_at))
+            text = clean.at(next(numbers)) if model.hook_out else read  # where reconstructions go
+            for some, name in ((read, model.hook_point), (text, model.hook_points[-1])):
+                self._check_finite("activations", some.x, where, name)
+            self._check_finite("cross-entropies", text.clean.ce, where, model.hook_points[-1])
             chunks.append(
                 EvalChunk(
-                    texts[0].x,
+                    read.x,
                     text.splice,
                     text.clean,
                     text.zero_ablated(),
                     text.mean_ablated(mean),
                     documents=documents[keep],
                     predicted_documents=documents[:, :-1][keep[:, :-1]],  # the last position of a window has no next token
-                    target=text.x if len(texts) > 1 else None,
+                    target=text.x if model.hook_out else None,
+                    parts=source.parts or None,
                 )
             )
         return chunks
@@ -348,8 +326,8 @@ class LanguageModelSource(ActivationSource):
         file = TokenFile(directory)
         start = index * file.chunk_windows
         tokens, keep = file.windows("heldout", start, file.chunk_windows)
-        keep = self._norms.low(self.config.model.hook_point, directory, tokens, keep)
-        return HeldOut(self._read(self.model, tokens, keep, on=self.device)[0], tokens, keep)
+        keep = self._norms.low(self.config.model.read_at, directory, tokens, keep)
+        return HeldOut(torch.cat(self._read(self.model, tokens, keep, on=self.device), dim=1), tokens, keep)
 
     def _check_finite(self, what: str, values: Tensor, where: str, hook_point: str) -> None:
         """Make sure that all values are finite, or blame the model."""
@@ -384,16 +362,12 @@ class LanguageModelSource(ActivationSource):
 
     @cached_property
     def model_out(self) -> HookedModel:
-        """The language model, cut where reconstructions are put in: at the hook point, or at `hook_out`."""
-        return self.model.at([self._spec.place(self.config.model.hook_points[-1])])
+        """The language model, cut where reconstructions are put in: at `hook_out` where there is one, else where activations are read."""
+        return self.model.at([self._spec.place(self.config.model.hook_out)]) if self.config.model.hook_out else self.model
 
     @cached_property
     def model(self) -> HookedModel:
-        """The language model, cut at the hook point."""
+        """The language model, cut where activations are read: at the hook point, or at those of a crosscoder."""
         with expected(False):  # steps: large models take long
             model = loading.load_model(self.config.model, device=self.device, n_gpus=self.n_gpus)
-        return HookedModel(model, self._spec.layout, self._spec.place(self.config.model.hook_point))
-
-
-def _hash(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return HookedModel(model, self._spec.layout, *map(self._spec.place, self.config.model.read_at))

@@ -1,4 +1,4 @@
-"""A chunk of held-out text, scored with other activations spliced in at hook points.
+"""A chunk of held-out text, scored with other activations spliced in at hook points, one or several at once.
 
 Cross-entropy and KL are taken where the *input* token is not special, as SAELens does. The unchanged model runs once, for all hook points.
 A splice runs the blocks above its hook point, then goes through the vocabulary once, in parts that fit the cache (CPU) or the memory
@@ -72,9 +72,9 @@ class CleanText:
         n_kept = sum(len(part.kept) for part in self.parts)
         self.scores = NextToken(torch.cat(ce), torch.zeros(n_kept, dtype=torch.float32, device=tokens.device))
 
-    def at(self, number: int = 0) -> "SplicedText":
-        """The text at one of the model's places, by its number."""
-        return SplicedText(self, number)
+    def at(self, *numbers: int) -> "SplicedText":
+        """The text at some of the model's places, by their numbers; by default at the first."""
+        return SplicedText(self, numbers or (0,))
 
     def _part(
         self, clean: list[CleanRun], outputs: Float[Tensor, "W T D"], tokens: Int[Tensor, "W T"], keep: Bool[Tensor, "W T"]
@@ -133,14 +133,19 @@ class CleanText:
 
 
 class SplicedText:
-    """Held-out windows whose activations at one place can be replaced."""
+    """Held-out windows whose activations at one place, or at several at once, can be replaced.
 
-    def __init__(self, text: CleanText, number: int) -> None:
+    Those of several are side by side: d_in is the sum of their widths.
+    """
+
+    def __init__(self, text: CleanText, numbers: Sequence[int]) -> None:
         self._text = text
-        self._number = number
-        self.x: Float[Tensor, "N d_in"] = torch.cat(
-            [part.clean[number].x.flatten(0, 1).index_select(0, part.kept).float() for part in text.parts]
-        )
+        self._numbers = numbers
+        at_each = [
+            torch.cat([part.clean[number].x.flatten(0, 1).index_select(0, part.kept).float() for part in text.parts]) for number in numbers
+        ]
+        self._widths = [x.shape[1] for x in at_each]
+        self.x: Float[Tensor, "N d_in"] = at_each[0] if len(at_each) == 1 else torch.cat(at_each, dim=1)
         self.clean = text.scores
 
     @torch.no_grad()
@@ -154,9 +159,11 @@ class SplicedText:
     @torch.no_grad()
     def zero_ablated(self) -> NextToken:
         """Score with 0 at every position, special ones too."""
-        return _joined(
-            [self._text.scored(part, [self._run_from(part, torch.zeros_like(self._clean(part).x))])[0] for part in self._text.parts]
-        )
+        scores = []
+        for part in self._text.parts:
+            zeros = [torch.zeros_like(x) for x in self._clean(part)]
+            scores += self._text.scored(part, [self._run_from(part, zeros)])
+        return _joined(scores)
 
     @torch.no_grad()
     def mean_ablated(self, mean: Float[Tensor, " d_in"]) -> NextToken:
@@ -164,8 +171,9 @@ class SplicedText:
         (scores,) = self.splice([mean.to(self.x).expand_as(self.x)])
         return scores
 
-    def _clean(self, part: _Part) -> CleanRun:
-        return part.clean[self._number]
+    def _clean(self, part: _Part) -> list[Float[Tensor, "W T _"]]:
+        """Activations at each place."""
+        return [part.clean[number].x for number in self._numbers]
 
     def _parts_of(self, x_hats: Sequence[Tensor]) -> Iterator[tuple[_Part, list[Tensor]]]:
         """Each part with its rows of each x_hat."""
@@ -175,12 +183,15 @@ class SplicedText:
 
     def _above(self, part: _Part, rows: Float[Tensor, "N d_in"]) -> Float[Tensor, "W T D"]:
         """What enters the unembedding with these rows at the positions kept."""
-        x = self._clean(part).x.clone(memory_format=torch.contiguous_format)
-        x.flatten(0, 1).index_copy_(0, part.kept, rows.to(x.dtype))
-        return self._run_from(part, x)
+        xs = []
+        for clean, some in zip(self._clean(part), rows.split(self._widths, dim=1), strict=True):
+            x = clean.clone(memory_format=torch.contiguous_format)
+            x.flatten(0, 1).index_copy_(0, part.kept, some.to(x.dtype))
+            xs.append(x)
+        return self._run_from(part, xs)
 
-    def _run_from(self, part: _Part, x: Float[Tensor, "W T d_in"]) -> Float[Tensor, "W T D"]:
-        return self._text.model.run_from(self._clean(part), x)
+    def _run_from(self, part: _Part, xs: Sequence[Float[Tensor, "W T _"]]) -> Float[Tensor, "W T D"]:
+        return self._text.model.run_from_all([part.clean[number] for number in self._numbers], xs)
 
 
 def _joined(scores: Sequence[NextToken]) -> NextToken:
