@@ -25,6 +25,8 @@ class WandbConfig(Config):
     mode: Literal["offline", "online", "disabled"] = "offline"
     project: str = "sae-sweep"
     entity: str | None = None
+    artifacts: bool = False
+    """Whether each finished SAE is uploaded with its run."""
 
 
 class SearchConfig(Config):
@@ -105,7 +107,7 @@ class Definition(Config):
     wandb: WandbConfig | None = None
     """Log runs to Weights & Biases."""
     loggers: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Further loggers, of plugins: name -> its options."""
+    """Further loggers, e.g. `tensorboard`: name -> its options."""
 
     def __init__(self, **fields: Any) -> None:
         # Python callers get the same errors as those who write YAML, not pydantic's own.

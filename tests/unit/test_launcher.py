@@ -140,7 +140,7 @@ def test_what_only_this_process_knows_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_an_inline_launch_imports_no_ray_and_nothing_of_models_or_loggers(tmp_path):
-    names = ("ray", "wandb", "transformer_lens", "transformers", "datasets", "optuna")
+    names = ("ray", "wandb", "tensorboard", "transformer_lens", "transformers", "datasets", "optuna")
     program = f"""
 import sys
 from sweeps import Sweep, launch
