@@ -26,7 +26,7 @@ class WandbConfig(Config):
     project: str = "sae-sweep"
     entity: str | None = None
     artifacts: bool = False
-    """Whether each finished SAE is uploaded with its run."""
+    """Whether each SAE and its snapshots are uploaded with its finished run."""
 
 
 class SearchConfig(Config):

@@ -16,6 +16,8 @@ from sweeps.execution.loggers.wandb import WandbLogger
 from sweeps.storage.store import Store
 
 RUNS = [run_of("topk"), run_of("standard")]
+SAES = {name for run in RUNS for name in (run.run_id, f"{run.run_id}@step-10")}
+"""Their final SAEs and a snapshot of each."""
 METRICS = {"l0": 4.0, "fvu": 0.25, "kl": None}
 
 
@@ -42,9 +44,12 @@ def mirrored(logger_of, store):
     for run in RUNS:
         write_history(store, run, 2)
         interrupted.update(run)
-        sae = store.paths.run(run.run_id).sae
-        sae.mkdir()
-        (sae / "cfg.json").write_text(json.dumps({"run": run.run_id}))
+        for name in (run.run_id, f"{run.run_id}@step-10"):
+            paths = store.paths.run(name)
+            paths.sae.mkdir(parents=True)
+            paths.record.touch()
+            (paths.sae / "cfg.json").write_text(json.dumps({"run": name}))
+        store.paths.run(run.run_id).record.unlink()
     interrupted.close()
     logger = logger_of()
     for n_rows in (2, 3):
@@ -110,7 +115,7 @@ def test_trackio(store, tmp_path, monkeypatch, capsys):
         for file in (tmp_path / "trackio" / "artifacts").rglob("*")
         if file.is_file() and b'{"run"' in file.read_bytes()
     ]
-    assert sorted(content["run"] for content in kept) == sorted(run.run_id for run in RUNS)
+    assert {content["run"] for content in kept} == SAES
 
 
 @pytest.mark.slow
@@ -128,7 +133,8 @@ def test_mlflow(store):
         assert (kept.data.metrics["eval/fvu"], "eval/kl" in kept.data.metrics) == (0.25, False)
         assert (kept.data.params["sae.architecture"], kept.data.params["train.lr"]) == (run.sae.architecture, str(run.train.lr))
         assert kept.info.status == ("FINISHED" if run is RUNS[0] else "FAILED")
-        assert [file.path for file in client.list_artifacts(kept.info.run_id, run.run_id)] == [f"{run.run_id}/cfg.json"]
+        for name in (run.run_id, f"{run.run_id}@step-10"):
+            assert [file.path for file in client.list_artifacts(kept.info.run_id, name)] == [f"{name}/cfg.json"]
 
 
 @pytest.mark.slow
@@ -143,7 +149,7 @@ def test_wandb_keeps_saes_for_its_sync(store, monkeypatch, tmp_path):
     kept = [
         json.loads(file.read_text()) for file in (tmp_path / "artifacts").rglob("*") if file.is_file() and b'{"run"' in file.read_bytes()
     ]
-    assert {content["run"] for content in kept} == {run.run_id for run in RUNS}
+    assert {content["run"] for content in kept} == SAES
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "trackio", "mlflow"])

@@ -22,7 +22,7 @@ class MlflowConfig(Config):
     tracking_uri: str | None = None
     """URI of a server or database; None: `mlflow.db` in the results directory, with artifacts beside it."""
     artifacts: bool = False
-    """Whether each finished SAE is stored with its run."""
+    """Whether each SAE and its snapshots are stored with its finished run."""
 
 
 @LOGGERS.register("mlflow")

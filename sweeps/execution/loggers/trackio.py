@@ -20,7 +20,7 @@ class TrackioConfig(Config):
 
     project: str = "sae-sweep"
     artifacts: bool = False
-    """Whether each finished SAE is stored with its run."""
+    """Whether each SAE and its snapshots are stored with its finished run."""
 
 
 @LOGGERS.register("trackio")
