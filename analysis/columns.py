@@ -1,5 +1,7 @@
 """The columns of the table: their order and types."""
 
+import re
+
 _OF_RUNS = (
     *("run_id", "architecture", "status", "sparsity_parameter", "sparsity_value", "seed", "lr", "d_in", "d_sae"),
     *("train_tokens", "eval_tokens"),
@@ -32,6 +34,8 @@ OF_TRANSCODERS = {"hook_out": "activations.model.hook_out"}
 """Columns that are fields of the config, where some run has them: where a transcoder writes; `hook_point` is where it reads."""
 VARIANT_OF = "variant_of"
 """Run that a row is a variant of, of tables with variants; their `status` is their kind: `records.VARIANTS`."""
+PUBLISHED = "published"
+"""Where a row's SAE came from, of tables with SAEs that were not trained here."""
 WIDTH_OUT = "d_out"
 """Width of what a transcoder writes, of such tables too."""
 PROVENANCE = ("activations_hash", "eval_hash")
@@ -48,9 +52,9 @@ INTEGERS = {
 }
 TEXTS = {
     *("run_id", "architecture", "status", "sparsity_parameter", "model", "hook_point", "dataset", "normalize_activations"),
-    *({*PROVENANCE, *ARITHMETIC, *ENDING, *OF_TRANSCODERS, VARIANT_OF} - {"launch"}),
+    *({*PROVENANCE, *ARITHMETIC, *ENDING, *OF_TRANSCODERS, VARIANT_OF, PUBLISHED} - {"launch"}),
 }
-ALL = {*COLUMNS, *OF_TRANSCODERS, WIDTH_OUT, VARIANT_OF, *PROVENANCE, *ENDING, *ARITHMETIC}
+ALL = {*COLUMNS, *OF_TRANSCODERS, WIDTH_OUT, VARIANT_OF, PUBLISHED, *PROVENANCE, *ENDING, *ARITHMETIC}
 """Every column but those of versions and of further metrics."""
 STABILITY = ("pw_mcc", "recurring_latents", "recurring_explained")
 """Columns about pairs of runs, of tables in which some are known: `analysis.stability`."""
@@ -64,3 +68,13 @@ OF_A_SETTING = (
 """Columns in which the repeats of a setting agree: a mean of equal numbers may differ from them in the last digit."""
 OF_A_REPEAT = ("seed", "data_seed", "launch")
 """Columns of numbers that have no mean."""
+
+
+def arm_of_published(architecture: str, origin: str) -> str:
+    """What published SAEs have in the column `architecture`: that of their publisher, so that they are neither settings nor seeds of runs.
+
+    Args:
+        origin: what the column PUBLISHED has.
+    """
+    name = re.match(r"hub:([^/@]+/[^/@]+)", origin)
+    return f"{architecture} ({f'{PUBLISHED}, {name[1]}' if name else PUBLISHED})"

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from analysis.columns import NOT_METRICS
+from analysis.columns import NOT_METRICS, arm_of_published
 from sae_core.errors import ConfigError, DamagedFileError, border
 from sae_core.files import check_content
 from sae_core.layout import OF_RUN, RunPaths, SweepPaths
@@ -227,7 +227,10 @@ def _read_run(files: RunPaths, run_id: str, sweep: str, planned: Mapping[str, An
         return StoredRun(run_id, sweep, files, planned)
     except DamagedFileError as error:
         return StoredRun(run_id, sweep, files, planned, damage=printable(str(error)))
-    return StoredRun(run_id, sweep, files, {name: getattr(record, name) for name in REQUESTED}, record)
+    requested = {name: getattr(record, name) for name in REQUESTED}
+    if record.published is not None:
+        requested["architecture"] = arm_of_published(record.architecture, record.published)
+    return StoredRun(run_id, sweep, files, requested, record)
 
 
 @lru_cache(maxsize=4096)

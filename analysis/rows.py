@@ -14,9 +14,8 @@ from sae_core.records import RunRecord, completed, flat, reason, tokens_asked
 from sae_core.validation import at
 
 _FROM_CONFIG = {**CONFIG_FIELDS, **OF_TRANSCODERS, "lr": "train.lr", "d_sae": "sae.d_sae", "target_l0": "sae.target_l0"}
-_FROM_RECORD = [
-    field.name for field in dataclasses.fields(RunRecord) if field.name in ALL and field.name not in (*ARITHMETIC, "error", "run_id")
-]
+_ELSEWHERE = {*ARITHMETIC, *REQUESTED, "error", "run_id"}
+_FROM_RECORD = [field.name for field in dataclasses.fields(RunRecord) if field.name in ALL - _ELSEWHERE]
 
 _IN_OTHER_COLUMNS = {"seed", "data_seed", "train.lr", "sae.architecture", "sae.target_l0"}
 """Fields of the config that no variant names, because they have a column."""
@@ -48,12 +47,26 @@ def row_of(run: StoredRun) -> dict[str, Any]:
 
 
 def setting_hash(run: StoredRun) -> str:
-    """What the repeats of a setting have in common: all of the config but `seed` and `data_seed`; of a variant its name, too."""
+    """What the repeats of a setting have in common: all of the config but `seed` and `data_seed`; of a variant its name, too. A published
+    SAE has no repeats."""
+    if is_published(run):
+        return _hash(run.run_id)
     content = {key: 0 if key == "data_seed" else value for key, value in run.config.items() if key != "seed"}
     requested = run.requested
     # An entry of sweep.json may lack its config: then its sparsity tells settings apart.
     setting = [requested.get("architecture"), content or [requested.get("sparsity_parameter"), requested.get("sparsity_value")]]
     return _hash([*setting, run.paths.directory.name] if run.variant_of else setting)
+
+
+def is_published(run: StoredRun) -> bool:
+    """Whether it is an SAE that was not trained here."""
+    return run.record is not None and run.record.published is not None
+
+
+def activations_of(run: StoredRun) -> dict[str, Any]:
+    """The activations of its config, with the training tokens of the run. Those of a published SAE are not known."""
+    activations, tokens = dict(run.config.get("activations") or {}), tokens_asked(run.config)
+    return activations | {"train_tokens": None if is_published(run) else tokens}
 
 
 def comparison_hashes(runs: Sequence[StoredRun]) -> list[str]:

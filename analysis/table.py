@@ -7,6 +7,8 @@ Choices worth knowing:
 - `comparison_hash` says which runs may share a front: same held-out text, width and training tokens. `setting_hash` says which runs
   are repeats of one another and differ in nothing but `seed` and `data_seed`, the order of the tokens: a hash of the config, because a
   coefficient that was adjusted in training differs by seed.
+- A published SAE, which `sae-sweep evaluate` measured, has another `architecture`, "topk (published)", and no seed: it is neither a setting
+  nor a repeat of the sweep's runs. The column `published` says where it came from.
 - `sparsity_value` is the coefficient at the end of training. Where an L0 was requested, that one was found for the run, and `l0_error`
   is held-out `l0` / `target_l0` - 1; both are NaN where none was requested.
 - The `status` of a variant is its kind, `snapshot` or `form`, so that whatever is worked out from finished runs leaves it out.
@@ -31,6 +33,7 @@ from analysis.columns import (
     OF_A_SETTING,
     OF_TRANSCODERS,
     PROVENANCE,
+    PUBLISHED,
     TEXTS,
     VARIANT_OF,
     WIDTH_OUT,
@@ -38,11 +41,11 @@ from analysis.columns import (
 from analysis.possible import impossible
 from analysis.probes import probe_columns
 from analysis.results import StoredRun, StoredSweep, read_sweeps, requested_rates
-from analysis.rows import comparison_hashes, row_of, variants
+from analysis.rows import activations_of, comparison_hashes, is_published, row_of, variants
 from sae_core.errors import ConfigError, UnknownNameError, border
 from sae_core.files import write_text, written_whole
 from sae_core.layout import SweepPaths
-from sae_core.records import STATES, VARIANTS, MetricSpec, VariantKind, tokens_asked
+from sae_core.records import STATES, VARIANTS, MetricSpec, VariantKind
 from sae_core.validation import at
 
 METRICS, COMPARISONS, LEARNING_RATES, DIRECTORIES, IMPOSSIBLE = "metrics", "comparisons", "learning_rates", "directories", "impossible"
@@ -97,14 +100,12 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     table.attrs[METRICS] = Shared({name: dataclasses.asdict(spec) for name, spec in specs.items()})
     table.attrs[DIRECTORIES] = directories
     table.attrs[IMPOSSIBLE] = Shared(wrong)
+    pairs = list(zip(comparisons, runs, strict=True))[::-1]
+    by_precedence = [pair for published in (True, False) for pair in pairs if is_published(pair[1]) == published]
     table.attrs[COMPARISONS] = Shared(
         {
-            comparison: {
-                "sweep": run.sweep,
-                "d_sae": at(run.config, "sae.d_sae"),
-                "activations": {**(run.config.get("activations") or {}), "train_tokens": tokens_asked(run.config)},
-            }
-            for comparison, run in reversed(list(zip(comparisons, runs, strict=True)))
+            comparison: {"sweep": run.sweep, "d_sae": at(run.config, "sae.d_sae"), "activations": activations_of(run)}
+            for comparison, run in by_precedence
         }
     )
     table.attrs[LEARNING_RATES] = Shared({sweep.paths.directory.resolve().name: requested_rates(sweep.definitions) for sweep in sweeps})
@@ -281,6 +282,11 @@ def variants_as_runs(table: pd.DataFrame, kind: VariantKind) -> pd.DataFrame:
     return rows.assign(status="finished")
 
 
+def trained_here(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of runs, without published SAEs."""
+    return table[table[PUBLISHED].isna()] if PUBLISHED in table else table
+
+
 def as_loaded(table: pd.DataFrame) -> pd.DataFrame:
     """A copy of a table that a user read from CSV, joined or filtered, with the types of `load_table`, numbered from 0.
 
@@ -297,7 +303,7 @@ def _column_order(table: pd.DataFrame, runs: Sequence[StoredRun], probes: Iterab
     further = sorted({*probes, *(name for run in runs if run.record for name in run.record.metrics)} - set(COLUMNS))
     versions = sorted(name for name in table.columns if name.startswith("version_"))
     arithmetic = [name for name in ARITHMETIC if name in table and table[name].notna().any()]
-    of_some = [name for name in (*OF_TRANSCODERS, WIDTH_OUT, VARIANT_OF) if _has(table, name)]
+    of_some = [name for name in (*OF_TRANSCODERS, WIDTH_OUT, VARIANT_OF, PUBLISHED) if _has(table, name)]
     return [*COLUMNS, *of_some, *further, *PROVENANCE, *versions, *ENDING, *arithmetic]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.columns import PUBLISHED
 from analysis.estimates import Estimate
 from analysis.table import COMPARISONS, by_comparison
 from sae_core.records import flat
@@ -58,13 +59,16 @@ class Title:
 
 
 def label(architecture: str) -> str:
-    """A reader's name for an architecture."""
+    """A reader's name for an architecture, and for that of published SAEs: "JumpReLU (published)"."""
+    name, bracket, publisher = architecture.partition(f" ({PUBLISHED}")
+    if bracket:
+        return f"{label(name)}{bracket}{publisher}"
     return _LABELS.get(architecture) or (architecture.replace("_", " ").capitalize() if architecture.islower() else architecture)
 
 
 def arm(name: str) -> str:
     """A reader's name for an arm of a comparison: that of an architecture, or what it is called."""
-    return label(name) if re.fullmatch("[a-z][a-z0-9_]*", name) else name
+    return label(name) if re.fullmatch(rf"[a-z][a-z0-9_]*( \({PUBLISHED}.*)?", name) else name
 
 
 def in_order(architectures: Iterable[str]) -> list[str]:
@@ -80,12 +84,15 @@ def by_architecture(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def setting(row: "Mapping[Any, Any] | pd.Series[Any]", *, with_lr: bool = False) -> str:
-    """A reader's name for what a run was asked for: "k=16", "l1_coefficient=0.5 (bandwidth=0.1)" or "target L0 32".
+    """A reader's name for what a run was asked for: "k=16", "l1_coefficient=0.5 (bandwidth=0.1)" or "target L0 32"; of a published SAE
+    the end of its name.
 
     Args:
         row: of the table, or a mean over seeds.
         with_lr: name the learning rate too, where settings differ in it.
     """
+    if isinstance(origin := row.get(PUBLISHED), str):
+        return "/".join(origin.rsplit("/", 2)[1:])
     if pd.notna(row["target_l0"]):
         requested = f"target L0 {row['target_l0']:g}"
     elif pd.notna(row["sparsity_parameter"]) and pd.notna(row["sparsity_value"]):
@@ -176,8 +183,9 @@ def with_repeats(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def n_repeats(table: pd.DataFrame) -> int:
-    """How many pairs of a seed and an order the table has."""
-    return int(with_repeats(table)[REPEAT].nunique())
+    """How many pairs of a seed and an order the table has; published SAEs have none."""
+    trained = table[table["seed"].notna()]
+    return int(with_repeats(table if trained.empty else trained)[REPEAT].nunique())
 
 
 def noun(table: pd.DataFrame) -> str:

@@ -62,11 +62,15 @@ class RunRecord:
     architecture: str
     sparsity_parameter: str
     """Name of the field that sets sparsity, e.g. `k` or `l1_coefficient`."""
-    seed: Whole
+    seed: Whole | None
+    """None where it is not known."""
     sparsity_value: Number | None = None
     d_in: Whole | None = None
     d_out: Whole | None = None
     """Of transcoders: width of what they reconstruct."""
+    published: str | None = None
+    """Of an SAE that was not trained here: its directory, or its name on the Hugging Face Hub with the commit. Its config has the
+    activations that it was measured on, and `sae` in inference form."""
     metrics: dict[str, Number | None] = field(default_factory=dict)
     """Metric name -> value on held-out text; null where undefined."""
     metric_specs: list[MetricSpec] = field(default_factory=list)

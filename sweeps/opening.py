@@ -87,12 +87,13 @@ def _check_has_sae(run: "StoredRun") -> None:
 def _source(sweep: "StoredSweep", run: "StoredRun", device: str) -> "tuple[ActivationSource, Path]":
     """The source of a run's activations, and its cache, with the held-out text in it."""
     from sae_core.activations.shards import cache_directory
-    from sae_core.config.run import SOURCES, RunConfig
+    from sae_core.config.run import SOURCES
     from sae_core.errors import border
     from sweeps.definition.local_data import locate
 
     with border(f"the config of run {run.run_id!r} must be readable", "Repeat `sae-sweep run` with this version."):
-        activations = RunConfig.model_validate(run.config).activations
+        section = run.config["activations"]
+        activations = SOURCES[section["source"]].Config.model_validate(section)
     caches = sweep.paths.activations
     source = SOURCES[activations.source](locate(activations, caches), device=device)
     content = source.activations_hash()

@@ -21,7 +21,7 @@ from analysis.report.summary import hypervolumes, left_out
 from analysis.results import StoredSweep
 from analysis.statistics.comparison import compare
 from analysis.statistics.matched import at_matched_l0, compared_metrics, matched_l0s
-from analysis.table import by_comparison, of_runs, specs_of
+from analysis.table import by_comparison, of_runs, specs_of, trained_here
 from sae_core.records import STATES
 
 SHOWN = {
@@ -53,12 +53,13 @@ _NO_REASON = {
 def content_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame, plots: Path) -> dict[str, Any]:
     """Everything the templates show; plots are drawn into the directory `plots`."""
     names, findings, runs = words.titles(table), findings_of(table), of_runs(table)
-    unfinished = runs[runs["status"] != "finished"]
+    trained, unfinished = trained_here(runs), runs[runs["status"] != "finished"]
     stages = stages_of(sweeps)
     return {
         "title": " and ".join(dict.fromkeys(sweep.name for sweep in sweeps)),
-        "statuses": {name: int((runs["status"] == name).sum()) for name in STATES},
-        "n_runs": len(runs),
+        "statuses": {name: int((trained["status"] == name).sum()) for name in STATES},
+        "n_runs": len(trained),
+        "published": words.counted(len(runs) - len(trained), "published SAE") if len(trained) < len(runs) else "",
         "several_sweeps": len(sweeps) > 1,
         "comparisons": _comparisons(sweeps, table, names, plots),
         "figures_of_all": draw_plots(table, {}, plots, of_all=True),
@@ -76,7 +77,7 @@ def content_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame, plots: Path) 
         "definitions": [definition_of(sweep, definition) for sweep in sweeps for definition in sweep.definitions],
         "l0_window": L0_WINDOW,
         "end_tolerance": round(100 * END_TOLERANCE),
-        "repeats": words.counted_repeats(table),
+        "repeats": words.counted_repeats(trained) if len(trained) else "",
         "extrapolated": words.EXTRAPOLATED,
         "repeat": words.noun(table),
         "data": script(explorer_data(runs, names, SHOWN)),
@@ -143,7 +144,8 @@ def _answers(compared: Sequence[Comparison]) -> dict[str, list[str]]:
 def _notes(finished: pd.DataFrame, *, has_intervals: bool) -> list[str]:
     """What a reader of the fronts should know about them."""
     notes = []
-    n_seeds, seeds_of_settings, noun = words.n_repeats(finished), finished.groupby("setting_hash").size(), words.noun(finished)
+    runs = trained_here(finished)
+    n_seeds, seeds_of_settings, noun = words.n_repeats(runs), runs.groupby("setting_hash").size(), words.noun(runs)
     if n_seeds < 2:
         over = "are over held-out documents alone" if has_intervals else "need a second seed, or sums per document"
         notes.append(f"One seed: how much these values vary from seed to seed is not known. Intervals {over}.")
@@ -152,6 +154,11 @@ def _notes(finished: pd.DataFrame, *, has_intervals: bool) -> list[str]:
         notes.append(f"{words.counted_repeats(finished)}: values are means over {noun}s; {ranges}.")
         if lacking := int((seeds_of_settings < n_seeds).sum()):
             notes.append(f"{lacking} of {len(seeds_of_settings)} settings have finished with fewer {noun}s; their means are over those.")
+    if len(runs) < len(finished):
+        notes.append(
+            f"{words.counted(len(finished) - len(runs), 'published SAE')}, in rows and fronts of their own: on how many tokens they were "
+            "trained is not known here, nor whether the held-out text was among them."
+        )
     rates = finished.groupby("architecture")["lr"].nunique()
     if (rates > 1).any():
         named = ", ".join(words.label(name) for name in words.in_order(rates.index[rates > 1]))

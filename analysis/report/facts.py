@@ -6,8 +6,9 @@ from typing import Any
 import pandas as pd
 
 from analysis import words
+from analysis.columns import PUBLISHED
 from analysis.results import Definition, StoredSweep
-from sae_core.records import tokens_asked
+from sae_core.records import RunRecord, tokens_asked
 from sae_core.validation import at
 
 MOST_RATES = 8
@@ -19,7 +20,7 @@ _NOT_INSTALLED = {"sae_sweep": "sae-sweep", "commit": "commit", "python": "Pytho
 def definition_of(sweep: StoredSweep, definition: Definition) -> tuple[str, str]:
     """Heading and text of a definition; where launches are known, with them and the runs they made."""
     numbers = definition.launches
-    made = sum(run.record is not None and run.record.launch in numbers for run in sweep.runs)
+    made = sum(record.launch in numbers for record in _trained([sweep]).values())
     launches = f", launch{'es' * (len(numbers) > 1)} {', '.join(map(str, numbers))}: made {words.counted(made, 'run')}"
     return f"Definition of {sweep.name}{launches if numbers else ''}", definition.text
 
@@ -84,6 +85,7 @@ def facts_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame) -> list[tuple[s
         ("Held-out text", column("eval_hash")),
         ("Software", ", ".join(f"{name.removeprefix('version_')} {values}" for name, values in versions.items() if values)),
         ("Evaluated with other software", ", ".join(f"{name} {values}" for name, values in evaluated.items())),
+        ("Published SAEs", ", ".join(sorted(table[PUBLISHED].dropna().unique())) if PUBLISHED in table else ""),
         ("Hardware", ", ".join(hardware) or column("hardware")),
         ("Last run finished", str(table["finished_at"].dropna().max()) if table["finished_at"].notna().any() else ""),
     ]
@@ -93,7 +95,7 @@ def facts_of(sweeps: Sequence[StoredSweep], table: pd.DataFrame) -> list[tuple[s
 def _evaluated_with(sweeps: Sequence[StoredSweep]) -> dict[str, str]:
     """Versions that some run was evaluated with and not trained with: name -> values, e.g. of a later commit."""
     found: dict[str, dict[str, None]] = {}
-    for record in (run.record for sweep in sweeps for run in sweep.runs if run.record):
+    for record in _trained(sweeps).values():
         for name, version in record.eval_versions.items():
             if version != record.versions.get(name):
                 found.setdefault(name, {})[version] = None
@@ -102,13 +104,19 @@ def _evaluated_with(sweeps: Sequence[StoredSweep]) -> dict[str, str]:
 
 def _spent(sweeps: Sequence[StoredSweep]) -> str:
     """How much of what its runs were asked for was trained; empty where no run was stopped early."""
-    records = {run.run_id: run.record for sweep in sweeps for run in sweep.runs if run.record and run.record.status != "failed"}.values()
+    records = {run_id: record for run_id, record in _trained(sweeps).items() if record.status != "failed"}.values()
     n_pruned = sum(record.status == "pruned" for record in records)
     sizes = [(tokens_asked(record.config) or 0, at(record.config, "train.batch_size") or 1) for record in records]
     requested, spent = sum(tokens // batch * batch for tokens, batch in sizes), sum(record.train_tokens or 0 for record in records)
     if not n_pruned or not requested:
         return ""
     return f"{spent:,} of {requested:,} ({spent / requested:.0%}): {n_pruned} of {len(records)} runs were stopped early"
+
+
+def _trained(sweeps: Sequence[StoredSweep]) -> dict[str, RunRecord]:
+    """Records of runs; published SAEs have none of training."""
+    records = {run.run_id: run.record for sweep in sweeps for run in sweep.runs if run.record}
+    return {run_id: record for run_id, record in records.items() if record.published is None}
 
 
 def _learning_rates(table: pd.DataFrame) -> str:

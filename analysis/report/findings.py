@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.report.checks import CHECKS
-from analysis.table import as_loaded, by_comparison, of_runs
+from analysis.table import as_loaded, by_comparison, of_runs, trained_here
 from analysis.words import TERMINAL_WIDTH, Title, by_architecture, label, titles
 
 MOST_TOLD = 20
@@ -41,7 +41,8 @@ def findings_of(table: pd.DataFrame) -> dict[str, list[Finding]]:
     Raises:
         ConfigError: the table lacks a column that every table of `load_table` has.
     """
-    comparisons = {name: (runs, by_architecture(runs)) for name, runs in by_comparison(of_runs(as_loaded(table))).items()}
+    loaded = trained_here(of_runs(as_loaded(table)))
+    comparisons = {name: (runs, by_architecture(runs)) for name, runs in by_comparison(loaded).items()}
     found = {}
     for kind, check in CHECKS.items():
         own = [

@@ -325,6 +325,15 @@ class ActivationSource(ABC):
         """Numbers about the activations that go into every record, so that a reader can be warned: `d_vocab` of a language model."""
         return {}
 
+    def is_same_hook_point(self, ours: str, other: str) -> bool:
+        """Whether two names are of one hook point.
+
+        Args:
+            ours: as `export_metadata` has it.
+            other: as another program may write it.
+        """
+        return ours == other
+
     def export_metadata(self) -> dict[str, object]:
         """Where an exported SAE belongs, in SAELens' metadata keys (`model_name`, `hook_name`, ...)."""
         return {}

@@ -8,7 +8,7 @@ import logging
 
 import typer
 
-from sweeps.cli import answers, caches, clusters, comparing, exporting, features, harvesting, launching, looking, steering
+from sweeps.cli import answers, caches, clusters, comparing, evaluating, exporting, features, harvesting, launching, looking, steering
 from sweeps.cli.app import INTERRUPTED, app
 from sweeps.execution import signals
 from sweeps.terminal import lost_output, outlast_terminal
@@ -19,6 +19,7 @@ __all__ = [
     "caches",
     "clusters",
     "comparing",
+    "evaluating",
     "exporting",
     "features",
     "harvesting",

@@ -204,7 +204,7 @@ def _launch(sweep: Sweep, results: str | Path, options: Options, progress: Sweep
                 until_report.close()  # alone: Ray ends a process, with exit code 1, in which one of its references goes while it stops
                 if interrupted:
                     remove_temporary(store.directory)
-                _write_report(store, shown, is_hurried=interrupted and not engine.died)
+                write_table_and_report(store, shown, is_hurried=interrupted and not engine.died)
         store.end()
         interrupted = interrupted or late.interrupted
         not_copied = copying.finish(signals.seconds_left() if interrupted else None)
@@ -327,7 +327,7 @@ def _nothing_left(runs: Sequence[RunConfig], store: Store) -> str:
     return f"{text}, {gone} of them without its SAE: delete their directories under runs/ to train them again" if gone else text
 
 
-def _write_report(store: Store, progress: SweepProgress, *, is_hurried: bool = False) -> None:
+def write_table_and_report(store: Store, progress: SweepProgress, *, is_hurried: bool = False) -> None:
     """Table and report, from the records that are there.
 
     Args:
@@ -364,7 +364,7 @@ def _write_report(store: Store, progress: SweepProgress, *, is_hurried: bool = F
 def _rescue(store: Store, progress: SweepProgress) -> None:
     """What a launch does at its end, for one that cannot."""
     remove_temporary(store.directory)
-    _write_report(store, progress)
+    write_table_and_report(store, progress)
     store.end()
 
 

@@ -64,7 +64,7 @@ def run_stages(
     store.note_stage(work.stage, progress.end_stage(training.summary()))
     if not work.evaluates_trials:
         for group in passes(inputs):
-            store.note_stage("evaluate", _evaluate(group, store, executor, progress, orders))
+            store.note_stage("evaluate", evaluate_stage(group, store, executor, progress, orders))
     for run in work.runs():
         if run.run_id not in done and (record := store.read_record(run.run_id)) is not None:
             loggers.finish(run, record)
@@ -141,7 +141,9 @@ def _outliers(manifest: Manifest) -> str:
     )
 
 
-def _evaluate(group: Sequence[SharedActivations], store: Store, executor: Executor, progress: SweepProgress, orders: OrdersFile) -> float:
+def evaluate_stage(
+    group: Sequence[SharedActivations], store: Store, executor: Executor, progress: SweepProgress, orders: OrdersFile
+) -> float:
     """Measure runs on held-out text, all in one pass, and finish their records. Returns seconds."""
     signals.check()
     to_measure = [(shared, records) for shared in group if (records := shared.to_evaluate(store))]

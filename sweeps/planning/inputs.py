@@ -34,6 +34,8 @@ class SharedActivations:
     metadata: dict[str, object]
     """Where exported SAEs say they belong: names as the definition gives them, not where they were found."""
     runs: list[RunConfig] = field(default_factory=list)
+    published: list[str] = field(default_factory=list)
+    """Ids of published SAEs that are to be measured on them."""
     facts: dict[str, float | None] = field(default_factory=dict)
     """For the records: `RunRecord.activation_facts`."""
     d_in: int = 0
@@ -112,9 +114,9 @@ class SharedActivations:
         """Records of the runs that are to be evaluated, or again because a plugin's metric was added or edited, or what was measured is
         damaged; each with its variants for which the same holds."""
         records: dict[str, RunRecord] = {}
-        for run in self.runs:
-            if (record := store.read_record(run.run_id)) is not None:
-                records |= {run.run_id: record, **store.variants(run.run_id)}
+        for run_id in (*(run.run_id for run in self.runs), *self.published):
+            if (record := store.read_record(run_id)) is not None:
+                records |= {run_id: record, **store.variants(run_id)}
         return {run_id: record for run_id, record in records.items() if _is_to_evaluate(record, store)}
 
 

@@ -63,10 +63,13 @@ class Store:
         self._facts: dict[str, Any] = {}
         """Content of sweep.json during a launch, which alone writes to it."""
 
-    def begin(self, sweep: Sweep, runs: Sequence[RunConfig]) -> int:
+    def begin(self, sweep: Sweep, runs: Sequence[RunConfig] | None) -> int:
         """Open the directory for a launch; records in it stay, also those of runs that `sweep` no longer has.
 
         What a killed launch left of Ray's own files is removed, and what is damaged is set aside.
+
+        Args:
+            runs: that are requested; None: those that were.
 
         Returns:
             The number of the launch, from 1.
@@ -74,23 +77,28 @@ class Store:
         Raises:
             ConfigError: the directory holds something else, or another sweep, or cannot be written to.
         """
-        self.check_ours(runs)
+        self.check_ours(runs or [])
         with border(f"a results directory must be writable, but got {str(self.directory)!r}", "Choose another with `--results`."):
-            self._set_aside_damaged(runs)
+            self._set_aside_damaged(runs or [])
             facts = self.facts()
             launches = begin_launch(self.paths, facts, [record.launch or 0 for record in self.records().values()], sweep.to_yaml())
             for scratch in self.directory.glob(f"{SCRATCH_PREFIX}*"):
                 shutil.rmtree(scratch, ignore_errors=True)
             self._facts = {
                 "name": sweep.name,
-                "runs": [run.identity for run in runs],
+                "runs": self._requested() if runs is None else [run.identity for run in runs],
                 "stages": facts.get("stages") or [],
                 "launches": launches,
                 "hardware": provenance.hardware(),
                 "versions": provenance.versions(),
             }
             write_json(self.paths.facts, self._facts)
-        return len(launches)
+        return self.n_launches
+
+    @property
+    def n_launches(self) -> int:
+        """Number of the launch that was begun."""
+        return len(self._facts["launches"])
 
     def add_runs(self, runs: Sequence[RunConfig]) -> None:
         """Note runs that a search requests."""

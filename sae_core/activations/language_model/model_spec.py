@@ -12,7 +12,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
@@ -90,6 +90,20 @@ class ModelSpec:
             if path not in self.paths or side not in SIDES:
                 raise self._unknown(hook_point)
         return self._placed(hook_point, path, side)
+
+    def is_same(self, hook_point: str, other: str) -> bool:
+        """Whether the same values lie at a hook point of the model and at another, which may be none, or lack the beginning of its path.
+
+        The residual stream has a place at either end of each block: what leaves one enters the next.
+        """
+        path, at, side = other.partition("@")
+        names = [other, *(name + at + side for name in self.paths if name.endswith(f".{path}"))]
+        here = self.place(hook_point)
+        for name in names:
+            with suppress(ConfigError):
+                there = self.place(name)
+                return here == there or (here.is_stream and there.is_stream and here.n_before == there.n_before)
+        return False
 
     def matching(self, pattern: str) -> list[str]:
         """The hook points that a pattern stands for, in the model's order; `*` is one part of a name, or of a part.

@@ -341,6 +341,9 @@ class LanguageModelSource(ActivationSource):
             f"{hook_point} of {model.name!r}. {too_narrow if model.dtype != 'float32' else 'Check the weights of the model.'}"
         )
 
+    def is_same_hook_point(self, ours: str, other: str) -> bool:
+        return self._spec.is_same(ours, other)
+
     def export_metadata(self) -> dict[str, object]:
         model, data = self.config.model, self.config.data
         return {
