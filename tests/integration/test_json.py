@@ -90,6 +90,7 @@ def test_every_command_prints_what_is_documented(launched, tmp_path, monkeypatch
     arguments = {
         "pretokenize": ["demo", "--to", tmp_path / "tokens", "--set", f"data.dataset={text}", *TOKENS],
         "harvest": [definition, "--results", tmp_path / "harvested", "--executor", "inline"],
+        "evaluate": [sweep / "runs" / finished / "sae", "-d", definition, "--results", tmp_path / "published", "--executor", "inline"],
         "plan": [definition, "--results", results],
         "status": [sweep],
         "logs": [sweep, failed["run_id"]],
