@@ -342,7 +342,8 @@ class LanguageModelSource(ActivationSource):
         )
 
     def is_same_hook_point(self, ours: str, other: str) -> bool:
-        return self._spec.is_same(ours, other)
+        here, there = (names.split(loading.BESIDE) for names in (ours, other))  # several, of a crosscoder
+        return len(here) == len(there) and all(map(self._spec.is_same, here, there))
 
     def export_metadata(self) -> dict[str, object]:
         model, data = self.config.model, self.config.data
