@@ -32,7 +32,7 @@ SHOWN = ("l0", "fvu", "delta_ce", "ce_loss_recovered", "kl", "dead_fraction")
 _MOST_RIVALS = 12
 IN_SAELENS = frozenset(
     {
-        *("standard", "gated", "jumprelu", "topk", "abstopk"),
+        *("standard", "gated", "jumprelu", "topk", "abstopk", "matching_pursuit"),
         *("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"),
     }
 )

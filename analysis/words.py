@@ -36,6 +36,7 @@ _LABELS = {
     "batchtopk": "BatchTopK",
     "jumprelu": "JumpReLU",
     "matryoshka_batchtopk": "Matryoshka BatchTopK",
+    "matching_pursuit": "Matching pursuit",
 }
 _IN_EVERY_TITLE = (
     "activations.model.name",

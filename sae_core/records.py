@@ -202,7 +202,11 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 LEFT_OUT: Mapping[str, Any] = {
+    "sae.aligned": False,
     "sae.skip_connection": False,
+    "sae.lp_norm": 1.0,
+    "sae.normalize_decoder": False,
+    "sae.frequency_scale": None,
     "train.tokens": None,
     "activations.model.hook_out": None,
     "activations.model.device_map": None,

@@ -24,6 +24,8 @@ def weights(architecture: str) -> dict[str, Tensor]:
     width = D_OUT if "transcoder" in architecture else D_IN
     W_dec = torch.nn.functional.normalize(randn(D_SAE, width)) * (0.3 + 2.7 * torch.rand(D_SAE, 1, generator=generator))
     tensors = {"W_enc": randn(D_IN, D_SAE), "W_dec": W_dec, "b_dec": randn(width)}
+    if architecture == "matching_pursuit":
+        return {"W_dec": torch.nn.functional.normalize(W_dec), "b_dec": randn(width)}
     tensors |= {"W_skip": randn(D_OUT, D_IN)} if "skip" in architecture else {}
     if architecture == "gated":
         return tensors | {"b_gate": randn(D_SAE), "b_mag": randn(D_SAE), "r_mag": 0.3 * randn(D_SAE)}
@@ -68,6 +70,17 @@ def foreign() -> dict[str, tuple[dict[str, Any], dict[str, Tensor]]]:
         cfg = V6 | {"architecture": name, "apply_b_dec_to_input": False} | ({"k": 5} if name == "topk" else {})
         cfgs[f"{name}-b_dec-not-applied"] = cfg, weights(name)
         cfgs[f"{name}-b_dec-not-applied-layer_norm"] = cfg | {"normalize_activations": "layer_norm"}, weights(name)
+    mp = V6 | {"architecture": "matching_pursuit"}
+    cfgs |= {
+        "matching_pursuit": (mp, weights("matching_pursuit")),
+        "matching_pursuit-4": (
+            mp | {"max_iterations": 4, "residual_threshold": 0, "stop_on_duplicate_support": False},
+            weights("matching_pursuit"),
+        ),
+        "matching_pursuit-threshold": (mp | {"max_iterations": None, "residual_threshold": 2.0}, weights("matching_pursuit")),
+        "matching_pursuit-b_dec-not-applied": (mp | {"apply_b_dec_to_input": False}, weights("matching_pursuit")),
+        "matching_pursuit-layer_norm": (mp | {"normalize_activations": "layer_norm"}, weights("matching_pursuit")),
+    }
     for name in ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"):
         cfgs[name] = transcoder_cfg(name), weights(name)
     return cfgs

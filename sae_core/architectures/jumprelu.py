@@ -2,7 +2,7 @@
 
 Thresholds get their gradient from a rectangle kernel of width `bandwidth` (straight-through estimator). Three sparsity losses,
 with the formulas of SAELens: `step` is the paper's; `quadratic` aims at a target L0 (Gemma Scope 2); `tanh` is Anthropic's of
-January 2025, whose pre-activation loss is `pre_act_loss_coefficient`.
+January 2025, whose pre-activation loss is `pre_act_loss_coefficient`. `frequency_scale` makes latents that are active often dearer.
 
 Differs from the paper: thresholds are direct parameters kept at 0 or above, not exp of a parameter; defaults are wide and fast
 (bandwidth 0.5, threshold 0.3), because the paper's 0.001 needs billions of tokens before L0 falls (docs/settings.md).
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, TranscoderConfig, require
+from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, Positive, TranscoderConfig, require
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sae.elementwise import ElementwiseSAE
 from sae_core.sae.functional import mse
@@ -33,6 +33,8 @@ class JumpReLUConfig(TranscoderConfig):
     sparsity_parameter: ClassVar[str] = "l0_coefficient"
     coefficient_times_l0: ClassVar[float] = 3.0
 
+    left_out: ClassVar[tuple[str, ...]] = ("frequency_scale",)
+
     architecture: Literal["jumprelu"] = "jumprelu"
     l0_coefficient: Annotated[float, Field(ge=0)] = 0.1
     """Multiplies the sparsity loss, in units where E||x|| = sqrt(d_in)."""
@@ -40,6 +42,9 @@ class JumpReLUConfig(TranscoderConfig):
     """step: mean L0. quadratic: mean_b 2/target_l0 * (L0_b - target_l0)^2. tanh: mean_b sum_i tanh(tanh_scale * latents_i * norm_i)."""
     tanh_scale: Annotated[float, Field(gt=0)] = 4.0
     """Steepness of the tanh loss."""
+    frequency_scale: Positive | None = None
+    """phi: adds sum_i f_i^2 / phi to the sparsity loss, where f_i is the mean over the batch of what the loss counts of latent i: with the
+    step loss a latent costs f_i (1 + f_i / phi). Language-Model-SAEs: 0.01, with tanh. None: only how many are active counts."""
     pre_act_loss_coefficient: Annotated[float, Field(ge=0)] = 0.0
     """Multiplies mean_b sum over dead latents of relu(threshold_i - pre_acts_i) * ||W_dec_i||. Not warmed up."""
     init_threshold: Annotated[float, Field(gt=0)] = 0.3
@@ -135,15 +140,16 @@ class JumpReLU(ElementwiseSAE):
         return LossTerms.of(terms, latents, pre_acts)
 
     def _sparsity(self, pre_acts: PreActs, latents: Tensor, active: Tensor) -> Tensor:
-        if self.config.sparsity_loss == "tanh":
-            norms = pre_acts.gather(self.decoder_norms())
-            return pre_acts.per_token(torch.tanh(self.config.tanh_scale * latents * norms)).mean()
-        l0 = pre_acts.per_token(active)
-        if self.config.sparsity_loss == "step":
-            return l0.mean()
-        target = self.config.target_l0
-        assert target is not None, "the config is checked: a quadratic loss has a target"
-        return (2 / target * (l0 - target) ** 2).mean()
+        cfg, counts = self.config, active
+        if cfg.sparsity_loss == "tanh":
+            counts = torch.tanh(cfg.tanh_scale * latents * pre_acts.gather(self.decoder_norms()))
+        per_token = pre_acts.per_token(counts)
+        if cfg.sparsity_loss == "quadratic":
+            assert cfg.target_l0 is not None, "the config is checked: a quadratic loss has a target"
+            per_token = 2 / cfg.target_l0 * (per_token - cfg.target_l0) ** 2
+        if cfg.frequency_scale is None:
+            return per_token.mean()
+        return per_token.mean() + (pre_acts.per_latent(counts) ** 2).sum() / cfg.frequency_scale
 
     def _pre_act_loss(self, pre_acts: PreActs, dead: Tensor | None) -> Tensor:
         if dead is None:

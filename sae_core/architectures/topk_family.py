@@ -28,11 +28,35 @@ FEW_WEIGHTS = 2**13
 """Decoder weights of dead latents up to which `error_of_few` is used: products so small gain nothing by bfloat16."""
 
 
-class TopKFamilyConfig(ArchitectureConfig):
-    """Fields of every architecture that keeps the largest pre-activations."""
+class CountedConfig(ArchitectureConfig):
+    """Fields of every architecture that counts its latents: `k` is the L0, and no coefficient decides it."""
 
     sparsity_parameter: ClassVar[str] = "k"
     has_coefficient: ClassVar[bool] = False
+
+    @model_validator(mode="after")
+    def _target_is_k(self) -> Self:
+        k, target = self.sparsity_value, self.target_l0
+        rule = "`target_l0` must equal `k`, which is the L0 of this architecture"
+        require(target in (None, k), f"{rule}, but got target_l0={target or 0:g} and k={k:g}. Give one of them.")
+        return self
+
+    @property
+    def controls_l0(self) -> bool:
+        """k is the L0: there is nothing to adjust."""
+        return False
+
+    @classmethod
+    def aimed_at(cls, target_l0: float, given: Mapping[str, Any]) -> dict[str, Any]:
+        return {"target_l0": target_l0, "k": int(target_l0) if target_l0 == int(target_l0) else target_l0}
+
+    @classmethod
+    def example(cls, d_in: int, d_sae: int) -> Self:
+        return cls.model_validate({"d_sae": d_sae, "k": max(1, d_sae // 8)})
+
+
+class TopKFamilyConfig(CountedConfig):
+    """Fields of every architecture that keeps the largest pre-activations."""
 
     rescale_acts_by_decoder_norm: bool = True
     """Select by pre-activation times decoder norm, so that a latent cannot win by a large encoder and a small decoder."""
@@ -50,11 +74,8 @@ class TopKFamilyConfig(ArchitectureConfig):
 
     @model_validator(mode="after")
     def _k_fits(self) -> Self:
-        k, target = self.sparsity_value, self.target_l0
+        k = self.sparsity_value
         require(k <= self.d_sae, f"`k` must satisfy 0 < k <= d_sae, but got k={k:g} and d_sae={self.d_sae}. Lower `k` or raise `d_sae`.")
-        if target is not None:
-            rule = "`target_l0` must equal `k`, which is the L0 of this architecture"
-            require(target == k, f"{rule}, but got target_l0={target:g} and k={k:g}. Give one of them.")
         return self
 
     @model_validator(mode="after")
@@ -91,19 +112,6 @@ class TopKFamilyConfig(ArchitectureConfig):
     def schedule_end(self) -> float:
         """Where `k` is reached."""
         return 0.0 if self.k_start is None else self.k_cold_start + self.k_anneal
-
-    @property
-    def controls_l0(self) -> bool:
-        """k is the L0: there is nothing to adjust."""
-        return False
-
-    @classmethod
-    def aimed_at(cls, target_l0: float, given: Mapping[str, Any]) -> dict[str, Any]:
-        return {"target_l0": target_l0, "k": int(target_l0) if target_l0 == int(target_l0) else target_l0}
-
-    @classmethod
-    def example(cls, d_in: int, d_sae: int) -> Self:
-        return cls.model_validate({"d_sae": d_sae, "k": max(1, d_sae // 8)})
 
 
 class TopKFamily(SparseAutoencoder):

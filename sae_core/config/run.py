@@ -73,6 +73,9 @@ class ArchitectureConfig(Config):
     """About how much coefficient times L0 comes to: where the search for a wanted L0 starts. It need not be exact."""
     has_coefficient: ClassVar[bool] = True
     """Whether the field named by `sparsity_parameter` multiplies a term of the loss."""
+    is_tied: ClassVar[bool] = False
+    """Whether the encoder is the transpose of the decoder, so that there is no W_enc."""
+    left_out: ClassVar[tuple[str, ...]] = ("aligned",)
 
     architecture: str
     d_sae: Count
@@ -90,8 +93,17 @@ class ArchitectureConfig(Config):
     b_dec_init: Literal["zeros", "mean", "geometric_median"] = "zeros"
     """b_dec at the start: zeros (SAELens), or the mean or the geometric median of a sample (Bricken et al. 2023; Gao et al. 2024). A
     definition of transcoders that does not say takes the mean."""
+    aligned: bool = False
+    """Whether decoder rows are held at norm 1, and the product of each with its latent's encoder column at 1 too (aligned training,
+    arXiv:2605.18629)."""
     target_l0: Positive | None = None
     """L0 wanted. Where a coefficient sets the sparsity, it is only the start: it is adjusted while the SAE trains (docs/sparsity.md)."""
+
+    @model_validator(mode="after")
+    def _rows_start_at_norm_1(self) -> Self:
+        rule = f"`decoder_init_norm` must be 1 where decoder rows are held at norm 1, but got {self.decoder_init_norm!r}. Set it to 1."
+        require(self.decoder_init_norm == 1 or not self.unit_rows, rule)
+        return self
 
     @model_validator(mode="after")
     def _target_fits(self) -> Self:
@@ -104,6 +116,11 @@ class ArchitectureConfig(Config):
     def skips(self) -> bool:
         """Whether the output has a part that is linear in x, beside that of the latents."""
         return False
+
+    @property
+    def unit_rows(self) -> bool:
+        """Whether decoder rows are held at norm 1 in training."""
+        return self.aligned
 
     @property
     def sparsity_value(self) -> float:
@@ -318,6 +335,11 @@ class RunConfig(Config):
             decay == 0 or not sae.controls_l0,
             f"`sparsity_decay` must be 0 where the coefficient is adjusted to reach `target_l0`, but got sparsity_decay={decay!r} and "
             f"target_l0={sae.target_l0}. Remove one: they would work against each other.",
+        )
+        require(
+            not sae.is_tied or self.train.normalize_activations != "whitening",
+            f"`normalize_activations` must be a scale where encoder and decoder are tied, but got 'whitening' for {sae.architecture!r}. "
+            "Take 'expected_norm', 'layer_norm' or 'none'.",
         )
         known = ARCHITECTURES[sae.architecture].parameter_names(sae) if self.train.lr_factors else ()
         for name in sorted(self.train.lr_factors.keys() - set(known)):

@@ -24,10 +24,16 @@ from sae_core.layout import CFG, WEIGHTS
 
 FORMAT_VERSION = "6.54.12"
 """SAELens version whose format is written; below 6.0.0 its loader drops the metadata."""
-SAELENS_FIELDS: dict[str, tuple[str, ...]] = {"standard": (), "gated": (), "jumprelu": (), "topk": ("k",), "abstopk": ("k",)}
+SAELENS_FIELDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("standard", "gated", "jumprelu"), ()),
+    **dict.fromkeys(("topk", "abstopk"), ("k",)),
+    "matching_pursuit": ("max_iterations", "residual_threshold", "stop_on_duplicate_support"),
+}
 """Architectures that SAELens and we know -> fields of their configs that inference needs, beside `d_sae`."""
 RESCALED = ("topk", "abstopk")
 """Those of them that may multiply pre-activations by decoder norms."""
+MATCHING_PURSUIT: dict[str, Any] = {"max_iterations": None, "residual_threshold": 1e-2, "stop_on_duplicate_support": True}
+"""What absent fields of matching pursuit mean; no most iterations: as many as d_in."""
 TRANSCODERS = {
     "transcoder": ("standard", False),
     "skip_transcoder": ("standard", True),
@@ -169,6 +175,10 @@ def read(directory: Path, ours: Mapping[str, Collection[str]]) -> StoredSAE:
     )
     architecture, skips = TRANSCODERS.get(architecture, (architecture, False))
     fields |= {"skip_connection": True} if skips else {}
+    if architecture == "matching_pursuit":
+        fields = {**MATCHING_PURSUIT, **fields}
+        most = fields.pop("max_iterations")
+        fields["k"] = cfg["d_in"] if most is None else most
     d_out = cfg.get("d_out", DEFAULT_D_OUT) if is_transcoder else None
     return StoredSAE(architecture, fields, cfg["d_in"], d_out, value["normalize_activations"] == "layer_norm", tensors_as_ours, parts)
 
@@ -242,7 +252,7 @@ def _problems(cfg: Mapping[str, Any], architecture: str, fields: Collection[str]
         for key in cfg
         if key not in known
     ]
-    may_scale = architecture in SAELENS_FIELDS and not cfg.get("rescale_acts_by_decoder_norm")
+    may_scale = architecture in {*SAELENS_FIELDS} - {"matching_pursuit"} and not cfg.get("rescale_acts_by_decoder_norm")
     if cfg.get("finetuning_scaling_factor") and not may_scale:
         problems.append(f"`finetuning_scaling_factor` must be false for the architecture {architecture!r}, or where latents are rescaled")
     if is_transcoder:
@@ -286,7 +296,9 @@ def folded(tensors: dict[str, Tensor], *, factor: Tensor | None, add_b_dec: bool
         new["threshold"] = new.pop("log_threshold").exp()
     if "threshold" in new:
         new["threshold"] = new["threshold"].clamp(min=0)
-    if add_b_dec:
+    if add_b_dec and "W_enc" not in new:  # matching pursuit: then SAELens does not add it to the output either
+        new["b_dec"] = torch.zeros_like(new["b_dec"])
+    elif add_b_dec:
         shift = new["b_dec"].double() @ new["W_enc"].double()
         shifts = {"b_enc": shift} if "b_enc" in new else {"b_gate": shift, "b_mag": shift * new["r_mag"].double().exp()}
         new |= {name: (new[name].double() + shift).float() for name, shift in shifts.items()}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
 from sae_core.errors import ConfigError
 from sae_core.notebook import table_of
+from sae_core.sae import constraints
 from sae_core.sae.functional import row_norms
 from sae_core.sae.normalization import Affine, Normalization, PairNormalization
 
@@ -38,6 +39,7 @@ class SAEWeights(nn.Module, ABC):
     what latents add with `ctx.target_of(x)`, and its constructor takes `d_out`."""
 
     W_enc: nn.Parameter
+    """[d_in, d_sae]; absent where it is the transpose of W_dec (`config.is_tied`)."""
     W_dec: nn.Parameter
     b_dec: nn.Parameter
     b_enc: nn.Parameter
@@ -64,10 +66,11 @@ class SAEWeights(nn.Module, ABC):
         self.W_dec = nn.Parameter(W_dec)
         is_transpose = d_out is None and config.encoder_init == "transpose"
         rows = W_dec.clone() if is_transpose else _drawn_rows(self.d_sae, d_in, config, generator)
-        # (d_in, d_sae), but latent by latent in memory, like W_dec: sparse gradients are sums of rows.
-        self.W_enc = nn.Parameter(rows.T)
+        if not config.is_tied:  # latent by latent in memory, like W_dec: sparse gradients are sums of rows
+            self.W_enc = nn.Parameter(rows.T)
         self.b_dec = nn.Parameter(torch.zeros(width))
         self.register_parameter("W_skip", nn.Parameter(torch.zeros(width, d_in)) if config.skips else None)
+        self.constrain()
 
     @classmethod
     def check_d_out(cls, config: ArchitectureConfig, d_out: int | None) -> None:
@@ -83,6 +86,11 @@ class SAEWeights(nn.Module, ABC):
         if d_out is None and config.skips:
             rule = "`skip_connection` must be left to transcoders, but got skip_connection=True for an SAE, which would learn to copy"
             raise ConfigError(f"{rule}. Leave it out, or give `hook_out`, where a transcoder writes.")
+        if d_out is not None and config.aligned:
+            rule = (
+                "`aligned` must be left to SAEs, but got aligned=True for a transcoder, whose encoder and decoder are of different spaces"
+            )
+            raise ConfigError(f"{rule}. Leave it out.")
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -127,6 +135,23 @@ class SAEWeights(nn.Module, ABC):
         }
         kind = "transcoder" if self.d_out is not None else "crosscoder" if self.parts else "SAE"
         return table_of(f"{type(self).__name__} {kind} ({self.config.architecture})", facts)
+
+    @final
+    def constrain_gradients(self) -> None:
+        """Before an optimizer's step: take off gradients what would leave the constraints that the config asks for."""
+        decoder = self.W_dec.grad
+        if decoder is not None and self.config.unit_rows:
+            constraints.project_to_unit_rows(decoder, self.W_dec)
+        if decoder is not None and self.config.aligned and (encoder := self.W_enc.grad) is not None:
+            constraints.project_to_aligned(encoder.T, decoder, self.W_enc.T, self.W_dec)
+
+    @final
+    def constrain(self) -> None:
+        """After a step, and whenever weights are set: move them to the nearest that satisfy the constraints."""
+        if self.config.unit_rows:
+            constraints.restore_unit_rows(self.W_dec)
+        if self.config.aligned:
+            constraints.restore_aligned(self.W_enc.T, self.W_dec)
 
     @final
     def check_finite(self) -> None:

@@ -41,6 +41,10 @@ class PreActs(ABC):
         """The sum over the latents of each token."""
 
     @abstractmethod
+    def per_latent(self, values: Float[Tensor, "*E"]) -> Float[Tensor, " d_sae"]:
+        """The mean over the tokens of the batch, of each latent."""
+
+    @abstractmethod
     def weighted_mean(self, values: Float[Tensor, "*E"], weights: Float[Tensor, " d_sae"]) -> Float[Tensor, ""]:
         """The mean over tokens of the sum over latents of value * weight."""
 
@@ -65,6 +69,9 @@ class DensePreActs(PreActs):
     def per_token(self, values: Tensor) -> Tensor:
         return values.sum(dim=-1, dtype=torch.promote_types(values.dtype, torch.float32))
 
+    def per_latent(self, values: Tensor) -> Tensor:
+        return values.mean(dim=0, dtype=torch.promote_types(values.dtype, torch.float32))
+
     def weighted_mean(self, values: Tensor, weights: Tensor) -> Tensor:
         return (values @ self.gather(weights)).float().mean()
 
@@ -88,6 +95,9 @@ class SparsePreActs(PreActs):
 
     def per_token(self, values: Tensor) -> Tensor:
         return values.new_zeros(self.active.n_tokens).index_add(0, self.active.tokens, values)
+
+    def per_latent(self, values: Tensor) -> Tensor:
+        return values.new_zeros(self.active.d_sae).index_add(0, self.active.indices, values) / self.active.n_tokens
 
     def weighted_mean(self, values: Tensor, weights: Tensor) -> Tensor:
         return (values * self.gather(weights)).sum() / self.active.n_tokens

@@ -92,7 +92,9 @@ def initialize(sae: SparseAutoencoder, sample: Sample, run: RunConfig) -> None:
         y = sample.y - sae.b_dec
         tokens = _chosen_tokens(y, sae.d_sae, seed=seed_of("decoder rows", run.seed))
         sae.W_dec.copy_(normalize(y[tokens]) * sae.W_dec.norm(dim=1, keepdim=True))
-        if config.encoder_init == "transpose" and sae.d_out is None:
+        if config.is_tied:
+            pass
+        elif config.encoder_init == "transpose" and sae.d_out is None:
             sae.W_enc.copy_(sae.W_dec.T)
         elif config.encoder_init == "transpose":
             sae.W_enc.copy_((normalize(sample.x[tokens] - sample.x_mean) * sae.W_enc.norm(dim=0)[:, None]).T)
@@ -100,6 +102,7 @@ def initialize(sae: SparseAutoencoder, sample: Sample, run: RunConfig) -> None:
         factor = best_norm(sae, sample, batch_size=run.train.batch_size) / SEARCH_START_NORM
         sae.W_enc *= factor
         sae.W_dec *= factor
+    sae.constrain()
 
 
 def _chosen_tokens(y: Float[Tensor, "N d_out"], n: int, *, seed: int) -> Int[Tensor, " n"]:
@@ -128,6 +131,7 @@ def best_norm(sae: SparseAutoencoder, sample: Sample, *, batch_size: int) -> flo
     def error(norm: float) -> float:
         for name in ("W_enc", "W_dec"):
             getattr(trial, name).copy_(getattr(sae, name) * (norm / SEARCH_START_NORM))
+        trial.constrain()
         return sum(float(trial.loss(x, LossContext(target=y)).terms["mse_loss"]) * len(x) for x, y in batches)
 
     return min(NORMS, key=error)

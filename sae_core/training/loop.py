@@ -168,7 +168,7 @@ class Learner:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self._autocasts):
             loss = self.sae.loss(x, LossContext(scale, dead if self._any_dead() else None, self.step / n_steps, target))
         loss.total.backward()
-        self.sum_of_norms += self.optimizer.step(lr, config.max_grad_norm)
+        self.descend(lr)
         self.tokens_since_active += x.shape[0]
         self.tokens_since_active[loss.active] = 0
         if self.controller:
@@ -179,6 +179,12 @@ class Learner:
         self.seconds += time.perf_counter() - started
         if self.step % steps_per_row(n_steps) == 0 or self.step == n_steps:
             self._record(loss, lr, scale, int(dead.sum()))
+
+    def descend(self, lr: float) -> None:
+        """A step of the optimizer with the gradients at hand, after which the weights satisfy their constraints."""
+        self.sae.constrain_gradients()
+        self.sum_of_norms += self.optimizer.step(lr, self.run.train.max_grad_norm)
+        self.sae.constrain()
 
     def _resample(self, x: Float[Tensor, "B d_in"]) -> None:
         """Make dead latents anew. The choice depends on the seed and the step alone, so resuming needs no random state."""

@@ -39,7 +39,8 @@ def resample(sae: SparseAutoencoder, optimizer: Adam, dead: Bool[Tensor, " d_sae
     alive = dead if bool(dead.all()) else ~dead
     new = {name: values[dead] for name, values in sae.initial_values().items()}
     new["W_dec"] = directions * sae.W_dec[alive].norm(dim=1).mean()
-    new["W_enc"] = (directions * ENCODER_SCALE * sae.W_enc[:, alive].norm(dim=0).mean()).T
+    if not sae.config.is_tied:
+        new["W_enc"] = (directions * ENCODER_SCALE * sae.W_enc[:, alive].norm(dim=0).mean()).T
     parameters = dict(sae.named_parameters())
     for name, values in new.items():
         index = (slice(None), dead) if name == "W_enc" else (dead,)

@@ -33,9 +33,9 @@ def hidden(p: Parameters, x: Tensor) -> Tensor:
     return torch.addmm(p["b_enc"], x - p["b_dec"], p["W_enc"])
 
 
-def standard_terms(p: Parameters, x: Tensor, l1: float) -> Terms:
+def standard_terms(p: Parameters, x: Tensor, l1: float, lp_norm: float) -> Terms:
     a = hidden(p, x).clamp(min=0)
-    penalty = l1 * (a * row_norms(p)).sum(dim=1).mean()
+    penalty = l1 * (a * row_norms(p)).norm(p=lp_norm, dim=1).mean()
     return {"mse_loss": squared_error(a @ p["W_dec"] + p["b_dec"], x), "l1_loss": penalty}
 
 
@@ -122,17 +122,33 @@ class Straight(torch.autograd.Function):
         return smooth + jump if to_input else smooth, -jump.sum(dim=0), None, None, None
 
 
-def jumprelu_terms(p: Parameters, x: Tensor, l0: float, mode: str, to_input: bool, pre_act: float, dead: Tensor) -> Terms:
+def jumprelu_terms(
+    p: Parameters, x: Tensor, l0: float, mode: str, to_input: bool, pre_act: float, dead: Tensor, frequency_scale: float = torch.inf
+) -> Terms:
     z, t, n, bandwidth = hidden(p, x), p["threshold"], row_norms(p), 0.3
     a = Straight.apply(z, t, bandwidth, False, to_input)
-    count = Straight.apply(z, t, bandwidth, True, to_input).sum(dim=1)
+    active, saturated = Straight.apply(z, t, bandwidth, True, to_input), torch.tanh(4.0 * a * n)
+    count, frequency = active.sum(dim=1), (saturated if mode == "tanh" else active).mean(dim=0)
     sparsity = {
         "step": lambda: count.mean(),
         "quadratic": lambda: (2 / 6.0 * (count - 6.0).square()).mean(),
-        "tanh": lambda: torch.tanh(4.0 * a * n).sum(dim=1).mean(),
-    }[mode]()
+        "tanh": lambda: saturated.sum(dim=1).mean(),
+    }[mode]() + (frequency.square() / frequency_scale).sum()
     towards_life = ((t - z).clamp(min=0) * n)[:, dead].sum(dim=1).mean()
     return {"mse_loss": squared_error(a @ p["W_dec"] + p["b_dec"], x), "l0_loss": l0 * sparsity, "pre_act_loss": pre_act * towards_life}
+
+
+def matching_pursuit_terms(p: Parameters, x: Tensor, threshold: float, stops: bool) -> Terms:
+    residual, acts, done = x - p["b_dec"], torch.zeros(len(x), D_SAE), torch.zeros(len(x), 1, dtype=torch.bool)
+    for _ in range(K):
+        best = (residual @ p["W_dec"].T).argmax(dim=1)
+        rows = p["W_dec"][best]
+        value = (residual * rows).sum(dim=1, keepdim=True).clamp(min=0) * ~done
+        before = acts != 0
+        acts = acts + torch.nn.functional.one_hot(best, D_SAE) * value
+        residual = residual - value * rows
+        done = done | (residual.norm(dim=1, keepdim=True) < threshold) | (stops & (before == (acts != 0)).all(dim=1, keepdim=True))
+    return {"mse_loss": squared_error(acts @ p["W_dec"] + p["b_dec"], x)}
 
 
 def dead_latents(n_dead: int) -> Tensor:
@@ -159,8 +175,10 @@ def assert_conforms(name: str, reference: Callable[[Parameters, Tensor], Terms],
         torch.testing.assert_close(value.grad, parameters[key].grad, rtol=1e-5, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
 
 
-def test_standard() -> None:
-    assert_conforms("standard", lambda p, x: standard_terms(p, x, 0.7 * 0.9), dead_latents(4), l1_coefficient=0.9)
+@pytest.mark.parametrize("lp_norm", [1.0, 0.5, 2.0])
+def test_standard(lp_norm: float) -> None:
+    fields = {"l1_coefficient": 0.9, "lp_norm": lp_norm}
+    assert_conforms("standard", lambda p, x: standard_terms(p, x, 0.7 * 0.9, lp_norm), dead_latents(4), **fields)
 
 
 def test_gated() -> None:
@@ -190,3 +208,19 @@ def test_jumprelu(mode: str, to_input: bool, n_dead: int) -> None:
     fields = {"l0_coefficient": 0.5, "sparsity_loss": mode, "target_l0": 6.0 if mode == "quadratic" else None, "bandwidth": 0.3}
     fields |= {"ste_to_input": to_input, "pre_act_loss_coefficient": 0.02, "tanh_scale": 4.0}
     assert_conforms("jumprelu", lambda p, x: jumprelu_terms(p, x, 0.7 * 0.5, mode, to_input, 0.02, dead), dead, **fields)
+
+
+@pytest.mark.parametrize("mode", ["step", "quadratic", "tanh"])
+def test_frequency_penalty(mode: str) -> None:
+    """Of Language-Model-SAEs (tanh), and the same with the other losses; SAELens has none."""
+    fields = {"l0_coefficient": 0.5, "sparsity_loss": mode, "target_l0": 6.0 if mode == "quadratic" else None, "bandwidth": 0.3}
+    fields |= {"frequency_scale": 0.02, "pre_act_loss_coefficient": 0.02}
+    dead = dead_latents(4)
+    assert_conforms("jumprelu", lambda p, x: jumprelu_terms(p, x, 0.7 * 0.5, mode, False, 0.02, dead, 0.02), dead, **fields)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+@pytest.mark.parametrize("threshold", [0.0, 2.5])
+def test_matching_pursuit(threshold: float, stops: bool) -> None:
+    fields = {"k": K, "residual_threshold": threshold, "stop_on_duplicate_support": stops}
+    assert_conforms("matching_pursuit", lambda p, x: matching_pursuit_terms(p, x, threshold, stops), dead_latents(4), **fields)
