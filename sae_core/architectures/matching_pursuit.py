@@ -63,7 +63,7 @@ class MatchingPursuit(SparseAutoencoder):
 
     @classmethod
     def step_memory(cls, config: Any, d_in: int) -> StepMemory:
-        return StepMemory(latents=3.0, latents_in_bfloat16=3.0, inputs=8.0, weights=2.0, listed_latents=config.k)
+        return StepMemory(latents=1.3, latents_in_bfloat16=1.3, inputs=4.0, weights=3.0)
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
         indices, values, _ = pursue(x - self.b_dec, self.W_dec, self.config)

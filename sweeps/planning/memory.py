@@ -33,9 +33,11 @@ _SLACK = 1.75
 
 
 def weights_bytes(run: RunConfig, d_in: int) -> int:
-    """Size of the SAE's parameters: two matrices and their biases, and a skip connection; what an architecture adds is small."""
+    """Size of the SAE's parameters: two matrices and their biases, and a skip connection; what an architecture adds is small. Tied, there
+    is one matrix and b_dec."""
     skip = d_in * d_in if run.sae.skips else 0
-    return (2 * d_in * run.sae.d_sae + run.sae.d_sae + d_in + skip) * _FLOAT_BYTES
+    encoder = 0 if run.sae.is_tied else d_in * run.sae.d_sae + run.sae.d_sae
+    return (encoder + d_in * run.sae.d_sae + d_in + skip) * _FLOAT_BYTES
 
 
 def kept_bytes(run: RunConfig, d_in: int) -> int:

@@ -20,6 +20,7 @@ FIELDS = {
     "hierarchical_topk": {"k": 32},
     "batchtopk": {"k": 32},
     "matryoshka_batchtopk": {"k": 32},
+    "matching_pursuit": {"k": 32},
 }
 SIZES = {"off": (64, 1024, 256), "bfloat16": (256, 512, 128)}
 """d_in, d_sae, batch size: in the first, what has the shape of the batch's latents is largest; in the second, the weights are."""
