@@ -23,6 +23,11 @@ def check_kind(run: RunConfig, d_out: int | None, parts: Mapping[str, int] | Non
             f"`normalize_activations` must be the same map for every token in {kind}, but got 'layer_norm', after which {what} "
             "cannot be brought back to the units of the model. Set `train.normalize_activations` to 'expected_norm', 'whitening' or 'none'."
         )
+    if parts and run.sae.is_tied:
+        raise ConfigError(
+            f"`architecture` of a crosscoder must have an encoder of its own, but got {run.sae.architecture!r}, where it is the decoder's "
+            "transpose: each hook point is normalized by its own scale, after which the two differ. Choose another architecture."
+        )
     if d_out is not None and run.train.resample_every_steps is not None:
         raise ConfigError(
             "`resample_every_steps` must be left out of transcoders, but got "

@@ -56,7 +56,7 @@ def test_each_hook_point_is_normalized_as_if_it_were_alone(x: Tensor, name: str)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+@pytest.mark.parametrize("architecture", [name for name, cls in ARCHITECTURES.items() if not cls.Config.is_tied])
 @pytest.mark.parametrize("name", AFFINE)
 def test_what_is_exported_computes_in_the_units_of_the_model_what_training_computed(
     x: Tensor, architecture: str, name: str, tmp_path: Path
@@ -179,6 +179,11 @@ def test_layer_norm_is_refused_before_training_and_in_a_stream(x: Tensor) -> Non
         check_kind(run, None, PARTS)
     with pytest.raises(ConfigError, match="crosscoders are trained, but got 'layer_norm'"):
         stream_of(x, "layer_norm")
+
+
+def test_tied_encoders_are_refused_before_training() -> None:
+    with pytest.raises(ConfigError, match="must have an encoder of its own, but got 'matching_pursuit'"):
+        check_kind(run_of(ARCHITECTURES["matching_pursuit"].Config(d_sae=8, k=2)), None, PARTS)
 
 
 @pytest.mark.parametrize("parts", [{"a": 5, "b": 6}, {"a": 0, "b": 12}])
