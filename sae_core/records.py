@@ -208,6 +208,8 @@ LEFT_OUT: Mapping[str, Any] = {
     "sae.normalize_decoder": False,
     "sae.frequency_scale": None,
     "train.tokens": None,
+    "train.init_from": None,
+    "init_hash": None,
     "activations.model.hook_out": None,
     "activations.model.device_map": None,
     "activations.model.quantization": None,

@@ -221,11 +221,14 @@ def _registered(name: str) -> str:
 class TrainConfig(Config):
     """How a run is trained: optimizer, schedules, precision."""
 
-    left_out: ClassVar[tuple[str, ...]] = ("tokens",)
+    left_out: ClassVar[tuple[str, ...]] = ("tokens", "init_from")
 
     tokens: Tokens | None = None
     """Tokens trained on, in whole batches; None: the `train_tokens` of the activations, each once. Of more they are repeated, in another
     order each time; fewer are the first of the same order, so that a shorter run is the beginning of a longer one."""
+    init_from: str | None = None
+    """SAE whose weights a run starts from: a directory, `hub:user/repo[/folder][@revision]`, or the id of a run beside this one, or of a
+    variant. The fields of `sae` that say how a new one starts then have no effect. See `training.init_from`."""
     lr: Positive = 1e-3
     """Peak learning rate of Adam."""
     lr_factors: dict[str, Positive] = {}
@@ -285,7 +288,7 @@ class TrainConfig(Config):
 class RunConfig(Config):
     """One SAE to train and evaluate."""
 
-    left_out: ClassVar[tuple[str, ...]] = ("plugins",)
+    left_out: ClassVar[tuple[str, ...]] = ("plugins", "init_hash")
 
     activations: Annotated[SerializeAsAny[ActivationsConfig], _by_name(SOURCES, "source")]
     sae: Annotated[SerializeAsAny[ArchitectureConfig], _by_name(ARCHITECTURES, "architecture")]
@@ -296,6 +299,9 @@ class RunConfig(Config):
     """Decides the order of the training tokens."""
     plugins: dict[str, str] = Field(default_factory=dict)
     """Name -> checksum of the plugins that the result depends on, so that an edited plugin makes new runs."""
+
+    init_hash: str | None = None
+    """Checksum of the SAE that `train.init_from` names, so that other content makes new runs; None for a run, whose id stands for it."""
 
     @model_validator(mode="after")
     def _schedules_fit(self) -> Self:

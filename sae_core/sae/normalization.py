@@ -56,6 +56,11 @@ class Affine:
         matrix, inverse = (t.to(device) if isinstance(t, Tensor) else t for t in (self.matrix, self.inverse))
         return replace(self, matrix=matrix, inverse=inverse, mean=None if self.mean is None else self.mean.to(device))
 
+    def inverted(self) -> "Affine":
+        """The map from y to x."""
+        mean = None if self.mean is None else -_times(self.mean, self.matrix)
+        return replace(self, matrix=self.inverse, inverse=self.matrix, mean=mean)
+
     def map_encoder(self, W_enc: Float[Tensor, "d_in d_sae"]) -> Float[Tensor, "d_in d_sae"]:
         """matrix @ W_enc: encoder weights for activations that are not normalized."""
         if isinstance(self.matrix, Tensor) and self.matrix.ndim == 2:
@@ -69,7 +74,7 @@ class Affine:
         return _times(rows, self.inverse)
 
 
-def _times(rows: Float[Tensor, "B d_in"], matrix: float | Tensor) -> Float[Tensor, "B d_in"]:
+def _times(rows: Float[Tensor, "*B d_in"], matrix: float | Tensor) -> Float[Tensor, "*B d_in"]:
     """rows @ matrix, which may stand for a diagonal one."""
     return rows @ matrix if isinstance(matrix, Tensor) and matrix.ndim == 2 else rows * matrix
 
@@ -100,6 +105,10 @@ class PairNormalization:
 
     def __call__(self, pairs: Float[Tensor, "B width"]) -> Float[Tensor, "B width"]:
         return torch.cat([self.input(pairs[:, : self.d_in]), self.target(pairs[:, self.d_in :])], dim=1)
+
+    def inverted(self) -> "PairNormalization":
+        """The map from normalized pairs back."""
+        return replace(self, input=self.input.inverted(), target=self.target.inverted())
 
     def to(self, device: torch.device) -> "PairNormalization":
         return PairNormalization(self.name, self.input.to(device), self.target.to(device), self.d_in)

@@ -18,7 +18,7 @@ from sae_core.errors import ConfigError
 from sae_core.notebook import table_of
 from sae_core.sae import constraints
 from sae_core.sae.functional import row_norms
-from sae_core.sae.normalization import Affine, Normalization, PairNormalization
+from sae_core.sae.normalization import Affine, LayerNorm, Normalization, PairNormalization
 
 SEARCH_START_NORM = 0.1
 """Norm of the decoder rows until a search has found a better one."""
@@ -214,6 +214,13 @@ class SAEWeights(nn.Module, ABC):
                 self.b_dec -= (self.W_skip.double() @ read.mean.double()).float()
         if written.mean is not None:
             self.b_dec += written.mean
+
+    def unfold(self, normalization: Normalization) -> None:
+        """Make an SAE for y = normalization(x) out of one for activations x: the reverse of `fold`. In place."""
+        assert self.layer_norm == isinstance(normalization, LayerNorm), "layer norm cannot be undone in weights"
+        self.layer_norm = False
+        if not isinstance(normalization, LayerNorm):
+            self.fold(normalization.inverted())
 
 
 def _drawn_rows(n: int, width: int, config: ArchitectureConfig, generator: torch.Generator | None) -> Float[Tensor, "n width"]:

@@ -27,6 +27,7 @@ from sae_core.sae.loss import LossContext, LossTerms
 from sae_core.sae.normalization import Normalization
 from sae_core.seeds import seed_of
 from sae_core.training.checkpoint import read_checkpoint, write_checkpoint
+from sae_core.training.init_from import start_from
 from sae_core.training.initialization import Sample, initialize, needs_sample
 from sae_core.training.optim import Adam, lr_factor
 from sae_core.training.resampling import resample
@@ -268,7 +269,7 @@ def train_group(
         runs: same batch size and same stream; any mixture of architectures, widths, learning rates and seeds.
         stream: yields normalised batches; see `activations.stream`.
         directory: where `<run_id>/checkpoint.safetensors` is kept, so that the same call goes on where an interrupted one stopped, bit for
-            bit on CPU. None: nothing is written.
+            bit on CPU; and runs that an `init_from` names by their ids lie there. None: nothing is written.
         checkpoint_seconds: least time between two checkpoints.
         on_step: called with the learners after every batch: `learner.step`, `learner.history`, `learner.sae`, which are not to be changed.
         after_step: called with each learner that has taken a step, before a checkpoint of it: a run that resumes has been there.
@@ -279,7 +280,8 @@ def train_group(
         One result a run, in the order of `runs`, but none of a stopped one; a diverged run has an `error` and no SAE.
 
     Raises:
-        ConfigError: a run asks for another normalisation than the stream's, or cannot be trained on what the stream is of.
+        ConfigError: a run asks for another normalisation than the stream's, cannot be trained on what the stream is of, or cannot start
+            from its `init_from`.
         MemoryError: there is no memory for all of them together; or another exception for which `is_out_of_memory` is true.
     """
     device = torch.device(device)
@@ -293,7 +295,11 @@ def train_group(
             learner.restore(*found)
     sample = Sample(stream)
     for learner in learners:
-        if learner.step == 0 and needs_sample(learner.run.sae):  # runs that resume from a checkpoint have their initial values
+        if learner.step:  # runs that resume from a checkpoint have their initial values
+            continue
+        if learner.run.train.init_from is not None:
+            start_from(learner.sae, learner.run, stream.normalization, folder)
+        elif needs_sample(learner.run.sae):
             initialize(learner.sae, sample, learner.run)
     _train(learners, stream, folder, checkpoint_seconds, on_step, after_step, on_checkpoint, orders)
     ended = [learner for learner in learners if not learner.is_stopped]

@@ -33,6 +33,7 @@ from sweeps.definition.local_data import absolute, located_model
 from sweeps.definition.pairing import check_zip, paired_by_source, zipped
 from sweeps.definition.problems import Problems, collect, model_in, shown
 from sweeps.definition.sections import Definition
+from sweeps.definition.starts import absolute_starts, hash_of_start, local_starts
 
 if TYPE_CHECKING:
     from sae_core.activations.source import ActivationSource
@@ -42,10 +43,15 @@ Parts = list[tuple[Numbers, C]]
 
 MOST_RUNS = 100_000
 """Runs of a sweep: more are refused before any of them is made."""
+_INIT_FROM = ("train", "init_from")
 _SEED = TypeAdapter(Annotated[int, RunConfig.model_fields["seed"]], config=ConfigDict(strict=True))
 _UNREAD: tuple[tuple[FieldPath, FieldPath, Callable[[Any], bool], str], ...] = (
     (("train", "lr_min_factor"), ("train", "lr_schedule"), lambda shape: shape == "constant", "a cosine `lr_schedule`"),
     (("train", "n_restarts"), ("train", "lr_schedule"), lambda shape: shape != "cosine_restarts", "`lr_schedule: cosine_restarts`"),
+    *(
+        (("sae", field), _INIT_FROM, lambda name: name is not None, "a new SAE, without `init_from`")
+        for field in ("decoder_init", "decoder_init_norm", "encoder_init", "b_dec_init")
+    ),
     (
         ("train", "sparsity_warm_up"),
         ("sae", "architecture"),
@@ -110,8 +116,10 @@ def read_axes(definition: Definition, problems: Problems) -> Axes:
     grids = {}
     for name, own in definition.architectures.items():
         if name in ARCHITECTURES:
-            start = _transcoder_start(name) if _is_of_pairs(source, common) else {}
-            grids[name] = common | start | _architecture_axes(definition, name, own or {}, problems)
+            own_axes = _architecture_axes(definition, name, own or {}, problems)
+            starts = own_axes[_INIT_FROM].values if _INIT_FROM in own_axes else (None,)
+            start = _transcoder_start(name) if _is_of_pairs(source, common) and None in starts else {}
+            grids[name] = common | start | own_axes
         else:
             problems.add("architectures", str(UnknownNameError.of("architecture", name, ARCHITECTURES)))
     check_zip(definition, [common, *grids.values()], problems)
@@ -139,6 +147,7 @@ def runs_of(axes: Axes, problems: Problems, most: int | None = None) -> list[Run
                 break
             plugins = checksums_of([source, ARCHITECTURES[name], NORMALIZATIONS[train.normalize_activations]])
             fields = {"activations": activations, "sae": sae, "train": train, "seed": seed, "data_seed": data_seed, "plugins": plugins}
+            fields["init_hash"] = hash_of_start(train.init_from, problems, place_of(_INIT_FROM))
             for run in _validated(RunConfig, fields, problems, place_of):
                 if (run_id := run.run_id) in runs:
                     rule = f"runs must differ, but got {run_id} twice. Remove one of the two equal values."
@@ -156,7 +165,7 @@ def check_number(n_runs: int, place: str, problems: Problems) -> None:
 def check_read(axes: Axes, problems: Problems) -> None:
     """Note fields without an effect: whoever gives one expects one. A fixed field must have it on one run, an axis on all."""
     for field, other, is_unread, needs in _UNREAD:
-        default = TrainConfig.model_fields[field[-1]].default
+        default = (TrainConfig if field[0] == "train" else ArchitectureConfig).model_fields[field[-1]].default
         places: dict[str, tuple[Axis, list[tuple[Any, Any]]]] = {}
         for grid in axes.architectures.values():
             if (axis := grid.get(field)) is not None:
@@ -202,6 +211,7 @@ def local_paths(definition: Definition) -> dict[str, Any]:
     name, grid = _activation_axes(definition, Problems())
     fields = SOURCES[name].path_fields if name else ()
     axes = [grid["activations", *field] for field in fields if ("activations", *field) in grid]
+    axes += local_starts(definition)
     return {axis.place: axis.values[0] if len(axis.values) == 1 else list(axis.values) for axis in axes}
 
 
@@ -272,6 +282,8 @@ def _architecture_axes(definition: Definition, name: str, own: Mapping[str, Any]
     if is_aimed:
         grid[path] = read_axis(definition.target_l0, annotation, "target_l0", problems, paired)
     grid |= read_section(own, train | sae, place, problems, hint, paired)
+    if _INIT_FROM in grid:
+        grid[_INIT_FROM] = absolute_starts(grid[_INIT_FROM])
     parameter = grid.pop(("sae", config.sparsity_parameter), None) if is_aimed else None
     if parameter is not None and parameter.values != (None,):
         rule = f"`{config.sparsity_parameter}` must be left out where `target_l0` is given, but got both"

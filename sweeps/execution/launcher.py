@@ -180,7 +180,7 @@ def _launch(sweep: Sweep, results: str | Path, options: Options, progress: Sweep
             until_report.enter_context(failures.last_act(lambda: _rescue(store, shown)))
             until_report.enter_context(held([(shared.cache, shared.source.config.model_dump(mode="json")) for shared in inputs], lease))
             if inputs:
-                engine.needs = needs_of(store.directory, [shared.source for shared in inputs])
+                engine.needs = needs_of(store.directory, [shared.source for shared in inputs], work.runs())
                 until_report.enter_context(engine)
                 check_inputs(inputs, store, engine, shown)
                 needs = [(shared, work.to_train(shared)) for shared in inputs]
@@ -287,7 +287,7 @@ def check_inputs(inputs: Sequence[SharedActivations], store: Store, executor: Ex
         tell_hangs(store, progress)
     for shared, (facts, shared.d_in, shared.d_out, shared.parts, shared.model_bytes) in zip(inputs, told, strict=True):
         shared.facts |= facts
-    check_kinds(inputs)
+    check_kinds(inputs, store.paths.runs)
 
 
 def finishes(work: Callable[[], None], executor: Executor, progress: SweepProgress, budget: Budget) -> bool:

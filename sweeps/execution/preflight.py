@@ -19,6 +19,7 @@ from typing import Any
 
 from sae_core import plugins
 from sae_core.activations.source import ActivationSource
+from sae_core.config.run import RunConfig
 from sae_core.errors import reason_of
 from sae_core.files import existing
 from sweeps.execution.failures import cause_of
@@ -45,11 +46,12 @@ class Needs:
     """Location -> checksum."""
 
 
-def needs_of(directory: Path, sources: Sequence[ActivationSource]) -> Needs:
+def needs_of(directory: Path, sources: Sequence[ActivationSource], runs: Sequence[RunConfig] = ()) -> Needs:
     """What a launch with these sources needs.
 
     Args:
         directory: of the sweep.
+        runs: that may start from SAEs.
     """
     paths: dict[str, str] = {}
     for source in sources:
@@ -59,6 +61,8 @@ def needs_of(directory: Path, sources: Sequence[ActivationSource]) -> Needs:
                 value = getattr(value, key)
             if value is not None and existing(value) is not None:
                 paths[".".join(field)] = str(Path(value).expanduser())
+    starts = dict.fromkeys(run.train.init_from for run in runs if run.train.init_from is not None)
+    paths |= {f"init_from: {name}": name for name in starts if Path(name).is_absolute()}
     return Needs(str(directory), paths, plugins.checksums())
 
 

@@ -13,6 +13,7 @@ from sae_core.config.run import SOURCES, ActivationsConfig, RunConfig
 from sae_core.errors import ConfigError, DamagedFileError
 from sae_core.evaluation import is_to_evaluate
 from sae_core.records import RunRecord
+from sae_core.training.init_from import check_start
 from sae_core.training.transcoders import check_kind
 from sae_core.validation import at
 from sweeps.definition.local_data import locate
@@ -150,8 +151,11 @@ def shared_activations(
     return list(shared.values())
 
 
-def check_kinds(inputs: Iterable[SharedActivations]) -> None:
-    """Make sure that all runs can train on what their sources make: activations, or pairs.
+def check_kinds(inputs: Iterable[SharedActivations], directory: Path) -> None:
+    """Make sure that all runs can train on what their sources make, activations or pairs, and start from what they name.
+
+    Args:
+        directory: of the sweep's runs.
 
     Raises:
         ConfigError: with every problem, one per line.
@@ -160,6 +164,7 @@ def check_kinds(inputs: Iterable[SharedActivations]) -> None:
     for run, shared in ((run, each) for each in inputs for run in each.runs):
         try:
             check_kind(run, shared.d_out, shared.parts)
+            check_start(run, shared.d_in, shared.d_out, shared.parts, directory)
         except ConfigError as error:
             problems[str(error)] = None
     if problems:

@@ -67,7 +67,7 @@ def plan(
             shared.source.n_gpus = n_gpus
             shared.d_in, shared.d_out, shared.parts = shared.source.d_in, shared.source.d_out, shared.source.parts
             shared.model_bytes = shared.source.model_bytes
-        check_kinds(inputs)
+        check_kinds(inputs, store.paths.runs)
         needs, directory = [(shared, shared.to_train(store)) for shared in inputs], None if cluster else store.directory
         fit(needs, directory, limit_gib=cache_limit, slot_bytes=slot_bytes, holds_model=sweep.search is not None)
         costs = cluster.costs(inputs) if cluster else None

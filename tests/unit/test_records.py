@@ -9,7 +9,9 @@ import pytest
 
 from sae_core.activations.language_model.data_config import DataConfig
 from sae_core.activations.language_model.loading import ModelConfig
-from sae_core.config.run import ARCHITECTURES, TrainConfig
+from sae_core.activations.synthetic import SyntheticActivations
+from sae_core.architectures.topk import TopKConfig
+from sae_core.config.run import ARCHITECTURES, RunConfig, TrainConfig
 from sae_core.errors import ConfigError, DamagedFileError
 from sae_core.files import finite_or_none, write_json, write_text
 from sae_core.records import LEFT_OUT, SCHEMA_VERSION, RunRecord
@@ -91,9 +93,10 @@ def test_what_configs_leave_out_is_listed() -> None:
         "activations.model": [ModelConfig(name="a", hook_point="b")],
         "activations.data": [DataConfig(dataset="a")],
         "train": [TrainConfig()],
+        "": [RunConfig(activations=SyntheticActivations.example(), sae=TopKConfig.example(8, 16), plugins={"my_sae.py": "0"})],
     }
     found = {
-        f"{section}.{name}": getattr(config, name)
+        f"{section}.{name}".strip("."): getattr(config, name)
         for section, some in configs.items()
         for config in some
         for name in type(config).model_fields.keys() - config.model_dump().keys()
