@@ -83,7 +83,10 @@ class HierarchicalTopK(TopKFamily):
         return self.frontier([self.config.k])[self.config.k]
 
     def forms(self) -> dict[str, SparseAutoencoder]:
-        return {f"k-{k}": sae for k, sae in self.frontier(self.config.levels[:-1]).items()}
+        """The inference forms at the levels nearest to powers of two: where there are many, those between differ little."""
+        inner = self.config.levels[:-1]
+        ks = {min(inner, key=lambda level: abs(math.log2(level) - power)) for power in range(self.config.k.bit_length())} if inner else ()
+        return {f"k-{k}": sae for k, sae in self.frontier(sorted(ks)).items()}
 
     def frontier(self, ks: Sequence[int] | None = None) -> dict[int, TopK]:
         """The inference forms with fewer active latents: k -> TopK SAE with the weights of this one.

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from small_runs import D_IN, D_SAE, run_of, stream_of
 
 from sae_core.activations.stream import ActivationStream
-from sae_core.architectures.hierarchical_topk import HierarchicalTopKConfig
+from sae_core.architectures.hierarchical_topk import HierarchicalTopK, HierarchicalTopKConfig
 from sae_core.config.run import ARCHITECTURES, RunConfig
 from sae_core.config.snapshots import Point, snapshot_steps
 from sae_core.layout import RunPaths
@@ -148,6 +148,10 @@ def test_a_frontier_is_exported_beside_its_run_and_shares_its_weights(tmp_path):
         assert (variant.sae / "sae_weights.safetensors").samefile(paths.sae / "sae_weights.safetensors")
 
 
-def test_a_hierarchical_sae_of_one_k_has_no_further_form():
-    run = run_of(HierarchicalTopKConfig(d_sae=D_SAE, k=1))
-    assert train_run(run, stream_of(run)).forms() == {}
+@pytest.mark.parametrize(
+    ("k", "inner_ks", "forms"),
+    [(1, None, []), (6, None, [1, 2, 4]), (12, tuple(range(1, 12)), [1, 2, 4, 8]), (12, (3, 9), [3, 9]), (12, (5,), [5]), (12, (), [])],
+)
+def test_forms_of_a_hierarchical_sae(k, inner_ks, forms):
+    sae = HierarchicalTopK(HierarchicalTopKConfig(d_sae=D_SAE, k=k, inner_ks=inner_ks), D_IN)
+    assert list(sae.forms()) == [f"k-{level}" for level in forms]
