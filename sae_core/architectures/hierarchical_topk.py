@@ -48,6 +48,17 @@ class HierarchicalTopKConfig(TopKFamilyConfig):
         powers = tuple(2**i for i in range(math.ceil(math.log2(self.k))))
         return (*(powers if self.inner_ks is None else self.inner_ks), self.k)
 
+    @property
+    def measured_ks(self) -> tuple[int, ...]:
+        """The levels below `k` that are measured: those nearest to powers of two, because many levels differ little from one another."""
+        inner = self.levels[:-1]
+        powers = range(self.k.bit_length()) if inner else ()
+        return tuple(sorted({min(inner, key=lambda level: abs(math.log2(level) - power)) for power in powers}))
+
+    @property
+    def n_forms(self) -> int:
+        return len(self.measured_ks)
+
 
 @ARCHITECTURES.register("hierarchical_topk")
 class HierarchicalTopK(TopKFamily):
@@ -83,10 +94,7 @@ class HierarchicalTopK(TopKFamily):
         return self.frontier([self.config.k])[self.config.k]
 
     def forms(self) -> dict[str, SparseAutoencoder]:
-        """The inference forms at the levels nearest to powers of two: where there are many, those between differ little."""
-        inner = self.config.levels[:-1]
-        ks = {min(inner, key=lambda level: abs(math.log2(level) - power)) for power in range(self.config.k.bit_length())} if inner else ()
-        return {f"k-{k}": sae for k, sae in self.frontier(sorted(ks)).items()}
+        return {f"k-{k}": sae for k, sae in self.frontier(self.config.measured_ks).items()}
 
     def frontier(self, ks: Sequence[int] | None = None) -> dict[int, TopK]:
         """The inference forms with fewer active latents: k -> TopK SAE with the weights of this one.

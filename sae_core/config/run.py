@@ -143,6 +143,11 @@ class ArchitectureConfig(Config):
         return 0.0
 
     @property
+    def n_forms(self) -> int:
+        """Further forms that a trained SAE is measured in: those of `SparseAutoencoder.forms`."""
+        return 0
+
+    @property
     def controls_l0(self) -> bool:
         """Whether the sparsity coefficient is adjusted in training to reach `target_l0`."""
         return self.target_l0 is not None

@@ -36,6 +36,7 @@ from sweeps.execution.stages import run_stages, tell_hangs
 from sweeps.execution.work import Grid, Search, Work
 from sweeps.planning.caches import fit
 from sweeps.planning.inputs import SharedActivations, check_kinds
+from sweeps.planning.variants import without_snapshots
 from sweeps.storage.cache_use import held
 from sweeps.storage.leftovers import remove_temporary
 from sweeps.storage.lock import locked
@@ -191,6 +192,9 @@ def _launch(sweep: Sweep, results: str | Path, options: Options, progress: Sweep
             copying.start()
             remove_temporary(store.directory)
             _forget(work.runs(), store, shown)
+            if lacking := without_snapshots(sweep, work.runs(), store):
+                lack = f"{len(lacking)} run{'s lack' if len(lacking) > 1 else ' lacks'} some"
+                shown.note(f"snapshots: {lack}, trained before they were asked for. Delete the directory of a run to train it again")
             if inputs:
                 settings = _settings(sweep, store, number, options)
                 with closing(loggers):

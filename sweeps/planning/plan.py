@@ -24,6 +24,7 @@ from sweeps.planning.grouping import group_runs, lone_runs, training_flops
 from sweeps.planning.inputs import SharedActivations, check_kinds, kinds_in_words, passes, shared_activations
 from sweeps.planning.memory import group_bytes, weights_bytes
 from sweeps.planning.rented import RentedCluster, bill_lines
+from sweeps.planning.variants import n_snapshots, n_variants
 from sweeps.storage.store import Store, may_recover
 
 
@@ -290,7 +291,7 @@ class GridPlan(Plan):
         ]
         self.flops = sum(run.flops for run in self.runs if run.group)
         self.memory_bytes = max((group_bytes(group, self._width) for group in self.groups), default=0) + self.live_bytes
-        self.results_bytes = sum(weights_bytes(run, self._width(run)) for run in runs)
+        self.results_bytes = sum(weights_bytes(run, self._width(run)) * (1 + n_snapshots(self.sweep, run)) for run in runs)
 
     def _width(self, run: RunConfig) -> int:
         return self._shared[run.run_id].mean_width
@@ -320,7 +321,9 @@ class GridPlan(Plan):
         return [sum(costs.train(run, self._width(run)) for run in group) for group in self.groups]
 
     def _evaluate_seconds(self, costs: prediction.Costs) -> float:
-        return sum(costs.evaluate_seconds(shared, shared.n_todo(self.store)) for shared in self._used())
+        beside = {run.run_id: n_variants(self.sweep, run) for group in self.groups for run in group}
+        used = [(shared, sum(beside.get(run.run_id, 0) for run in shared.runs)) for shared in self._used()]
+        return sum(costs.evaluate_seconds(shared, shared.n_todo(self.store) + n) for shared, n in used)
 
 
 class SearchPlan(Plan):

@@ -96,7 +96,8 @@ def of_finished_runs(results: Path) -> Costs | None:
                 launches[record.launch].append(record)
         names += [directory.name] if launches else []
         for launch, made in launches.items():
-            _add_stages(costs, store.facts(), launch, made)
+            n_saes = sum(1 + len(store.paths.variant_ids(record.run_id)) for record in made)
+            _add_stages(costs, store.facts(), launch, made, n_saes)
     costs.origin = f"{len(runs)} finished runs on this hardware ({', '.join(names)})"
     return costs if runs else None
 
@@ -107,7 +108,7 @@ def _is_complete(record: RunRecord) -> bool:
     return bool(record.d_in and record.train_seconds and record.train_tokens) and all(at(record.config, field) for field in fields)
 
 
-def _add_stages(costs: Costs, facts: Mapping[str, Any], launch: int | None, records: Sequence[RunRecord]) -> None:
+def _add_stages(costs: Costs, facts: Mapping[str, Any], launch: int | None, records: Sequence[RunRecord], n_saes: int) -> None:
     """Add what the stages of a launch took, if it used one kind of activations."""
     config = records[0].config["activations"]
     if launch is None or any(record.config["activations"] != config for record in records):
@@ -117,7 +118,7 @@ def _add_stages(costs: Costs, facts: Mapping[str, Any], launch: int | None, reco
     if seconds.get("harvest"):  # one that was cached takes next to nothing
         costs.harvest[key] = max(costs.harvest.get(key, 0.0), seconds["harvest"] / config["train_tokens"])
     if seconds.get("evaluate"):
-        costs.evaluate[key] = seconds["evaluate"] / config["eval_tokens"] / (len(records) + BASELINES)
+        costs.evaluate[key] = seconds["evaluate"] / config["eval_tokens"] / (n_saes + BASELINES)
 
 
 def _train_seconds(run: RunConfig, width: int, records: Sequence[RunRecord]) -> float:
