@@ -19,6 +19,8 @@ from pathlib import Path
 
 CFG, WEIGHTS, SPARSITY = "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"
 """Names of the files of an exported SAE, which SAELens gives them; the last is there once it was evaluated."""
+PARTS = "crosscoder_parts"
+"""Key of the metadata in cfg.json that a crosscoder has: hook point -> width, in the order of its columns. Only we read it."""
 OF_RUN = "@"
 """Between the id of a run and the name of one of its variants, in the id of the variant."""
 

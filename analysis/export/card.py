@@ -18,7 +18,7 @@ from analysis.export.folders import name_of
 from analysis.export.snippets import uses_of
 from analysis.results import StoredSweep
 from sae_core.files import read_json
-from sae_core.layout import CFG
+from sae_core.layout import CFG, PARTS
 from sae_core.records import flat
 from sae_core.validation import at
 
@@ -104,7 +104,8 @@ def _front_matter(runs: Sequence[Chosen], cfgs: Sequence[Mapping[str, Any]]) -> 
 
     models = _hub_names(runs, "activations.model.name")
     texts = _hub_names(runs, "activations.data.dataset")
-    kinds = ["transcoder"] if all(run.place.hook_out for run in runs) else ["sae"]
+    of_several = any((cfg.get("metadata") or {}).get(PARTS) for cfg in cfgs)
+    kinds = ["transcoder"] if all(run.place.hook_out for run in runs) else ["crosscoder"] if of_several else ["sae"]
     content = {
         **({"library_name": "saelens"} if all(cfg.get("architecture") in IN_SAELENS for cfg in cfgs) else {}),
         "tags": [
@@ -185,6 +186,11 @@ def _about_intervals(rows: pd.DataFrame, values: Mapping[str, Mapping[str, Any]]
 def _inputs(cfgs: Sequence[Mapping[str, Any]]) -> str:
     """What an SAE takes and gives."""
     takes = "`x` is a float32 tensor [tokens, d_in] of activations as the model has them"
+    if any((cfg.get("metadata") or {}).get(PARTS) for cfg in cfgs):
+        takes += (
+            f"; of a crosscoder those at all its hook points side by side, in the order and with the widths of `metadata.{PARTS}` in "
+            "`cfg.json`, which to SAELens is an SAE of that width"
+        )
     if any(cfg.get("normalize_activations") == "layer_norm" for cfg in cfgs):
         return f"{takes}; it is layer-normed on the way, as `normalize_activations` of `cfg.json` says."
     return f"{takes}: their normalization is folded into the weights."

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sae_core.layout import PARTS
+
 PRE_ACTS = 'pre_acts = (x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]'
 PRE_ACTS_OF_TRANSCODER = 'pre_acts = x @ w["W_enc"] + w["b_enc"]'
 TOPK = "latents = torch.zeros_like(pre_acts).scatter(1, top.indices, {values})"
@@ -102,7 +104,8 @@ def _plain(folder: str, cfg: Mapping[str, Any], repo: str | None) -> str:
 
 
 def _fits_saebench(cfg: Mapping[str, Any]) -> bool:
-    """SAEBench takes SAEs of language models, one function for encoding and one for decoding: no transcoders, no layer norm."""
+    """SAEBench takes SAEs of language models, one function for encoding and one for decoding: no transcoders, crosscoders or layer norm."""
     metadata = cfg.get("metadata") or {}
     has_layer = any(character.isdigit() for character in str(metadata.get("hook_name")))
-    return "d_out" not in cfg and cfg.get("normalize_activations") != "layer_norm" and bool(metadata.get("model_name")) and has_layer
+    is_sae = "d_out" not in cfg and PARTS not in metadata
+    return is_sae and cfg.get("normalize_activations") != "layer_norm" and bool(metadata.get("model_name")) and has_layer

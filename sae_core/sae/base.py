@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
 from sae_core.errors import ConfigError, border
-from sae_core.layout import CFG, WEIGHTS
+from sae_core.layout import CFG, PARTS, WEIGHTS
 from sae_core.plugins import defining
 from sae_core.sae import formats, hub, saelens_files
 from sae_core.sae.loss import LossContext, LossTerms, StepMemory
@@ -201,7 +201,7 @@ class SparseAutoencoder(SAEWeights):
         cfg = saelens_files.cfg_of(architecture, self.saelens_fields(), self.d_in, self.d_out, d_sae=self.d_sae, skips=self.config.skips)
         cfg["normalize_activations"] = "layer_norm" if self.layer_norm else "none"
         plugins = [plugin.location for plugin in defining([type(self)])]
-        own = {"plugins": plugins, saelens_files.PARTS: dict(self.parts)}
+        own = {"plugins": plugins, PARTS: dict(self.parts)}
         metadata = {**(metadata or {}), **{name: value for name, value in own.items() if value}}
         saelens_files.write(Path(directory), cfg, self.state_dict(), metadata)
 

@@ -125,13 +125,15 @@ def for_saebench(name: str | Path) -> SAEBenchSAE:
         name: a directory with cfg.json and weights, or `hub:user/repo/folder`.
 
     Raises:
-        ConfigError: it cannot be read, is a transcoder, layer-norms its input, or does not say of which hook point of which model it is.
+        ConfigError: it cannot be read, is a transcoder or crosscoder, layer-norms its input, or does not say its hook point and model.
     """
     directory = located(str(name))
     sae, cfg = SparseAutoencoder.from_pretrained(directory), read_json(directory / CFG)
     metadata = {**(cfg.get("metadata") or {})}
-    if sae.d_out is not None or sae.layer_norm:
-        what = "is a transcoder" if sae.d_out is not None else "layer-norms tokens, so that latents alone do not say what is reconstructed"
+    what = "is a transcoder" if sae.d_out is not None else "is a crosscoder" if sae.parts else ""
+    if sae.layer_norm:
+        what = "layer-norms tokens, so that latents alone do not say what is reconstructed"
+    if what:
         raise ConfigError(
             f"SAEBench takes SAEs that are a function of activations and one of latents, but {str(name)!r} {what}. Name another."
         )

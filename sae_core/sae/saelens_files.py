@@ -20,7 +20,7 @@ from sae_core import plugins
 from sae_core.activations.files import load_tensors, save_tensors
 from sae_core.errors import ConfigError, UnknownNameError
 from sae_core.files import read_json, write_json
-from sae_core.layout import CFG, WEIGHTS
+from sae_core.layout import CFG, PARTS, WEIGHTS
 
 FORMAT_VERSION = "6.54.12"
 """SAELens version whose format is written; below 6.0.0 its loader drops the metadata."""
@@ -44,8 +44,6 @@ TRANSCODERS = {
 DEFAULT_D_OUT = 768
 """What SAELens takes for the width of a transcoder's output where the file does not say."""
 
-PARTS = "crosscoder_parts"
-"""Key of the metadata that only we read: hook point -> width, of an SAE of the activations of several hook points side by side."""
 _VALUES: dict[str, tuple[Any, ...]] = {
     "normalize_activations": ("none", "layer_norm", None, False),
     "reshape_activations": ("none", "hook_z"),  # our activations are flat already

@@ -50,6 +50,7 @@ def test_every_python_block_is_run_by_a_test():
     assert {page.name for page in PAGES if blocks(page, "python")} == {
         "README.md",
         "analysis.md",
+        "crosscoders.md",
         "extending.md",
         "features.md",
         "own-activations.md",
