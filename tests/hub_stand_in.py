@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -140,7 +141,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, content: bytes | None, commit: str) -> None:
         if content is None:
             return self._refuse(404, "Entry not found", code="EntryNotFound", commit=commit)
-        return self._send(200, content, {"ETag": f'"{_sha(content)}"', "X-Repo-Commit": commit, "Content-Type": "application/octet-stream"})
+        headers = {"ETag": f'"{_sha(content)}"', "X-Repo-Commit": commit, "Content-Type": "application/octet-stream"}
+        if part := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+            first, last = int(part[1]), min(int(part[2]), len(content) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+            return self._send(206, content[first : last + 1], headers)
+        return self._send(200, content, headers)
 
     def _refuse(self, status: int, message: str, *, code: str = "", commit: str = "") -> None:
         headers = {"X-Error-Code": code, "X-Error-Message": message, "X-Repo-Commit": commit}

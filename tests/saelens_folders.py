@@ -48,6 +48,47 @@ def write(folder: Path, cfg: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
     return folder
 
 
+def of_their_time() -> dict[str, tuple[dict[str, Any], dict[str, Tensor]]]:
+    """What versions 2 to 5 wrote, key by key: version 2 its whole runner config."""
+    hook = "blocks.1.hook_resid_post"
+    model = {"model_name": "gpt2-small", "model_class_name": "HookedTransformer", "dataset_path": "Skylion007/openwebtext"}
+    v2 = (
+        model
+        | {"hook_point": hook, "hook_point_eval": "blocks.{layer}.attn.pattern", "hook_point_layer": 1}
+        | {"hook_point_head_index": None, "streaming": True, "is_dataset_tokenized": False, "context_size": 128}
+        | {"use_cached_activations": False, "cached_activations_path": None, "expansion_factor": 4, "b_dec_init_method": "geometric_median"}
+        | {"n_batches_in_buffer": 64, "store_batch_size": 32, "train_batch_size": 4096, "normalize_activations": False, "seed": 42}
+        | {"dtype": "torch.float32", "prepend_bos": True, "apply_b_dec_to_input": True, "decoder_orthogonal_init": False}
+        | {"normalize_sae_decoder": True, "noise_scale": 0.0, "l1_coefficient": 1e-3, "lp_norm": 1.0, "lr": 4e-4, "lr_end": 4e-5}
+        | {"lr_scheduler_name": "constant", "lr_warm_up_steps": 500, "lr_decay_steps": 0, "n_restart_cycles": 1, "adam_beta1": 0.0}
+        | {"adam_beta2": 0.999, "mse_loss_normalization": None, "l1_warm_up_steps": 0, "use_ghost_grads": False, "log_to_wandb": True}
+        | {"feature_sampling_window": 1000, "dead_feature_window": 1000, "dead_feature_threshold": 1e-6, "wandb_project": "saes"}
+        | {"n_eval_batches": 10, "n_checkpoints": 0, "checkpoint_path": "checkpoints/x", "verbose": True, "training_tokens": 300_000_000}
+        | {"finetuning_tokens": 0}
+    )
+    v3 = (
+        model
+        | {"hook_name": hook, "hook_layer": 1, "hook_head_index": None, "activation_fn_str": "relu", "apply_b_dec_to_input": True}
+        | {"finetuning_scaling_factor": False, "sae_lens_training_version": "3.0.0", "prepend_bos": True, "context_size": 128}
+        | {"normalize_activations": False}
+    )
+    v4 = v3 | {"architecture": "gated", "normalize_activations": "none", "sae_lens_training_version": "3.9.2", "activation_fn_kwargs": {}}
+    v5 = v4 | {"neuronpedia_id": None, "dataset_trust_remote_code": True, "model_from_pretrained_kwargs": {"center_writing_weights": True}}
+    v5 |= {"sae_lens_training_version": "5.11.0", "seqpos_slice": [None], "architecture": "jumprelu"}
+    ones = {"scaling_factor": torch.ones(D_SAE)}
+    return {
+        "of-version-2": (v2, weights("standard") | ones),
+        "of-version-3.0": (v3, weights("standard") | ones),
+        "of-version-3.9": (v4, weights("gated")),
+        "of-version-5": (v5, weights("jumprelu")),
+        "of-version-5-layer-norm": (v5 | {"normalize_activations": "layer_norm"}, weights("jumprelu")),
+        "of-version-5-topk": (
+            v5 | {"architecture": "topk", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 5}},
+            weights("topk"),
+        ),
+    }
+
+
 def foreign() -> dict[str, tuple[dict[str, Any], dict[str, Tensor]]]:
     """What SAELens 6.54.12 reads, by name: a cfg without sizes, and tensors."""
     ones = {"scaling_factor": torch.ones(D_SAE)}
@@ -83,4 +124,4 @@ def foreign() -> dict[str, tuple[dict[str, Any], dict[str, Tensor]]]:
     }
     for name in ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"):
         cfgs[name] = transcoder_cfg(name), weights(name)
-    return cfgs
+    return cfgs | of_their_time()

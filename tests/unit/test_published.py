@@ -10,6 +10,7 @@ from tiny_model import DEMO_MODEL, write_text
 
 from analysis import words
 from analysis.columns import arm_of_published
+from sae_core.activations.language_model.model_spec import model_spec
 from sae_core.errors import ConfigError
 from sweeps.definition.sweep import Sweep
 from sweeps.planning.inputs import shared_activations
@@ -40,14 +41,16 @@ def found(directory: Path, names: list[str], hook_points: list[str]) -> list[Pub
 
 @pytest.mark.slow
 def test_hook_points_are_compared_as_places_in_the_model(tmp_path: Path) -> None:
-    spelled = {"same": SECOND, "next": "blocks.2.hook_resid_pre", "unknown": None}
+    path = str(model_spec(DEMO_MODEL).place(SECOND).module)
+    end = ".".join(path.split(".")[-2:])  # as sparsify names its folders
+    spelled = {"same": SECOND, "next": "blocks.2.hook_resid_pre", "unknown": None, "path": path, "end": end, "output": f"{end}@output"}
     fitting = [folder_at(tmp_path / name, hook) for name, hook in spelled.items()]
     assert [sae.name for sae in found(tmp_path, fitting, [SECOND])] == fitting
     other = folder_at(tmp_path / "other", FIRST, "gpt2")
     with pytest.raises(ConfigError, match=rf"{other}.*'{FIRST}'.*--set model.hook_point={FIRST}"):
         found(tmp_path, [other], [SECOND])
     with pytest.raises(ConfigError, match=r"name none.*--set model.hook_point=NAME"):
-        found(tmp_path, [fitting[-1]], [FIRST, SECOND])
+        found(tmp_path, [str(tmp_path / "unknown")], [FIRST, SECOND])
     (sae,) = found(tmp_path, [other, other], [FIRST, SECOND])
     assert sae.config["activations"]["model"]["hook_point"] == FIRST and "'gpt2'" in sae.note
     (again,) = found(tmp_path, [copy_of(Path(other), tmp_path / "again")], [FIRST])
