@@ -10,6 +10,7 @@ from sae_core.activations.stream import TensorStream
 from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
 from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, RunConfig, TrainConfig
 from sae_core.sae.base import SparseAutoencoder
+from sae_core.sae.loss import LossContext
 
 D_IN, D_OUT, D_SAE = 16, 10, 64
 
@@ -63,6 +64,11 @@ def pairs_of(run: RunConfig, n_tokens: int = 4096) -> TensorStream:
         data_seed=run.data_seed,
         normalize_activations=train.normalize_activations,
     )
+
+
+def context_of(sae: SparseAutoencoder, *args: Any, **fields: Any) -> LossContext:
+    """A `LossContext` with these fields, and with the architecture's further coefficients as they are after their warm-ups."""
+    return LossContext(*args, coefficients={name: of.value for name, of in sae.config.coefficients.items()}, **fields)
 
 
 def with_weights(name: str, weights: dict[str, list[Any]], **fields: Any) -> SparseAutoencoder:

@@ -6,11 +6,11 @@ SAE; `frontier` gives one at each j, with the same weights.
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from jaxtyping import Float
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae_core.architectures.topk import TopK, TopKConfig
@@ -30,7 +30,7 @@ class HierarchicalTopKConfig(TopKFamilyConfig):
     """Most active latents per token."""
     k_start: Count | None = None
     """`k` at the start of training, from where it goes to `k`; None: `k` all along."""
-    inner_ks: tuple[Count, ...] | None = None
+    inner_ks: Annotated[tuple[Count, ...], Field(strict=False)] | None = None
     """Increasing numbers of active latents below `k` at which the error counts too; default: powers of two. The paper: all, or those."""
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
 """Configuration of a run, frozen and strict: `run.py` has the fields, `spans.py` how stretches of training are written."""
 
+from sae_core.config.coefficients import Coefficient as Coefficient
 from sae_core.config.run import ARCHITECTURES as ARCHITECTURES
 from sae_core.config.run import NORMALIZATIONS as NORMALIZATIONS
 from sae_core.config.run import SOURCES as SOURCES
@@ -12,3 +13,4 @@ from sae_core.config.run import Positive as Positive
 from sae_core.config.run import RunConfig as RunConfig
 from sae_core.config.run import TrainConfig as TrainConfig
 from sae_core.config.run import TranscoderConfig as TranscoderConfig
+from sae_core.config.spans import Span as Span

@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from sae_core.config.coefficients import Coefficient
 from sae_core.config.spans import Span, fraction_of_run
 from sae_core.errors import ConfigError, UnknownNameError
 from sae_core.registry import Registry
@@ -126,6 +127,11 @@ class ArchitectureConfig(Config):
     def sparsity_value(self) -> float:
         """Value of the field named by `sparsity_parameter`."""
         return float(getattr(self, self.sparsity_parameter))
+
+    @property
+    def coefficients(self) -> Mapping[str, Coefficient]:
+        """Further coefficients of the loss, with warm-ups of their own: what each is now, the loss finds in `ctx.coefficients`."""
+        return {}
 
     @property
     def expected_l0(self) -> float:
@@ -323,6 +329,12 @@ class RunConfig(Config):
                 sum(fraction_of_run(span, n_steps, train.batch_size) for span in (first, second)) <= 1,
                 f"`{names[0]}` + `{names[1]}` must be <= 1 (fractions of the run's {n_steps} steps), but got {first!r} + {second!r}. "
                 "Shorten one, or train for more steps.",
+            )
+        for name, coefficient in self.sae.coefficients.items():
+            require(
+                fraction_of_run(coefficient.warm_up, n_steps, train.batch_size) <= 1,
+                f"the warm-up of the coefficient {name!r} must be at most the run's {n_steps} steps, but got {coefficient.warm_up!r}. "
+                "Shorten it, or train for more steps.",
             )
         last = self.last_resampling
         require(

@@ -4,7 +4,8 @@ Shape letters: B tokens in the batch, N active latents, E either (N) or (B, d_sa
 for an SAE).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,6 +26,9 @@ class LossContext:
     """Fraction of the run's steps that has passed, for schedules inside a loss; 1 is the end, where they have their final values."""
     target: Float[Tensor, "B d_out"] | None = None
     """What a transcoder reconstructs, in the units of training; None: the batch itself."""
+
+    coefficients: Mapping[str, float] = field(default_factory=dict)
+    """What the architecture's further coefficients are at this step (`ArchitectureConfig.coefficients`)."""
 
     def target_of(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_out"]:
         """What is to be reconstructed from the batch x."""

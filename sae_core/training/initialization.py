@@ -132,7 +132,8 @@ def best_norm(sae: SparseAutoencoder, sample: Sample, *, batch_size: int) -> flo
         for name in ("W_enc", "W_dec"):
             getattr(trial, name).copy_(getattr(sae, name) * (norm / SEARCH_START_NORM))
         trial.constrain()
-        return sum(float(trial.loss(x, LossContext(target=y)).terms["mse_loss"]) * len(x) for x, y in batches)
+        coefficients = {name: of.value for name, of in trial.config.coefficients.items()}
+        return sum(float(trial.loss(x, LossContext(target=y, coefficients=coefficients)).terms["mse_loss"]) * len(x) for x, y in batches)
 
     return min(NORMS, key=error)
 

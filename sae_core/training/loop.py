@@ -165,9 +165,10 @@ class Learner:
         started = time.perf_counter()
         lr = config.lr * lr_factor(self.step, n_steps, config)
         scale = sparsity_scale(self.step, n_steps, config) * (self.controller.factor if self.controller else 1.0)
+        coefficients = {name: of.at(self.step, n_steps, config.batch_size) for name, of in self.run.sae.coefficients.items()}
         dead = self.tokens_since_active >= config.dead_after_tokens
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self._autocasts):
-            loss = self.sae.loss(x, LossContext(scale, dead if self._any_dead() else None, self.step / n_steps, target))
+            loss = self.sae.loss(x, LossContext(scale, dead if self._any_dead() else None, self.step / n_steps, target, coefficients))
         loss.total.backward()
         self.descend(lr)
         self.tokens_since_active += x.shape[0]

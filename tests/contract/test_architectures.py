@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
-from small_runs import D_IN, D_SAE, random_sae, run_of, stream_of, tokens
+from small_runs import D_IN, D_SAE, context_of, random_sae, run_of, stream_of, tokens
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -79,7 +79,7 @@ def test_shapes(name: str) -> None:
     sae, x = random_sae(name), batch()
     assert sae.encode(x).shape == (32, 40)
     assert sae.decode(sae.encode(x)).shape == sae(x).shape == (32, 12)
-    loss = sae.loss(x, LossContext())
+    loss = sae.loss(x, context_of(sae))
     assert loss.total.shape == loss.l0.shape == ()
     assert loss.active.shape == (40,)
     assert 0 <= float(loss.l0) <= 40
@@ -88,7 +88,8 @@ def test_shapes(name: str) -> None:
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.slow
 def test_the_loss_is_the_sum_of_its_terms(name: str) -> None:
-    loss = random_sae(name).loss(batch(), LossContext(dead=some_dead()))
+    sae = random_sae(name)
+    loss = sae.loss(batch(), context_of(sae, dead=some_dead()))
     assert "mse_loss" in loss.terms
     torch.testing.assert_close(loss.total, sum(loss.terms.values(), torch.zeros(())))
 
@@ -97,7 +98,7 @@ def test_the_loss_is_the_sum_of_its_terms(name: str) -> None:
 def test_the_loss_changes_nothing_but_gradients(name: str) -> None:
     sae, x = random_sae(name), batch()
     before = {key: value.clone() for key, value in sae.named_parameters()}
-    first, second = sae.loss(x, LossContext()), sae.loss(x, LossContext())
+    first, second = sae.loss(x, context_of(sae)), sae.loss(x, context_of(sae))
     assert torch.equal(first.total, second.total)
     assert all(torch.equal(value, before[key]) for key, value in sae.named_parameters())
 
@@ -105,7 +106,7 @@ def test_the_loss_changes_nothing_but_gradients(name: str) -> None:
 @pytest.mark.usefixtures("kernels")
 def test_every_parameter_gets_a_finite_gradient(name: str) -> None:
     sae = random_sae(name)
-    sae.loss(batch(), LossContext(dead=some_dead())).total.backward()
+    sae.loss(batch(), context_of(sae, dead=some_dead())).total.backward()
     for parameter_name, parameter in sae.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.isfinite().all() and parameter.grad.any(), parameter_name
@@ -157,7 +158,7 @@ def test_gradients_are_derivatives_of_the_loss(name: str, monkeypatch: pytest.Mo
     def loss(*values: Tensor) -> Tensor:
         # Clones, because a loss may put its parameters in bounds in place.
         named = {f"sae.{key}": value.clone() for key, value in zip(parameters, values, strict=True)}
-        return functional_call(LossOf(sae), named, (x, LossContext(0.7)))  # no dead latents: their loss takes the residual as given
+        return functional_call(LossOf(sae), named, (x, context_of(sae, 0.7)))  # no dead latents: their loss takes the residual as given
 
     assert torch.autograd.gradcheck(loss, tuple(parameters.values()), fast_mode=True)
 
@@ -260,7 +261,7 @@ def test_autocast_gives_nearly_the_same_loss(name: str) -> None:
     def loss(autocast: bool) -> LossTerms:
         sae = random_sae(name)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            terms = sae.loss(batch(), LossContext(dead=some_dead()))
+            terms = sae.loss(batch(), context_of(sae, dead=some_dead()))
         terms.total.backward()
         assert all(p.grad is not None and p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in sae.parameters())
         return terms

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import sae_with
+from small_runs import context_of, sae_with
 from torch import Tensor
 
 from sae_core.config.run import ARCHITECTURES
 from sae_core.sae.base import SparseAutoencoder
-from sae_core.sae.loss import LossContext, LossTerms
+from sae_core.sae.loss import LossTerms
 from sae_core.sparse.kernels.choice import Choice, using_kernels
 from sae_core.sparse.pre_acts import SPARSE_FRACTION, PreActs, SparsePreActs
 
@@ -37,7 +37,7 @@ def step(sae: SparseAutoencoder, choice: Choice, autocast: bool = False) -> tupl
     with using_kernels(choice), pytest.MonkeyPatch.context() as patch:
         patch.setattr(LossTerms, "of", lambda terms, latents, entries=None: seen.append(entries) or of(terms, latents, entries))
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            loss = sae.loss(x, LossContext(0.7, dead))
+            loss = sae.loss(x, context_of(sae, 0.7, dead))
         sae.zero_grad()
         loss.total.backward()
     return loss, {key: value.grad.clone() for key, value in sae.named_parameters() if value.grad is not None}, seen[0]
