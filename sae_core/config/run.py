@@ -6,63 +6,23 @@ Validators check and nothing else: no derived state, no files read. Derived valu
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializeAsAny,
-    model_serializer,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
 
+from sae_core.config.base import Config as Config
+from sae_core.config.base import Count as Count
+from sae_core.config.base import Fraction as Fraction
+from sae_core.config.base import Positive as Positive
+from sae_core.config.base import Tokens as Tokens
+from sae_core.config.base import require as require
 from sae_core.config.coefficients import Coefficient
 from sae_core.config.spans import Span, fraction_of_run
 from sae_core.errors import ConfigError, UnknownNameError
 from sae_core.registry import Registry
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Tokens = Annotated[int, Field(ge=1, le=10**13)]
-"""More are a mistake, and would not be cached anywhere."""
-
-
-def require(condition: object, message: str) -> None:
-    """Raise a ConfigError with this message unless the condition holds."""
-    if not condition:
-        raise ConfigError(message)
-
-
-class Config(BaseModel):
-    """Base of every configuration: frozen, unknown keys are errors, types are not coerced."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-    other_names: ClassVar[Mapping[str, str]] = {}
-    """Further names that definitions may use for fields, and the names of the fields."""
-    left_out: ClassVar[tuple[str, ...]] = ()
-    """Fields that JSON lacks where they have their defaults, beside those of base classes: run ids stay those of before there were such.
-    They are listed in `records.LEFT_OUT`."""
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        names = {name for cls in type(self).__mro__ for name in vars(cls).get("left_out", ())}
-        fields = type(self).model_fields
-        return {
-            name: value
-            for name, value in serialize(self).items()
-            if name not in names or getattr(self, name) != fields[name].get_default(call_default_factory=True)
-        }
-
-    def changed(self, *fields: str) -> dict[str, Any]:
-        """Those of `fields` that differ from their defaults: what a rule refuses where they have no effect. Defaults stay silent."""
-        return {name: value for name in fields if (value := getattr(self, name)) != type(self).model_fields[name].default}
 
 
 class ArchitectureConfig(Config):
@@ -242,7 +202,7 @@ class TrainConfig(Config):
     variant. The fields of `sae` that say how a new one starts then have no effect. See `training.init_from`."""
     lr: Positive = 1e-3
     """Peak learning rate of Adam."""
-    lr_factors: dict[str, Positive] = {}
+    lr_factors: dict[str, Positive] = {}  # noqa: RUF012  pydantic copies it
     """Parameter name -> its learning rate as a multiple of `lr`, on top of the architecture's own factors."""
     batch_size: Count = 2048
     """Tokens per step."""
