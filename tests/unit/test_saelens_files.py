@@ -22,6 +22,20 @@ def keep_largest(z: Tensor, k: int) -> Tensor:
     return torch.zeros_like(z).scatter(1, indices, values.relu())
 
 
+def pursued(residual: Tensor, W_dec: Tensor, cfg: dict[str, Any]) -> Tensor:
+    """Matching pursuit of one token: until the same latents were active in two steps, or the rest is small."""
+    latents = torch.zeros(len(W_dec))
+    for _ in range(cfg.get("max_iterations") or len(residual)):
+        before, best = latents != 0, int((W_dec @ residual).argmax())
+        value = (W_dec[best] @ residual).relu()
+        latents[best] += value
+        residual = residual - value * W_dec[best]
+        repeats = cfg.get("stop_on_duplicate_support", True) and bool(((latents != 0) == before).all())
+        if repeats or residual.norm() < cfg.get("residual_threshold", 0.01):
+            break
+    return latents
+
+
 def by_hand(cfg: dict[str, Any], t: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Latents and reconstruction by SAELens' formulas, written out."""
     kept = x()
@@ -31,6 +45,10 @@ def by_hand(cfg: dict[str, Any], t: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         std = kept.std(dim=1, keepdim=True)
         kept = (kept - mean) / (std + 1e-5)
     read = kept - t["b_dec"] if cfg.get("apply_b_dec_to_input", True) else kept
+    if "W_enc" not in t:
+        a = torch.stack([pursued(row, t["W_dec"], cfg) for row in read])
+        b_dec = t["b_dec"] if cfg.get("apply_b_dec_to_input", True) else 0  # then SAELens does not add it either
+        return a, (a @ t["W_dec"] + b_dec) * std + mean
     if "b_gate" in t:
         gate = read @ t["W_enc"] + t["b_gate"] > 0
         a = gate * (read @ (t["W_enc"] * t["r_mag"].exp()) + t["b_mag"]).relu()
