@@ -22,6 +22,9 @@ FITTED = {"scaling", "importance"}
 """Plots that take seconds."""
 
 
+MORE = {"decoder_cosine": 0.2, "decoder_projection": 0.1, "fvu_at_blocks.0": 0.3, "fvu_at_blocks.1": 0.1}
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Realistic runs with every trouble: a failed one, a missing one, a collapsed one, a lone point, a new architecture."""
@@ -34,10 +37,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     records += [record_of("topk", 16, metrics_at(16, 0.082, 0.14), seed=seed) for seed in (1, 2)]
     records += [variant_record(record, name, 16, fvu) for record in records[-2:] for name, fvu in (("tokens-2048", 0.9), ("k-8", 0.2))]
-    records = [
-        dataclasses.replace(one, metrics={**one.metrics, "decoder_cosine": 0.2, "decoder_projection": 0.1}) if one.metrics else one
-        for one in records
-    ]
+    records = [dataclasses.replace(one, metrics={**one.metrics, **MORE}) if one.metrics else one for one in records]
     sweep = write_sweep(tmp_path_factory.mktemp("results") / "demo", records, missing=[("jumprelu", 0.1, 0)])
     for seed in (0, 1):
         latents = np.random.default_rng(seed).normal(size=(8, 128))

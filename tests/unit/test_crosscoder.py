@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_results import metrics_at, record_of, write_sweep
 from torch import Tensor
 
+from analysis.plots.hook_points import HookPoints
+from analysis.table import load_table
 from sae_core import RunConfig, SparseAutoencoder, TensorStream, TrainConfig, train_group, train_run
 from sae_core.activations.shards import cache_directory, finish, harvest
 from sae_core.activations.source import ActivationSource, EvalChunk
@@ -212,3 +215,12 @@ def test_hook_z_is_not_flattened_beside_another(tmp_path: Path) -> None:
         sae.parts = parts
         sae.save_pretrained(tmp_path / expected, {"hook_name": " + ".join(parts) or "blocks.1.attn.hook_z"})
         assert json.loads((tmp_path / expected / "cfg.json").read_text())["reshape_activations"] == expected
+
+
+def test_the_plot_has_a_panel_per_hook_point(tmp_path: Path) -> None:
+    records = [record_of("topk", k, {**metrics_at(k, 0.1, 0.2), "fvu_at_h.10": 0.3, "fvu_at_h.2": k / 100}) for k in (8, 16)]
+    table = load_table(write_sweep(tmp_path / "sweep", [*records, record_of("gated", 3, metrics_at(8, 0.2, 0.3))]))
+    info = HookPoints.info(table, {})
+    assert info is not None and list(info.panels) == ["h.2", "h.10"]
+    assert [point.y for point in info.panels["h.2"].series["topk"]] == [0.08, 0.16]
+    assert list(info.panels["h.2"].series) == ["topk"]
