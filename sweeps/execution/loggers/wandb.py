@@ -52,7 +52,10 @@ class WandbLogger(PerRunLogger):
         """Send the metrics as a summary, the SAE where asked, and end the run."""
         opened.summary.update({**results_of(record), "status": record.status})
         for name, directory in self.saes(run).items() if self.options["artifacts"] else ():
-            opened.log_artifact(str(directory), name=name.replace("@", "-"), type="sae")  # W&B allows no @
+            artifact = self.wandb.Artifact(name.replace("@", "-"), type="sae")  # W&B allows no @
+            for file in directory.iterdir():  # one by one, since `add_dir` prints
+                artifact.add_file(str(file))
+            opened.log_artifact(artifact)
         opened.finish(exit_code=0 if record.status in ("finished", "pruned") else 1)
 
     def abandon(self, opened: Any) -> None:
