@@ -111,6 +111,8 @@ def foreign() -> dict[str, tuple[dict[str, Any], dict[str, Tensor]]]:
         cfg = V6 | {"architecture": name, "apply_b_dec_to_input": False} | ({"k": 5} if name == "topk" else {})
         cfgs[f"{name}-b_dec-not-applied"] = cfg, weights(name)
         cfgs[f"{name}-b_dec-not-applied-layer_norm"] = cfg | {"normalize_activations": "layer_norm"}, weights(name)
+    cfgs["abstopk-plain"] = V6 | {"architecture": "abstopk", "k": 5}, weights("topk")
+    cfgs["abstopk-plain-layer_norm"] = V6 | {"architecture": "abstopk", "k": 5, "normalize_activations": "layer_norm"}, weights("topk")
     mp = V6 | {"architecture": "matching_pursuit"}
     cfgs |= {
         "matching_pursuit": (mp, weights("matching_pursuit")),

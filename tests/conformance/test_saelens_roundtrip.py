@@ -26,8 +26,9 @@ pytestmark = pytest.mark.skipif(SAELENS_PYTHON is None, reason="sae-lens is not 
 
 
 def export(directory: Path, normalize_activations: str) -> list[str]:
-    """Train and export every architecture that SAELens knows; names of the folders."""
-    known = [name for name in ARCHITECTURES if ARCHITECTURES[name].saelens_architecture is not None]
+    """Train and export every architecture that SAELens knows and that can be trained in these units; names of the folders."""
+    known = [name for name, cls in ARCHITECTURES.items() if cls.saelens_architecture is not None]
+    known = [name for name in known if normalize_activations != "whitening" or not ARCHITECTURES[name].Config.is_tied]
     runs = [run_of(name, n_steps=60, batch_size=128, normalize_activations=normalize_activations) for name in known]
     names = [f"{name}-{normalize_activations}" for name in known]
     for name, result in zip(names, train_group(runs, stream_of(runs[0])), strict=True):
@@ -59,29 +60,30 @@ def outputs_of_saelens(directory: Path, x: torch.Tensor) -> dict[str, torch.Tens
     return load_file(directory / "outputs.safetensors")
 
 
-def test_saelens_computes_what_we_compute(tmp_path: Path) -> None:
-    names = [name for normalize_activations in NORMALIZATIONS for name in export(tmp_path, normalize_activations)]
+def tolerance_in(directory: Path) -> dict[str, float]:
+    """No difference at all, where SAELens ran on the same version of PyTorch."""
+    same_torch = json.loads((directory / "versions.json").read_text())["torch"] == torch.__version__
+    return {"rtol": 0.0, "atol": 0.0} if same_torch else {"rtol": 1e-5, "atol": 1e-6}
+
+
+def assert_saelens_agrees(directory: Path, names: list[str]) -> None:
+    """To the last bit, where it runs on the same version of PyTorch."""
     x = tokens(512)
-    theirs = outputs_of_saelens(tmp_path, x)
+    theirs = outputs_of_saelens(directory, x)
     for name in names:
-        sae = SparseAutoencoder.from_pretrained(tmp_path / name)
         with torch.no_grad():
-            latents, x_hat = sae.reconstruct(x)
-            torch.testing.assert_close(theirs[f"{name}/latents"], latents, rtol=1e-5, atol=1e-6)
-            torch.testing.assert_close(theirs[f"{name}/x_hat"], x_hat, rtol=1e-5, atol=1e-6)
+            latents, x_hat = SparseAutoencoder.from_pretrained(directory / name).reconstruct(x)
+        for what, ours in (("latents", latents), ("x_hat", x_hat)):
+            expected = theirs[f"{name}/{what}"]
+            torch.testing.assert_close(expected, ours, **tolerance_in(directory), msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_saelens_computes_what_we_compute_to_the_last_bit(tmp_path: Path) -> None:
+    assert_saelens_agrees(tmp_path, [name for units in NORMALIZATIONS for name in export(tmp_path, units)])
 
 
 def test_saelens_computes_what_our_transcoders_compute_to_the_last_bit(tmp_path: Path) -> None:
-    names = [name for units in ("expected_norm", "whitening") for name in export_transcoders(tmp_path, units)]
-    x = tokens(512)
-    theirs = outputs_of_saelens(tmp_path, x)
-    same_torch = json.loads((tmp_path / "versions.json").read_text())["torch"] == torch.__version__
-    tolerance = {"rtol": 0.0, "atol": 0.0} if same_torch else {"rtol": 1e-5, "atol": 1e-6}
-    for name in names:
-        with torch.no_grad():
-            latents, y_hat = SparseAutoencoder.from_pretrained(tmp_path / name).reconstruct(x)
-        torch.testing.assert_close(theirs[f"{name}/latents"], latents, **tolerance)
-        torch.testing.assert_close(theirs[f"{name}/x_hat"], y_hat, **tolerance)
+    assert_saelens_agrees(tmp_path, [name for units in ("expected_norm", "whitening") for name in export_transcoders(tmp_path, units)])
 
 
 def test_we_compute_what_saelens_computes_of_other_programs_files(tmp_path: Path) -> None:
@@ -90,7 +92,10 @@ def test_we_compute_what_saelens_computes_of_other_programs_files(tmp_path: Path
     x = torch.randn(512, saelens_folders.D_IN)
     theirs = outputs_of_saelens(tmp_path, x)
     for name in saelens_folders.foreign():
+        # What is folded as it is read, b_dec or decoder norms, rounds in another order.
+        exact = name.startswith(("matching_pursuit", "abstopk-plain"))
+        tolerance = tolerance_in(tmp_path) if exact else {"rtol": 1e-4, "atol": 1e-4}
         with torch.no_grad():
             latents, x_hat = SparseAutoencoder.from_pretrained(tmp_path / name).reconstruct(x)
-        torch.testing.assert_close(latents, theirs[f"{name}/latents"], rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
-        torch.testing.assert_close(x_hat, theirs[f"{name}/x_hat"], rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(latents, theirs[f"{name}/latents"], **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(x_hat, theirs[f"{name}/x_hat"], **tolerance, msg=lambda text, name=name: f"{name}: {text}")
