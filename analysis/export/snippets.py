@@ -17,6 +17,13 @@ ENCODERS = {
         'products = (x - w["b_dec"]) @ w["W_enc"]',
         'latents = (products + w["b_gate"] > 0) * (products * w["r_mag"].exp() + w["b_mag"]).relu()',
     ),
+    "matching_pursuit": (
+        'latents, residual = x.new_zeros(len(x), len(w["W_dec"])), x - w["b_dec"]',
+        "for _ in range({k}):  # max_iterations of its cfg.json",
+        '    value, best = (residual @ w["W_dec"].T).relu().max(dim=1)',
+        "    latents[torch.arange(len(x)), best] += value",
+        '    residual = residual - value[:, None] * w["W_dec"][best]',
+    ),
     "transcoder": (PRE_ACTS_OF_TRANSCODER, "latents = pre_acts.relu()"),
     "jumprelu_transcoder": (PRE_ACTS_OF_TRANSCODER, 'latents = pre_acts.relu() * (pre_acts > w["threshold"])'),
 }
@@ -78,7 +85,9 @@ def _saebench(folder: str, repo: str | None) -> str:
 
 
 def _encoder(cfg: Mapping[str, Any]) -> tuple[str, ...]:
-    """Lines that make latents; none of architectures that are not known."""
+    """Lines that make latents; none of architectures that are not known, nor of a matching pursuit that stops early."""
+    if cfg.get("residual_threshold") or cfg.get("stop_on_duplicate_support"):
+        return ()
     return ENCODERS.get(str(cfg.get("architecture")).replace("skip_", ""), ())
 
 
@@ -96,7 +105,7 @@ def _plain(folder: str, cfg: Mapping[str, Any], repo: str | None) -> str:
         "",
         f"w = load_file({file})",
         *(["mean, std = x.mean(1, keepdim=True), x.std(1, keepdim=True)", "x = (x - mean) / (std + 1e-5)"] if is_normed else []),
-        *(line.replace("{k}", str(cfg.get("k"))) for line in encoder),
+        *(line.replace("{k}", str(cfg.get("k", cfg.get("max_iterations")))) for line in encoder),
         f'x_hat = latents @ w["W_dec"] + w["b_dec"]{skip}',
         *(["x_hat = x_hat * std + mean"] if is_normed else []),
     ]

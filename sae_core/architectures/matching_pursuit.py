@@ -66,7 +66,7 @@ class MatchingPursuit(SparseAutoencoder):
         return StepMemory(latents=1.3, latents_in_bfloat16=1.3, inputs=4.0, weights=3.0)
 
     def encode(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        indices, values, _ = pursue(x - self.b_dec, self.W_dec, self.config)
+        indices, values, _ = pursue(x.to(self.W_dec.dtype) - self.b_dec, self.W_dec, self.config)
         return self._dense(indices, values)
 
     def _dense(self, indices: Int[Tensor, "B n"], values: Float[Tensor, "B n"]) -> Float[Tensor, "B d_sae"]:

@@ -70,11 +70,14 @@ class SAEBenchSAE(nn.Module):
     @property
     def W_enc(self) -> Float[Tensor, "d_in d_sae"]:  # noqa: N802  SAEBench reads this name
         """Encoder of the latents that `encode` gives."""
-        return (self.sae.W_enc * self.norms).to(self.dtype)
+        encoder = self.sae.W_dec.T if self.sae.config.is_tied else self.sae.W_enc
+        return (encoder * self.norms).to(self.dtype)
 
     @property
     def b_enc(self) -> Float[Tensor, " d_sae"]:
-        """Bias of their pre-activations; of a gated SAE that of their magnitudes."""
+        """Bias of their pre-activations; of a gated SAE that of their magnitudes; 0 where encoder and decoder are tied."""
+        if self.sae.config.is_tied:
+            return torch.zeros_like(self.norms, dtype=self.dtype)
         bias = self.sae.get_parameter("b_mag" if hasattr(self.sae, "b_mag") else "b_enc")
         return (bias * self.norms).to(self.dtype)
 

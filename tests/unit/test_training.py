@@ -184,17 +184,18 @@ def test_a_run_that_diverged_at_its_last_step_stays_failed_after_a_resume(tmp_pa
 @pytest.mark.slow
 def test_weights_that_are_not_finite_at_the_end_fail_the_run(name: str, value: float, kernels: Choice) -> None:
     run, other = run_of(name, n_steps=3), run_of("topk", n_steps=3)
+    weight = "W_dec" if run.sae.is_tied else "W_enc"
 
     def break_a_weight(learners: Sequence[Learner]) -> None:
         if learners[0].done:
             with torch.no_grad():
-                learners[0].sae.W_enc[0, 0] = value
+                learners[0].sae.get_parameter(weight)[0, 0] = value
 
     with using_kernels(kernels):
         failed, good = train_group([run, other], stream_of(run), on_step=break_a_weight)
     assert failed.sae is None and failed.error is not None and failed.error["type"] == "DivergedError"
     assert f"run {run.run_id} ended with NaN or infinite weights (lr={run.train.lr})" in failed.error["message"]
-    assert "W_enc" in failed.error["message"]
+    assert weight in failed.error["message"]
     assert good.sae is not None
 
 
