@@ -210,6 +210,8 @@ LEFT_OUT: Mapping[str, Any] = {
     "train.tokens": None,
     "train.init_from": None,
     "init_hash": None,
+    "train.kl_stage.tokens": None,
+    "train.kl_stage.weight": None,
     "activations.model.hook_out": None,
     "activations.model.device_map": None,
     "activations.model.quantization": None,

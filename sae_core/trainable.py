@@ -34,6 +34,7 @@ from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.kernels.choice import Choice, use_kernels
 from sae_core.training.continuing import keep_state
 from sae_core.training.export import write_result
+from sae_core.training.kl_stage import StageText
 from sae_core.training.loop import Learner, train_group
 from sae_core.training.snapshots import Snapshots
 from sae_core.watchdog import beat, expected
@@ -79,6 +80,8 @@ class TrialConfig:
     """ActivationsConfig, as JSON, to make the shards with that are not stored; None: all are."""
     keep_states: bool = False
     """Whether runs leave a state in training from which longer ones continue; see `training.continuing`."""
+    text: dict[str, Any] | None = None
+    """ActivationsConfig, as JSON, whose language model KL stages use; None: no run has one."""
     local_cache: str = ""
     """Absolute path on each node's own disk for copies of the activations; empty: they are read where they lie."""
 
@@ -156,9 +159,14 @@ def _train(
         if trial.keep_states:
             keep_state(learner, directory)
 
+    text = None
+    if trial.text:
+        source = kept_source(trial.text, device, int(trial.gpus))
+        text = StageText(source, Path(trial.cache), batch_size=train.batch_size, data_seed=runs[0].data_seed)
     results = train_group(
         runs,
         stream,
+        text=text,
         device=device,
         directory=directory,
         checkpoint_seconds=trial.checkpoint_seconds,

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sae_core import plugins
 from sae_core.activations.files import hash_files, is_hub_name
+from sae_core.activations.text_batch import TextBatch, TextRows
 from sae_core.config.run import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError
 from sae_core.files import existing
@@ -316,6 +317,15 @@ class ActivationSource(ABC):
     def eval_span(self, index: int) -> tuple[int, int]:
         """First held-out token of chunk `index`, and the one after its last, where chunks are stretches of `chunk_tokens`."""
         return index * self.chunk_tokens, min((index + 1) * self.chunk_tokens, self.config.eval_tokens)
+
+    @classmethod
+    def why_no_text_batch(cls, config: Any) -> str:
+        """Why `text_batch` makes nothing of a source with this config, an instance of `Config`, as `name=value`; empty: it does."""
+        return f"source={config.source!r}, which has no language model"
+
+    def text_batch(self, directory: Path, rows: Sequence[TextRows]) -> TextBatch:
+        """Some training tokens in their windows, where `why_no_text_batch` has no reason against it."""
+        raise NotImplementedError(type(self).__name__)
 
     def eval_fingerprint(self, directory: Path) -> str:
         """Hash of the held-out tokens and of what makes their activations, after `prepare`."""

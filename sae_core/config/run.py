@@ -20,7 +20,8 @@ from sae_core.config.base import Positive as Positive
 from sae_core.config.base import Tokens as Tokens
 from sae_core.config.base import require as require
 from sae_core.config.coefficients import Coefficient
-from sae_core.config.spans import Span, fraction_of_run
+from sae_core.config.kl_stage import KlStageConfig
+from sae_core.config.spans import Span, fraction_of_run, steps_of
 from sae_core.errors import ConfigError, UnknownNameError
 from sae_core.registry import Registry
 
@@ -192,7 +193,7 @@ def _registered(name: str) -> str:
 class TrainConfig(Config):
     """How a run is trained: optimizer, schedules, precision."""
 
-    left_out: ClassVar[tuple[str, ...]] = ("tokens", "init_from")
+    left_out: ClassVar[tuple[str, ...]] = ("tokens", "init_from", "kl_stage")
 
     tokens: Tokens | None = None
     """Tokens trained on, in whole batches; None: the `train_tokens` of the activations, each once. Of more they are repeated, in another
@@ -238,6 +239,8 @@ class TrainConfig(Config):
     """Fraction of the steps after which no latent is resampled, so that all have time to train."""
     autocast: Literal["off", "bfloat16"] = "off"
     """Precision of the matrix products; parameters and optimizer state stay float32."""
+    kl_stage: KlStageConfig | None = None
+    """A last stage of training on what the language model makes of reconstructions; None: there is none."""
 
     @model_validator(mode="after")
     def _fields_have_an_effect(self) -> Self:
@@ -329,6 +332,34 @@ class RunConfig(Config):
             what = f"`lr_factors`: a parameter of {sae.architecture!r}"
             raise UnknownNameError.of(what, name, known, "Correct it, or give it under the architectures that have it.")
         return self
+
+    @model_validator(mode="after")
+    def _kl_stage_fits(self) -> Self:
+        if (stage := self.train.kl_stage) is None:
+            return self
+        reason = SOURCES[self.activations.source].why_no_text_batch(self.activations)
+        require(
+            not reason,
+            "`kl_stage` needs the language model that activations are of, with gradients through its layers, but got "
+            f"{reason}. Leave out `kl_stage`, or train on a `language_model` in float32, bfloat16 or float16 on its own GPUs.",
+        )
+        steps = fraction_of_run(stage.tokens, self.n_steps, self.train.batch_size) * self.n_steps
+        require(
+            0.5 < steps <= self.n_steps,
+            f"`tokens` of `kl_stage` must be at least one step and at most the run's {self.n_steps}, but got {stage.tokens!r}. Change it.",
+        )
+        require(
+            self.train.sparsity_decay == 0,
+            "`kl_stage` must come without `sparsity_decay`, because it holds the L0 that it starts at, but got sparsity_decay="
+            f"{self.train.sparsity_decay!r}. Leave one of them out.",
+        )
+        return self
+
+    @property
+    def kl_stage_start(self) -> int:
+        """Steps done when the KL stage begins; `n_steps` where there is none."""
+        stage = self.train.kl_stage
+        return self.n_steps - (steps_of(stage.tokens, self.n_steps, self.train.batch_size) if stage else 0)
 
     @property
     def last_resampling(self) -> int:

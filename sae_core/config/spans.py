@@ -17,8 +17,8 @@ _SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 
 def _parse(value: Any) -> float | str:
     """A fraction as a number; a length in its one spelling, so that "2M tokens" and "2_000_000 tokens" are the same run."""
-    if isinstance(value, str) and (percent := _PERCENT.fullmatch(value)):
-        value = float(Decimal(percent.group(1)) / 100)
+    if isinstance(value, str) and (percent := _PERCENT.fullmatch(value)) and (part := Decimal(percent.group(1)) / 100) <= 1:
+        return float(part)
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
         return float(value)
     if isinstance(value, str) and (found := _LENGTH.fullmatch(value)):

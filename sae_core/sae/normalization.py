@@ -52,6 +52,11 @@ class Affine:
     def __call__(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_in"]:
         return _times(x if self.mean is None else x - self.mean, self.matrix)
 
+    def undone(self, y_hat: Float[Tensor, "B d_in"], x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_in"]:
+        """Reconstructions of y in the units of the model; x is what they reconstruct, which only a map of each token's own needs."""
+        centred = _times(y_hat, self.inverse)
+        return centred if self.mean is None else centred + self.mean
+
     def to(self, device: torch.device) -> "Affine":
         matrix, inverse = (t.to(device) if isinstance(t, Tensor) else t for t in (self.matrix, self.inverse))
         return replace(self, matrix=matrix, inverse=inverse, mean=None if self.mean is None else self.mean.to(device))
@@ -88,6 +93,11 @@ class LayerNorm:
     def __call__(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_in"]:
         return layer_norm(x)[0]
 
+    def undone(self, y_hat: Float[Tensor, "B d_in"], x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_in"]:
+        """As `Affine.undone`."""
+        _, mean, std = layer_norm(x)
+        return y_hat * std + mean
+
     def to(self, device: torch.device) -> "LayerNorm":
         return self
 
@@ -109,6 +119,10 @@ class PairNormalization:
     def inverted(self) -> "PairNormalization":
         """The map from normalized pairs back."""
         return replace(self, input=self.input.inverted(), target=self.target.inverted())
+
+    def undone(self, y_hat: Float[Tensor, "B d_out"], target: Float[Tensor, "B d_out"]) -> Float[Tensor, "B d_out"]:
+        """As `Affine.undone`, of reconstructions of the target."""
+        return self.target.undone(y_hat, target)
 
     def to(self, device: torch.device) -> "PairNormalization":
         return PairNormalization(self.name, self.input.to(device), self.target.to(device), self.d_in)

@@ -29,13 +29,16 @@ _OF_LENGTH = ("tokens", "lr_warm_up", "lr_decay", "sparsity_warm_up", "sparsity_
 
 
 def common_steps(run: RunConfig) -> int:
-    """Steps from the first on that a longer run can make as well: those before the first decay. 0: its length decides all of them."""
+    """Steps from the first on that a longer run can make as well: those before the first decay and before a KL stage.
+
+    0: its length decides all of them.
+    """
     train, n_steps = run.train, run.n_steps
     if train.lr_schedule != "constant" or run.sae.schedule_end > 0:
         return 0
     lr_decay, sparsity_decay = (steps_of(span, n_steps, train.batch_size) for span in (train.lr_decay, train.sparsity_decay))
     # The first step of the learning rate's decay is still at its peak.
-    return min(n_steps, n_steps - lr_decay + 1, n_steps - sparsity_decay)
+    return min(n_steps - lr_decay + 1, n_steps - sparsity_decay, run.kl_stage_start)
 
 
 def beginning(run: RunConfig, n_steps: int) -> dict[str, Any]:

@@ -29,9 +29,10 @@ from sae_core.seeds import seed_of
 from sae_core.training.checkpoint import read_checkpoint, write_checkpoint
 from sae_core.training.init_from import start_from
 from sae_core.training.initialization import Sample, initialize, needs_sample
+from sae_core.training.kl_stage import KlBatch, StageText, check_text
 from sae_core.training.optim import Adam, lr_factor
 from sae_core.training.resampling import resample
-from sae_core.training.sparsity import L0Controller, sparsity_scale
+from sae_core.training.sparsity import L0Controller, controller_of, sparsity_scale
 from sae_core.training.transcoders import check_kind
 from sae_core.watchdog import beat
 
@@ -101,7 +102,7 @@ class Learner:
     sum_of_norms: Tensor
     """Of the gradients so far: not finite once one was not. Stays on the device, read at history rows only."""
     controller: L0Controller | None = None
-    """Present where the coefficient is adjusted to reach a target L0."""
+    """Present where the coefficient is adjusted to reach a target L0, or to hold one in a KL stage."""
     step: int = 0
     none_dead_before: int = 0
     """Step before which no latent can be dead, by what was known when `_any_dead` last looked."""
@@ -123,9 +124,7 @@ class Learner:
         sae.parts = dict(parts or {})
         optimizer = Adam(sae, run.train)
         tokens = torch.zeros(run.sae.d_sae, dtype=torch.int64, device=device)
-        sum_of_norms, target = torch.zeros((), device=device), run.sae.target_l0
-        controller = L0Controller.start(target, run.n_steps, run.train, device) if run.sae.controls_l0 and target else None
-        return cls(run, sae, optimizer, tokens, sum_of_norms, controller)
+        return cls(run, sae, optimizer, tokens, torch.zeros((), device=device), controller_of(run, device))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What a checkpoint keeps: tensors, which are those in use, by name, e.g. "optimizer/exp_avg/W_dec"; and facts."""
@@ -152,11 +151,12 @@ class Learner:
     def _autocasts(self) -> bool:
         return self.run.train.autocast == "bfloat16"
 
-    def train_step(self, x: Float[Tensor, "B d_in"], target: Float[Tensor, "B d_out"] | None = None) -> None:
+    def train_step(self, x: Float[Tensor, "B d_in"], target: Float[Tensor, "B d_out"] | None = None, batch: KlBatch | None = None) -> None:
         """One optimizer step on a batch.
 
         Args:
             target: what a transcoder is to make of x.
+            batch: in a KL stage, what x and target are of.
 
         Raises:
             DivergedError: seen at history rows, so up to n_steps / HISTORY_ROWS steps late.
@@ -164,12 +164,15 @@ class Learner:
         config, n_steps = self.run.train, self.run.n_steps
         started = time.perf_counter()
         lr = config.lr * lr_factor(self.step, n_steps, config)
+        weight = config.kl_stage.weight if batch and config.kl_stage else 0.0
         scale = sparsity_scale(self.step, n_steps, config) * (self.controller.factor if self.controller else 1.0)
         coefficients = {name: of.at(self.step, n_steps, config.batch_size) for name, of in self.run.sae.coefficients.items()}
         dead = self.tokens_since_active >= config.dead_after_tokens
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self._autocasts):
-            loss = self.sae.loss(x, LossContext(scale, dead if self._any_dead() else None, self.step / n_steps, target, coefficients))
-        loss.total.backward()
+            ctx = LossContext(scale * (1 + weight), dead if self._any_dead() else None, self.step / n_steps, target, coefficients)
+            loss = self.sae.loss(x, ctx)
+        total, kl = batch.added_to(loss.total, self.sae, weight, autocast=self._autocasts) if batch else (loss.total, None)
+        total.backward()
         self.descend(lr)
         self.tokens_since_active += x.shape[0]
         self.tokens_since_active[loss.active] = 0
@@ -180,7 +183,7 @@ class Learner:
             self._resample(x)
         self.seconds += time.perf_counter() - started
         if self.step % steps_per_row(n_steps) == 0 or self.step == n_steps:
-            self._record(loss, lr, scale, int(dead.sum()))
+            self._record(loss, lr, scale, int(dead.sum()), {} if kl is None else {"kl": float(kl)})
 
     def descend(self, lr: float) -> None:
         """A step of the optimizer with the gradients at hand, after which the weights satisfy their constraints."""
@@ -203,7 +206,7 @@ class Learner:
         self.none_dead_before = self.step + math.ceil(missing / self.run.train.batch_size)
         return missing <= 0
 
-    def _record(self, loss: LossTerms, lr: float, scale: float | Tensor, dead_latents: int) -> None:
+    def _record(self, loss: LossTerms, lr: float, scale: float | Tensor, dead_latents: int, others: dict[str, float]) -> None:
         if not bool(self.sum_of_norms.isfinite()):
             raise DivergedError(self._why_diverged())
         row: dict[str, float | None] = {
@@ -211,7 +214,7 @@ class Learner:
             "tokens": self.step * self.run.train.batch_size,
             "loss": float(loss.total.detach()),
         }
-        row |= {name: float(term.detach()) for name, term in loss.terms.items()}
+        row |= {name: float(term.detach()) for name, term in loss.terms.items()} | others
         self.history.append(row | {"l0": float(loss.l0), "lr": lr, "sparsity_scale": float(scale), "dead_latents": dead_latents})
 
     def _why_diverged(self) -> str:
@@ -263,6 +266,7 @@ def train_group(
     after_step: Callable[[Learner], Any] | None = None,
     on_checkpoint: Callable[[Learner, Path], Any] | None = None,
     orders: OrdersFile = NO_ORDERS,
+    text: StageText | None = None,
 ) -> list[TrainResult]:
     """Train SAEs on one stream of activations.
 
@@ -276,6 +280,7 @@ def train_group(
         after_step: called with each learner that has taken a step, before a checkpoint of it: a run that resumes has been there.
         on_checkpoint: called with each learner and its file after a checkpoint of it was written, from which it can be resumed.
         orders: that stop runs, or let them wait.
+        text: what the stream's activations are of, for runs with a KL stage.
 
     Returns:
         One result a run, in the order of `runs`, but none of a stopped one; a diverged run has an `error` and no SAE.
@@ -288,6 +293,7 @@ def train_group(
     device = torch.device(device)
     folder = Path(directory) if directory else None
     _check_normalisation(runs, stream)
+    check_text(runs, text)
     for run in runs:
         check_kind(run, stream.d_out, stream.normalization.parts)
     learners = [Learner.start(run, stream.d_in, device, stream.d_out, stream.normalization.parts) for run in runs]
@@ -302,7 +308,7 @@ def train_group(
             start_from(learner.sae, learner.run, stream.normalization, folder)
         elif needs_sample(learner.run.sae):
             initialize(learner.sae, sample, learner.run)
-    _train(learners, stream, folder, checkpoint_seconds, on_step, after_step, on_checkpoint, orders)
+    _train(learners, stream, text, folder, checkpoint_seconds, on_step, after_step, on_checkpoint, orders)
     ended = [learner for learner in learners if not learner.is_stopped]
     for learner in ended:
         beat()
@@ -329,6 +335,7 @@ def _check_normalisation(runs: Sequence[RunConfig], stream: ActivationStream) ->
 def _train(
     learners: Sequence[Learner],
     stream: ActivationStream,
+    text: StageText | None,
     directory: Path | None,
     checkpoint_seconds: float,
     on_step: Callable[[Sequence[Learner]], Any] | None,
@@ -347,7 +354,11 @@ def _train(
         for learner in active:
             if learner.step == step:
                 try:
-                    learner.train_step(x, target)
+                    if text and step >= learner.run.kl_stage_start:
+                        staged = text.batch(step, stream)
+                        learner.train_step(staged.x, staged.target, staged)
+                    else:
+                        learner.train_step(x, target)
                 except Exception as error:  # the boundary of a run: whatever broke it is its own record
                     if len(learners) > 1 and is_out_of_memory(type(error).__name__, str(error)):
                         raise  # of all of them together

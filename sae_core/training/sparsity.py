@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_core.config.run import TrainConfig
+from sae_core.config.run import RunConfig, TrainConfig
 from sae_core.config.spans import steps_of
 
 GAIN = 20.0
@@ -60,12 +60,14 @@ class L0Controller:
     step waits for it. What it was measured to reach: docs/sparsity.md.
     """
 
-    log_target: float
+    log_target: float | Float[Tensor, ""]
     gain: float
     first_step: int
     log_factor: Float[Tensor, ""]
     """Natural logarithm of what the configured coefficient is multiplied by."""
     mean_log_l0: Float[Tensor, ""]
+    holds: bool = False
+    """Whether the target is the mean when the first step comes."""
 
     @classmethod
     def start(cls, target_l0: float, n_steps: int, config: TrainConfig, device: torch.device) -> Self:
@@ -79,10 +81,20 @@ class L0Controller:
             torch.full((), target, device=device),
         )
 
+    @classmethod
+    def hold(cls, first_step: int, n_steps: int, device: torch.device) -> Self:
+        """A controller that does nothing before a step, and from there on holds the L0 that it finds."""
+        gain = min(GAIN / (n_steps - first_step), MAX_GAIN_PER_STEP)
+        log_target, log_factor, mean = (torch.zeros((), device=device) for _ in range(3))
+        return cls(log_target, gain, first_step, log_factor, mean, holds=True)
+
     def update(self, l0: Float[Tensor, ""], step: int, lr_factor: float) -> None:
         """Take the L0 of the batch of `step` into account, a step made at `lr_factor` of the peak learning rate."""
         log_l0 = l0.detach().float().clamp_min(MIN_L0).log()
-        self.mean_log_l0 = log_l0 if step <= self.first_step else torch.lerp(log_l0, self.mean_log_l0, MEMORY)
+        begins = 0 if self.holds else self.first_step
+        self.mean_log_l0 = log_l0 if step <= begins else torch.lerp(log_l0, self.mean_log_l0, MEMORY)
+        if self.holds and step <= self.first_step:
+            self.log_target = self.mean_log_l0.clone()  # a checkpoint takes no tensor twice
         if step >= self.first_step:
             error = (self.mean_log_l0 - self.log_target).clamp(-MAX_ERROR, MAX_ERROR)
             moved = self.log_factor + self.gain / max(lr_factor, MIN_LR_FACTOR) * error
@@ -95,4 +107,17 @@ class L0Controller:
 
     def state(self) -> dict[str, Tensor]:
         """The tensors that a checkpoint keeps."""
-        return {"log_factor": self.log_factor, "mean_log_l0": self.mean_log_l0}
+        tensors = {"log_factor": self.log_factor, "mean_log_l0": self.mean_log_l0}
+        return tensors | ({"log_target": self.log_target} if isinstance(self.log_target, Tensor) else {})
+
+
+def controller_of(run: RunConfig, device: torch.device) -> L0Controller | None:
+    """A controller at step 0, where the sparsity coefficient of a run is adjusted: to reach a target L0, or to hold one in a KL stage.
+
+    A KL stage needs one because its loss weighs what is reconstructed twice, so that the same coefficient would lead to a larger L0.
+    """
+    if run.sae.controls_l0 and run.sae.target_l0:
+        return L0Controller.start(run.sae.target_l0, run.n_steps, run.train, device)
+    if run.train.kl_stage and run.sae.has_coefficient and run.sae.target_l0 is None:
+        return L0Controller.hold(run.kl_stage_start, run.n_steps, device)
+    return None

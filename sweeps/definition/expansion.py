@@ -28,7 +28,7 @@ from sae_core.config.spans import fraction_of_run
 from sae_core.errors import ConfigError, UnknownNameError, border, reason_of
 from sae_core.plugins import checksums_of
 from sae_core.training.continuing import common_steps
-from sweeps.definition.grid import Axis, FieldPath, Grid, Numbers, fields_of, n_points, points, read_axis, read_section
+from sweeps.definition.grid import Axis, FieldPath, Grid, Numbers, fields_of, n_points, points, read_axis, read_section, replaced
 from sweeps.definition.local_data import absolute, located_model
 from sweeps.definition.pairing import check_zip, paired_by_source, zipped
 from sweeps.definition.problems import Problems, collect, model_in, shown
@@ -281,7 +281,7 @@ def _architecture_axes(definition: Definition, name: str, own: Mapping[str, Any]
     is_aimed = definition.target_l0 is not None and path[-1] not in own
     if is_aimed:
         grid[path] = read_axis(definition.target_l0, annotation, "target_l0", problems, paired)
-    grid |= read_section(own, train | sae, place, problems, hint, paired)
+    grid = replaced(grid, read_section(own, train | sae, place, problems, hint, paired))
     if _INIT_FROM in grid:
         grid[_INIT_FROM] = absolute_starts(grid[_INIT_FROM])
     parameter = grid.pop(("sae", config.sparsity_parameter), None) if is_aimed else None

@@ -152,7 +152,7 @@ def read_section(
             continue
         (path, annotation), here = fields[key], f"{place}.{key}"
         inner = model_in(annotation)
-        if inner is not None and isinstance(value, Mapping) and not _is_range(value):
+        if inner is not None and isinstance(value, Mapping) and value and not _is_range(value):
             grid |= read_section(value, fields_of(inner, path), here, problems, paired=paired)
         elif path in grid:
             names = f"`{grid[path].place.rpartition('.')[2]}` and `{key}`"
@@ -160,6 +160,12 @@ def read_section(
         else:
             grid[path] = read_axis(value, annotation, here, problems, paired)
     return grid
+
+
+def replaced(grid: Grid, own: Grid) -> Grid:
+    """A grid with axes of its own in place of those with the same path; a section as a whole and its fields replace each other."""
+    nested = {path for path in grid for other in own if path != other and path[: len(other)] == other[: len(path)]}
+    return {path: axis for path, axis in grid.items() if path not in nested} | own
 
 
 def read_axis(value: Any, annotation: Any, place: str, problems: Problems, paired: Collection[str] = ()) -> Axis:

@@ -103,6 +103,7 @@ class Work(ABC):
             facts={**settings.facts, "activations_hash": shared.activations_hash, "activation_facts": shared.facts},
             source=shared.arguments[0] if self.evaluates_trials else None,
             live=shared.arguments[0] if shared.n_streamed else None,
+            text=shared.arguments[0] if any(run.train.kl_stage for run in runs) else None,
         )
         return Trial(runs, config, proposal)
 

@@ -21,6 +21,9 @@ from sweeps.storage.store import Store, may_recover
 
 PASS_BYTES = 2**33
 """Most memory for the rows of one shard at all hook points that are read in one pass, in float32: others are read in another."""
+_BACKWARD_COPIES = 3
+"""Per token of a KL stage, in sizes of the model / d_in: a block keeps about 34 numbers per token and width for its backward pass, and
+has 12 weights per width squared."""
 _SHARDS_IN_MEMORY = 5
 """In float32: those that `Stream` keeps, and copies of the one that is made."""
 
@@ -93,9 +96,13 @@ class SharedActivations:
     def live_bytes(self) -> int:
         """Memory in each slot that makes shards again: the model, and the rows of the shards made last, and of one in the making.
 
-        On a GPU the rows are not there, but what the model computes them from is, and it takes about as much.
+        On a GPU the rows are not there, but what the model computes them from is, and it takes about as much. A KL stage has the model too,
+        and what its backward pass needs.
         """
-        return self.model_bytes + _SHARDS_IN_MEMORY * self.source.shard_tokens * self.row_width * 4 if self.n_streamed else 0
+        rows = _SHARDS_IN_MEMORY * self.source.shard_tokens * self.row_width * 4 if self.n_streamed else 0
+        staged = max((run.train.batch_size for run in self.runs if run.train.kl_stage), default=0)
+        backward = int(staged * _BACKWARD_COPIES * self.model_bytes / self.d_in) if staged and self.d_in else 0
+        return backward + rows + (self.model_bytes if rows or staged else 0)
 
     @property
     def streamed_share(self) -> float:

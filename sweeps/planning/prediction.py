@@ -200,7 +200,7 @@ def _step_seconds(run: RunConfig, rows: tuple[Any, int], device: str) -> tuple[f
     n_steps = int(min(max(_FLOPS / per_step, _LEAST_STEPS), _MOST_STEPS))
     stream = TensorStream(x, **pairs, batch_size=train.batch_size, normalize_activations=train.normalize_activations, device=device)
     times = [_now(device)]
-    few = run.model_copy(update={"train": train.model_copy(update={"tokens": n_steps * train.batch_size})})
+    few = run.model_copy(update={"train": train.model_copy(update={"tokens": n_steps * train.batch_size, "kl_stage": None})})
     result = train_run(few, stream, device=device, on_step=lambda _: times.append(_now(device)))
     counted = times[-(len(times) // 2 + 1) :]
     return (counted[-1] - counted[0]) / (len(counted) - 1), result.exported() if result.sae else None

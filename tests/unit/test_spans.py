@@ -57,6 +57,7 @@ def test_a_length_has_one_spelling(value: object, expected: float | str) -> None
         "9" * 4_000 + "G steps",
         "-5 steps",
         "5 epochs",
+        "101%",
         "M tokens",
     ],
 )

@@ -117,7 +117,10 @@ class HookedModel:
         return runs, h
 
     def run_from(self, clean: CleanRun, x: Float[Tensor, "W T d_in"]) -> Float[Tensor, "W T d_model"]:
-        """What enters the unembedding with `x` at the place of `clean`. Only blocks that `x` reaches are run."""
+        """What enters the unembedding with `x` at the place of `clean`. Only blocks that `x` reaches are run.
+
+        It has a gradient where `x` requires one.
+        """
         return self.run_from_all([clean], [x])
 
     def run_from_all(self, cleans: Sequence[CleanRun], xs: Sequence[Float[Tensor, "W T _"]]) -> Float[Tensor, "W T d_model"]:
@@ -135,13 +138,15 @@ class HookedModel:
 
         return self._trunk(tokens, {self.places[0]: put_in})
 
-    @torch.no_grad()
     def logits(self, h: Float[Tensor, "N d_model"]) -> Float[Tensor, "N V"]:
-        """What the model makes of what enters the unembedding, capped or scaled as it does; float32."""
+        """What the model makes of what enters the unembedding, capped or scaled as it does; float32.
+
+        They have a gradient where `h` requires one.
+        """
         beat()
         output = self._output_kind(last_hidden_state=h[None])
         tokens = torch.zeros(1, len(h), dtype=torch.long, device=h.device)
-        with _forward_is(self._model.base_model, lambda *args, **kwargs: output):
+        with _gradients_for(h), _forward_is(self._model.base_model, lambda *args, **kwargs: output):
             logits: Tensor = self._model(input_ids=tokens, use_cache=False).logits[0]
         return logits.float().to(h.device)
 
@@ -235,13 +240,16 @@ class HookedModel:
         tokens = torch.randint(self.d_vocab, (1, length), generator=torch.Generator().manual_seed(0))
         return tokens.to(self._model.get_input_embeddings().weight.device)  # where the model is spread over GPUs, the first
 
-    @torch.no_grad()
-    def _trunk(self, tokens: Tensor, changes: Mapping[Place, Change] | None = None) -> Tensor:
-        """What enters the unembedding."""
+    def _trunk(self, tokens: Tensor, changes: Mapping[Place, Change] | None = None, *changed: Tensor) -> Tensor:
+        """What enters the unembedding.
+
+        Args:
+            changed: what `changes` put in, where gradients may be wanted for it.
+        """
         beat()
-        with hooked(self._model, changes or {}):
+        with _gradients_for(*changed), hooked(self._model, changes or {}):
             h: Tensor = self._model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-        return h.to(tokens.device)
+            return h.to(tokens.device)
 
     def _run_from(self, cleans: Sequence[CleanRun], xs: Sequence[Tensor], lowest: CleanRun, n_skipped: int) -> Tensor:
         values = {clean.place: x.to(clean.x.dtype) for clean, x in zip(cleans, xs, strict=True)}
@@ -249,7 +257,7 @@ class HookedModel:
         places = sorted(values, key=lambda place: (place.adds is not None) + 2 * place.is_stream)
         put_in: dict[Place, Change] = {place: lambda value, x=values[place]: x.view(value.shape).to(value.device) for place in places}
         if not n_skipped:
-            return self._trunk(lowest.tokens, put_in)
+            return self._trunk(lowest.tokens, put_in, *values.values())
         stream = values[lowest.place] if lowest.below is None else lowest.below
         output = (stream, None) if self._blocks_return_tuples else stream
         if len(values) == 1 and lowest.place.is_stream:  # it is in the output already
@@ -257,12 +265,17 @@ class HookedModel:
         with ExitStack() as stack:
             for block in self._model.get_submodule(self._layout.blocks)[:n_skipped]:
                 stack.enter_context(_forward_is(block, lambda *args, **kwargs: output))
-            return self._trunk(lowest.tokens, put_in)
+            return self._trunk(lowest.tokens, put_in, *values.values())
 
 
 def _each(places: Sequence[Place] | set[Place], save: Callable[[Place, Tensor], None]) -> dict[Place, Change]:
     """Changes that save what is at each place, and change nothing."""
     return {place: lambda value, place=place: save(place, value) for place in places}
+
+
+def _gradients_for(*values: Tensor) -> torch.set_grad_enabled:
+    """A context in which gradients are kept only where one of these values requires them, whatever the model's weights do."""
+    return torch.set_grad_enabled(torch.is_grad_enabled() and any(value.requires_grad for value in values))
 
 
 def _agree(value: Tensor, expected: Tensor, tolerance: float) -> bool:

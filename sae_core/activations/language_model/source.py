@@ -7,6 +7,7 @@ whole text. Everything else runs the model on a slice of them. Sources that diff
 Shape letters: W windows, T positions in a window, N tokens that are not special, d_in width of the hook point.
 """
 
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_core.activations.language_model import dataset, fingerprints, loading, pretokenized
+from sae_core.activations.language_model import dataset, fingerprints, loading
+from sae_core.activations.language_model.checks import check_context, check_pretokenized, why_no_gradient
 from sae_core.activations.language_model.data_config import DataConfig
 from sae_core.activations.language_model.engine import HookedModel
 from sae_core.activations.language_model.high_norm import NormLimits
@@ -27,8 +29,10 @@ from sae_core.activations.language_model.loading import ModelConfig
 from sae_core.activations.language_model.model_spec import ModelSpec, model_spec
 from sae_core.activations.language_model.splice import CleanText
 from sae_core.activations.language_model.token_file import TokenFile
+from sae_core.activations.language_model.train_text import TextWindows, rows_of_windows, text_batch
 from sae_core.activations.language_model.windows import Windows, make_windows, text_in_words, window_maker
 from sae_core.activations.source import ActivationSource, EvalChunk, HeldOut
+from sae_core.activations.text_batch import TextBatch, TextRows
 from sae_core.config.run import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError
 from sae_core.seeds import seed_of
@@ -140,36 +144,16 @@ class LanguageModelSource(ActivationSource):
         if not problems:
             d_vocab = self._spec.d_vocab
             if is_first:
-                collect(self._check_context)
+                collect(lambda: check_context(self.config.model, self.config.data, self._spec.n_ctx))
             collect(lambda: self.d_in, lambda: self.d_out)
             if is_first:
-                collect(lambda: window_maker(self.config.model, self.config.data), self._check_pretokenized)
+                collect(lambda: window_maker(self.config.model, self.config.data))
+                collect(lambda: check_pretokenized(self.config.model, self.config.data))
                 collect(lambda: loading.check_packages(self.config.model))
                 collect(lambda: loading.check_weights(self.config.model.name, self._spec.model))
         problems += dataset.problems(self.config.data, d_vocab) if self._first is None else []
         if problems:
             raise ConfigError("\n".join(dict.fromkeys(problems)))
-
-    def _check_pretokenized(self) -> None:
-        problems = []
-        for data in dataset.parts(self.config.data):
-            column = dataset.resolved(data).tokens_column
-            if column and not data.tokens_column:
-                problems += pretokenized.problems(data.dataset, column, self.config.model)
-        if problems:
-            raise ConfigError("\n".join(problems))
-
-    def _check_context(self) -> None:
-        model = self.config.model
-        if model.context_size > (n_ctx := self._spec.n_ctx):
-            raise ConfigError(
-                f"`model.context_size` must be <= {n_ctx}, the positions of {model.name}, but got {model.context_size}. Lower it."
-            )
-        if (positions := self.config.data.positions) and positions[1] > model.context_size:
-            raise ConfigError(
-                f"`data.positions` must end at `model.context_size`, {model.context_size}, at the latest, but got "
-                f"{list(positions)}. Correct them."
-            )
 
     def facts(self) -> dict[str, float]:
         return {"d_vocab": float(self._spec.d_vocab)}
@@ -316,6 +300,24 @@ class LanguageModelSource(ActivationSource):
                 )
             )
         return chunks
+
+    @classmethod
+    def why_no_text_batch(cls, config: LanguageModelActivations) -> str:
+        return why_no_gradient(config.model)
+
+    def text_batch(self, directory: Path, rows: Sequence[TextRows]) -> TextBatch:
+        windows = [rows_of_windows(*self._shard_text(directory, some.shard), some) for some in rows]
+        return text_batch(self._model_at([self]), windows, self.device, has_target=self.config.model.hook_out is not None)
+
+    @cached_property
+    def _shard_text(self) -> Callable[[Path, int], TextWindows]:
+        """Windows of a training shard, and their positions that count. Kept, since the model runs for them where norms are limited."""
+
+        def read(directory: Path, index: int) -> TextWindows:
+            tokens, keep = TokenFile(directory).windows("train", index * self._shard_windows, self._shard_windows)
+            return tokens, self._norms.low(self.config.model.read_at, directory, tokens, keep)
+
+        return functools.lru_cache(maxsize=2)(read)
 
     def special_ids(self, directory: Path) -> list[int]:
         """Tokens that do not count, after `prepare`."""

@@ -32,8 +32,8 @@ PART_POSITIONS = 128
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """Some windows of the chunk, and what their unchanged run predicted at the N positions kept."""
+class Part:
+    """Some windows of the text, and what their unchanged run predicted at the N positions kept."""
 
     clean: list[CleanRun]
     """At each hook point."""
@@ -50,11 +50,11 @@ class _Part:
 
 
 class CleanText:
-    """Held-out windows, read at the places of a model, and what it predicts there when nothing is changed.
+    """Windows, read at the places of a model, and what it predicts there when nothing is changed.
 
     Args:
         tokens: on the model's device.
-        keep: positions that are not special tokens.
+        keep: positions that count: those that are not special tokens, or some of them.
     """
 
     @torch.no_grad()
@@ -63,7 +63,7 @@ class CleanText:
         device, length = tokens.device.type, tokens.shape[1]
         self.positions = max(PART_POSITIONS, PART_LOGITS[device] // model.d_vocab)
         n_windows = max(1, RUN_TOKENS[device] // length)
-        self.parts: list[_Part] = []
+        self.parts: list[Part] = []
         ce = []
         for some_tokens, some_keep in zip(tokens.split(n_windows), keep.split(n_windows), strict=True):
             part, some_ce = self._part(*model.run(some_tokens), some_tokens, some_keep)
@@ -78,7 +78,7 @@ class CleanText:
 
     def _part(
         self, clean: list[CleanRun], outputs: Float[Tensor, "W T D"], tokens: Int[Tensor, "W T"], keep: Bool[Tensor, "W T"]
-    ) -> tuple[_Part, Float[Tensor, " P"]]:
+    ) -> tuple[Part, Float[Tensor, " P"]]:
         """What splices are compared with, and the cross-entropy of the unchanged run."""
         unembedding = self.model.unembedding
         kept = keep.flatten().nonzero().squeeze(1)
@@ -96,20 +96,25 @@ class CleanText:
             columns.append((log_sums - logits.gather(-1, ids[:, None]).squeeze(-1), log_sums, mean))
         ce, log_sums, mean = (torch.cat(column) for column in zip(*columns, strict=True))
         constant = torch.linalg.vecdot(h, mean) - log_sums if unembedding else None
-        return _Part(clean, kept, next_tokens, has_next, h, mean if unembedding else None, constant), ce[has_next]
+        return Part(clean, kept, next_tokens, has_next, h, mean if unembedding else None, constant), ce[has_next]
 
     def logits(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
         """Logits of some positions, float32."""
         return self.model.unembedding.logits(h) if self.model.unembedding else self.model.logits(h)
 
-    def scored(self, part: _Part, outputs: Sequence[Float[Tensor, "W T D"]]) -> list[NextToken]:
+    def scored(self, part: Part, outputs: Sequence[Float[Tensor, "W T D"]]) -> list[NextToken]:
         """The predictions from what enters the unembedding in several runs of one part."""
-        hs = [one.flatten(0, 1).index_select(0, part.kept) for one in outputs]
+        hs = [self.kept(part, one) for one in outputs]
         if part.mean_unembedding is None:
             return self._scored_beside_clean(part, hs)
-        return [self._scored(part, h.float()) for h in hs]
+        return [self._scored(part, h) for h in hs]
 
-    def _scored(self, part: _Part, h: Float[Tensor, "N D"]) -> NextToken:
+    def kept(self, part: Part, output: Float[Tensor, "W T D"]) -> Float[Tensor, "N D"]:
+        """What enters the unembedding at the positions kept; float32 where logits are a product."""
+        h = output.flatten(0, 1).index_select(0, part.kept)
+        return h.float() if self.model.unembedding else h
+
+    def _scored(self, part: Part, h: Float[Tensor, "N D"]) -> NextToken:
         assert part.mean_unembedding is not None and part.constant is not None
         rows = []
         for some, ids in zip(h.split(self.positions), part.next_tokens[:, None].split(self.positions), strict=True):
@@ -119,7 +124,7 @@ class CleanText:
         kl = part.constant - torch.linalg.vecdot(h, part.mean_unembedding) + log_sums
         return NextToken((log_sums - next_logits)[part.has_next], kl)
 
-    def _scored_beside_clean(self, part: _Part, hs: Sequence[Float[Tensor, "N D"]]) -> list[NextToken]:
+    def _scored_beside_clean(self, part: Part, hs: Sequence[Float[Tensor, "N D"]]) -> list[NextToken]:
         rows: list[list[tuple[Tensor, Tensor]]] = [[] for _ in hs]
         for first in range(0, len(part.kept), self.positions):
             some = slice(first, first + self.positions)
@@ -152,8 +157,8 @@ class SplicedText:
     def splice(self, x_hats: Sequence[Float[Tensor, "N d_in"]]) -> list[NextToken]:
         """Score with each x_hat at the non-special positions; special ones keep their activations."""
         by_part = []
-        for part, rows in self._parts_of(x_hats):
-            by_part.append(self._text.scored(part, [self._above(part, some) for some in rows]))
+        for part, rows in self.parts_of(x_hats):
+            by_part.append(self._text.scored(part, [self.above(part, some) for some in rows]))
         return [_joined(scores) for scores in zip(*by_part, strict=True)]
 
     @torch.no_grad()
@@ -171,18 +176,18 @@ class SplicedText:
         (scores,) = self.splice([mean.to(self.x).expand_as(self.x)])
         return scores
 
-    def _clean(self, part: _Part) -> list[Float[Tensor, "W T _"]]:
+    def _clean(self, part: Part) -> list[Float[Tensor, "W T _"]]:
         """Activations at each place."""
         return [part.clean[number].x for number in self._numbers]
 
-    def _parts_of(self, x_hats: Sequence[Tensor]) -> Iterator[tuple[_Part, list[Tensor]]]:
+    def parts_of(self, x_hats: Sequence[Tensor]) -> Iterator[tuple[Part, list[Tensor]]]:
         """Each part with its rows of each x_hat."""
         sizes = [len(part.kept) for part in self._text.parts]
         rows = zip(*(x_hat.split(sizes) for x_hat in x_hats), strict=True)
         yield from ((part, list(some)) for part, some in zip(self._text.parts, rows, strict=True))
 
-    def _above(self, part: _Part, rows: Float[Tensor, "N d_in"]) -> Float[Tensor, "W T D"]:
-        """What enters the unembedding with these rows at the positions kept."""
+    def above(self, part: Part, rows: Float[Tensor, "N d_in"]) -> Float[Tensor, "W T D"]:
+        """What enters the unembedding with these rows at the positions kept; with a gradient where they require one."""
         xs = []
         for clean, some in zip(self._clean(part), rows.split(self._widths, dim=1), strict=True):
             x = clean.clone(memory_format=torch.contiguous_format)
@@ -190,7 +195,7 @@ class SplicedText:
             xs.append(x)
         return self._run_from(part, xs)
 
-    def _run_from(self, part: _Part, xs: Sequence[Float[Tensor, "W T _"]]) -> Float[Tensor, "W T D"]:
+    def _run_from(self, part: Part, xs: Sequence[Float[Tensor, "W T _"]]) -> Float[Tensor, "W T D"]:
         return self._text.model.run_from_all([part.clean[number] for number in self._numbers], xs)
 
 
