@@ -338,21 +338,7 @@ class RunConfig(Config):
         if (stage := self.train.kl_stage) is None:
             return self
         reason = SOURCES[self.activations.source].why_no_text_batch(self.activations)
-        require(
-            not reason,
-            "`kl_stage` needs the language model that activations are of, with gradients through its layers, but got "
-            f"{reason}. Leave out `kl_stage`, or train on a `language_model` in float32, bfloat16 or float16 on its own GPUs.",
-        )
-        steps = fraction_of_run(stage.tokens, self.n_steps, self.train.batch_size) * self.n_steps
-        require(
-            0.5 < steps <= self.n_steps,
-            f"`tokens` of `kl_stage` must be at least one step and at most the run's {self.n_steps}, but got {stage.tokens!r}. Change it.",
-        )
-        require(
-            self.train.sparsity_decay == 0,
-            "`kl_stage` must come without `sparsity_decay`, because it holds the L0 that it starts at, but got sparsity_decay="
-            f"{self.train.sparsity_decay!r}. Leave one of them out.",
-        )
+        stage.check(reason, self.n_steps, self.train.batch_size, self.train.sparsity_decay)
         return self
 
     @property
