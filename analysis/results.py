@@ -52,6 +52,11 @@ class StoredRun:
         return self.requested.get("config") or {}
 
     @property
+    def published(self) -> str | None:
+        """Where an SAE that was not trained here came from."""
+        return self.record.published if self.record else None
+
+    @property
     def finished(self) -> bool:
         """Whether it has results."""
         return self.record is not None and self.record.status == "finished"

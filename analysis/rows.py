@@ -49,7 +49,7 @@ def row_of(run: StoredRun) -> dict[str, Any]:
 def setting_hash(run: StoredRun) -> str:
     """What the repeats of a setting have in common: all of the config but `seed` and `data_seed`; of a variant its name, too. A published
     SAE has no repeats."""
-    if is_published(run):
+    if run.published is not None:
         return _hash(run.run_id)
     content = {key: 0 if key == "data_seed" else value for key, value in run.config.items() if key != "seed"}
     requested = run.requested
@@ -58,15 +58,10 @@ def setting_hash(run: StoredRun) -> str:
     return _hash([*setting, run.paths.directory.name] if run.variant_of else setting)
 
 
-def is_published(run: StoredRun) -> bool:
-    """Whether it is an SAE that was not trained here."""
-    return run.record is not None and run.record.published is not None
-
-
 def activations_of(run: StoredRun) -> dict[str, Any]:
     """The activations of its config, with the training tokens of the run. Those of a published SAE are not known."""
     activations, tokens = dict(run.config.get("activations") or {}), tokens_asked(run.config)
-    return activations | {"train_tokens": None if is_published(run) else tokens}
+    return activations | {"train_tokens": tokens if run.published is None else None}
 
 
 def comparison_hashes(runs: Sequence[StoredRun]) -> list[str]:

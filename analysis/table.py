@@ -41,7 +41,7 @@ from analysis.columns import (
 from analysis.possible import impossible
 from analysis.probes import probe_columns
 from analysis.results import StoredRun, StoredSweep, read_sweeps, requested_rates
-from analysis.rows import activations_of, comparison_hashes, is_published, row_of, variants
+from analysis.rows import activations_of, comparison_hashes, row_of, variants
 from sae_core.errors import ConfigError, UnknownNameError, border
 from sae_core.files import write_text, written_whole
 from sae_core.layout import SweepPaths
@@ -101,7 +101,7 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     table.attrs[DIRECTORIES] = directories
     table.attrs[IMPOSSIBLE] = Shared(wrong)
     pairs = list(zip(comparisons, runs, strict=True))[::-1]
-    by_precedence = [pair for published in (True, False) for pair in pairs if is_published(pair[1]) == published]
+    by_precedence = [pair for published in (True, False) for pair in pairs if (pair[1].published is not None) == published]
     table.attrs[COMPARISONS] = Shared(
         {
             comparison: {"sweep": run.sweep, "d_sae": at(run.config, "sae.d_sae"), "activations": activations_of(run)}

@@ -81,11 +81,14 @@ def named(sweeps: Sequence[StoredSweep], run_ids: Sequence[str]) -> list[Chosen]
     runs = {run.run_id: run for sweep in sweeps for run in (*sweep.runs, *sweep.variants)}
     if unknown := [run_id for run_id in run_ids if run_id not in runs]:
         raise UnknownNameError.of("run id", unknown[0], runs, "`sae-sweep status` lists them.")
-    return _with_saes([runs[run_id] for run_id in dict.fromkeys(run_ids)])
+    wanted = [runs[run_id] for run_id in dict.fromkeys(run_ids)]
+    if others := [f"{run.run_id} ({run.published})" for run in wanted if run.published is not None]:
+        raise ConfigError(f"SAEs must have been trained here to be exported, but got {', '.join(others)}. Take them from where they came.")
+    return _with_saes(wanted)
 
 
 def on_fronts(sweeps: Sequence[StoredSweep], table: "pd.DataFrame", *, architecture: str | None = None) -> list[Chosen]:
-    """Of each front of L0 and FVU the best repeat of every setting on it, place by place, from sparse to dense.
+    """Of each front of L0 and FVU of what was trained here the best repeat of every setting on it, place by place, from sparse to dense.
 
     Args:
         table: of the sweeps.
@@ -95,8 +98,9 @@ def on_fronts(sweeps: Sequence[StoredSweep], table: "pd.DataFrame", *, architect
         ConfigError: no run is finished, or one has no exported SAE; all of them in one message.
     """
     from analysis.pareto import pareto_front
-    from analysis.table import by_comparison, finished, over_seeds
+    from analysis.table import by_comparison, finished, over_seeds, trained_here
 
+    table = trained_here(table)
     known = finished(table) & table["fvu"].notna().to_numpy() & (table["l0"] > 0).fillna(False).to_numpy()
     if architecture is not None and architecture not in set(table.loc[known, "architecture"]):
         raise UnknownNameError.of("an architecture with finished runs", architecture, map(str, set(table.loc[known, "architecture"])))
@@ -122,7 +126,7 @@ def best_of_each_place(
     architecture: str | None = None,
     only_transcoders: bool = False,
 ) -> list[Chosen]:
-    """Of each place in a model, the run that `analysis.best` names at an L0.
+    """Of each place in a model, the run that `analysis.best` names at an L0, of those that were trained here.
 
     Args:
         table: of the sweeps.
@@ -138,7 +142,7 @@ def best_of_each_place(
     runs = {run.run_id: run for sweep in sweeps for run in sweep.runs}
     places: dict[Place, list[str]] = {}
     for run_id, run in runs.items():
-        if run.finished and (Place.of(run).hook_out is not None or not only_transcoders):
+        if run.finished and run.published is None and (Place.of(run).hook_out is not None or not only_transcoders):
             places.setdefault(Place.of(run), []).append(run_id)
     if not places:
         what = "finished transcoders, which a `hook_out` in the definition makes" if only_transcoders else "finished runs"

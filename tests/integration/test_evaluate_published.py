@@ -18,6 +18,7 @@ from sae_core.records import RunRecord
 from sae_core.sae.base import SparseAutoencoder
 from sweeps.definition.sweep import Sweep
 from sweeps.execution.evaluating import EvaluationResult, evaluate
+from sweeps.exporting import export
 from sweeps.opening import open_run
 
 SWEEP = small_sweep(architectures={"topk": {"k": [2, 4]}}, seeds=[0, 1])
@@ -65,6 +66,9 @@ def test_a_published_sae_is_measured_as_the_sweeps_own(results: Path, tmp_path: 
         assert (record.eval_hash, record.d_in, record.published) == (of_run.eval_hash, of_run.d_in, sae.name)
         assert record.train_tokens is None and record.seed is None
         assert open_run(results / "small", sae.run_id).run_id == sae.run_id
+    with pytest.raises(ConfigError, match=f"trained here.*{done.saes[0].run_id}"):
+        export(results / "small", tmp_path / "exported", run_ids=[done.saes[0].run_id])
+    assert export(results / "small", tmp_path / "best", l0=2)[0][0].run_id in own
     before = times_written(results / "small" / "runs")
     assert measured(SWEEP, list(folders), results).records == done.records
     launch(SWEEP, results=results, progress=Told())
