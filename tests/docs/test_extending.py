@@ -63,3 +63,6 @@ def test_they_train_on_two_workers(plugins, tmp_path):
     assert (table.status == "finished").all()
     assert table.norm_ratio.between(0.3, 1.2).all()
     assert len((tmp_path / "results" / "mine" / "progress.csv").read_text().splitlines()) == 3
+    losses = [line.split(",") for line in (tmp_path / "results" / "mine" / "losses.csv").read_text().splitlines()]
+    assert {run_id for run_id, *_ in losses} == set(table.run_id)
+    assert len({(run_id, step) for run_id, step, _ in losses}) == len(losses) >= 9
