@@ -179,3 +179,11 @@ def start_from(sae: SparseAutoencoder, run: RunConfig, normalization: Normalizat
     for name, parameter in sae.named_parameters():
         if name in theirs:
             parameter.copy_(theirs[name])
+    given = [parameter.clone() for parameter in sae.parameters()]
+    sae.constrain()
+    if not all(torch.allclose(one, other, rtol=_SAME_NORMS, atol=1e-4) for one, other in zip(sae.parameters(), given, strict=True)):
+        what = "decoder rows of norm 1" + (", aligned with the encoder" if run.sae.aligned else "")
+        raise ConfigError(
+            f"`init_from` must have {what}, in units of training, since the run holds that, but got others in {run.train.init_from!r}. "
+            "Start from an SAE that was trained so, or do not hold it."
+        )

@@ -1,5 +1,7 @@
 """Decoder rows of norm 1, and encoders aligned with their decoders: held through training, in every architecture that can."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -81,6 +83,26 @@ def test_what_training_leaves_satisfies_the_constraints_with_initial_values_of_t
     result = train_group([run], stream_of(run))[0]
     assert result.sae is not None
     assert_ones(products(result.sae))
+
+
+@pytest.mark.parametrize("name", ["standard", "topk", "matching_pursuit"])
+def test_a_run_starts_from_an_sae_that_was_trained_so(name: str, tmp_path: Path) -> None:
+    fields = {} if name == "matching_pursuit" else ALIGNED
+    run = run_of(config(name, **fields), n_steps=3, lr=1e-2)
+    train_group([run], stream_of(run))[0].exported().save_pretrained(tmp_path)
+    again = run_of(config(name, **fields), n_steps=3, init_from=str(tmp_path))
+    result = train_group([again], stream_of(again))[0]
+    assert result.error is None and result.sae is not None
+    assert_ones(result.sae.W_dec.norm(dim=1))
+
+
+@pytest.mark.parametrize("fields", [ALIGNED, {"normalize_decoder": True, "decoder_init_norm": 1.0}])
+def test_a_run_does_not_start_from_an_sae_that_was_trained_otherwise(fields: dict[str, object], tmp_path: Path) -> None:
+    run = run_of(config("standard"), n_steps=3)
+    train_group([run], stream_of(run))[0].exported().save_pretrained(tmp_path)
+    again = run_of(config("standard", **fields), n_steps=3, init_from=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"`init_from` must have decoder rows of norm 1.* but got others in"):
+        train_group([again], stream_of(again))
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,9 @@ def reconstructed(sae: SparseAutoencoder, normalization: Normalization, x: torch
 @pytest.mark.parametrize(("trained", "asked"), SAMES + OTHERS)
 def test_a_run_starts_with_the_reconstruction_of_what_it_starts_from(trained: str, asked: str, normalization: str, tmp_path: Path) -> None:
     old = random_sae(trained, D_IN, D_SAE)
+    old.constrain()
+    if normalization == "whitening" and old.config.is_tied:
+        pytest.skip("nothing is trained so")
     run = run_of(asked, normalize_activations=normalization, init_from=str(tmp_path))
     stream, x = stream_of(run), heldout(256)
     saved(old, stream.normalization, tmp_path)
