@@ -67,7 +67,7 @@ class L0Controller:
     """Natural logarithm of what the configured coefficient is multiplied by."""
     mean_log_l0: Float[Tensor, ""]
     holds: bool = False
-    """Whether the target is the mean when the first step comes."""
+    """Whether the target is the mean of the steps before the first one."""
 
     @classmethod
     def start(cls, target_l0: float, n_steps: int, config: TrainConfig, device: torch.device) -> Self:
@@ -93,7 +93,7 @@ class L0Controller:
         log_l0 = l0.detach().float().clamp_min(MIN_L0).log()
         begins = 0 if self.holds else self.first_step
         self.mean_log_l0 = log_l0 if step <= begins else torch.lerp(log_l0, self.mean_log_l0, MEMORY)
-        if self.holds and step <= self.first_step:
+        if self.holds and (step < self.first_step or step == 0):
             self.log_target = self.mean_log_l0.clone()  # a checkpoint takes no tensor twice
         if step >= self.first_step:
             error = (self.mean_log_l0 - self.log_target).clamp(-MAX_ERROR, MAX_ERROR)

@@ -21,6 +21,8 @@ from sae_core.activations.stream import Stream
 from sae_core.activations.text_batch import TextRows
 from sae_core.config.run import ARCHITECTURES, RunConfig
 from sae_core.errors import ConfigError
+from sae_core.sae.base import SparseAutoencoder
+from sae_core.trainable import TrialConfig, run_trial
 from sae_core.training.checkpoint import write_checkpoint
 from sae_core.training.kl_stage import StageText, rows_of_step
 from sae_core.training.loop import TrainResult, train_group, train_run
@@ -187,6 +189,21 @@ def test_packed_is_alone_and_resumed_is_uninterrupted(text: Text, tmp_path: Path
             text.train(*runs, directory=tmp_path, on_step=interrupt(at))
     for resumed, together in zip(text.train(*runs, directory=tmp_path), packed, strict=True):
         assert_same(resumed, together)
+
+
+@pytest.mark.slow
+def test_a_trial_finds_the_model_of_its_runs(text: Text, tmp_path: Path) -> None:
+    run = text.run("topk", kl_stage={"tokens": "3 steps"})
+    trial = TrialConfig(
+        runs=[run.model_dump(mode="json")],
+        cache=str(text.directory),
+        directory=str(tmp_path),
+        text=text.source.config.model_dump(mode="json"),
+    )
+    run_trial(trial, lambda told: None, "cpu")
+    stored = SparseAutoencoder.from_pretrained(tmp_path / run.run_id / "sae").state_dict()
+    expected = text.train(run)[0].exported().state_dict()
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in expected.items())
 
 
 @pytest.mark.slow

@@ -93,3 +93,10 @@ def test_layer_norm_by_hand() -> None:
 def test_layer_norm_is_the_same_after_shifting_and_rescaling_a_token() -> None:
     x = tokens(50)
     torch.testing.assert_close(LayerNorm()(7 * x + 3), LayerNorm()(x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+def test_what_is_normalized_can_be_undone(name: str) -> None:
+    x = tokens(1_000) + 0.1
+    found = NORMALIZATIONS[name](3.0, [x])
+    torch.testing.assert_close(found.undone(found(x), x), x, rtol=1e-3, atol=1e-3)

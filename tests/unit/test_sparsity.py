@@ -1,12 +1,15 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_runs import run_of
 
-from sae_core.config.run import TrainConfig
-from sae_core.training.sparsity import MAX_LOG_FACTOR, L0Controller, sparsity_scale
+from sae_core.config.kl_stage import KlStageConfig
+from sae_core.config.run import ARCHITECTURES, TrainConfig
+from sae_core.training.sparsity import MAX_LOG_FACTOR, L0Controller, controller_of, sparsity_scale
 
 
 def test_warm_up_starts_at_0_and_ends_at_1() -> None:
@@ -113,3 +116,31 @@ def test_it_goes_on_from_its_state() -> None:
         whole.update(torch.tensor(50.0 + step), step, 1.0)
     assert torch.equal(whole.log_factor, second.log_factor)
     assert torch.equal(whole.mean_log_l0, second.mean_log_l0)
+
+
+@pytest.mark.slow
+def test_a_controller_holds_the_l0_that_its_stage_begins_with() -> None:
+    control = L0Controller.hold(500, 1000, torch.device("cpu"))
+    for step in range(500):
+        control.update(torch.tensor(40.0), step, 1.0)
+    assert float(control.factor) == 1.0
+    for step in range(500, 1000):  # what the stage does to L0, which answers at once
+        control.update(torch.tensor(60.0) / control.factor, step, 0.2)
+    assert float(60.0 / control.factor) == pytest.approx(40.0, rel=0.02)
+
+
+def test_who_gets_a_controller() -> None:
+    def kind(architecture: str, stage: bool, **sae: Any) -> bool | None:
+        """Whether it holds; None: there is none."""
+        cls = ARCHITECTURES[architecture].Config
+        config = cls.model_validate(cls.example(16, 64).model_dump() | sae)
+        run = run_of(config)
+        train = run.train.model_copy(update={"kl_stage": KlStageConfig() if stage else None})
+        found = controller_of(run.model_copy(update={"train": train}), torch.device("cpu"))
+        return None if found is None else found.holds
+
+    assert kind("standard", stage=False) is None and kind("standard", stage=True) is True
+    assert kind("standard", stage=True, target_l0=8.0) is kind("standard", stage=False, target_l0=8.0) is False
+    assert kind("topk", stage=True) is None
+    quadratic = {"sparsity_loss": "quadratic", "target_l0": 8.0}  # aims at the target itself
+    assert kind("jumprelu", stage=True, **quadratic) is None
