@@ -6,7 +6,7 @@ from analysis.estimates import Estimate
 from analysis.foreign import read_table
 from analysis.pareto import common_window, hypervolume, interpolate_at_l0, pareto_front
 from analysis.statistics.comparison import compare
-from analysis.table import load_table, metric_specs, write_table
+from analysis.table import load_table, metric_specs, variants_as_runs, write_table
 
 __all__ = [
     "Estimate",
@@ -20,5 +20,6 @@ __all__ = [
     "pareto_front",
     "plot",
     "read_table",
+    "variants_as_runs",
     "write_table",
 ]

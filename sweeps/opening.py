@@ -18,7 +18,7 @@ NUMBERS = ("l0", "fvu", "explained_variance", "delta_ce", "dead_fraction")
 
 
 def open_run(results: str | Path, run_id: str, *, device: str | None = None) -> "LearnedRun":
-    """A trained run, from its id.
+    """A trained run, or a variant of one, from its id.
 
     The held-out text is that of its evaluation. Where the cache of activations was deleted, its tokens are prepared again.
 
@@ -33,7 +33,7 @@ def open_run(results: str | Path, run_id: str, *, device: str | None = None) -> 
     from analysis.results import read_sweeps
 
     (sweep,) = read_sweeps(results)
-    runs = {run.run_id: run for run in sweep.runs}
+    runs = {run.run_id: run for run in (*sweep.runs, *sweep.variants)}
     if run_id not in runs:
         raise UnknownNameError.of("run id", run_id, runs, "`sae-sweep status` lists them.")
     (run,) = _opened(sweep, [runs[run_id]], device)

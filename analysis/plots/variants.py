@@ -146,12 +146,13 @@ class TrainingPaths(VariantsPlot):
         """The tokens at the stops of the longest path, where there is room for them."""
         path = max(info.paths, key=lambda path: path.stops[0].y / path.stops[-1].y)
         low, high = np.log(axes.get_ylim())
-        last = np.inf
+        last, unit = np.inf, " tokens"
         for stop in path.stops:
             height = (np.log(stop.y) - low) / (high - low)
             if abs(height - last) >= LEAST_SPACING:
                 place: dict[str, Any] = {"xytext": (7, 0), "textcoords": "offset points", "va": "center", "fontsize": 7.5}
-                axes.annotate(f"{count(stop.tokens)} tokens", (stop.x, stop.y), color=style.FAINT, **place)
+                axes.annotate(f"{count(stop.tokens)}{unit}", (stop.x, stop.y), color=style.FAINT, **place)
+                unit = ""
                 last = height
 
     @classmethod

@@ -59,6 +59,11 @@ def test_the_frontier_has_the_levels_it_was_trained_for() -> None:
     assert list(hierarchical(None).frontier()) == [1, 2, 4, 6]
 
 
+def test_a_config_is_read_from_its_json() -> None:
+    config = HierarchicalTopKConfig(d_sae=40, k=6, inner_ks=(1, 3))
+    assert HierarchicalTopKConfig.model_validate(config.model_dump(mode="json")) == config
+
+
 @pytest.mark.parametrize("inner_ks", [(2, 1), (6,), (2, 2)])
 def test_inner_ks_increase_and_are_below_k(inner_ks: tuple[int, ...]) -> None:
     with pytest.raises(ValidationError, match="`inner_ks` must increase and be below k"):
