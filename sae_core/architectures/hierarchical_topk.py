@@ -52,7 +52,7 @@ class HierarchicalTopKConfig(TopKFamilyConfig):
     def measured_ks(self) -> tuple[int, ...]:
         """The levels below `k` that are measured: those nearest to powers of two, because many levels differ little from one another."""
         inner = self.levels[:-1]
-        powers = range(self.k.bit_length()) if inner else ()
+        powers = range((self.k - 1).bit_length()) if inner else ()
         return tuple(sorted({min(inner, key=lambda level: abs(math.log2(level) - power)) for power in powers}))
 
     @property

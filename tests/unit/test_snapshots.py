@@ -150,7 +150,15 @@ def test_a_frontier_is_exported_beside_its_run_and_shares_its_weights(tmp_path):
 
 @pytest.mark.parametrize(
     ("k", "inner_ks", "forms"),
-    [(1, None, []), (6, None, [1, 2, 4]), (12, tuple(range(1, 12)), [1, 2, 4, 8]), (12, (3, 9), [3, 9]), (12, (5,), [5]), (12, (), [])],
+    [
+        (1, None, []),
+        (6, None, [1, 2, 4]),
+        (12, tuple(range(1, 12)), [1, 2, 4, 8]),
+        (32, tuple(range(1, 32)), [1, 2, 4, 8, 16]),
+        (12, (3, 9), [3, 9]),
+        (12, (5,), [5]),
+        (12, (), []),
+    ],
 )
 def test_forms_of_a_hierarchical_sae(k, inner_ks, forms):
     sae = HierarchicalTopK(HierarchicalTopKConfig(d_sae=D_SAE, k=k, inner_ks=inner_ks), D_IN)
