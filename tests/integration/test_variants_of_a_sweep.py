@@ -13,6 +13,7 @@ from sae_core.activations.stream import Stream
 from sae_core.records import RunRecord
 from sweeps.planning.plan import plan
 from sweeps.planning.variants import n_variants
+from sweeps.storage.mirror import Mirror
 from sweeps.storage.store import Store
 from sweeps.storage.verify import verify
 
@@ -85,21 +86,45 @@ def test_what_is_lost_is_made_again(finished, tmp_path):
     assert variants(results) == expected
 
 
+@pytest.fixture
+def stops_once(monkeypatch, tmp_path):
+    """Called with a number of batches: the next training is interrupted after that many."""
+
+    def stop_after(batches: int) -> None:
+        read, marker = Stream.batches, tmp_path / "stopped"
+
+        def stopping(stream, start=0):
+            for number, batch in enumerate(read(stream, start)):
+                if start + number == batches and not marker.exists():
+                    marker.touch()
+                    raise KeyboardInterrupt
+                yield batch
+
+        monkeypatch.setattr(Stream, "batches", stopping)
+
+    return stop_after
+
+
 @pytest.mark.parametrize("batches", [5, 47])
-def test_interrupted_and_launched_again_is_as_if_never_interrupted(finished, tmp_path, monkeypatch, batches):
-    read = Stream.batches
-
-    def broken(stream, start=0):
-        for number, batch in enumerate(read(stream, start)):
-            if start + number == batches and not (tmp_path / "broken").exists():
-                (tmp_path / "broken").touch()
-                raise KeyboardInterrupt
-            yield batch
-
-    monkeypatch.setattr(Stream, "batches", broken)
+def test_interrupted_and_launched_again_is_as_if_never_interrupted(finished, tmp_path, stops_once, batches):
+    stops_once(batches)
     assert launch(small_sweep(**CHANGES), results=tmp_path, checkpoint_seconds=0.05).interrupted
     assert launch(small_sweep(**CHANGES), results=tmp_path).finished == 3
     assert variants(tmp_path) == variants(finished)
+
+
+def test_an_empty_machine_has_the_snapshots_of_the_one_that_its_mirror_is_of(finished, tmp_path, stops_once):
+    mirror = str(tmp_path / "mirror")
+    stops_once(60)
+    assert launch(small_sweep(**CHANGES), results=tmp_path / "first", checkpoint_seconds=0, mirror=mirror).interrupted
+    copies = Mirror(mirror, Store(tmp_path / "first" / "small"))
+    for job in copies.pending_checkpoints():  # as every ten minutes
+        copies.copy(job)
+    assert len([*(tmp_path / "mirror").glob("runs/*/variants/*/record.json")]) >= 3
+    assert launch(small_sweep(**CHANGES), results=tmp_path / "second", mirror=mirror).finished == 3
+    assert variants(tmp_path / "second") == variants(finished)
+    third = launch(small_sweep(**CHANGES), results=tmp_path / "third", mirror=mirror)
+    assert third.finished == 3 and variants(tmp_path / "third") == variants(finished)
 
 
 def test_snapshots_asked_for_too_late_are_noted(tmp_path, capsys):
