@@ -12,8 +12,8 @@ class KlStageConfig(Config):
 
     tokens: Span = 0.05
     """How long it lasts, at the end: a fraction of the steps, or e.g. "5%", "500 steps", "25M tokens"."""
-    weight: Positive = 1.0
-    """Weight of KL relative to that of the squared error."""
+    weight: Positive = 0.3
+    """Weight of KL relative to that of the squared error (the paper: 1; what it gained here: docs/kl-stage.md)."""
 
     def check(self, reason: str, n_steps: int, batch_size: int, sparsity_decay: float | str) -> None:
         """Make sure that a run can have this stage.
