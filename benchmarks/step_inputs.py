@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
+from sae_core.config.run import ARCHITECTURES
 
 SHIFTED = {"standard": "b_enc", "gated": "b_gate", "jumprelu": "threshold"}
 """Architectures whose sparsity a coefficient sets -> the parameter that sets their L0 here."""
@@ -49,7 +50,10 @@ def _weights(architecture: str, W_dec: Tensor, *, at: float) -> dict[str, Tensor
     """Every parameter of an architecture; a latent becomes active where x @ W_dec_i exceeds `at`."""
     d_sae, d_in = W_dec.shape
     biases = {"gated": ("b_gate", "r_mag", "b_mag"), "jumprelu": ("b_enc", "threshold")}.get(architecture, ("b_enc",))
-    state = {"W_dec": W_dec, "W_enc": W_dec.T.contiguous(), "b_dec": torch.zeros(d_in)} | {name: torch.zeros(d_sae) for name in biases}
+    state = {"W_dec": W_dec, "b_dec": torch.zeros(d_in)}
+    if ARCHITECTURES[architecture].Config.is_tied:
+        return state
+    state |= {"W_enc": W_dec.T.contiguous()} | {name: torch.zeros(d_sae) for name in biases}
     if shifted := SHIFTED.get(architecture):
         state[shifted] += at if shifted == "threshold" else -at
     return state

@@ -70,8 +70,8 @@ def test_what_is_damaged_or_missing_is_measured_again(results, caplog, name, dam
     assert launch(small_sweep(), results=results).finished == 4
     assert results_of(directory) == before
     written = {path for path, time in times_written(directory / "runs").items() if times.get(path) != time}
-    assert {path.name for path in written} == {"documents.parquet", "latents.safetensors", "record.json"}
-    assert {path.parent.name for path in written} == {first}
+    assert {path.name for path in written} == {"documents.parquet", "latents.safetensors", "sparsity.safetensors", "record.json"}
+    assert {path.relative_to(directory / "runs").parts[0] for path in written} == {first}
     assert f"run {first} is measured again: documents.parquet or latents.safetensors is missing or damaged" in caplog.text
 
 

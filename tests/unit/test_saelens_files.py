@@ -17,9 +17,10 @@ def x() -> Tensor:
     return torch.randn(64, D_IN, generator=torch.Generator().manual_seed(1))
 
 
-def keep_largest(z: Tensor, k: int) -> Tensor:
-    values, indices = z.topk(k, dim=1)
-    return torch.zeros_like(z).scatter(1, indices, values.relu())
+def keep_largest(z: Tensor, k: int, *, of_any_sign: bool) -> Tensor:
+    indices = (z.abs() if of_any_sign else z).topk(k, dim=1).indices
+    values = z.gather(1, indices)
+    return torch.zeros_like(z).scatter(1, indices, values if of_any_sign else values.relu())
 
 
 def pursued(residual: Tensor, W_dec: Tensor, cfg: dict[str, Any]) -> Tensor:
@@ -56,7 +57,8 @@ def by_hand(cfg: dict[str, Any], t: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     z = read @ t["W_enc"] + t["b_enc"]
     norms = t["W_dec"].norm(dim=1) if cfg.get("rescale_acts_by_decoder_norm") else torch.ones(D_SAE)
     k = cfg.get("k") or cfg.get("activation_fn_kwargs", {}).get("k")
-    a = keep_largest(z * norms, k) if k else z.relu() * (z > t.get("threshold", torch.zeros(D_SAE)))
+    of_any_sign = cfg.get("architecture") == "abstopk"
+    a = keep_largest(z * norms, k, of_any_sign=of_any_sign) if k else z.relu() * (z > t.get("threshold", torch.zeros(D_SAE)))
     skip = x() @ t["W_skip"].T if "W_skip" in t else 0
     return a, (a / norms @ t["W_dec"] + t["b_dec"]) * std + mean + skip
 

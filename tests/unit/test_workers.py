@@ -133,7 +133,7 @@ def test_all_sources_are_checked_before_any_is_prepared(tmp_path, monkeypatch):
     assert done == [("check", 101), ("check", 102), ("check", 103)]
     problems.clear()
     done.clear()
-    assert worker.prepare(sources[:2]) == [({}, 16, None, 0), ({}, 16, None, 0)]
+    assert worker.prepare(sources[:2]) == [({}, 16, None, {}, 0), ({}, 16, None, {}, 0)]
     assert done == [("check", 101), ("check", 102), ("prepare", 101, "101"), ("prepare", 102, "102")]
 
 
