@@ -20,7 +20,7 @@ from torch import Tensor
 from sae_core.activations.synthetic import SyntheticActivations, SyntheticSource
 from sae_core.config.run import ARCHITECTURES
 
-SHIFTED = {"standard": "b_enc", "gated": "b_gate", "jumprelu": "threshold"}
+SHIFTED = {"standard": "b_enc", "p_anneal": "b_enc", "gated": "b_gate", "jumprelu": "threshold"}
 """Architectures whose sparsity a coefficient sets -> the parameter that sets their L0 here."""
 INITIAL_NORM, INITIAL_THRESHOLD = 0.1, 0.01
 

@@ -88,9 +88,10 @@ def test_everything_that_is_timed_runs() -> None:
     assert list(step["seconds"]) == [*FLOOR, "PyTorch", "Triton", "SAELens float32"]
     assert list(step["ratios"]) == ["PyTorch / floor", "Triton / PyTorch", "SAELens float32 / PyTorch"]
     group = gpu_steps.group_rounds(inputs, (4, 8), 1, 1)
-    assert group["n_saes"] == 2 * len(ARCHITECTURES) and group["waits"].keys() == set(ARCHITECTURES)
+    n_saes = 2 * len(ARCHITECTURES)
+    assert group["n_saes"] == n_saes and group["waits"].keys() == set(ARCHITECTURES)
     text = gpu_steps.told(step, group)
-    assert "12 mixed SAEs on one stream / 12 times one:" in text and "waits for the device in a step of topk: none" in text
+    assert f"{n_saes} mixed SAEs on one stream / {n_saes} times one:" in text and "waits for the device in a step of topk: none" in text
 
 
 def test_without_saelens_only_our_side_is_timed() -> None:
