@@ -62,8 +62,12 @@ _KNOWN = {
     "batchtopk": ("#d55e00", "D"),
     "jumprelu": ("#cc79a7", "v"),
     "matryoshka_batchtopk": ("#009e73", "P"),
+    "hierarchical_topk": ("#56b4e9", "X"),
+    "p_anneal": ("#b8a600", "h"),
+    "matching_pursuit": ("#7a5195", "<"),
+    "abstopk": ("#8c564b", ">"),
 }
-_SPARE = (("#56b4e9", "X"), ("#b8a600", "h"), ("#7a5195", "<"), ("#8c564b", ">"), ("#5c6b73", "*"), ("#a6761d", "p"))
+_SPARE = (("#5c6b73", "*"), ("#a6761d", "p"), ("#c51b7d", "d"), ("#66a61e", "H"), ("#3f4fa3", "8"))
 
 
 def looks(architectures: Iterable[str]) -> dict[str, Look]:
