@@ -19,7 +19,8 @@ from torch import Tensor
 
 from sae_core.activations.files import save_tensors
 from sae_core.activations.source import ActivationSource, EvalChunk
-from sae_core.config.run import SOURCES, ActivationsConfig, require
+from sae_core.config.base import require
+from sae_core.config.run import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError, border
 from sae_core.files import written_whole
 

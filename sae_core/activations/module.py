@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from sae_core.activations.language_model.places import SIDES, Place, hooked, path_and_side
 from sae_core.activations.source import ActivationSource, EvalChunk
-from sae_core.config.run import ActivationsConfig, Count
+from sae_core.config.base import Count
+from sae_core.config.run import ActivationsConfig
 from sae_core.errors import ConfigError, UnknownNameError, border
 from sae_core.watchdog import beat
 

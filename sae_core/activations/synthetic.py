@@ -28,7 +28,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae_core.activations.source import ActivationSource, EvalChunk, GroundTruth
-from sae_core.config.run import SOURCES, ActivationsConfig, Count, Positive
+from sae_core.config.base import Count, Positive
+from sae_core.config.run import SOURCES, ActivationsConfig
 from sae_core.errors import ConfigError
 from sae_core.seeds import seed_of
 

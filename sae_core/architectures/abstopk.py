@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
-from sae_core.config.run import ARCHITECTURES, Count
+from sae_core.config.base import Count
+from sae_core.config.run import ARCHITECTURES
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.active import ActiveLatents, topk_per_token, without_zeros
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from sae_core.architectures.topk import TopK, TopKConfig
 from sae_core.architectures.topk_family import TopKFamily, TopKFamilyConfig
-from sae_core.config.run import ARCHITECTURES, Count, require
+from sae_core.config.base import Count, require
+from sae_core.config.run import ARCHITECTURES
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sparse.active import ActiveLatents, topk_per_token
 from sae_core.sparse.kernels.choice import kernels_for

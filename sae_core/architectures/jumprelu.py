@@ -16,7 +16,8 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, Positive, TranscoderConfig, require
+from sae_core.config.base import Positive, require
+from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, TranscoderConfig
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sae.elementwise import ElementwiseSAE
 from sae_core.sae.functional import mse

@@ -16,7 +16,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae_core.architectures.topk_family import CountedConfig
-from sae_core.config.run import ARCHITECTURES, Count, Positive, require
+from sae_core.config.base import Count, Positive, require
+from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sae.functional import mse

@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae_core.architectures.batchtopk import BatchTopKFamily, BatchTopKFamilyConfig
-from sae_core.config.run import ARCHITECTURES, Count
+from sae_core.config.base import Count
+from sae_core.config.run import ARCHITECTURES
 from sae_core.errors import ConfigError
 from sae_core.sae.functional import mse
 from sae_core.sae.loss import StepMemory

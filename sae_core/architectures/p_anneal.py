@@ -12,7 +12,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, Fraction
+from sae_core.config.base import Fraction
+from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
 from sae_core.sae.elementwise import ElementwiseSAE
 from sae_core.sae.functional import mse
 from sae_core.sae.loss import LossContext, LossTerms, StepMemory

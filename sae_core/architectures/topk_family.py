@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sae_core.config.run import ArchitectureConfig, Fraction, require
+from sae_core.config.base import Fraction, require
+from sae_core.config.run import ArchitectureConfig
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sae.functional import error_of_few, mse
 from sae_core.sae.loss import LossContext, LossTerms, StepMemory

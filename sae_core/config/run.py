@@ -13,12 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
 
-from sae_core.config.base import Config as Config
-from sae_core.config.base import Count as Count
-from sae_core.config.base import Fraction as Fraction
-from sae_core.config.base import Positive as Positive
-from sae_core.config.base import Tokens as Tokens
-from sae_core.config.base import require as require
+from sae_core.config.base import Config, Count, Fraction, Positive, Tokens, require
 from sae_core.config.coefficients import Coefficient
 from sae_core.config.kl_stage import KlStageConfig
 from sae_core.config.spans import Span, fraction_of_run, steps_of

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ValidationError, model_validator
 
-from sae_core.config.run import Config
+from sae_core.config.base import Config
 from sae_core.errors import ConfigError
 from sweeps.definition.problems import Problems, collect, model_in, shown, unknown_key
 

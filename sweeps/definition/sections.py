@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from sae_core import plugins
-from sae_core.config.run import Config, Count
+from sae_core.config.base import Config, Count
 from sae_core.config.snapshots import Point
 from sae_core.errors import ConfigError, UnknownNameError, border
 from sweeps.definition.plain import plain

@@ -15,7 +15,8 @@ from pydantic import Field, ValidationError
 
 from sae_core import plugins
 from sae_core.activations.shards import remove_damaged
-from sae_core.config.run import ARCHITECTURES, NORMALIZATIONS, SOURCES, Config, Count, RunConfig
+from sae_core.config.base import Config, Count
+from sae_core.config.run import ARCHITECTURES, NORMALIZATIONS, SOURCES, RunConfig
 from sae_core.errors import border
 from sae_core.layout import SweepPaths
 from sae_core.metrics.evaluators import EVALUATORS, column_specs

@@ -33,6 +33,9 @@ SILENT_SECONDS = 20.0
 """Time without an answer of the head node after which a launch ends: a head that only starts again is not the end."""
 _AUTHENTICATION = re.compile(r"[^\n]*(Unauthenticated|InvalidAuthToken|AuthenticationError|authentication token)[^\n]*")
 
+_NOT_A_REASON = re.compile(r"\s|Traceback |\d{4}-\d\d-\d\d ")
+"""Lines of a traceback, and of a log."""
+
 _FEW_RETRIES = {
     "RAY_NUM_REDIS_GET_RETRIES": "3",
     "RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S": "2",
@@ -218,5 +221,7 @@ def refuse(address: str, said: str) -> NoReturn:
             "Set `RAY_AUTH_MODE=token`, and `RAY_AUTH_TOKEN_PATH` or `RAY_AUTH_TOKEN` to the token of the cluster."
         )
     with _address_border(address):
-        reasons = re.findall(r"^(?:[\w.]*Error): (.*\S)", said, re.MULTILINE)
-        raise ConnectionError(reasons[-1] if reasons else "Ray could not connect to it")
+        # What a server says of its failure may be lines of its own, a traceback among them.
+        *_, reason = ["", *re.split(r"^[\w.]*Error: ", said, flags=re.MULTILINE)[1:]]
+        lines = [line.strip() for line in reason.splitlines() if line.strip() and not _NOT_A_REASON.match(line)]
+        raise ConnectionError(" ".join(lines) or "Ray could not connect to it")

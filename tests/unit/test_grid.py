@@ -1,4 +1,4 @@
-from sae_core.config.run import Config
+from sae_core.config.base import Config
 from sae_core.errors import ConfigError
 from sweeps.definition.grid import Axis, fields_of, points, read_section
 from sweeps.definition.problems import Problems

@@ -3,7 +3,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, ValidationError, model_validator
 
-from sae_core.config.run import Config
+from sae_core.config.base import Config
 from sae_core.errors import ConfigError
 from sweeps.definition.problems import Problems, collect, printable, shown, unknown_key
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sae_core.config.run import Config
+from sae_core.config.base import Config
 from sae_core.config.spans import Span, fraction_of_run, steps_of
 
 

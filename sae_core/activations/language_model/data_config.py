@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_serializer, model_validator
 
 from sae_core.activations.language_model.chat import TrainOn
-from sae_core.config.run import Config
+from sae_core.config.base import Config
 from sae_core.errors import ConfigError
 
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from sae_core.activations.files import hash_files, is_hub_name
 from sae_core.activations.language_model.rows import LFS_POINTER
-from sae_core.config.run import Config, require
+from sae_core.config.base import Config, require
 from sae_core.errors import ConfigError, border
 from sae_core.files import existing
 

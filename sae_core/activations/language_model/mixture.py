@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from sae_core.activations.files import is_hub_name
 from sae_core.activations.language_model.data_config import DataConfig
 from sae_core.activations.language_model.rows import COMPRESSIONS, FILE_FORMATS
-from sae_core.config.run import Config, Positive
+from sae_core.config.base import Config, Positive
 from sae_core.errors import ConfigError, border
 from sae_core.files import existing
 from sae_core.validation import first_problem

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
-from sae_core.config.run import Config, RunConfig
+from sae_core.config.base import Config
+from sae_core.config.run import RunConfig
 from sae_core.errors import ConfigError, border, reason_of
 from sae_core.records import RunRecord
 from sae_core.registry import Registry

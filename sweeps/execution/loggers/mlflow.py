@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from sae_core.config.run import Config, RunConfig
+from sae_core.config.base import Config
+from sae_core.config.run import RunConfig
 from sae_core.errors import border
 from sae_core.records import RunRecord, flat
 from sweeps.execution.loggers import LOGGERS, library

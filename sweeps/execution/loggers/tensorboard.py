@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sae_core.config.run import Config, RunConfig
+from sae_core.config.base import Config
+from sae_core.config.run import RunConfig
 from sae_core.records import RunRecord, flat
 from sweeps.execution.loggers import LOGGERS, library
 from sweeps.execution.loggers.per_run import PerRunLogger, numbers, results_of

@@ -6,7 +6,8 @@ import io
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from sae_core.config.run import Config, RunConfig
+from sae_core.config.base import Config
+from sae_core.config.run import RunConfig
 from sae_core.records import RunRecord
 from sweeps.execution.loggers import LOGGERS, library
 from sweeps.execution.loggers.per_run import PerRunLogger, numbers, results_of
