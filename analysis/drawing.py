@@ -41,7 +41,7 @@ def plot(table: pd.DataFrame, name: str = "l0_fvu", **options: Any) -> Figure:
         raise ConfigError(
             f"the table must have something to draw for the plot {name!r}, but got {len(table)} rows without. {chosen.caption}"
         )
-    with matplotlib.rc_context(style.RC):
+    with matplotlib.rc_context(style.RC), style.shown_together(table["architecture"].dropna()):
         figure = chosen.figure(info)
         figure.draw_without_rendering()
     # IPython shows figures that pyplot did not make only where they say how.

@@ -106,13 +106,14 @@ def write_figures(
     names, figures, tables = titles(table), [], []
     draw = partial(_draw, histories=histories, out=out, kind=kind, width=width, form=form, layout=layout)
     try:
-        for number, (comparison, own) in enumerate(parts.items(), start=1):
-            prefix = f"{number}-" if len(parts) > 1 else ""
-            figures += draw(table[table["comparison_hash"] == comparison], prefix, of_all=False)
-            for metric, text in latex.matched_tables(own, names[comparison].full).items():
-                write_text(out / f"{prefix}{metric}.tex", text)
-                tables.append(out / f"{prefix}{metric}.tex")
-        figures += draw(table, "", of_all=True)
+        with style.shown_together(table["architecture"].dropna()):
+            for number, (comparison, own) in enumerate(parts.items(), start=1):
+                prefix = f"{number}-" if len(parts) > 1 else ""
+                figures += draw(table[table["comparison_hash"] == comparison], prefix, of_all=False)
+                for metric, text in latex.matched_tables(own, names[comparison].full).items():
+                    write_text(out / f"{prefix}{metric}.tex", text)
+                    tables.append(out / f"{prefix}{metric}.tex")
+            figures += draw(table, "", of_all=True)
     except OSError as error:
         raise ConfigError(
             f"figures must be written to a directory that can be written to, but got {str(out)!r}: {reason_of(error)}. Choose another one "

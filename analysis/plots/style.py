@@ -6,7 +6,9 @@ depends on color. Figures are built without pyplot: no global state, no display.
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,11 +72,25 @@ _KNOWN = {
 _SPARE = (("#5c6b73", "*"), ("#a6761d", "p"), ("#c51b7d", "d"), ("#66a61e", "H"), ("#3f4fa3", "8"))
 
 
+_TOGETHER: ContextVar[frozenset[str]] = ContextVar("_TOGETHER", default=frozenset())
+
+
+@contextmanager
+def shown_together(architectures: Iterable[str]) -> Iterator[None]:
+    """While it holds, each of these architectures has the same look in every figure, whichever others the figure has."""
+    token = _TOGETHER.set(frozenset(architectures))
+    try:
+        yield
+    finally:
+        _TOGETHER.reset(token)
+
+
 def looks(architectures: Iterable[str]) -> dict[str, Look]:
     """The look of each architecture, in reading order: ours as always, further ones by name with the spare looks."""
-    names = in_order(architectures)
+    drawn = set(architectures)
     spare = itertools.cycle(_SPARE)
-    return {name: Look(label(name), *(_KNOWN.get(name) or next(spare))) for name in names}
+    every = {name: Look(label(name), *(_KNOWN.get(name) or next(spare))) for name in in_order(drawn | _TOGETHER.get())}
+    return {name: look for name, look in every.items() if name in drawn}
 
 
 def axis_label(spec: MetricSpec | None, name: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import jinja2
 
 from analysis import stability, words
+from analysis.plots import style
 from analysis.report.content import content_of
 from analysis.report.figures import PAGE_COLORS
 from analysis.results import read_sweeps
@@ -46,7 +47,8 @@ def write_report(results: Path | Sequence[Path], out: Path | None = None) -> Pat
     stability.measure(sweeps)
     table = table_of(sweeps)
     try:
-        content = content_of(sweeps, table, out / "plots")
+        with style.shown_together(table["architecture"].dropna()):
+            content = content_of(sweeps, table, out / "plots")
         for name in ("report.md", "report.html"):
             write_text(out / name, _environment(autoescape=name.endswith("html")).get_template(f"{name}.jinja").render(content))
     except OSError as error:

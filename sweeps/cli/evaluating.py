@@ -1,12 +1,12 @@
 """`sae-sweep evaluate`: published SAEs, measured as a sweep's own."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sweeps.cli.app import Answer, CpusPerTrial, GpusPerTrial, Results, Settings, command
-from sweeps.cli.launching import Address, ShipCode, StallSeconds
+from sweeps.cli.launching import Address, Executor, ShipCode, StallSeconds
 
 if TYPE_CHECKING:
     from sae_core.records import RunRecord
@@ -18,16 +18,14 @@ _SHOWN = {"l0": "L0", "fvu": "FVU", "delta_ce": "delta CE", "dead_fraction": "de
 
 @command()
 def evaluate(
-    saes: Annotated[list[str], typer.Argument(metavar="DIR...", help="Folders of SAEs, or hub:user/repo[/folder][@revision].")],
+    saes: Annotated[list[str], typer.Argument(metavar="DIR...", help="Folders of SAEs, or hub:USER/REPO, also with /FOLDER and @REVISION.")],
     definition: Annotated[str, typer.Option("--definition", "-d", metavar="D", help="A definition, or the name of a ready one.")],
     settings: Settings = None,
     results: Results = Path("results"),
     address: Address = None,
     cpus_per_trial: CpusPerTrial = 1,
     gpus_per_trial: GpusPerTrial = 0.0,
-    executor: Annotated[
-        Literal["ray", "inline"], typer.Option(help="ray, or inline: one chunk after another in this process, for debuggers.")
-    ] = "ray",
+    executor: Executor = "ray",
     ship_code: ShipCode = False,
     stall_seconds: StallSeconds = 600.0,
 ) -> Answer:

@@ -1,12 +1,12 @@
 """Commands that make what a sweep reads, and train nothing: tokens, activations."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sweeps.cli.app import Answer, CacheLimit, CpusPerTrial, Definition, GpusPerTrial, Results, Settings, command
-from sweeps.cli.launching import Address, ShipCode, StallSeconds, run_on_cluster
+from sweeps.cli.launching import Address, Executor, ShipCode, StallSeconds, run_on_cluster
 
 if TYPE_CHECKING:
     from sweeps.execution.harvesting import HarvestedCache, HarvestResult
@@ -20,9 +20,7 @@ def harvest(
     address: Address = None,
     cpus_per_trial: CpusPerTrial = 1,
     gpus_per_trial: GpusPerTrial = 0.0,
-    executor: Annotated[
-        Literal["ray", "inline"], typer.Option(help="ray, or inline: one shard after another in this process, for debuggers.")
-    ] = "ray",
+    executor: Executor = "ray",
     cache_limit: CacheLimit = None,
     ship_code: ShipCode = False,
     stall_seconds: StallSeconds = 600.0,

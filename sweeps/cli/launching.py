@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sweeps.execution.launcher import LaunchResult
 
 Address = Annotated[str | None, typer.Option(metavar="ADDR", help="Of a running Ray cluster. Default: start Ray here.")]
+Executor = Annotated[Literal["ray", "inline"], typer.Option(help="ray, or inline: one thing after another in this process, for debuggers.")]
 ShipCode = Annotated[bool, typer.Option("--ship-code", help="Run this code, with plugins, on the nodes of --address.")]
 StallSeconds = Annotated[
     float,
@@ -39,9 +40,7 @@ def run(
     max_tokens: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Stop cleanly after this many training tokens of all runs together.")
     ] = None,
-    executor: Annotated[
-        Literal["ray", "inline"], typer.Option(help="ray, or inline: one trial after another in this process, for debuggers.")
-    ] = "ray",
+    executor: Executor = "ray",
     cache_limit: CacheLimit = None,
     mirror: Annotated[
         str | None, typer.Option(metavar="URL", help="Copy results there as they appear, and start from it. E.g. s3://bucket/prefix.")

@@ -1,4 +1,5 @@
 import importlib.metadata
+import re
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
@@ -332,6 +334,25 @@ def test_report_on_several_sweeps_needs_a_place(tmp_path):
 def test_help_is_quick_and_imports_nothing_heavy():
     program = "import sys, sweeps.cli; print([m for m in ('torch', 'ray', 'pandas', 'matplotlib', 'transformers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def commands_of(group, *path):
+    """Path -> command, also of those in groups."""
+    found = {}
+    for name, command in group.commands.items():
+        found |= commands_of(command, *path, name) if hasattr(command, "commands") else {(*path, name): command}
+    return found
+
+
+COMMANDS = commands_of(typer.main.get_command(app))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_shows_all_its_options(path):
+    done = call(*path, "--help")
+    assert done.exit_code == 0, done.output
+    options = {option for parameter in COMMANDS[path].params if not getattr(parameter, "hidden", False) for option in parameter.opts}
+    assert {option for option in options if option.startswith("-")} <= set(re.findall(r"--?[a-z][a-z0-9-]*", done.stdout))
 
 
 def test_the_version():

@@ -18,6 +18,13 @@ def test_every_architecture_has_its_own_colour_and_marker() -> None:
     assert style.looks(["topk"])["topk"] == looks["topk"]
 
 
+def test_further_architectures_keep_their_looks_where_a_figure_has_some_of_them():
+    names = ["topk", "mine", "other", "yours"]
+    with style.shown_together(names):
+        assert style.looks(["other", "topk"]) == {name: style.looks(names)[name] for name in ("topk", "other")}
+    assert style.looks(["other"])["other"] != style.looks(names)["other"]
+
+
 def test_axis_labels() -> None:
     assert style.axis_label(MetricSpec("kl", "KL divergence", "nats per token", "min"), "kl") == "KL divergence (nats per token)"
     assert style.axis_label(MetricSpec("fvu", "FVU", "", "min"), "fvu") == "FVU"
