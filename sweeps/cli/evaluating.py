@@ -18,7 +18,9 @@ _SHOWN = {"l0": "L0", "fvu": "FVU", "delta_ce": "delta CE", "dead_fraction": "de
 
 @command()
 def evaluate(
-    saes: Annotated[list[str], typer.Argument(metavar="DIR...", help="Folders of SAEs, or hub:USER/REPO, also with /FOLDER and @REVISION.")],
+    saes: Annotated[
+        list[str], typer.Argument(metavar="DIR...", help="Folders of SAEs, or hub:USER/REPO, also with /FOLDER and @REVISION.")
+    ],
     definition: Annotated[str, typer.Option("--definition", "-d", metavar="D", help="A definition, or the name of a ready one.")],
     settings: Settings = None,
     results: Results = Path("results"),

@@ -18,7 +18,7 @@ from typing import IO, Any
 from sae_core.errors import ConfigError
 from sweeps.execution import signals
 from sweeps.execution.failures import KEPT, LaunchError, reason_of_failure
-from sweeps.execution.running_ray import check_connection, refuse
+from sweeps.execution.running_ray import CLIENT_TRIES, check_connection, is_worth_another_try, refuse
 from sweeps.execution.shipping import shipped
 
 WAIT_SECONDS = 1.0
@@ -87,10 +87,7 @@ def run_remotely(address: str, command: str, definition: str, arguments: Sequenc
     check_connection(address)
     code: AbstractContextManager[dict[str, Any]] = shipped() if ship_code else nullcontext({})
     with code as runtime_env:
-        try:
-            signals.connect(address, runtime_env=runtime_env)
-        except Exception as error:  # of Ray Client, which is Python throughout: nothing else can happen
-            refuse(address, "".join(traceback.format_exception(error)))
+        _connect(address, runtime_env)
     import ray
 
     try:
@@ -98,6 +95,18 @@ def run_remotely(address: str, command: str, definition: str, arguments: Sequenc
         return _follow(actor.remote(command, definition, list(arguments)), say)
     finally:
         signals.disconnect()
+
+
+def _connect(address: str, runtime_env: dict[str, Any]) -> None:
+    for tries_left in reversed(range(CLIENT_TRIES)):
+        try:
+            signals.connect(address, runtime_env=runtime_env)
+        except Exception as error:  # of Ray Client, which is Python throughout: nothing else can happen
+            said = "".join(traceback.format_exception(error))
+            if not (tries_left and is_worth_another_try(address, said)):
+                refuse(address, said)
+        else:
+            return
 
 
 def _follow(command: Any, say: Say) -> int:

@@ -23,6 +23,8 @@ CONNECT_SECONDS = 13.0
 """The part of it that a first connection may take."""
 CLIENT_SECONDS = 60.0
 """The same at ray://, where the head node starts a process for a client. Whether it answers at all is known within ten seconds."""
+CLIENT_TRIES = 3
+"""Most times that a client asks the head node for its process."""
 ANSWER_SECONDS = 4.0
 """Most time until what listens at an address says anything."""
 SETTINGS_FRAME = 4
@@ -146,24 +148,38 @@ def check_connection(address: str) -> None:
     if "ray" in sys.modules and os.environ.get(LOOPBACK) == "0":
         raise ConfigError(f"`--address` must be given to a process that has not started Ray, but got {address!r}. Use a new process.")
     _check_answers(address)
+    limit = CLIENT_SECONDS if address.startswith(SCHEME) else CONNECT_SECONDS
+    give_up = time.monotonic() + limit
+    for tries_left in reversed(range(CLIENT_TRIES)):
+        said = _failure_of_another_process(address, limit, max(give_up - time.monotonic(), 0.0))
+        if said is None:
+            return
+        if not (tries_left and is_worth_another_try(address, said) and time.monotonic() < give_up):
+            refuse(address, said)
+
+
+def is_worth_another_try(address: str, said: str) -> bool:
+    """Whether the head node failed to start a process for a client: it forks while other threads are in gRPC, which can kill the child."""
+    return address.startswith(SCHEME) and "Initialization failure from server" in said
+
+
+def _failure_of_another_process(address: str, limit: float, seconds: float) -> str | None:
+    """Connect in another process, in `seconds` of `limit`. Returns what Ray said on stderr, or None where it connected."""
     # At ray:// only lines for debuggers say that a token was refused.
     program = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level=10); ray.shutdown()"
-    limit = CLIENT_SECONDS if address.startswith(SCHEME) else CONNECT_SECONDS
     try:
         tried = subprocess.run(
             [sys.executable, "-c", program, address],
-            timeout=limit,
+            timeout=seconds,
             capture_output=True,
             text=True,
             check=False,
             env={**_FEW_RETRIES, **os.environ},
         )
-        code, said = tried.returncode, tried.stderr
     except subprocess.TimeoutExpired as late:
-        code, said = 1, (late.stderr or b"").decode(errors="replace")
-        said += f"\nConnectionError: no cluster answered within {limit:g} s"
-    if code:
-        refuse(address, said)
+        said = (late.stderr or b"").decode(errors="replace")
+        return f"{said}\nConnectionError: no cluster answered within {limit:g} s"
+    return tried.stderr if tried.returncode else None
 
 
 def _check_answers(address: str) -> None:

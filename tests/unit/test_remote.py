@@ -1,6 +1,9 @@
 """A launch at ray://: the command that an actor runs, and what is done with its lines. Without Ray."""
 
+import subprocess
+import sys
 import types
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +14,7 @@ from typer.testing import CliRunner
 
 from sae_core.errors import ConfigError
 from sweeps.cli.app import app
-from sweeps.execution import remote
+from sweeps.execution import remote, running_ray
 from sweeps.execution.failures import LaunchError
 from sweeps.execution.local_ray import LOOPBACK
 
@@ -94,6 +97,53 @@ def test_results_are_on_the_cluster(tmp_path):
     done = CliRunner().invoke(app, ["run", str(tmp_path / "small.yaml"), "--address", "ray://head:10001"])
     assert done.exit_code == 2
     assert done.output.startswith("`--results` must be an absolute path on the cluster's shared storage, but got 'results'. Correct it.")
+
+
+FAILED_START = "Initialization failure from server:\nTraceback (most recent call last):\n  File x, line 1\nRuntimeError: Starting failed."
+
+
+@pytest.mark.parametrize(
+    ("failures", "message"), [([FAILED_START] * 2, None), ([FAILED_START] * 3, "'ray://head:10001': Starting failed. "), (["No."], "No. ")]
+)
+def test_the_start_of_a_process_for_a_client_may_fail_by_chance(monkeypatch, failures, message):
+    left = list(failures)
+
+    def connect(address, **options):
+        if left:
+            raise ConnectionAbortedError(left.pop())
+
+    monkeypatch.setattr(remote.signals, "connect", connect)
+    with nullcontext() if message is None else pytest.raises(ConfigError, match=message):
+        remote._connect("ray://head:10001", {})
+    assert not left
+
+
+def test_another_process_tries_again_likewise(monkeypatch, tmp_path):
+    """And what a server says of a failure is told whole."""
+    program = f"""
+import pathlib
+tries = pathlib.Path({str(tmp_path / "tries")!r})
+tries.touch()
+with tries.open("a") as file:
+    file.write("x")
+if len(tries.read_text()) < LEAST:
+    raise ConnectionAbortedError("Initialization failure from server:\\nCall to `ray.init()` on the server failed with: no room")
+"""
+    run = subprocess.run
+    monkeypatch.setattr(running_ray, "_check_answers", lambda address: None)
+    monkeypatch.delenv(LOOPBACK, raising=False)
+    for least, reason in (
+        (3, None),
+        (9, "Initialization failure from server: Call to `ray.init\\(\\)` on the server failed with: no room. "),
+    ):
+        monkeypatch.setattr(
+            subprocess,
+            "run",
+            lambda command, least=least, **options: run([sys.executable, "-c", program.replace("LEAST", str(least))], **options),
+        )
+        with nullcontext() if reason is None else pytest.raises(ConfigError, match=reason):
+            running_ray.check_connection("ray://head:10001")
+    assert len((tmp_path / "tries").read_text()) == 6
 
 
 def test_ray_client_may_be_missing(monkeypatch):
