@@ -7,6 +7,8 @@ Training works in normalised units (`normalization.py`); `fold` moves an SAE to 
 """
 
 import copy
+import hashlib
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -204,6 +206,13 @@ class SparseAutoencoder(SAEWeights):
         own = {"plugins": plugins, PARTS: dict(self.parts)}
         metadata = {**(metadata or {}), **{name: value for name, value in own.items() if value}}
         saelens_files.write(Path(directory), cfg, self.state_dict(), metadata)
+
+    def content_hash(self) -> str:
+        """Checksum of all that it computes with: the same for every format that it may be read from."""
+        content = hashlib.sha256(json.dumps([self.config.model_dump(mode="json"), self.sizes, self.layer_norm], sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            content.update(f"{name} {list(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
+        return content.hexdigest()
 
     @staticmethod
     def from_pretrained(directory: str | Path, plugins: Iterable[str] = ()) -> "SparseAutoencoder":

@@ -7,8 +7,6 @@ What the old one lacks (thresholds) starts as in a new one.
 Shape letters: d_in width of the activations, d_out of what transcoders reconstruct from them, d_sae latents.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,7 +53,7 @@ class Start:
     norms_differ: bool
     """Whether its decoder rows have different norms."""
     content: str
-    """Checksum of all that it computes with: the same in every format."""
+    """`content_hash` of the SAE."""
 
 
 def is_run_id(name: str) -> bool:
@@ -98,12 +96,9 @@ def _start(directory: Path, _: object) -> Start:
 
 
 def _facts(sae: SparseAutoencoder) -> Start:
-    content = hashlib.sha256(json.dumps([sae.config.model_dump(mode="json"), sae.sizes, sae.layer_norm], sort_keys=True).encode())
-    for name, tensor in sorted(sae.state_dict().items()):
-        content.update(f"{name} {list(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
     names, widths = frozenset(name for name, _ in sae.named_parameters()), list(sae.parts.values())
     sizes = (sae.d_in, sae.d_out, sae.d_sae)
-    return Start(sae.config.architecture, *sizes, widths, names, sae.layer_norm, _norms_differ(sae), content.hexdigest())
+    return Start(sae.config.architecture, *sizes, widths, names, sae.layer_norm, _norms_differ(sae), sae.content_hash())
 
 
 def _norms_differ(sae: SparseAutoencoder) -> bool:

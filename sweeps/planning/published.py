@@ -83,7 +83,7 @@ def _share(inputs: Sequence[SharedActivations]) -> None:
 def _measured_on(name: str, choices: Sequence[tuple[ActivationsConfig, SharedActivations]]) -> list[Published]:
     directory = located(name)
     sae, belongs = SparseAutoencoder.from_pretrained(directory), belonging(directory)
-    content = _content_of(sae)
+    content = sae.content_hash()
     found = []
     for config, shared in _fitting(name, belongs, choices):
         source = shared.source
@@ -133,12 +133,3 @@ def _is_at(shared: SharedActivations, belongs: Belonging) -> bool:
 def _place(shared: SharedActivations) -> str:
     named = [str(shared.metadata[key]) for key in ("hook_name", "hook_name_out") if shared.metadata.get(key)]
     return " to ".join(named) or f"the source {shared.source.config.source!r}"
-
-
-def _content_of(sae: SparseAutoencoder) -> str:
-    """Hash of everything that decides what an SAE computes."""
-    digest = hashlib.sha256(json.dumps([sae.config.model_dump(mode="json"), sae.layer_norm, sae.sizes]).encode())
-    for name, tensor in sorted(sae.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
