@@ -202,9 +202,12 @@ def _settings(runs: Sequence[Chosen]) -> str:
 
     configs = [flat({name: run.run.config.get(name) or {} for name in _SHARED_SECTIONS}) for run in runs]
     first, *others = configs
-    shared: dict[str, dict[str, Any]] = {}
+    shared: dict[str, Any] = {}
     for path, value in first.items():
         if path not in _NO_SETTINGS and all(path in other and other[path] == value for other in others):
-            section, _, name = path.partition(".")
-            shared.setdefault(section, {})[name] = value
+            *sections, name = path.split(".")
+            inner = shared
+            for section in sections:
+                inner = inner.setdefault(section, {})
+            inner[name] = value
     return yaml.safe_dump(shared, sort_keys=False, allow_unicode=True) if shared else ""

@@ -123,7 +123,7 @@ def _evaluate(sweep: Sweep, names: Sequence[str], results: str | Path, options: 
 
 def notes_of(saes: Sequence[Published]) -> list[str]:
     """What a reader should know of SAEs."""
-    return [sae.note for sae in saes if sae.note]
+    return list(dict.fromkeys(note for sae in saes for note in sae.notes))
 
 
 def _used(saes: Sequence[Published], store: Store) -> list[SharedActivations]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,19 @@ class Published:
     config: dict[str, Any]
     """For its record: `activations` and `sae`, as runs have them."""
     shared: SharedActivations
+    same: tuple[str, ...] = ()
+    """Further names under which it was given: what they name computes the same."""
 
     @property
-    def note(self) -> str:
-        """That its files name another model than the definition; empty where they do not. Names of one model differ."""
+    def notes(self) -> list[str]:
+        """What a reader should know: that its files name another model than the definition (names of one model differ), or that it was
+        given several times."""
         theirs, ours = self.belongs.model, self.shared.metadata.get("model_name")
-        if theirs is None or ours is None or Path(theirs).name.lower() == Path(str(ours)).name.lower():
-            return ""
-        return f"evaluate: {self.name!r} says that it is for the model {theirs!r}, and is measured on {ours!r}"
+        is_of_another = theirs is not None and ours is not None and Path(theirs).name.lower() != Path(str(ours)).name.lower()
+        return [
+            *([f"evaluate: {self.name!r} says that it is for the model {theirs!r}, and is measured on {ours!r}"] if is_of_another else []),
+            *(f"evaluate: {name!r} computes the same as {self.name!r}: measured once" for name in self.same),
+        ]
 
 
 def published(names: Sequence[str], configs: Sequence[ActivationsConfig], inputs: Sequence[SharedActivations]) -> list[Published]:
@@ -64,7 +69,9 @@ def published(names: Sequence[str], configs: Sequence[ActivationsConfig], inputs
     found: dict[str, Published] = {}
     for name in dict.fromkeys(names):
         try:
-            found |= {one.run_id: one for one in _measured_on(name, list(zip(configs, inputs, strict=True)))}
+            for one in _measured_on(name, list(zip(configs, inputs, strict=True))):
+                first = found.get(one.run_id)
+                found[one.run_id] = one if first is None else replace(first, same=(*first.same, name))
         except ConfigError as error:
             problems += str(error).splitlines()
     if problems:

@@ -1,6 +1,7 @@
 """Folders of exported SAEs, their statistics and their model card, whose every snippet runs."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from fake_transcoders import write_results
 from safetensors.torch import load_file
 from small_runs import D_IN
 
+from analysis.export import card
 from sae_core.errors import ConfigError
 from sae_core.sae.base import SparseAutoencoder
 from sae_core.sae.saebench import for_saebench
@@ -75,6 +77,12 @@ def test_the_card_says_what_the_records_say(folders):
     assert any(re.search(r"\| `topk-[\d.]+-0` \| TopK \| k=\d+ \| 0 \| 64 \| \d.* \[.*\] \|", row) for row in rows), rows
     assert "95 % intervals over 40 held-out documents" in text
     assert "batch_size: 2048" in text and "| Training tokens | 1,000,000 |" in text
+
+
+def test_shared_settings_are_written_as_a_definition_has_them():
+    trains = [{"lr": lr, "kl_stage": {"tokens": 0.1, "weight": weight}} for lr, weight in ((1e-3, 0.3), (1e-3, 1.0))]
+    runs = [SimpleNamespace(run=SimpleNamespace(config={"train": train})) for train in trains]
+    assert yaml.safe_load(card._settings(runs)) == {"train": {"lr": 1e-3, "kl_stage": {"tokens": 0.1}}}
 
 
 def test_paths_of_this_machine_are_not_told(tmp_path):

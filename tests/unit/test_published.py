@@ -52,9 +52,12 @@ def test_hook_points_are_compared_as_places_in_the_model(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"name none.*--set model.hook_point=NAME"):
         found(tmp_path, [str(tmp_path / "unknown")], [FIRST, SECOND])
     (sae,) = found(tmp_path, [other, other], [FIRST, SECOND])
-    assert sae.config["activations"]["model"]["hook_point"] == FIRST and "'gpt2'" in sae.note
-    (again,) = found(tmp_path, [copy_of(Path(other), tmp_path / "again")], [FIRST])
-    assert again.run_id == sae.run_id and again.note == ""
+    assert sae.config["activations"]["model"]["hook_point"] == FIRST and ["'gpt2'" in note for note in sae.notes] == [True]
+    copied = copy_of(Path(other), tmp_path / "again")
+    (again,) = found(tmp_path, [copied], [FIRST])
+    assert again.run_id == sae.run_id and again.notes == []
+    (once,) = found(tmp_path, [copied, other], [FIRST])
+    assert once.name == copied and once.notes == [f"evaluate: {other!r} computes the same as {copied!r}: measured once"]
 
 
 def copy_of(folder: Path, copy: Path) -> str:
