@@ -181,8 +181,13 @@ def check_read(axes: Axes, problems: Problems) -> None:
 
 
 def check_points(definition: Definition, runs: Sequence[RunConfig], problems: Problems) -> None:
-    """Snapshots are taken before the end of a run; states are kept where a run can continue from one; early stopping may compare runs only
-    once their sparsity is that asked for."""
+    """Runs of several seeds differ; snapshots are taken before the end of a run; states are kept where a run can continue from one; early
+    stopping may compare runs only once their sparsity is that asked for."""
+    seeds, alike = sorted({run.seed for run in runs}), [run for run in runs if run.train.init_from and not run.train.resample_every_steps]
+    if len(seeds) > 1 and alike:
+        rule = "there must be one seed where a run starts from an SAE, since nothing in it depends on the seed then"
+        remedy = f"Give one seed; to repeat a run, give several orders of the tokens: `data_seed: {shown(seeds)}`."
+        problems.add("seeds", f"{rule}, but got {shown(seeds)} and init_from={shown(alike[0].train.init_from)}. {remedy}")
     if definition.keep_states and runs and not any(common_steps(run) for run in runs):
         rule = "`keep_states` must come with runs whose first steps do not depend on their length"
         given = f"lr_schedule={runs[0].train.lr_schedule!r} for {runs[0].sae.architecture!r}"

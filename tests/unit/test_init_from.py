@@ -184,6 +184,17 @@ def test_packed_is_alone_and_resumed_is_uninterrupted(tmp_path: Path) -> None:
         assert all(torch.equal(value, alone.sae.state_dict()[key]) for key, value in resumed.sae.state_dict().items())
 
 
+def test_repeats_of_what_starts_from_an_sae_are_orders_of_the_tokens() -> None:
+    """With two seeds it would be trained twice alike, and an interval over seeds would have no width."""
+    fields: dict[str, Any] = {"train": {"batch_size": 256, "init_from": [None, "topk-0123456789ab"]}, "architectures": {"topk": {"k": 2}}}
+    rule = r"(?s)^seeds: there must be one seed where a run starts from an SAE.*got \[0, 1\] and.*`data_seed: \[0, 1\]`\.$"
+    with pytest.raises(ConfigError, match=rule):
+        small_sweep(seeds=[0, 1], **fields).runs()
+    assert len(small_sweep(data_seed=[0, 1], seeds=[0], **fields).runs()) == 4
+    fields["train"] |= {"resample_every_steps": 10, "dead_after_tokens": 256}
+    assert len(small_sweep(seeds=[0, 1], **fields).runs()) == 4
+
+
 @pytest.mark.slow
 def test_a_definition_names_directories_and_their_content_decides_run_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     normalization = stream_of(run_of("topk")).normalization
