@@ -142,8 +142,10 @@ def _front_lines(runs: pd.DataFrame) -> list[str]:
         for index, row in enumerate(rows.to_dict("records")):
             cells = "".join(f"{words.metric(column, row[column]):>{width}}" for column, (_, width) in _FRONT_COLUMNS.items())
             lr = f"{row['lr']:>8.3g}" if several_rates else ""
-            line = f"{words.label(name) if index == 0 else '':<22}{cells}{lr}  {words.setting(row)}"
-            lines.append(line if len(line) <= words.TERMINAL_WIDTH else f"{line[: words.TERMINAL_WIDTH - 1]}…")
+            start = f"{words.label(name) if index == 0 else '':<22}{cells}{lr}  "
+            lines += textwrap.wrap(
+                words.setting(row), words.TERMINAL_WIDTH, initial_indent=start, subsequent_indent=" " * len(start), break_on_hyphens=False
+            )
     return lines
 
 

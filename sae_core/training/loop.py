@@ -251,7 +251,9 @@ class Learner:
 
     def result(self, normalization: Normalization) -> TrainResult:
         sae = None if self.error else self.sae.eval()
-        sparsity = self.run.sae.sparsity_value * (float(self.controller.factor) if self.controller else 1.0)
+        # What holds the L0 of a given coefficient in a KL stage is not what was asked for.
+        factor = float(self.controller.factor) if self.controller and self.run.sae.target_l0 else 1.0
+        sparsity = self.run.sae.sparsity_value * factor
         return TrainResult(self.run, self.sae.d_in, sae, normalization, self.history, self.seconds, sparsity, self.error, self.sae.d_out)
 
 

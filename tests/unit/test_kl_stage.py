@@ -169,6 +169,7 @@ def test_packed_is_alone_and_resumed_is_uninterrupted(text: Text, tmp_path: Path
     packed = text.train(*runs)
     for run, together in zip(runs, packed, strict=True):
         assert_same(together, text.train(run)[0])
+    assert [result.sparsity_value for result in packed] == [run.sae.sparsity_value for run in runs]  # what was asked for, whatever held it
     starts = [run.kl_stage_start for run in runs]
     assert starts == [24, 26, 24, 31]
 

@@ -123,11 +123,13 @@ def test_targets_are_named_and_so_are_rates_that_differ(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_settings_too_long_for_the_terminal_are_cut(tmp_path: Path) -> None:
-    records = [target_record("gated", 32, metrics_at(32, 0.1, 0.2), lr=4e-3, lr_schedule_of_a_long_name=value) for value in (1.0, 2.0)]
-    (line, *_) = [line for line in frontier_lines(load_table(write_sweep(tmp_path / "demo", records))) if line.startswith("Gated")]
-    assert len(line) == TERMINAL_WIDTH
-    assert line.endswith("target L0 32 (lr_schedule_of…")
+def test_settings_too_long_for_the_terminal_go_on_in_the_next_line(tmp_path: Path) -> None:
+    records = [target_record("gated", 32, metrics_at(32, 0.1, 0.2), lr=4e-3, a_field_of_a_plugin=value) for value in (1.0, 2.0)]
+    lines = frontier_lines(load_table(write_sweep(tmp_path / "demo", records)))
+    first = next(index for index, line in enumerate(lines) if line.startswith("Gated"))
+    assert lines[first].endswith("  target L0 32") and lines[first].index("target") == lines[first + 1].index("(a_field")
+    assert lines[first + 1].strip() == "(a_field_of_a_plugin=1)"
+    assert max(map(len, lines)) <= TERMINAL_WIDTH
 
 
 def test_frontier_lines_of_nothing(tmp_path: Path) -> None:
