@@ -10,7 +10,7 @@ from typing import Any
 from analysis.columns import ACTIVATION_FACTS, ALL, ARITHMETIC, CONFIG_FIELDS, OF_TRANSCODERS
 from analysis.results import REQUESTED, StoredRun
 from sae_core.costs import n_parameters, training_flops
-from sae_core.records import RunRecord, completed, flat, reason, tokens_asked
+from sae_core.records import RunRecord, completed, field_name, flat, reason, tokens_asked
 from sae_core.validation import at
 
 _FROM_CONFIG = {**CONFIG_FIELDS, **OF_TRANSCODERS, "lr": "train.lr", "d_sae": "sae.d_sae", "target_l0": "sae.target_l0"}
@@ -42,6 +42,8 @@ def row_of(run: StoredRun) -> dict[str, Any]:
         row["error"] = reason(record.error) if record.error else None
         if run.variant_of:
             row |= {"status": record.variant_kind, "variant_of": run.variant_of}
+            if record.variant_kind == "form":  # it was asked for by its own sparsity
+                row["target_l0"] = None
     row["setting_hash"] = setting_hash(run)
     return row
 
@@ -93,7 +95,7 @@ def variants(runs: Sequence[StoredRun], comparisons: Sequence[str]) -> list[str]
         fields = dict(zip(group, completed([flat(runs[index].config) for index in group]), strict=True))
         varied = _varied(list(fields.values()), {f"sae.{runs[index].requested.get('sparsity_parameter')}" for index in group})
         for index, own in fields.items():
-            texts[index] = ", ".join(f"{name.rpartition('.')[2]}={_text(own[name])}" for name in varied if name in own)
+            texts[index] = ", ".join(f"{field_name(name)}={_text(own[name])}" for name in varied if name in own)
     return texts
 
 

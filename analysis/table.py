@@ -91,8 +91,9 @@ def table_of(sweeps: Sequence[StoredSweep]) -> pd.DataFrame:
     wrong = _without_impossible(table)
     table["l0_error"] = table["l0"] / table["target_l0"] - 1
     table, between_seeds = _with_stability(table, sweeps)
-    level = table["target_l0"].fillna(table["sparsity_value"])  # a coefficient that was found differs by seed
     run = table[VARIANT_OF].fillna(table["run_id"]) if VARIANT_OF in table else table["run_id"]
+    own = table["target_l0"].fillna(table["sparsity_value"])  # a coefficient that was found differs by seed
+    level = run.map(dict(zip(table["run_id"], own, strict=True))).fillna(own)  # variants stand beside their run
     order = ["architecture", "_level", "seed", "_run", "train_tokens", "run_id"]
     table = table.assign(_level=level, _run=run).sort_values(order, kind="stable", ignore_index=True)
     table = table.drop(columns=["_level", "_run"])

@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.columns import PUBLISHED
 from analysis.estimates import Estimate
 from analysis.table import COMPARISONS, by_comparison
-from sae_core.records import flat
+from sae_core.records import field_name, flat
 
 TERMINAL_WIDTH = 100
 """Columns that text for the terminal takes at most."""
@@ -252,6 +252,6 @@ def _parts(fields: Mapping[str, Any], varied: Iterable[str]) -> list[str]:
     model, hook_point, hook_out, d_sae, tokens = (fields.get(field) for field in _IN_EVERY_TITLE)
     where = f"{hook_point} to {hook_out}" if hook_out else hook_point
     parts = [model, where, f"d_sae {d_sae}" if d_sae else "", f"{count(tokens)} training tokens" if tokens else ""]
-    for name, value in ((field.rpartition(".")[2], fields.get(field)) for field in varied):
+    for name, value in ((field_name(field), fields.get(field)) for field in varied):
         parts += [] if value is None else [f"{name} {value if isinstance(value, str) else json.dumps(value)}"]
     return [str(part) for part in parts if part]

@@ -201,6 +201,12 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return fields
 
 
+def field_name(path: str) -> str:
+    """What a reader calls a field of a flat config: "lr" for "train.lr", "kl_stage.tokens" for "train.kl_stage.tokens"."""
+    section, _, name = path.partition(".")
+    return name if section in ("sae", "train") else path.rpartition(".")[2]
+
+
 LEFT_OUT: Mapping[str, Any] = {
     "sae.aligned": False,
     "sae.skip_connection": False,

@@ -63,7 +63,8 @@ class SizesPlot(Plot):
             return None
         names = titles(table)
         for comparison, runs in comparisons.items():
-            if info := cls.base.fronts(runs):
+            info = cls.base.fronts(runs)
+            if info and any(point.on_front for series in info.series.values() for point in series):
                 found[names[comparison].short] = info
         if len(found) < 2:
             return None

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from pydantic import ValidationError
 from torch import Tensor
 
-from sae_core.config.run import ARCHITECTURES, ArchitectureConfig
+from sae_core.config.run import ARCHITECTURES, ArchitectureConfig, TranscoderConfig
 from sae_core.errors import ConfigError, border
 from sae_core.layout import CFG, PARTS, WEIGHTS
 from sae_core.plugins import defining
@@ -181,8 +181,12 @@ class SparseAutoencoder(SAEWeights):
         return self.state_dict()
 
     def saelens_fields(self) -> dict[str, Any]:
-        """Fields beyond the common ones that SAELens' cfg.json needs for this architecture."""
-        return {}
+        """Fields beyond the common ones that cfg.json needs for this architecture. Of one that SAELens does not know, all of its own, since
+        each may decide what it computes."""
+        if self.saelens_architecture is not None:
+            return {}
+        common = {*ArchitectureConfig.model_fields, *TranscoderConfig.model_fields}
+        return {name: value for name, value in self.config.model_dump(mode="json").items() if name not in common}
 
     def save_pretrained(self, directory: str | Path, metadata: dict[str, Any] | None = None) -> None:
         """Write cfg.json and sae_weights.safetensors, which SAELens' `SAE.load_from_disk` reads; it needs to apply nothing more.

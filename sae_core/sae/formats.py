@@ -17,6 +17,7 @@ READERS: dict[str, Callable[[Path], StoredSAE]] = {
     gemma_scope_files.SECOND: gemma_scope_files.read_second,
 }
 """File with the weights -> reader of the folder, of every format but SAELens', whose reader needs to know our architectures."""
+_MOST_LISTED = 20
 
 
 def foreign_reader(directory: Path) -> Callable[[Path], StoredSAE] | None:
@@ -34,6 +35,24 @@ def foreign_reader(directory: Path) -> Callable[[Path], StoredSAE] | None:
     return READERS.get(found[0]) if found else None
 
 
+def check_not_above(directory: Path, name: str) -> None:
+    """Make sure that a directory is no folder of SAEs' folders.
+
+    Args:
+        name: of the directory, for the message.
+
+    Raises:
+        ConfigError: it has no weights, and folders in it have.
+    """
+    if foreign_reader(directory) is None and not (directory / WEIGHTS).is_file() and directory.is_dir():
+        inside = sorted(
+            path.name for path in directory.iterdir() if path.is_dir() and any((path / own).is_file() for own in (WEIGHTS, *READERS))
+        )
+        if inside:
+            listed = f"{inside[:_MOST_LISTED]}" + (f" and {len(inside) - _MOST_LISTED} more" if len(inside) > _MOST_LISTED else "")
+            raise ConfigError(f"a folder must have one SAE, but {name!r} has {len(inside)} folders of SAEs: {listed}. Name one of them.")
+
+
 def read(directory: Path, plugins: Iterable[str]) -> StoredSAE:
     """Import plugins, then read a folder of any of the formats.
 
@@ -44,6 +63,7 @@ def read(directory: Path, plugins: Iterable[str]) -> StoredSAE:
         ConfigError: the folder says something that is not known here, or has the weights of several formats.
         Exception: whatever reading what is not such a folder raises.
     """
+    check_not_above(directory, str(directory))
     if (foreign := foreign_reader(directory)) is not None:
         load_plugins(plugins)
         return foreign(directory)

@@ -13,6 +13,8 @@ from pathlib import Path
 from sae_core.errors import ConfigError, UnknownNameError, border
 
 PREFIX = "hub:"
+_WEIGHTS = (".safetensors", ".npz", ".pt")
+"""Ends of the names of files with weights, in every format that is read."""
 _NAME = re.compile(r"hub:(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?P<folder>(/[^/@]+)*)/?(@(?P<revision>[^@]+))?")
 
 
@@ -85,7 +87,7 @@ def _downloaded(hub: HubName) -> Path:
     with _asking(hub):
         snapshot = snapshot_download(hub.repo, revision=hub.revision, allow_patterns=[f"{inside}*"], ignore_patterns=[f"{inside}*/*"])
     directory = Path(snapshot) / hub.folder
-    if not directory.is_dir() or not any(path.is_file() for path in directory.iterdir()):
+    if not directory.is_dir() or not any(path.name.endswith(_WEIGHTS) for path in directory.iterdir()):
         raise UnknownNameError.of("the folder of an SAE on the Hub", str(hub), _folders(hub), "Correct the name.")
     return directory
 
@@ -96,7 +98,7 @@ def _folders(hub: HubName) -> list[str]:
 
     with _asking(hub):
         files = HfApi().list_repo_files(hub.repo, revision=hub.revision)
-    folders = {file.rpartition("/")[0] for file in files if file.endswith((".safetensors", ".npz", ".pt"))}
+    folders = {file.rpartition("/")[0] for file in files if file.endswith(_WEIGHTS)}
     return [str(HubName(hub.repo, folder, hub.revision)) for folder in folders]
 
 

@@ -54,6 +54,7 @@ _VALUES: dict[str, tuple[Any, ...]] = {
     "rescale_acts_by_decoder_norm": (False, True),
 }
 """Keys that decide what an SAE computes -> values that are read; the first is what an absent key means."""
+_SCALES_TOKENS = ", which divides each token by its norm at run time: of such norms only layer_norm is read"
 _OTHER_KEYS = """
     architecture d_in d_sae activation_fn activation_fn_str activation_fn_kwargs hook_name hook_point hook_name_out metadata
     sae_lens_version
@@ -240,6 +241,7 @@ def _problems(cfg: Mapping[str, Any], architecture: str, fields: Collection[str]
     """What is said that is not read."""
     problems = [
         f"`{key}` of an SAE's cfg.json must be one of {list(values)}, but got {key}={shown(cfg[key])}"
+        f"{_SCALES_TOKENS if cfg[key] == 'constant_norm_rescale' else ''}"
         for key, values in _VALUES.items()
         if key in cfg and not any(type(cfg[key]) is type(value) and cfg[key] == value for value in values)
     ]

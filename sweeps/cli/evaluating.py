@@ -51,7 +51,9 @@ def _answer(done: "EvaluationResult") -> Answer:
     data = {
         "directory": str(done.directory),
         "report": str(report) if done.records else None,
-        "evaluated": [_plain(sae, done.records[sae.run_id]) for sae in done.saes if sae.run_id in done.records],
+        "evaluated": [
+            _plain(name, sae, done.records[sae.run_id]) for sae in done.saes if sae.run_id in done.records for name in (sae.name, *sae.same)
+        ],
         "missing": [sae.run_id for sae in done.saes if sae.run_id not in done.records],
         "notes": done.notes,
         "stopped": done.stopped or None,
@@ -67,10 +69,10 @@ def _line(sae: "Published", record: "RunRecord") -> str:
     return f"{sae.name}: {sae.run_id}, {numbers}"
 
 
-def _plain(sae: "Published", record: "RunRecord") -> dict[str, object]:
+def _plain(name: str, sae: "Published", record: "RunRecord") -> dict[str, object]:
     metadata = sae.shared.metadata
     return {
-        "name": sae.name,
+        "name": name,
         "origin": sae.origin,
         "run_id": sae.run_id,
         "architecture": record.architecture,

@@ -33,7 +33,7 @@ def status(
         watch(store.paths.progress)
     # Whoever holds the directory may be a killed launch on another node: the file of a live one changes.
     progress = running_progress(store.paths.progress) if may_be_held(store.directory) else None
-    runs, orders = store.status(), Orders.read(store.paths.orders)
+    runs, orders = store.status(is_running=progress is not None), Orders.read(store.paths.orders)
     width = max((len(run.run_id) for run in runs), default=0)
     states = [run.state for run in runs]
     counts = {state: states.count(state) for state in STATES}

@@ -60,6 +60,8 @@ _UNREAD: tuple[tuple[FieldPath, FieldPath, Callable[[Any], bool], str], ...] = (
     ),
 )
 """A field, another one at some of whose values the first has no effect, those values, and what the first must come with."""
+_ALWAYS_RIGHT: dict[FieldPath, Any] = {("sae", "decoder_init_norm"): 1}
+"""Values that other rules ask for, with an effect or without: decoder rows that are held at norm 1 start there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,7 @@ def check_read(axes: Axes, problems: Problems) -> None:
                 pairs = zip(axis.values, second.values, strict=True) if are_paired else product(axis.values, second.values)
                 places.setdefault(axis.place, (axis, []))[1].extend(pairs)
         for place, (axis, both) in places.items():
-            unread = [value for own, value in both if is_unread(value) and own != default]
+            unread = [value for own, value in both if is_unread(value) and own not in (default, _ALWAYS_RIGHT.get(field))]
             if unread and (axis.varies or len(unread) == len(both)):
                 given = f"{field[-1]}={shown(list(axis.values) if axis.varies else axis.values[0])} and {other[-1]}={shown(unread[0])}"
                 problems.add(place, f"`{field[-1]}` must come with {needs}, or it has no effect, but got {given}. Remove it.")

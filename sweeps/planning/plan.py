@@ -15,7 +15,7 @@ from typing import Any
 from sae_core import plugins
 from sae_core.activations.shards import was_finished
 from sae_core.config.run import RunConfig
-from sae_core.records import RunState, completed, flat
+from sae_core.records import RunState, completed, field_name, flat
 from sweeps.definition.sweep import Sweep
 from sweeps.demo.corpus import demo_text_file
 from sweeps.planning import prediction
@@ -380,8 +380,8 @@ def _settings(runs: Sequence[RunConfig]) -> list[str]:
     for run, own in zip(runs, fields, strict=True):
         sparsity = "target_l0" if run.sae.target_l0 else run.sae.sparsity_parameter
         others = {name for name, seen in values[run.sae.architecture].items() if len(seen) > 1}
-        others -= {"sae.target_l0", f"sae.{run.sae.sparsity_parameter}", "seed"}
-        parts = [f"{name.rpartition('.')[2]}={own[name]}" for name in own if name in others]
+        others -= {"sae.target_l0", f"sae.{run.sae.sparsity_parameter}", "seed", *(["init_hash"] if "train.init_from" in others else [])}
+        parts = [f"{field_name(name)}={own[name]}" for name in own if name in others]
         texts.append(" ".join([run.sae.architecture, f"{sparsity}={getattr(run.sae, sparsity):g}", *parts, f"seed={run.seed}"]))
     return texts
 

@@ -267,8 +267,11 @@ class Store:
             self._reported.add(file)
             log.warning("%s", message)
 
-    def status(self) -> list[RunStatus]:
+    def status(self, *, is_running: bool = False) -> list[RunStatus]:
         """Every run of the last launch, then those that only left a record.
+
+        Args:
+            is_running: a launch runs: what has begun may go on, and was not interrupted.
 
         Raises:
             ConfigError: the directory is not a sweep's.
@@ -277,7 +280,7 @@ class Store:
         records = self.records()
         run_ids = dict.fromkeys([*(run["run_id"] for run in self._requested()), *records])
         stopped = Orders.read(self.paths.orders).runs
-        return [self._status(run_id, records.get(run_id), run_id in stopped) for run_id in run_ids]
+        return [self._status(run_id, records.get(run_id), is_stopped=run_id in stopped, is_running=is_running) for run_id in run_ids]
 
     def check_is_sweep(self) -> None:
         """Make sure that the directory is a sweep's.
@@ -290,9 +293,10 @@ class Store:
                 f"a results directory must hold sweep.json, but got {str(self.directory)!r}. Give that of a sweep, e.g. results/demo."
             )
 
-    def _status(self, run_id: str, record: RunRecord | None, is_stopped: bool) -> RunStatus:
+    def _status(self, run_id: str, record: RunRecord | None, *, is_stopped: bool, is_running: bool) -> RunStatus:
         if record is None:
-            started = "interrupted" if self.paths.run(run_id).directory.is_dir() else "not started"
+            begun = "begun" if is_running else "interrupted"
+            started = begun if self.paths.run(run_id).directory.is_dir() else "not started"
             return RunStatus(run_id, "missing", "stopped: the next launch resumes it" if is_stopped else started)
         reasons = {"finished": "", "trained": "not evaluated yet"}
         return RunStatus(run_id, record.status, reasons.get(record.status, reason(record.error or {})))

@@ -127,7 +127,7 @@ def test_classifier_has_its_accuracy_before_and_after_the_splice_in_the_table(tm
     changes = SMALL | {"hook_point": "transformer.h.0", "architectures": {"batchtopk": {}}}
     table = finished(module.main(*paths, results=tmp_path, executor="inline", **changes)).sort_values("target_l0")
     assert table.accuracy.nunique() == 1 and float(table.accuracy.iloc[0]) > 0.8, "the model without SAEs"
-    assert table.accuracy_spliced.between(0, 1).all() and (table.accuracy_spliced <= table.accuracy).any()
+    assert table.accuracy_spliced.between(0, 1).all()  # by chance it may be above that of the model
     source = _registered("classifier")
     made = source(module.sweep_of(*paths, **changes).runs()[0].activations)
     batch = next(made.batches("heldout"))

@@ -9,7 +9,7 @@ from fake_sizes import fvu_of, sized_records
 
 from analysis.costs import at_matched_cost, middle_l0, quality_of_sizes
 from analysis.plots.costs import CostFvu, cost_info
-from analysis.plots.sizes import SizesFvu
+from analysis.plots.sizes import SizesDeltaCe, SizesFvu
 from analysis.table import load_table
 from sae_core.costs import n_parameters, training_flops
 from sae_core.errors import ConfigError
@@ -100,5 +100,7 @@ def test_the_plots_show_every_size(sweep: Path) -> None:
     fronts = SizesFvu.info(table, {}, layout="one")
     assert fronts is not None and list(fronts.fronts) == ["d_sae 1024", "d_sae 4096", "d_sae 16384"]
     assert SizesFvu.info(table[table["d_sae"] == 1024], {}) is None
+    sparsest = table.groupby("d_sae")["l0"].transform("min") == table["l0"]
+    assert SizesDeltaCe.info(table.assign(delta_ce=np.where(sparsest, -1.0, 1.0)), {}) is None  # fronts without a logarithm
     with pytest.raises(ConfigError, match=r"`layout` must be one of .* but got 'rows'"):
         SizesFvu.info(table, {}, layout="rows")  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Names of SAEs, and what is downloaded for them, from a stand-in for the Hub."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -72,6 +73,7 @@ def test_what_was_downloaded_is_read_without_the_hub(hub: HubStandIn, folder: Pa
 
 def test_what_there_is_not_is_named(hub: HubStandIn, folder: Path) -> None:
     hub.add("user/repo", folder, "layer_3")
+    hub.commit("user/repo", {"README.md": b"what `export` writes beside folders"})
     hub.add("user/gated", folder)
     hub.gated.add("user/gated")
     expected = {
@@ -87,6 +89,14 @@ def test_what_there_is_not_is_named(hub: HubStandIn, folder: Path) -> None:
             located(name)
         assert name in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
+
+
+def test_folders_in_a_folder_are_named(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "saes" / "layer_3")
+    with pytest.raises(
+        ConfigError, match=r"a folder must have one SAE, but '.*saes' has 1 folders of SAEs: \['layer_3'\]\. Name one of them"
+    ):
+        SparseAutoencoder.from_pretrained(tmp_path / "saes")
 
 
 @pytest.mark.slow

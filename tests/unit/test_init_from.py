@@ -195,6 +195,13 @@ def test_repeats_of_what_starts_from_an_sae_are_orders_of_the_tokens() -> None:
     assert len(small_sweep(seeds=[0, 1], **fields).runs()) == 4
 
 
+def test_rows_of_norm_1_may_be_asked_for_in_both_places() -> None:
+    train = {"batch_size": 256, "init_from": "topk-0123456789ab"}
+    assert small_sweep(train=train, architectures={"topk": {"k": 2, "aligned": True, "decoder_init_norm": 1.0}}).runs()
+    with pytest.raises(ConfigError, match="`decoder_init_norm` must come with a new SAE, without `init_from`, or it has no effect"):
+        small_sweep(train=train, architectures={"topk": {"k": 2, "decoder_init_norm": 0.5}}).runs()
+
+
 @pytest.mark.slow
 def test_a_definition_names_directories_and_their_content_decides_run_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     normalization = stream_of(run_of("topk")).normalization

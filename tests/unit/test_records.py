@@ -15,7 +15,7 @@ from sae_core.config.kl_stage import KlStageConfig
 from sae_core.config.run import ARCHITECTURES, RunConfig, TrainConfig
 from sae_core.errors import ConfigError, DamagedFileError
 from sae_core.files import finite_or_none, write_json, write_text
-from sae_core.records import LEFT_OUT, SCHEMA_VERSION, RunRecord
+from sae_core.records import LEFT_OUT, SCHEMA_VERSION, RunRecord, field_name
 
 
 def record(**changes: object) -> RunRecord:
@@ -105,3 +105,13 @@ def test_what_configs_leave_out_is_listed() -> None:
     del found["train.kl_stage"]  # a section, whose fields are left out with it
     found |= {f"train.kl_stage.{name}": None for name in KlStageConfig.model_fields}
     assert found == LEFT_OUT
+
+
+def test_fields_are_called_by_what_tells_them_apart() -> None:
+    names = {
+        "train.lr": "lr",
+        "train.kl_stage.tokens": "kl_stage.tokens",
+        "train.tokens": "tokens",
+        "activations.model.hook_point": "hook_point",
+    }
+    assert {path: field_name(path) for path in names} == names

@@ -92,6 +92,7 @@ def test_status_tells_why(store):
         (runs[4].run_id, "missing", "not started"),
         (runs[5].run_id, "pruned", "StoppedEarly: dominated at 10% of its tokens"),
     ]
+    assert [status.reason for status in store.status(is_running=True)][3:5] == ["begun", "not started"]
 
 
 def test_a_longer_or_narrower_grid_keeps_what_there_is(store):

@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from fake_results import realistic_records, record_of, variant_record, write_sweep
+from fake_results import metrics_at, realistic_records, record_of, target_record, variant_record, write_sweep
 
-from analysis import best, compare, hypervolume, interpolate_at_l0, load_table, pareto_front
+from analysis import best, compare, hypervolume, interpolate_at_l0, load_table, pareto_front, words
 from analysis.plots import PLOTS
 from analysis.report import write_report
 from analysis.report.findings import findings_of
@@ -61,6 +61,14 @@ def test_a_row_each(table):
     assert (form["sparsity_value"], form["sparsity_parameter"]) == (8, "k")
     of_run = table[(table["variant_of"] == "topk-16-0") & (table["status"] == "snapshot")]
     assert list(of_run["train_tokens"]) == [20_480, 204_800]
+
+
+def test_a_form_has_the_sparsity_that_is_its_own(tmp_path):
+    record = target_record("topk", 32, metrics_at(32, 0.1, 0.2))
+    table = load_table(write_sweep(tmp_path / "demo", [record, variant_record(record, "k-8", 8.0, 0.3, sparsity_value=8.0)]))
+    run, form = table.to_dict("records")
+    assert (run["target_l0"], run["l0_error"], form["variant_of"]) == (32, 0, run["run_id"])
+    assert pd.isna(form["target_l0"]) and pd.isna(form["l0_error"]) and words.setting(form) == "k=8"
 
 
 def test_repeats_of_a_variant_have_one_setting(table):
