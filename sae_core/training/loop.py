@@ -75,16 +75,18 @@ class TrainResult:
         """
         if self.sae is None:
             raise ConfigError(f"only a run that succeeded can be exported, but run {self.run.run_id} failed: {self.error}")
-        sae = self.sae.to_inference()
-        sae.fold(self.normalization)
-        return sae
+        return self._folded(self.sae.to_inference())
 
     def forms(self) -> dict[str, SparseAutoencoder]:
         """As `exported`: the further forms of the SAE that are measured beside it, by name."""
-        forms = self.sae.forms() if self.sae else {}
-        for sae in forms.values():
-            sae.fold(self.normalization)
-        return forms
+        return {name: self._folded(sae) for name, sae in self.sae.forms().items()} if self.sae else {}
+
+    def _folded(self, sae: SparseAutoencoder) -> SparseAutoencoder:
+        """The same for activations as they are, its weights in memory as its file has them: so it computes what is loaded, to the bit."""
+        sae.fold(self.normalization)
+        for parameter in sae.parameters():
+            parameter.data = parameter.data.contiguous()
+        return sae
 
 
 class DivergedError(RuntimeError):

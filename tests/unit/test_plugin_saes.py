@@ -91,9 +91,7 @@ run = RunConfig(activations=activations, sae=config, train=TrainConfig(batch_siz
 exported = train_run(run, TensorStream(x, target=x[:, :3].abs(), batch_size=64)).exported()
 exported.save_pretrained(sys.argv[2])
 loaded = SparseAutoencoder.from_pretrained(sys.argv[2])
-weights = dict(exported.named_parameters())
-assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.named_parameters()) and loaded.W_skip is not None
-torch.testing.assert_close(loaded(x), exported(x))  # products of another memory layout may round otherwise
+assert torch.equal(loaded(x), exported(x)) and loaded.W_skip is not None
 sys.stdout.write(f"{type(loaded).__name__} {loaded.sizes}")
 """
 
